@@ -1,0 +1,1 @@
+"""Finding papers: one ranking for the command line, the API, pages and mail. Words and meaning, fused, with filters."""
