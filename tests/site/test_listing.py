@@ -2,12 +2,14 @@
 
 import os
 import random
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from listing_pages import INVITATION, TOP, Shown, dated, plain, tight
+from listing_pages import INVITATION, SPACING, TOP, Shown, Style, dated, plain, render, tight
 
 from paperlab.site.catalogue import clean
 from paperlab.site.catalogue.sources.listing import looks_like, read
@@ -79,6 +81,81 @@ def paper(rng: random.Random, hostile: bool) -> Shown:
     return Shown(name, parts, authors, written, rng.randrange(1, 60) if rng.random() < 0.4 else None)
 
 
+STRANGE = (
+    Shown("Is Attention All You Need?", ("Yes.",)),
+    Shown("What Is a Token?", ("It depends on the tokenizer.",)),
+    Shown("Разреженные языковые модели", ("Мы обучаем модель.",)),
+    Shown("大型语言模型的稀疏微调", ("我们研究了稀疏微调问题。为此,我们提出一种基于蒸馏的损失。",)),
+    Shown("نماذج اللغة الكبيرة", ("ندرس نماذج اللغة.",)),
+    Shown("A: B: C", ("We do.",)),
+    Shown("No. 5 Is Alive.", ("We show it.",)),
+    Shown("3D Gaussians", ("Fast.",)),
+    Shown("1-bit Models: Are They Real?", ("We say so", "And we mean it.")),
+    Shown(f"{'Very ' * 60}Long Title", ("Short.",)),
+)
+
+
+def small(rng: random.Random, paper: Shown) -> Shown:
+    """The paper with small print."""
+    date = paper.date or f"May {rng.randrange(1, 29)}"
+    comments = rng.choice((None, None, 1, 7, 1204))
+    arxiv = f"{rng.randrange(10, 26)}{rng.randrange(1, 13):02d}.{rng.randrange(1, 19999):05d}"
+    by = rng.choice(("Ann Lee", "some_user-3", "A. B."))
+    return Shown(paper.title, paper.abstract, rng.randrange(1, 60), date, comments, rng.randrange(0, 200), arxiv, by)
+
+
+def compare(papers: list[Shown], style: Style) -> None:
+    """Render, read back, and require every fact that the style shows; nothing may be left over."""
+    page = render(papers, style)
+    listing = read(page)
+    assert [(clean.line(entry.title), clean.paragraphs(entry.abstract)) for entry in listing.entries] == told(papers)
+    assert listing.strays == []
+    assert listing.dated.text == style.page_date
+    for entry, shown in zip(listing.entries, papers, strict=True):
+        if style.small:
+            assert (entry.authors, entry.dated.text, entry.comments) == (shown.authors, shown.date, shown.comments)
+        assert entry.votes == (shown.votes if style.votes else None)
+        assert entry.arxiv == (shown.arxiv if style.arxiv else None)
+        assert entry.by == (shown.by if style.by else "")
+    if style.top:
+        assert looks_like(page)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_any_mixture_of_layouts_is_read_back(seed):
+    rng = random.Random(seed)
+    strange = seed % 4 == 0
+    papers = [
+        small(rng, rng.choice(STRANGE) if strange and rng.random() < 0.1 else paper(rng, hostile=False))
+        for _ in range(rng.choice((1, 2, 3, 10, 40)))
+    ]
+    compare(papers, Style.drawn(rng))
+
+
+@pytest.mark.parametrize("spacing", SPACING)
+def test_a_page_of_strange_papers(spacing):
+    rng = random.Random(3)
+    compare([small(rng, shown) for shown in STRANGE], Style(spacing=spacing, small="after", lines="some"))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_lines_broken_to_a_width_are_made_whole(width):
+    rng = random.Random(width)
+    papers = [paper(rng, hostile=False) for _ in range(20)]
+    lines = dated(papers).split("\n")
+    page = "\n".join(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines)
+    assert found(page) == told(papers)
+
+
+@pytest.mark.parametrize("page", [plain([]), "Daily Papers\nby AK and the research community\n\nNo papers found\n"])
+def test_an_empty_page_is_a_listing_without_papers(page):
+    from paperlab.site.catalogue.sources.listing import ListingPages
+
+    assert looks_like(page)
+    (got,) = ListingPages(page).pages({}, {})
+    assert (got.items, got.asides, got.ranked) == ([], [], None)
+
+
 def told(papers: list[Shown]) -> list[tuple[str, str]]:
     return [(paper.title, "\n\n".join(paper.abstract)) for paper in papers]
 
@@ -136,7 +213,7 @@ def test_authors_dates_and_comments(one_line):
     rng = random.Random(7)
     papers = [paper(rng, hostile=True) for _ in range(40)]
     listing = read(dated(papers, page_date="Apr 17", one_line=one_line))
-    seen = [(entry.authors, entry.dated.text, entry.dated.comments) for entry in listing.entries]
+    seen = [(entry.authors, entry.dated.text, entry.comments) for entry in listing.entries]
     assert seen == [(paper.authors, paper.date, paper.comments) for paper in papers]
     assert (listing.name, listing.dated.text) == ("Daily Papers", "Apr 17")
 
@@ -201,17 +278,45 @@ def test_the_button_is_taken_off_once():
     assert [entry.title for entry in read(page).entries] == ["Subscribe and Save", "A Second Paper"]
 
 
-@pytest.mark.skipif("PAPERLAB_SHARED" not in os.environ, reason="PAPERLAB_SHARED does not name the shared data")
+shared = pytest.mark.skipif("PAPERLAB_SHARED" not in os.environ, reason="PAPERLAB_SHARED does not name the shared data")
+
+
+def real(name: str) -> tuple[str, list[Shown]]:
+    """A saved page, and its papers read by its own fixed layout."""
+    text = (Path(os.environ["PAPERLAB_SHARED"]) / "data" / "listings" / f"{name}.txt").read_text(encoding="utf-8")
+    if name == "listing_c":
+        lines = [line for line in text.split("\n") if line.strip()][2:]
+        pairs = zip([lines[0].removeprefix("Subscribe"), *lines[2::2]], lines[1::2], strict=True)
+        return text, [Shown(clean.line(title), (clean.line(abstract),)) for title, abstract in pairs]
+    blocks = [block for block in text.split("\n\n") if block.strip()][5 if name == "listing_a" else 6 :]
+    step = 2 if name == "listing_a" else 3
+    papers = []
+    for at in range(0, len(blocks), step):
+        facts: tuple[int | None, str, int | None] = (None, "", None)
+        if step == 3:
+            match = re.fullmatch(r"  • (\d+) authors\n·\n(\w+ \d+(?:, \d{4})?)(?: (\d+))?\s*", blocks[at + 2])
+            assert match
+            facts = (int(match[1]), match[2], int(match[3]) if match[3] else None)
+        papers.append(Shown(clean.line(blocks[at]), (clean.line(blocks[at + 1]),), *facts))
+    return text, papers
+
+
+@shared
 @pytest.mark.parametrize(("name", "count"), [("listing_a", 58), ("listing_b", 35), ("listing_c", 220)])
 def test_real_pages(name, count):
-    file = Path(os.environ["PAPERLAB_SHARED"]) / "data" / "listings" / f"{name}.txt"
-    text = file.read_text(encoding="utf-8")
+    text, papers = real(name)
     listing = read(text)
-    assert len(listing.entries) == count
+    assert len(papers) == len(listing.entries) == count
+    assert [(entry.title, entry.abstract) for entry in listing.entries] == told(papers)
+    facts = [(entry.authors, entry.dated.text, entry.comments) for entry in listing.entries]
+    assert facts == [(paper.authors, paper.date, paper.comments) for paper in papers]
     assert listing.strays == []
-    assert all(6 < len(entry.title) < 200 < len(entry.abstract) for entry in listing.entries)
-    lines = {" ".join(line.split()).removeprefix("Subscribe") for line in text.split("\n")}
-    assert {entry.title for entry in listing.entries} | {entry.abstract for entry in listing.entries} <= lines
-    if name == "listing_b":
-        assert all(entry.authors and entry.dated.month for entry in listing.entries)
-        assert sum(entry.dated.comments or 0 for entry in listing.entries) == 24
+
+
+@shared
+@pytest.mark.parametrize("seed", range(40))
+def test_real_pages_in_other_layouts(seed):
+    rng = random.Random(seed)
+    _, papers = real(rng.choice(("listing_a", "listing_b", "listing_c")))
+    chosen = rng.sample(papers, min(len(papers), rng.choice((1, 2, 5, 58, 220))))
+    compare([small(rng, paper) for paper in chosen], Style.drawn(rng))

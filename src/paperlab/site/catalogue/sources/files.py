@@ -60,7 +60,7 @@ def source(stream: IO[bytes], *, name: str = "", form: str | None = None, day: d
         return Lines(plain, key, name)
     content, whole = _all(plain, name)
     if form == "listing":
-        return _Listing(listing.ListingPages(_decoded(content), name=Path(name).name, day=day), key)
+        return listing.ListingPages(_decoded(content), key, file=Path(name).name, day=day)
     return Document(form, content, key, name, day, whole)
 
 
@@ -192,20 +192,6 @@ class Lines:
             page.asides.append(Aside(str(reason), where, line[:1000].decode("utf-8", "replace")))
             return
         rows.add(page, row, where)
-
-
-class _Listing:
-    """A listing page of a file: the list's identity is its text, the import's also the day it was given."""
-
-    name = "listing"
-
-    def __init__(self, inner: listing.ListingPages, key: str) -> None:
-        self.inner, self.key = inner, key
-        self.reached: dict[str, Any] = {}
-
-    def pages(self, resume: dict[str, Any], reached: dict[str, Any]) -> Iterator[Page]:
-        """The listing's one page."""
-        yield from self.inner.pages(resume)
 
 
 class Document:

@@ -7,10 +7,12 @@ Seen in three layouts, each with or without the furniture on top (a "new" badge,
     spaced, dated   the same, and after each abstract "• 7 authors", "·", "Oct 10, 2023 1" (the 1 counts comments)
     tight           title and abstract on alternate lines, the button's "Subscribe" glued to the first title
 
+Other small print (votes, arXiv ids, who submitted it) is read too, before or after a title or after an abstract.
+
 Nothing in the text says which line is what, and single lines deceive: a title may be one word, a date, or three
 sentences; an abstract may be one short line, or hold empty lines. So lines are not judged one by one: each gets a cost
-for being a title, an abstract, more of the abstract, or part of the dated line, and the cheapest reading of the
-whole page is taken (Viterbi's algorithm over the layouts' grammar). A line that fits nowhere is set aside.
+for being a title, an abstract, more of the abstract, or small print, and the cheapest reading of the whole page is
+taken (Viterbi's algorithm over the layouts' grammar). A line that fits nowhere is set aside.
 
 A date without a year is in the year in which the page was saved, which the text does not tell: it is kept as written,
 and becomes a date only where the page's own date has a year or the caller gives one.
@@ -26,135 +28,46 @@ from typing import Any
 
 from paperlab.site.catalogue import clean
 from paperlab.site.catalogue.item import Aside, Item, Page, Ranked
+from paperlab.site.catalogue.sources import listing_lines as said
+from paperlab.site.catalogue.sources.listing_lines import Dated, Line
 
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_DATE = re.compile(
-    r"(?P<month>(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*)\.? (?P<day>[0-3]?\d)"
-    r"(?:,? (?P<year>(?:19|20)\d\d))?(?:(?: ?[·•])? (?P<comments>\d{1,3}(?:,\d{3})+|\d{1,7}))?",
-    re.IGNORECASE,
-)
-_AUTHORS = re.compile(r"(?:[•·*-] ?)?(?P<authors>\d{1,5}) authors?(?: ?[·•|-] ?(?P<rest>\S.*))?", re.IGNORECASE)
-_DOT = re.compile(r"[·•]")
-
-# The furniture above the first paper, in its order; each piece at most once.
-_FURNITURE = (
-    re.compile(r"new", re.IGNORECASE),
-    re.compile(r"get trending papers in your email inbox once a day!?", re.IGNORECASE),
-    re.compile(r"get trending papers in your email inbox!?", re.IGNORECASE),
-    re.compile(r"subscribe", re.IGNORECASE),
-    re.compile(r"(?:daily|trending|top|weekly|monthly) papers", re.IGNORECASE),
-    re.compile(r"by ?ak(?: and the research community)?", re.IGNORECASE),
-)
-_SUBSCRIBE, _NAME = 3, 4
-# What a copied page may end with.
-_FOOT = {"system theme", "hugging face", "© hugging face", "company", "tos", "privacy", "about", "careers", "website"}
-_FOOT |= {"models", "datasets", "spaces", "pricing", "docs", "enterprise", "previous", "next"}
-
-
-@dataclass(frozen=True)
-class Dated:
-    """The dated line: authors, the date as written, its parts, comments. None: not shown."""
-
-    text: str = ""
-    month: int | None = None
-    day: int | None = None
-    year: int | None = None
-    comments: int | None = None
-
-    def on(self, year: int | None) -> date | None:
-        """The day, in `year` where the line itself has none; None without any."""
-        year = self.year or year
-        try:
-            return date(year, self.month, self.day) if year and self.month and self.day else None
-        except ValueError:  # 29 February of a common year
-            return None
+Pieces = list[tuple[str, str]]
 
 
 @dataclass
 class Entry:
-    """One paper of a listing, in the page's order. line: where its title stands, from 1."""
+    """One paper of a listing, in the page's order. line: where its title stands, from 1. None: not shown."""
 
     title: str
     abstract: str = ""
     authors: int | None = None
     dated: Dated = field(default_factory=Dated)
+    comments: int | None = None
+    votes: int | None = None
+    arxiv: str | None = None
+    names: str = ""
+    by: str = ""
     line: int = 0
 
 
 @dataclass
 class Listing:
-    """A page read: its name and date as shown, its papers in order, and (line, text) of what fits nowhere."""
+    """A page read: its name and date as shown, its papers in order, and (line, text) of what fits nowhere.
+
+    own: it has furniture that only listing pages have.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     name: str = ""
     dated: Dated = field(default_factory=Dated)
     strays: list[tuple[int, str]] = field(default_factory=list)
-    cost: float = 0.0
+    own: bool = False
 
 
-@dataclass(frozen=True)
-class _Line:
-    number: int
-    text: str
-    spaced: bool  # an empty line stands before it
+# -- which line is what ------------------------------------------------------------------------------------------------
 
-
-def _dated(text: str) -> Dated | None:
-    match = _DATE.fullmatch(text)
-    if not match:
-        return None
-    month = _MONTHS.index(match["month"][:3].lower()) + 1
-    if not 1 <= int(match["day"]) <= (29 if month == 2 else 30 if month in (4, 6, 9, 11) else 31):
-        return None
-    shown = int(match["comments"].replace(",", "")) if match["comments"] else None
-    written = text[: match.start("comments")].rstrip(" ·•") if match["comments"] else text
-    return Dated(written, month, int(match["day"]), int(match["year"]) if match["year"] else None, shown)
-
-
-def _head(lines: list[_Line], listing: Listing) -> list[_Line]:
-    """The lines after the furniture; a "Subscribe" glued to the first title is taken off."""
-    piece = 0  # furniture comes in its order: what is out of order is a title
-    invited = False
-    for at, line in enumerate(lines):
-        rest = line.text
-        while rest:
-            for index in range(piece, len(_FURNITURE)):
-                match = _FURNITURE[index].match(rest)
-                if match and (match.end() == len(rest) or _continues(rest[match.end() :], index, invited)):
-                    break
-            else:
-                break
-            piece = index + 1
-            invited |= index in (1, 2)
-            if index == _NAME:
-                listing.name = match[0]
-            rest = rest[match.end() :].lstrip()
-        if rest:
-            spaced = line.spaced if rest == line.text else True
-            return [_Line(line.number, rest, spaced), *lines[at + 1 :]]
-    return []
-
-
-def _continues(rest: str, index: int, invited: bool) -> bool:
-    """Whether furniture piece `index` may be glued to `rest`: to more furniture, or, the button, to the first title."""
-    if index == _SUBSCRIBE:
-        return invited and not rest[0].isspace()
-    if index < _SUBSCRIBE:
-        return index > 0 and any(piece.match(rest.lstrip()) for piece in _FURNITURE[index + 1 :])
-    return any(piece.fullmatch(rest.lstrip()) for piece in _FURNITURE[index + 1 :])
-
-
-def _foot(lines: list[_Line]) -> list[_Line]:
-    """The lines before a copied page's foot: at least two known words in a row at the very end."""
-    end = len(lines)
-    while end and (
-        lines[end - 1].text.lower() in _FOOT or re.fullmatch(r"(?:\d+ |\.\.\. |… )*\d+", lines[end - 1].text)
-    ):
-        end -= 1
-    return lines[:end] if len(lines) - end >= 2 else lines
-
-
-_END = re.compile(r"[.!][\"')\]}]*$")
+_END = re.compile(r"[.!。！][\"')\]}]*$")
+_WIDE = re.compile(r"[\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 def _abstractness(text: str) -> float:
@@ -164,9 +77,9 @@ def _abstractness(text: str) -> float:
     abstracts have more than 368 characters, 99.9 % of the titles less than 175. Trusted less than that: abstracts are
     cut, titles are hostile.
     """
-    length = len(text)
+    length = len(text) + 2 * len(_WIDE.findall(text[:400]))  # a sign of Chinese says what three letters do
     score = max((length - 180) / 25, -4.0) if length < 400 else 9.0
-    score += 1.5 * min(len(re.findall(r"[.!?][\"')\]]? (?=[A-Z0-9\"'(])", text)), 4)
+    score += 1.5 * min(len(re.findall(r"[.!?][\"')\]]? (?=[A-Z0-9\"'(])|[。！？](?=.)", text)), 4)
     return score + (3.5 if _END.search(text) else -2.0)
 
 
@@ -175,191 +88,257 @@ def _soft(value: float) -> float:
     return value if value > 30 else math.log1p(math.exp(value))
 
 
-# States. H: the page's date; T: title; A: abstract; P: more of it; N: authors; D: the dot; M: the date; X: stray.
-_AFTER = {
-    "H": "^",
-    "T": "^HNMAPTXD",
-    "A": "T",
-    "P": "AP",
-    "N": "APT",
-    "D": "NAPT",
-    "M": "DNAPT",
-    "X": "^HTAPNDMX",
+def _doubtful(found: Pieces) -> str:
+    """What small print is that may as well be a title: "date", "number"; "" for what is surely small print."""
+    kinds = tuple(kind for kind, _ in found)
+    return "date" if kinds in (("date",), ("date", "comments")) else "number" if kinds == ("number",) else ""
+
+
+# What may stand before each state. ^: the start; H: the page's date; T: title; B: small print under a title;
+# A: abstract; P: more of it; M: small print elsewhere; X: stray.
+_AFTER = {"H": "^", "T": "^HAPMTBX", "B": "TB", "A": "TB", "P": "AP", "M": "^HAPMX", "X": "^HTBAPMX"}
+
+# What it costs a state that an empty line stands before its line, and that none does, in each layout. grouped: empty
+# lines stand between papers only.
+_SPACED = {
+    "spaced": {"T": (0.0, 4.0), "A": (0.0, 2.0), "P": (0.0, 0.0)},
+    "tight": {"T": (3.0, 0.0), "A": (3.0, 0.0), "P": (0.0, 0.0)},
+    "grouped": {"T": (0.0, 5.0), "A": (4.0, 0.0), "P": (0.0, 0.0)},
 }
 
 
-def _costs(line: _Line, tight: bool, first: bool) -> dict[str, float]:
-    """What each reading of a line costs, before what it follows is known; states that cannot be are left out."""
-    score = _abstractness(line.text)
-    more = 4.0 if _END.search(line.text) else 6.0
-    costs = {"T": _soft(score), "A": _soft(-score), "P": more, "X": 14.0}
-    if not line.spaced and not tight:
-        costs["T"] += 4.0
-        costs["A"] += 2.0
-        costs["P"] = 1.0
-    if line.spaced and tight:
-        costs["T"] += 3.0
-        costs["A"] += 3.0
-        costs["P"] = 1.0
-    if _AUTHORS.fullmatch(line.text):
-        costs["N"] = 0.0
-    if _DOT.fullmatch(line.text):
-        costs["D"] = 0.0
-    if _dated(line.text):
-        costs["M"] = 0.0
-        if first:
-            costs["H"] = 0.5
-    return costs
+@dataclass(frozen=True)
+class _Reader:
+    """One way to read a page. layout: of _SPACED; under: small print stands between titles and abstracts.
 
-
-def _step(before: str, state: str, line: _Line, dated_layout: bool) -> float:
-    """What it costs that `state` follows `before`."""
-    if before not in _AFTER[state]:
-        return math.inf
-    if state == "T" and before == "T":
-        return 9.0  # a title without an abstract
-    if state == "T" and before in "AP" and dated_layout:
-        return 3.0  # its dated line is missing
-    if state in "ND" and before == "T":
-        return 9.0
-    if state == "M" and before in "AP":
-        return 1.5 if dated_layout else 4.0  # a date alone may be a title
-    if state == "M" and before == "T":
-        return 9.0
-    return 0.0
-
-
-def _readings(lines: list[_Line]) -> tuple[list[str], float]:
-    """The cheapest state of each line, and the cost of all, in the layout in which that is cheaper.
-
-    Empty lines tell the layout unless the page is very short: all papers are set apart by them, or none.
+    dated: papers have small print; sure: kinds of it that are doubtful alone (a date, a number) and that this page has
+    about as often as papers.
     """
-    share = sum(line.spaced for line in lines[1:]) / max(len(lines) - 1, 1)
-    sure = 10.0 * len(lines)
-    prior = {True: sure * max(share - 0.4, 0.0), False: sure * max(0.4 - share, 0.0)}
-    readings = [_reading(lines, tight) for tight in (False, True)]
-    costs = [cost + prior[tight] for (_, cost), tight in zip(readings, (False, True), strict=True)]
-    return readings[0][0] if costs[0] <= costs[1] else readings[1][0], min(costs)
+
+    layout: str
+    under: bool
+    dated: bool
+    sure: frozenset[str]
+
+    def costs(self, line: Line, small: Pieces | None, first: bool) -> dict[str, float]:
+        """What each reading of a line costs, before what it follows is known; states that cannot be are left out."""
+        score, unspaced = _abstractness(line.text), not line.spaced
+        # More of an abstract ends a sentence more often than not, and is set off as papers are not.
+        more = 1.0 if self.layout != "grouped" and unspaced == (self.layout == "spaced") else 4.0
+        more += 2.0 * (more > 1.0 and not _END.search(line.text))
+        costs = {"T": _soft(score), "A": _soft(-score), "P": more, "X": 14.0}
+        for state, cost in _SPACED[self.layout].items():
+            costs[state] += cost[unspaced]
+        if line.counted:
+            costs |= {"T": 0.0, "A": 20.0, "P": 20.0}
+        if small is None:
+            return costs
+        kind = _doubtful(small)
+        for state in "TAP":
+            costs[state] += 12.0 if not kind else 4.0 if kind in self.sure else 0.0
+        costs |= {"M": 0.0, "B": 0.0} | ({"H": 0.0} if first and kind == "date" and len(small) == 1 else {})
+        return costs
+
+    def step(self, before: str, state: str, small: Pieces | None) -> float:
+        """What it costs that `state` follows `before`."""
+        if before not in _AFTER[state]:
+            return math.inf
+        if state == "T":
+            alone = 9.0 + 3.0 * (self.dated and before == "T")  # a title without an abstract, without small print
+            return alone if before in "TB" else 3.0 if before in "AP" and self.dated and not self.under else 0.0
+        if state not in "MB" or before in "MB":
+            return 0.0
+        if before in "^H":
+            return 1.0 if before == "^" else 0.5
+        kind = _doubtful(small or [])
+        unusual = 1.5 * ((state == "B") != self.under)
+        return unusual + (0.0 if not kind or kind in self.sure else 1.5 if self.dated else 4.0)
+
+    def read(self, lines: list[Line], small: list[Pieces | None]) -> tuple[float, list[str]]:
+        """The cost of the cheapest reading, and its states."""
+        best: dict[str, float] = {"^": 0.0}
+        back: list[dict[str, str]] = []
+        for at, (line, found) in enumerate(zip(lines, small, strict=True)):
+            reached: dict[str, float] = {}
+            came: dict[str, str] = {}
+            for state, cost in self.costs(line, found, at == 0).items():
+                ways = {before: total + self.step(before, state, found) for before, total in best.items()}
+                before = min(ways, key=lambda way: ways[way])
+                if ways[before] < math.inf:
+                    reached[state], came[state] = ways[before] + cost, before
+            best = reached
+            back.append(came)
+        ending = {state: total + 4.0 * (state in "TB") for state, total in best.items()}
+        state = min(ending, key=lambda end: ending[end])
+        total, states = ending[state], []
+        for came in reversed(back):
+            states.append(state)
+            state = came[state]
+        return total, states[::-1]
 
 
-def _reading(lines: list[_Line], tight: bool) -> tuple[list[str], float]:
-    """The same in one layout. tight: empty lines do not separate papers."""
-    dated_layout = any(_AUTHORS.fullmatch(line.text) or _DOT.fullmatch(line.text) for line in lines)
-    best: dict[str, float] = {"^": 0.0}
-    back: list[dict[str, str]] = []
-    for at, line in enumerate(lines):
-        costs = _costs(line, tight, at == 0)
-        reached: dict[str, float] = {}
-        came: dict[str, str] = {}
-        for state, cost in costs.items():
-            ways = {before: total + _step(before, state, line, dated_layout) for before, total in best.items()}
-            before = min(ways, key=lambda way: ways[way])
-            if ways[before] < math.inf:
-                reached[state], came[state] = ways[before] + cost, before
-        best = reached
-        back.append(came)
-    ending = {state: total + (4.0 if state == "T" else 0.0) for state, total in best.items()}
-    state = min(ending, key=lambda end: ending[end])
-    total = ending[state]
-    states: list[str] = []
-    for came in reversed(back):
-        states.append(state)
-        state = came[state]
-    return states[::-1], total
+def _readings(lines: list[Line]) -> tuple[float, list[str]]:
+    """The cheapest reading in the layout in which that is cheapest.
+
+    Empty lines tell the layout unless the page is very short: before every line, before every other, before none.
+    """
+    small = [said.pieces(line.text) for line in lines]
+    text = [line for line, found in zip(lines, small, strict=True) if found is None]
+    share = sum(line.spaced for line in text[1:]) / max(len(text) - 1, 1)
+    papers = max(sum(_abstractness(line.text) > 0 for line in text), 1)
+    kinds = [_doubtful(found) for found in small if found is not None]
+    sure = frozenset(kind for kind in ("date", "number") if kinds.count(kind) >= max(2, 0.4 * papers))
+    dated = bool(sure) or "" in kinds
+    far = {"spaced": 0.4 - share, "tight": share - 0.4, "grouped": abs(share - 0.5) - 0.25}
+    readings = []
+    for layout in _SPACED:
+        for under in (False, True) if dated else (False,):
+            cost, states = _Reader(layout, under, dated, sure).read(lines, small)
+            readings.append((cost + 10.0 * len(lines) * max(far[layout], 0.0) + 0.5 * under, states))
+    return min(readings)
 
 
-def _split(page: str) -> Iterator[_Line]:
-    """The page's lines that are not empty, with one line "7 authors · Mar 10 4" taken apart."""
-    spaced = True
-    for number, raw in enumerate(page.split("\n"), 1):
-        bare = " ".join(raw.split())
-        if not bare:
-            spaced = True
-            continue
-        match = _AUTHORS.fullmatch(bare)
-        if match and match["rest"] and _dated(match["rest"]):
-            yield _Line(number, bare[: match.start("rest")].rstrip(" ·•|-"), spaced)
-            bare, spaced = match["rest"], False
-        elif (dot := re.fullmatch(r"[·•] ?(\S.*)", bare)) and _dated(dot[1]):
-            bare = dot[1]
-        yield _Line(number, bare, spaced)
-        spaced = False
+# -- the page ----------------------------------------------------------------------------------------------------------
 
 
 def read(page: str) -> Listing:
     """Read a listing page. page: its text; any line ends. Never fails: what it cannot place is in `strays`."""
-    listing = Listing()
-    whole = list(_split(clean.text(page)))
-    lines = _foot(_head(whole, listing))
+    lines, head = said.head(said.unwrapped(list(said.split(clean.text(page)))))
+    listing = Listing(name=head.name, own=head.own)
+    lines = said.uncounted(said.foot(lines))
     if not lines:
         return listing
-    states, listing.cost = _readings(lines)
-    last = next(at for at, line in enumerate(whole) if line.number == lines[0].number) - 1
-    if last >= 0 and lines[0].text == whole[last + 1].text:
-        # A title may read "New": the last piece of furniture is the first title if that reads better by far.
-        text = re.sub(r"^[Ss]ubscribe(?=\S)", "", whole[last].text)
-        again, cost = _readings([_Line(whole[last].number, text, True), *lines])
-        if cost + 3.0 < listing.cost:
-            lines, states, listing.cost = [_Line(whole[last].number, text, True), *lines], again, cost
-    for line, state in zip(lines, states, strict=True):
-        if state == "H":
-            listing.dated = _dated(line.text) or Dated()
-        elif state == "T":
-            listing.entries.append(Entry(title=line.text, line=line.number))
-        elif state == "X" or not listing.entries:
-            listing.strays.append((line.number, line.text))
-        elif state in "AP":
-            entry = listing.entries[-1]
-            entry.abstract += ("\n\n" if line.spaced and state == "P" else " " if state == "P" else "") + line.text
-        elif state == "N" and (match := _AUTHORS.fullmatch(line.text)):
-            listing.entries[-1].authors = int(match["authors"])
-        elif state == "M":
-            listing.entries[-1].dated = _dated(line.text) or Dated()
+    cost, states = _readings(lines)
+    if head.doubtful:  # it is the first title if that reads better by far
+        more = [head.doubtful, *lines]
+        again, others = _readings(more)
+        if again + 3.0 < cost:
+            lines, states = more, others
+    _assemble(listing, lines, states)
     return listing
 
 
+def _assemble(listing: Listing, lines: list[Line], states: list[str]) -> None:
+    """Papers from lines and what they are."""
+    gaps: list[Pieces] = [[]]  # small print before each title, and after the last abstract
+    under: list[Pieces] = []  # small print between each title and its abstract
+    for line, state in zip(lines, states, strict=True):
+        if state == "H":
+            listing.dated = said.dated(line.text) or Dated()
+        elif state == "T":
+            listing.entries.append(Entry(title=line.text, line=line.number))
+            gaps.append([])
+            under.append([])
+        elif state in "AP" and listing.entries:
+            entry = listing.entries[-1]
+            entry.abstract += ("\n\n" if line.spaced and state == "P" else " " if state == "P" else "") + line.text
+        elif state in "MB":
+            (gaps if state == "M" else under)[-1].extend(said.pieces(line.text) or [])
+        else:
+            listing.strays.append((line.number, line.text))
+    if not listing.entries:
+        return
+    if listing.dated.text and len(gaps) > 2 and not gaps[-1] and all(_kinds(gap) & {"date"} for gap in gaps[1:-1]):
+        gaps[0].insert(0, ("date", listing.dated.text))  # a date before every title: the first is not the page's
+        listing.dated = Dated()
+    leading = _kinds(_meant(gaps[0]))
+    leading |= {"authors", "comments"} if "date" in leading else set()
+    ahead = "votes" in leading and "date" not in leading
+    for at, gap in enumerate(gaps):
+        for kind, value in _meant(gap, ahead=ahead and at < len(listing.entries)):
+            before = at == 0 or (kind in leading and at < len(listing.entries))
+            _note(listing.entries[at if before else at - 1], kind, value)
+    for entry, gap in zip(listing.entries, under, strict=True):
+        for kind, value in _meant(gap):
+            _note(entry, kind, value)
+    ranks = [entry.votes for entry in listing.entries]
+    if len(ranks) > 1 and ranks == list(range(1, len(ranks) + 1)):  # the papers are numbered
+        for entry in listing.entries:
+            entry.votes = None
+
+
+def _kinds(found: Pieces) -> set[str]:
+    return {kind for kind, _ in found}
+
+
+def _meant(found: Pieces, *, ahead: bool = False) -> Pieces:
+    """Small print in which a number alone is told to be comments (behind a date or authors) or votes. ahead: votes
+    stand before titles and dates do not, so the last number is votes."""
+    last = max((at for at, (kind, _) in enumerate(found) if kind == "number"), default=-1)
+    meant = []
+    for at, (kind, value) in enumerate(found):
+        if kind == "number":
+            behind = at > 0 and found[at - 1][0] in ("date", "authors") and not (ahead and at == last)
+            kind = "comments" if behind else "votes"
+        meant.append((kind, value))
+    return meant
+
+
+def _note(entry: Entry, kind: str, value: str) -> None:
+    """Write one piece of small print into an entry."""
+    if kind == "date":
+        entry.dated = said.dated(value) or Dated()
+    elif kind == "arxiv" and (known := clean.arxiv_id(value)):
+        entry.arxiv = known[0]
+    else:
+        setattr(entry, kind, value if kind in ("by", "names") else said.count(value))
+
+
 def looks_like(page: str) -> bool:
-    """Whether text is a listing page: two papers or more, or furniture and one, and hardly a line that fits nowhere."""
+    """Whether text is a listing page: two papers or more, or furniture and one or none, and hardly a line that fits
+    nowhere."""
     listing = read(page[:200_000])
     entries = listing.entries
+    if len(listing.strays) > len(entries) / 4:
+        return False
+    if listing.own or listing.name or any(entry.authors and entry.dated.text for entry in entries):
+        return sum(bool(entry.abstract) for entry in entries) >= 0.5 * len(entries)
     whole = sum(_abstractness(entry.abstract) > 0 for entry in entries)
-    furnished = bool(listing.name) or "get trending papers" in page[:500].lower()
-    return whole >= (1 if furnished else 2) and whole >= 0.8 * len(entries) and len(listing.strays) <= len(entries) / 4
+    return whole >= 2 and whole >= 0.8 * len(entries)
 
 
 class ListingPages:
     """One saved page as a source of papers in its order.
 
-    content: the page's text. name: what the list is called where the page does not say (the file's name).
+    content: the page's text. key: the import's identity; the list's is its text. file: its name, for messages.
     day: when the page was saved, which gives dates without a year theirs.
     """
 
     name = "listing"
 
-    def __init__(self, content: str, *, name: str = "", day: date | None = None) -> None:
-        self.content, self.file, self.day = content, name, day
-        self.key = "listing:" + hashlib.sha256(clean.text(content).strip().encode()).hexdigest()[:32]
+    def __init__(self, content: str, key: str = "", *, file: str = "", day: date | None = None) -> None:
+        self.content, self.file, self.day = content, file, day
+        self.list_key = "listing:" + hashlib.sha256(clean.text(content).strip().encode()).hexdigest()[:32]
+        self.key = key or self.list_key
+        self.reached: dict[str, Any] = {}
 
-    def pages(self, resume: dict[str, Any]) -> Iterator[Page]:
+    def pages(self, resume: dict[str, Any], reached: dict[str, Any]) -> Iterator[Page]:
         """The whole listing as one page: its order is one thing."""
         listing = read(self.content)
         year = self.day.year if self.day else listing.dated.year
         shown = {"date": listing.dated.text, "file": self.file}
-        day = self.day or listing.dated.on(year)
         called = f"{listing.name or 'Listing'}{f', {listing.dated.text}' if listing.dated.text else ''}"
-        page = Page(ranked=Ranked(self.key, called, day, shown), total=len(listing.entries), resume={"done": True})
+        page = Page(total=len(listing.entries), resume={"done": True})
+        if listing.entries:
+            page.ranked = Ranked(self.list_key, called, self.day or listing.dated.on(year), shown)
         for entry in listing.entries:
-            dated = {"date": entry.dated.text, "comments": entry.dated.comments, "authors": entry.authors}
-            item = Item(
-                title=entry.title,
-                abstract=entry.abstract,
-                author_count=entry.authors,
-                published_day=entry.dated.on(year),
-                comments=entry.dated.comments,
-                shown={name: value for name, value in dated.items() if value not in ("", None)},
-                where=f"{self.file or 'listing'}:{entry.line}",
-            )
-            page.add(item, entry.title)
+            page.add(self._item(entry, year), entry.title)
         for number, text in listing.strays:
             page.asides.append(Aside("not part of any paper", f"{self.file or 'listing'}:{number}", text))
         yield page
+
+    def _item(self, entry: Entry, year: int | None) -> Item:
+        shown = {"date": entry.dated.text, "comments": entry.comments, "authors": entry.authors}
+        shown |= {"upvotes": entry.votes, "by": entry.by}
+        return Item(
+            title=entry.title,
+            arxiv=entry.arxiv,
+            abstract=entry.abstract,
+            authors=clean.names(entry.names) if entry.names else [],
+            author_count=entry.authors,
+            published_day=entry.dated.on(year),
+            upvotes=entry.votes,
+            comments=entry.comments,
+            shown={name: value for name, value in shown.items() if value not in ("", None)},
+            where=f"{self.file or 'listing'}:{entry.line}",
+        )
