@@ -11,7 +11,16 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from paperlab.core.paper import Paper
 
-SITE = ("django", "feedparser", "defusedxml", "filelock", "httpx2", "psycopg")  # what only the extra `site` brings
+SITE = (
+    "django",
+    "feedparser",
+    "defusedxml",
+    "filelock",
+    "httpx2",
+    "ninja",
+    "psycopg",
+    "uvicorn",
+)  # what only the extra `site` brings
 NOT_RUN = "not run"  # beside the verdicts: there is a check, and no record of it
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer carries its own click, which is private
 
@@ -424,6 +433,22 @@ def _tell_counts(rows: list[dict[str, Any]], as_json: bool) -> None:
             typer.echo(sentence(row), err="error" in row)
     if any("error" in row for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def up(
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Where to listen; 0 takes a free one.")
+    ] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Whom to listen to: 0.0.0.0 is everybody.")
+    ] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="How many processes serve the site.")] = 1,
+) -> None:
+    """Start the site, its API and the worker; ctrl-C stops them."""
+    from paperlab.site.up import up as start
+
+    start(host, port, workers, lambda said: typer.echo(said, err=True))
 
 
 @app.command()

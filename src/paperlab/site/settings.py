@@ -3,6 +3,7 @@
 PAPERLAB_DATABASE    postgresql://user:password@host:port/name; default: SQLite in PAPERLAB_HOME
 PAPERLAB_SECRET_KEY  default: made once, kept in PAPERLAB_HOME
 PAPERLAB_HOSTS       names that the site answers to, separated by commas; default: this machine only
+PAPERLAB_RATE        API requests of one client: a second / at once; "off" for no limit; default: 10/60
 """
 
 import os
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from paperlab.core.home import home
+from paperlab.site.api import limits
 
 
 class SettingError(ValueError):
@@ -78,6 +80,14 @@ def secret(folder: Path) -> str:
         raise SettingError(f"{file}: {error.strerror}; make it readable, or set PAPERLAB_SECRET_KEY") from error
 
 
+def rate(text: str | None) -> limits.Rate | None:
+    """The rate limit of the API. Raises SettingError."""
+    try:
+        return limits.parse(text or "10/60")
+    except (ValueError, OverflowError) as error:
+        raise SettingError(f"PAPERLAB_RATE {text!r}: expected a second/at once, such as 10/60, or off") from error
+
+
 DATABASES = {"default": database(os.environ.get("PAPERLAB_DATABASE"), home())}
 SECRET_KEY = secret(home())
 DEBUG = False
@@ -86,6 +96,8 @@ ALLOWED_HOSTS = [name.strip() for name in os.environ.get("PAPERLAB_HOSTS", "").s
     "127.0.0.1",
     "[::1]",
 ]
+PAPERLAB_RATE = rate(os.environ.get("PAPERLAB_RATE"))
+PAPERLAB_LOCAL = not os.environ.get("PAPERLAB_HOSTS")  # for whoever sits at this machine, and not limited for them
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -94,9 +106,12 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "paperlab.site.catalogue",
+    "paperlab.site.pages",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "paperlab.site.packing.Gzip",
+    "paperlab.site.api.guard.Guard",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -119,6 +134,15 @@ TEMPLATES = [
 ]
 ROOT_URLCONF = "paperlab.site.urls"
 WSGI_APPLICATION = "paperlab.site.wsgi.application"
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+    "loggers": {
+        "django.request": {"handlers": ["stderr"], "level": "ERROR", "propagate": False},
+        "paperlab": {"handlers": ["stderr"], "level": "INFO"},
+    },
+}
 STATIC_URL = "static/"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"

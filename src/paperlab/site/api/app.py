@@ -1,0 +1,338 @@
+"""The addresses of the API."""
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+from django.db import DatabaseError
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from ninja import NinjaAPI, Path, Query
+from ninja.errors import ValidationError
+from ninja.openapi.schema import OpenAPISchema
+
+from paperlab.site import evidence
+from paperlab.site.api import answers, cursor, daily, export, finding, params, shapes
+from paperlab.site.api.guard import last_modified
+from paperlab.site.api.problems import TYPE, Problem, bad, of_status, response
+from paperlab.site.catalogue.models import Paper
+from paperlab.site.search.query import BadQuery
+
+ABOUT = """Papers, the daily lists they were in, and what running their methods here said about their claims.
+
+Read-only, without a key. `/api/daily_papers`, `/api/papers/{id}` and `/api/papers/search` have the shapes of the known
+Daily Papers API, so its clients work here; what only paperlab knows stands under `paperlab`.
+
+**Pages** have a cursor: take `next_cursor`, or the `Link` header's `rel="next"`. Papers that arrive meanwhile shift
+nothing. **Caching**: every answer has an `ETag`; send it back as `If-None-Match`, and what has not changed is a 304.
+**Errors** are RFC 9457 problems (`application/problem+json`); `errors` names each bad parameter.
+**Rates** are limited by address; `RateLimit` says how many requests are left, `Retry-After` how long to wait.
+Requests from any web page are allowed (CORS)."""
+
+_DESCRIBED = {
+    "304": {"description": "Not changed since the ETag that was sent."},
+    "400": "A parameter is bad; `errors` names each.",
+    "404": "There is no such thing.",
+    "405": "The API is only read.",
+    "429": "Too many requests; `Retry-After` says how many seconds to wait.",
+    "500": "The site failed.",
+    "503": "The database is busy.",
+}
+
+
+class Api(NinjaAPI):
+    """Ninja's API, whose document also tells what is the same for every address."""
+
+    def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
+        """The document, with problems, 304 and media types."""
+        made = super().get_openapi_schema(**options)
+        for path, methods in made["paths"].items():
+            for operation in methods.values():
+                _complete(path, operation)
+        made["components"]["schemas"]["ProblemAnswer"] = answers.ProblemAnswer.model_json_schema(
+            ref_template="#/components/schemas/{model}"
+        )
+        made["components"]["schemas"]["ProblemAnswer"].pop("$defs", None)
+        made["components"]["schemas"]["Wrong"] = answers.Wrong.model_json_schema()
+        made["info"]["license"] = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
+        return made
+
+
+def _complete(path: str, operation: dict[str, Any]) -> None:
+    replies = {str(code): reply for code, reply in operation["responses"].items()}
+    if path.endswith(".jsonl"):
+        replies["200"] = {
+            "description": "One JSON object a line, until the end of the store.",
+            "content": {"application/jsonl": {"schema": {"type": "string"}}},
+        }
+    for code, said in _DESCRIBED.items():
+        if isinstance(said, dict):
+            replies[code] = said
+        elif code != "404" or "{" in path:
+            schema = {"$ref": "#/components/schemas/ProblemAnswer"}
+            replies[code] = {"description": said, "content": {TYPE: {"schema": schema}}}
+    operation["responses"] = dict(sorted(replies.items()))
+
+
+api = Api(title="paperlab", version=version("paperlab"), description=ABOUT, docs_url=None, urls_namespace="api")
+
+
+@api.exception_handler(Problem)
+def _problem(request: HttpRequest, problem: Problem) -> HttpResponse:
+    return response(problem)
+
+
+_FORMS = {
+    "cursor": "no cursor; take the one that the page before gave",
+    "week": "expected a week as YYYY-Www, such as 2024-W22",
+    "month": "expected a month as YYYY-MM, such as 2024-05",
+}
+
+
+@api.exception_handler(ValidationError)
+def _invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    said = {}
+    for part in error.errors:
+        name = str(part["loc"][-1])
+        mismatch = part["type"] == "string_pattern_mismatch" and _FORMS.get(name)
+        said[name] = mismatch or part["msg"].removeprefix("Value error, ")
+    return response(bad({name: f"{text[:1].lower()}{text[1:]}" for name, text in said.items()}))
+
+
+@api.exception_handler(BadQuery)
+def _unread(request: HttpRequest, error: BadQuery) -> HttpResponse:
+    return response(bad(error.problems))
+
+
+@api.exception_handler(DatabaseError)
+def _busy(request: HttpRequest, error: DatabaseError) -> HttpResponse:
+    import logging
+
+    logging.getLogger(__name__).error("%s: %s", request.get_full_path(), error)
+    return response(of_status(503), {"Retry-After": "1"})
+
+
+def _json(said: Any, *, following: str | None = None, total: int | None = None) -> HttpResponse:
+    answer = HttpResponse(
+        json.dumps(said, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace"),
+        content_type="application/json",
+    )
+    if following is not None:
+        answer.headers["Link"] = f'<{following}>; rel="next"'
+    if total is not None:
+        answer.headers["X-Total-Count"] = str(total)
+    return answer
+
+
+def _next(request: HttpRequest, **changed: str) -> str:
+    """The address of the next page: this one with other parameters."""
+    query = request.GET.copy()
+    for name, value in changed.items():
+        query[name] = value
+    return f"{request.path}?{query.urlencode()}"
+
+
+def _find(name: str) -> Paper:
+    row = shapes.find(name)
+    if row is None:
+        raise Problem(404, f"no paper {name[:120]!r}; /api/papers/search?q=… finds papers by words")
+    return row
+
+
+NAME = Path(..., description="arXiv id (with or without version, old or new), or slug.", examples=["2403.02775"])
+
+
+@api.get("/papers", response=answers.Papers, summary="Papers, page by page", operation_id="papers", tags=["papers"])
+def papers(request: HttpRequest, asked: Query[params.PapersParams]) -> HttpResponse:
+    """All papers of the store that hold the filters, newest first unless `order` says otherwise."""
+    params.known(request, params.PapersParams)
+    if asked.since and asked.until and asked.since > asked.until:
+        raise bad({"since": f"{asked.since} is after until={asked.until}"})
+    rows = Paper.objects.defer(*shapes.UNREAD)
+    if asked.family:
+        rows = rows.filter(family=asked.family)
+    if asked.kind:
+        rows = rows.filter(kind=asked.kind, slug__isnull=False)  # only papers of the catalogue have one: by the index
+    if asked.year:
+        rows = rows.filter(year=asked.year)
+    if asked.code is not None:
+        rows = rows.exclude(code="") if asked.code else rows.filter(code="")
+    if asked.since:
+        rows = rows.filter(published__gte=asked.since)
+    if asked.until:
+        rows = rows.filter(published__lte=asked.until)
+    found = cursor.page(rows, asked.order, asked.cursor, asked.limit + 1)
+    page, more = found[: asked.limit], len(found) > asked.limit
+    behind = cursor.of(page[-1], asked.order) if page and (more or asked.order == "changed") else None
+    if behind is None and asked.order == "changed":
+        behind = asked.cursor or None
+    known = evidence.evidence()
+    said = {"papers": [shapes.paper(row, known) for row in page], "next_cursor": behind}
+    return _json(said, following=_next(request, cursor=behind) if more and behind else None)
+
+
+@api.get(
+    "/papers/search",
+    response=list[answers.Listed],
+    summary="Search, as a list",
+    operation_id="search_papers",
+    tags=["search"],
+)
+def search_papers(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
+    """The hits of a search, best first; `X-Total-Count` says how many match. /api/search tells more."""
+    params.known(request, params.SearchParams)
+    found, following = finding.search(request)
+    return _json(found["hits"], following=following, total=found["total"])
+
+
+@api.get("/search", response=answers.Found, summary="Search, with counts", operation_id="search", tags=["search"])
+def search(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
+    """The hits of a search with how many match, by family, year and so on, and the words with their spelling mended."""
+    params.known(request, params.SearchParams)
+    found, following = finding.search(request)
+    return _json(found, following=following, total=found["total"])
+
+
+@api.get(
+    "/daily_papers", response=list[answers.Listed], summary="Daily lists", operation_id="daily_papers", tags=["papers"]
+)
+def daily_papers(request: HttpRequest, asked: Query[params.DailyParams]) -> HttpResponse:
+    """The papers that were in the daily lists of a day, a week or a month. A day without a list is an empty list, today
+    too: no other day is put in its place."""
+    params.known(request, params.DailyParams)
+    rows, total = daily.papers(asked)
+    more = (asked.p + 1) * asked.limit < total
+    return _json(rows, following=_next(request, p=str(asked.p + 1)) if more else None, total=total)
+
+
+@api.get(
+    "/papers/{path:paper}/related",
+    response=list[answers.Listed],
+    summary="Related papers",
+    operation_id="related",
+    tags=["search"],
+)
+def related(request: HttpRequest, asked: Query[params.RelatedParams], paper: str = NAME) -> HttpResponse:
+    """Papers near in meaning, nearest first."""
+    params.known(request, params.RelatedParams)
+    return _json(finding.related(_find(paper), asked.limit))
+
+
+@api.get(
+    "/papers/{path:paper}/records",
+    response=answers.Records,
+    summary="Records of a paper",
+    operation_id="records_of",
+    tags=["checks"],
+)
+def records_of(request: HttpRequest, paper: str = NAME) -> HttpResponse:
+    """Every execution of the paper's checks, without the samples; those that no longer count too."""
+    params.known(request, params.Nothing)
+    row, known = _find(paper), evidence.evidence()
+    names = [place.id for place in known.places.values() if row.slug and place.paper == row.slug]
+    said = [record for name in names if (record := evidence.record(name)) is not None]
+    return _dated(_json({"records": said}), known)
+
+
+@api.get(
+    "/papers/{path:paper}/verdicts",
+    response=answers.Verdicts,
+    summary="Verdicts on a paper",
+    operation_id="verdicts_on",
+    tags=["checks"],
+)
+def verdicts_on(request: HttpRequest, paper: str = NAME) -> HttpResponse:
+    """What the checks of the paper's claims said here. `state` says which of them count today."""
+    params.known(request, params.Nothing)
+    row, known = _find(paper), evidence.evidence()
+    said = known.by_paper.get(row.slug, []) if row.slug else []
+    return _dated(_json({"verdicts": said, "next_cursor": None}), known)
+
+
+@api.get("/papers/{path:paper}", response=answers.Paper, summary="One paper", operation_id="paper", tags=["papers"])
+def one_paper(request: HttpRequest, paper: str = NAME) -> HttpResponse:
+    """A paper by arXiv id (2403.02775, 2403.02775v2, math/0601001, math.AG/0601001v1) or slug, with its versions, the
+    days on which it was in a list, and its claims."""
+    params.known(request, params.Nothing)
+    return _json(shapes.detail(_find(paper), evidence.evidence()))
+
+
+def _dated(answer: HttpResponse, known: evidence.Evidence) -> HttpResponse:
+    if known.modified:
+        answer.headers["Last-Modified"] = last_modified(known.modified)
+    return answer
+
+
+@api.get("/verdicts", response=answers.Verdicts, summary="All verdicts", operation_id="verdicts", tags=["checks"])
+def verdicts(request: HttpRequest, asked: Query[params.VerdictParams]) -> HttpResponse:
+    """The verdicts on all claims that count today, oldest first; with all=1 every one that there is."""
+    params.known(request, params.VerdictParams)
+    known = evidence.evidence()
+    rows = [
+        row
+        for row in known.verdicts.values()
+        if (asked.all or (row["state"] == "current" and row["role"] == "claim"))
+        and asked.word in (None, row["word"])
+        and asked.method in (None, row["method"])
+    ]
+    if asked.cursor:
+        last = known.verdicts.get(asked.cursor)
+        if last is None:
+            raise bad({"cursor": f"no verdict {asked.cursor!r}; take the one that the page before gave"})
+        rows = [row for row in rows if (row["started"], row["id"]) > (last["started"], last["id"])]
+    page = rows[: asked.limit]
+    behind = page[-1]["id"] if len(rows) > len(page) else None
+    said = {"verdicts": page, "next_cursor": behind}
+    return _dated(_json(said, following=_next(request, cursor=behind) if behind else None, total=None), known)
+
+
+@api.get("/records/{record}", response=answers.Record, summary="One record", operation_id="record", tags=["checks"])
+def record(
+    request: HttpRequest,
+    asked: Query[params.RecordParams],
+    record: str = Path(..., description="The record's id, as verdicts name it.", examples=["04378fb4fd7c"]),
+) -> HttpResponse:
+    """One execution of one check: what ran, on what, and what came out. A diverged value is the word "NaN" or
+    "Infinity"."""
+    params.known(request, params.RecordParams)
+    said = evidence.record(record, samples=asked.samples)
+    if said is None:
+        raise Problem(404, f"no record {record[:60]!r}; /api/verdicts lists their ids")
+    return _dated(_json(said), evidence.evidence())
+
+
+@api.get(
+    "/coverage",
+    response=answers.Coverage,
+    summary="How far the catalogue is checked",
+    operation_id="coverage",
+    tags=["checks"],
+)
+def coverage(request: HttpRequest) -> HttpResponse:
+    """Counts by family: papers by what can be done, claims by how far their checks came, verdicts by word."""
+    params.known(request, params.Nothing)
+    return _dated(_json(evidence.coverage()), evidence.evidence())
+
+
+@api.get("/export/papers.jsonl", response=str, summary="All papers", operation_id="export_papers", tags=["export"])
+def export_papers(request: HttpRequest, asked: Query[params.ExportParams]) -> HttpResponseBase:
+    """Every paper, one a line, in the order of their last change. An interrupted export goes on behind the `cursor` of
+    the last line; the same, asked later, gives what changed since."""
+    params.known(request, params.ExportParams)
+    return export.stream(request, export.papers(asked.cursor))
+
+
+@api.get("/export/records.jsonl", response=str, summary="All records", operation_id="export_records", tags=["export"])
+def export_records(request: HttpRequest, asked: Query[params.RecordExportParams]) -> HttpResponseBase:
+    """Every record, one a line, oldest first; with samples=1 all that `paperlab verify` needs."""
+    params.known(request, params.RecordExportParams)
+    return export.stream(request, export.records(asked.cursor, asked.samples))
+
+
+@api.get(
+    "/export/verdicts.jsonl", response=str, summary="All verdicts", operation_id="export_verdicts", tags=["export"]
+)
+def export_verdicts(request: HttpRequest) -> HttpResponseBase:
+    """Every verdict, one a line, oldest first; `state` says which count today."""
+    params.known(request, params.Nothing)
+    return export.stream(request, iter(evidence.evidence().verdicts.values()))

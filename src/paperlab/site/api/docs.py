@@ -1,0 +1,44 @@
+"""The OpenAPI document as a page for people: made here from the same document, without a script or a foreign server."""
+
+from functools import cache
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from paperlab.site.api.app import api
+from paperlab.site.api.problems import of_status, response
+
+
+@cache
+def _operations() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    made = api.get_openapi_schema(path_prefix="/api/")
+    found = []
+    for path, methods in made["paths"].items():
+        for operation in methods.values():
+            given = [{**p, "hint": _hint(p["schema"])} for p in operation.get("parameters", [])]
+            found.append({"path": path, **operation, "parameters": given})
+    return made["info"], found
+
+
+def _hint(schema: dict[str, Any]) -> str:
+    """What a parameter may be, in a few words."""
+    for one in (schema, schema.get("items", {}), *schema.get("anyOf", [])):
+        if "enum" in one:
+            return ", ".join(map(str, one["enum"]))
+        if "minimum" in one:
+            return f"{one['minimum']} to {one.get('maximum', '…')}"
+        if one.get("format") == "date":
+            return "YYYY-MM-DD"
+    return ""
+
+
+def docs(request: HttpRequest) -> HttpResponse:
+    """What the API has."""
+    info, operations = _operations()
+    return render(request, "api/docs.html", {"info": info, "operations": operations})
+
+
+def missing(request: HttpRequest, rest: str | None = None) -> HttpResponse:
+    """The answer to an address under /api that there is none of."""
+    return response(of_status(404))

@@ -1,0 +1,53 @@
+"""Search and related papers, as the API tells them."""
+
+from typing import Any
+
+from django.http import HttpRequest
+
+from paperlab.site import evidence
+from paperlab.site.api import shapes
+from paperlab.site.catalogue.models import Paper
+from paperlab.site.search import query, rank
+
+
+def search(request: HttpRequest) -> tuple[dict[str, Any], str | None]:
+    """What a request's parameters find, and the address of the next page. Raises BadQuery."""
+    asked = query.read(dict(request.GET.lists()))
+    results = rank.search(asked)
+    said = {
+        "hits": _listed(results.hits),
+        "total": results.total,
+        "facets": results.facets,
+        "suggestion": results.suggestion,
+        "notes": list(results.notes),
+        "seconds": round(results.seconds, 6),
+    }
+    offset = asked.offset + asked.limit
+    if offset >= min(results.total, query.DEPTH + 1):
+        return said, None
+    following = request.GET.copy()
+    following["offset"] = str(offset)
+    return said, f"{request.path}?{following.urlencode()}"
+
+
+def related(row: Paper, limit: int) -> list[dict[str, Any]]:
+    """Papers near a paper."""
+    return _listed(rank.related(row.pk, limit))
+
+
+def _listed(hits: tuple[query.Hit, ...]) -> list[dict[str, Any]]:
+    rows, known = shapes.by_key(hit.paper for hit in hits), evidence.evidence()
+    found = []
+    for hit in hits:
+        row = rows.get(hit.paper)
+        if row is None:
+            continue  # gone from the store, not yet from the index
+        said = shapes.listed(shapes.paper(row, known))
+        said["paperlab"] = {
+            "score": hit.score,
+            "why": str(hit.why),
+            "titleHtml": query.html(hit.title),
+            "snippetHtml": query.html(hit.snippet),
+        }
+        found.append(said)
+    return found

@@ -1,0 +1,143 @@
+"""What every answer of the API has: the rate limit, CORS, ETag and 304, and problems instead of HTML errors."""
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from django.conf import settings
+from django.core.exceptions import SuspiciousOperation
+from django.db import DatabaseError
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.cache import get_conditional_response
+from django.utils.http import parse_etags
+
+from paperlab.core.home import home
+from paperlab.site import evidence
+from paperlab.site.api import limits
+from paperlab.site.api.problems import TYPE, Problem, of_status, response
+from paperlab.site.catalogue.models import Counter
+
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": "ETag, Link, RateLimit, RateLimit-Policy, Retry-After, X-Total-Count",
+}
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
+    "Access-Control-Allow-Headers": "If-None-Match, If-Modified-Since",
+    "Access-Control-Max-Age": "86400",
+}
+_METHODS = "GET, HEAD, OPTIONS"
+# Ranking depends on the search index, which is a moment behind the store: these are tagged by what they say.
+_RANKED = ("/api/papers/search", "/api/search")
+
+
+@cache
+def _code() -> str:
+    """This site's own mark: its data folder (by the secret kept there), its version and the code of its answers."""
+    made = hashlib.sha256(f"{settings.SECRET_KEY} {version('paperlab')}".encode())
+    for file in sorted(Path(__file__).parent.rglob("*.*")):
+        if file.suffix in (".py", ".html"):
+            made.update(file.read_bytes())
+    return made.hexdigest()[:12]
+
+
+def tag(request: HttpRequest) -> str:
+    """The ETag of an address now, without making its answer: the store's revision, the records' state, the day."""
+    revision = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
+    parts = (_code(), revision, evidence.mark()[0], datetime.now(UTC).date(), request.get_full_path())
+    return f'W/"{hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:24]}"'
+
+
+class Guard:
+    """Middleware around everything under /api/; other addresses pass it untouched."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+        rate: limits.Rate | None = settings.PAPERLAB_RATE
+        self.buckets = None if rate is None else limits.Buckets(home() / "rates.sqlite3", rate)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """The answer to a request."""
+        if not (request.path_info == "/api" or request.path_info.startswith("/api/")):
+            return self.get_response(request)
+        if request.method == "OPTIONS":
+            return HttpResponse(status=204, headers={**CORS, **_PREFLIGHT, "Allow": _METHODS})
+        headers, taken = dict(CORS), self._take(request)
+        if taken is not None and self.buckets is not None:
+            headers["RateLimit-Policy"] = self.buckets.rate.policy
+            headers["RateLimit"] = f'"client";r={taken.left};t={round(taken.full)}'
+            if not taken.allowed:
+                wait = max(1, -int(-taken.wait // 1))
+                said = Problem(429, f"more requests than {self.buckets.rate.per_second:g} a second; wait {wait} s")
+                return response(said, {**headers, "Retry-After": str(wait)})
+        answer = self._answer(request)
+        for name, value in headers.items():
+            answer.headers.setdefault(name, value)
+        return answer
+
+    def _take(self, request: HttpRequest) -> limits.Taken | None:
+        """Count the request; None where nothing is limited. On a site for this machine alone, its user is free."""
+        address = request.META.get("REMOTE_ADDR") or ""
+        if self.buckets is None or (settings.PAPERLAB_LOCAL and limits.is_loopback(address)):
+            return None
+        return self.buckets.take(limits.client(address))
+
+    def _answer(self, request: HttpRequest) -> HttpResponseBase:
+        if request.method not in ("GET", "HEAD"):
+            return response(of_status(405), {"Allow": _METHODS})
+        try:
+            if "\0" in request.path_info or any(
+                "\0" in part for pair in request.GET.lists() for part in [pair[0], *pair[1]]
+            ):
+                return response(Problem(400, "the address holds the character NUL, which no paper has"))
+            ranked = request.path_info in _RANKED or request.path_info.endswith("/related")
+            known = "" if ranked else tag(request)
+        except SuspiciousOperation:
+            return response(of_status(400))
+        except DatabaseError:
+            return response(of_status(503), {"Retry-After": "1"})
+        asked = request.headers.get("If-None-Match", "")
+        if known and known in parse_etags(asked):
+            return HttpResponse(status=304, headers={"ETag": known, "Cache-Control": "public, no-cache"})
+        head = request.method == "HEAD"
+        request.method = "GET"  # the same answer, without its body
+        answer = self.get_response(request)
+        if answer.status_code >= 400 and answer.headers.get("Content-Type") != TYPE:
+            answer = response(of_status(answer.status_code))
+        if answer.status_code == 200:
+            answer = self._tagged(request, answer, known)
+        return _headers_only(answer) if head else answer
+
+    @staticmethod
+    def _tagged(request: HttpRequest, answer: HttpResponseBase, known: str) -> HttpResponseBase:
+        if not known:
+            known = f'W/"{hashlib.sha256(answer.content).hexdigest()[:24]}"'
+        answer.headers["ETag"] = known
+        answer.headers["Cache-Control"] = "public, no-cache"  # kept, and asked about: a 304 costs one small query
+        since = answer.headers.get("Last-Modified")
+        modified = (
+            None
+            if since is None
+            else int(datetime.strptime(since, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC).timestamp())
+        )
+        return get_conditional_response(request, etag=known, last_modified=modified, response=answer)
+
+
+def last_modified(seconds: float) -> str:
+    """A time as the header of that name has it."""
+    return format_datetime(datetime.fromtimestamp(int(seconds), UTC), usegmt=True)
+
+
+def _headers_only(answer: HttpResponseBase) -> HttpResponseBase:
+    """The answer to HEAD."""
+    if answer.streaming:
+        return HttpResponse(status=answer.status_code, headers=dict(answer.headers.items()))
+    length = len(answer.content)
+    answer.content = b""
+    answer.headers["Content-Length"] = str(length)
+    return answer

@@ -1,0 +1,122 @@
+"""What the API says of a paper: the known Daily Papers shape, and what only paperlab knows under `paperlab`."""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+from paperlab.site.catalogue import clean
+from paperlab.site.catalogue.models import Paper
+from paperlab.site.evidence import Evidence, runnable
+
+UNREAD = ("origins", "extra", "title_key")  # columns that no answer needs
+
+
+def public_id(row: Paper) -> str:
+    """The name under which a paper is asked for: arXiv id, else slug, else "~" and its number in this store."""
+    return row.arxiv or row.slug or f"~{row.pk}"
+
+
+def find(name: str) -> Paper | None:
+    """The paper of a public id, an arXiv id with a version, or an arXiv address; None if there is none."""
+    bare = name.strip()
+    rows = Paper.objects.defer(*UNREAD)
+    if bare.startswith("~"):
+        number = bare[1:]
+        return (
+            rows.filter(pk=int(number)).first() if number.isascii() and number.isdigit() and len(number) < 19 else None
+        )
+    known = clean.arxiv_id(bare[:200])
+    if known:
+        return rows.filter(arxiv=known[0]).first()
+    slug = bare.replace("_", "-").lower()
+    return rows.filter(slug=slug).first() if len(slug) <= 120 else None
+
+
+def moment(value: date | datetime | None) -> str | None:
+    """A day or a time as the known API writes it: 2026-08-14T00:00:00.000Z."""
+    if value is None:
+        return None
+    at = value if isinstance(value, datetime) else datetime.combine(value, time(), UTC)
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+
+
+def paper(row: Paper, known: Evidence) -> dict[str, Any]:
+    """A paper. `id`, `title`, `summary` (the abstract), `authors`, `upvotes` … as the known API names them."""
+    slug = row.slug or ""
+    code = row.code
+    said: dict[str, Any] = {
+        "id": public_id(row),
+        "authors": [{"name": name, "hidden": False} for name in row.authors],
+        "publishedAt": moment(row.published_at or row.published),
+        "title": row.title,
+        "summary": row.abstract,
+        "upvotes": row.upvotes,
+    }
+    if row.upstream_summary:
+        said["ai_summary"] = row.upstream_summary
+    if row.keywords:
+        said["ai_keywords"] = row.keywords
+    if code.startswith("https://github.com/"):
+        said["githubRepo"] = code
+    if row.stars is not None:
+        said["githubStars"] = row.stars
+    said["paperlab"] = {
+        "key": row.pk,
+        "revision": row.revision,
+        "arxiv": row.arxiv,
+        "version": row.version,
+        "slug": row.slug,
+        "family": row.family or None,
+        "kind": row.kind or None,
+        "method": row.method or None,
+        "summary": row.summary or None,
+        "year": row.year,
+        "updatedAt": moment(row.updated_at),
+        "withdrawn": row.withdrawn,
+        "categories": row.categories,
+        "authorCount": row.author_count,
+        "comments": row.comments,
+        "code": code or None,
+        "links": row.links,
+        "runnable": slug in runnable(),
+        "verdict": known.words.get(slug),
+        "verdicts": known.counts.get(slug, {}),
+    }
+    return said
+
+
+def detail(row: Paper, known: Evidence) -> dict[str, Any]:
+    """A paper with what only its own address tells: versions, the days in daily lists, the catalogue's claims."""
+    from paperlab.core.paper import papers
+
+    said = paper(row, known)
+    days = list(row.sightings.order_by("day").values("day", "upvotes", "comments"))
+    if days:
+        said["submittedOnDailyAt"] = moment(days[0]["day"])
+    ours = papers().get(row.slug or "")
+    said["paperlab"] |= {
+        "versions": row.versions,
+        "days": [{**day, "day": str(day["day"])} for day in days],
+        "claims": [vars(claim) for claim in ours.claims] if ours else [],
+        "plan": ours.plan.experiment if ours and ours.plan else None,
+        "why_not": ours.why_not if ours else None,
+    }
+    return said
+
+
+def listed(said: dict[str, Any], *, day: date | None = None, comments: int | None = None) -> dict[str, Any]:
+    """A paper as a place of a list, which holds it under `paper` and repeats its title, abstract and date."""
+    if day is not None:
+        said["submittedOnDailyAt"] = moment(day)
+    return {
+        "paper": said,
+        "publishedAt": said["publishedAt"],
+        "title": said["title"],
+        "summary": said["summary"],
+        "numComments": said["paperlab"]["comments"] if comments is None else comments,
+    }
+
+
+def by_key(keys: Iterable[int]) -> dict[int, Paper]:
+    """Papers by their keys, in one query."""
+    return Paper.objects.defer(*UNREAD).in_bulk(list(keys))

@@ -1,0 +1,1 @@
+"""Pages for people: a plain list of papers, and a page for each."""

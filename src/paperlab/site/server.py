@@ -1,0 +1,30 @@
+"""One process that serves the site on a socket which it inherits: python -m paperlab.site.server DESCRIPTOR."""
+
+import os
+import sys
+
+from paperlab.site.child import follow_parent
+
+DRAIN = 5  # seconds for requests under way, and for streams, when the site stops
+
+
+def main(descriptor: int) -> None:
+    """Serve until asked to stop."""
+    import uvicorn
+
+    follow_parent()
+    proxies = os.environ.get("PAPERLAB_PROXIES", "127.0.0.1,::1")
+    uvicorn.run(
+        "paperlab.site.asgi:application",
+        fd=descriptor,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        forwarded_allow_ips=proxies,  # only these may say for whom they ask
+        timeout_graceful_shutdown=DRAIN,
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
