@@ -31,7 +31,10 @@ PLANTED = {
         "import paperlab.methods.quantization.original",
     ),
     "the lab reaches methods and tasks by name": ("lab/planted.py", "import paperlab.methods.quantization.original"),
-    "the site imports core, and from assets what fetches packages": ("site/planted.py", "def f():\n    from paperlab.lab import machine"),
+    "the site imports core, and from assets what fetches packages": (
+        "site/planted.py",
+        "def f():\n    from paperlab.lab import machine",
+    ),
 }
 
 

@@ -84,8 +84,11 @@ class PapersParams(Schema):
 class SearchParams(Schema):
     """Of the two searches; `search.query.read` reads them, so this only describes."""
 
-    q: Annotated[str, _TEXT] = Field("", description="Words, \"a phrase\", a title, an arXiv id; may hold filters, e.g. `has:code`.",
-                   examples=["weight-only quantization"])  # fmt: skip
+    q: Annotated[str, _TEXT] = Field(
+        "",
+        description='Words, "a phrase", a title, an arXiv id; may hold filters, e.g. has:code.',
+        examples=["weight-only quantization"],
+    )
     family: Annotated[list[str], _each(_word(*FAMILIES))] = Field([], description="One of these families.")
     category: Annotated[list[str], _each(_form(r"[a-z-]+(\.[A-Za-z-]+)?"))] = Field(
         [], description="One of these arXiv categories; an archive stands for all of its own.", examples=[["cs.CL"]]
