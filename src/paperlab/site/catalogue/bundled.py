@@ -31,7 +31,7 @@ def load() -> int:
             elif store.state(row) != before:
                 changed.append(row)
             known.put(row)
-        Row.objects.bulk_create(fresh, batch_size=store.BATCH)
+        store.insert(fresh)
         store.update(changed)
         store.number([*fresh, *changed], revision)
         Harvest.objects.update_or_create(key=KEY, defaults={"source": KEY, "reached": {"sha256": digest}})

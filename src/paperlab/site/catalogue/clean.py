@@ -23,6 +23,8 @@ _UNWANTED = re.compile(
 
 def text(value: str) -> str:
     """Any text in Unicode's composed form (NFC), without controls, with "\\n" for every line end."""
+    if value.isascii() and value.isprintable():
+        return value
     plain = value.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n").replace("\u2028", "\n")
     return unicodedata.normalize("NFC", _UNWANTED.sub("", plain.replace("\u2029", "\n\n")))
 
@@ -42,14 +44,14 @@ def paragraphs(value: str, *, indented: bool = False) -> str:
     return "\n\n".join(joined for part in parts if (joined := " ".join(part.split())))
 
 
+_SIGNS = re.compile(r"[\W_]+")
 _LATEX = re.compile(r"\\[a-zA-Z]+|[\\${}~^_]")
 
 
 def title_key(title: str) -> str:
     """What two spellings of one title share: a hash of its letters and digits, without case, accents, TeX, spaces."""
     folded = unicodedata.normalize("NFKD", _LATEX.sub("", title)).casefold()
-    kept = "".join(sign for sign in folded if sign.isalnum())
-    kept = kept or " ".join(title.split())  # a title of signs alone still differs from another
+    kept = _SIGNS.sub("", folded) or " ".join(title.split())  # a title of signs alone still differs from another
     return hashlib.blake2b(kept.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 

@@ -28,7 +28,11 @@ def loads(text: str | bytes) -> Any:
 
 
 def _first(row: dict[str, Any], *names: str) -> Any:
-    return next((row[name] for name in names if row.get(name) not in (None, "", [], {})), None)
+    for name in names:  # a loop: this is asked twenty times a paper
+        value = row.get(name)
+        if value or value in (0, False):
+            return value
+    return None
 
 
 def _string(row: dict[str, Any], *names: str) -> str:
@@ -166,6 +170,8 @@ def _links(paper: dict[str, Any], outer: dict[str, Any]) -> list[dict[str, str]]
         for key in keys:
             for source in (paper, outer):
                 value = source.get(key)
+                if not value:
+                    continue
                 for one in value if isinstance(value, list) else [value]:
                     bare = _first(one, "url", "id") if isinstance(one, dict) else one
                     url = clean.address(bare)
