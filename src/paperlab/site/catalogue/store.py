@@ -96,7 +96,7 @@ def insert(rows: list[Paper]) -> None:
     fields = [field for field in Paper._meta.concrete_fields if not field.primary_key]
     adapt = connection.ops.adapt_json_value
     empty = {list: adapt([], None), dict: adapt({}, None)}  # most of these are
-    stored: dict[type, Any] = {
+    stored: dict[Any, Any] = {
         models.JSONField: lambda value: adapt(value, None) if value else empty[type(value)],
         models.DateTimeField: connection.ops.adapt_datetimefield_value,
         models.DateField: connection.ops.adapt_datefield_value,
