@@ -95,8 +95,8 @@ def insert(rows: list[Paper]) -> None:
     of every row how it is stored, and on statements of 999 values."""
     fields = [field for field in Paper._meta.concrete_fields if not field.primary_key]
     adapt = connection.ops.adapt_json_value
-    empty = {list: adapt([], None), dict: adapt({}, None)}  # most of these are
-    stored: dict[Any, Any] = {
+    empty: dict[Any, Any] = {list: adapt([], None), dict: adapt({}, None)}  # most of these are
+    stored: dict[type, Any] = {
         models.JSONField: lambda value: adapt(value, None) if value else empty[type(value)],
         models.DateTimeField: connection.ops.adapt_datetimefield_value,
         models.DateField: connection.ops.adapt_datefield_value,
