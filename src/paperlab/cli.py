@@ -207,19 +207,85 @@ def papers(
 @app.command()
 def search(
     words: Annotated[
-        list[str], typer.Argument(metavar="WORDS", help="What to look for; a slug or arXiv id also works.")
-    ],
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many papers.")] = 20,
+        list[str] | None,
+        typer.Argument(metavar="WORDS", help='Words, "a phrase", a title, a slug, an arXiv id; filters do without.'),
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(metavar="FAMILY", help="Only this family; may be repeated.")
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this arXiv category, e.g. cs.CL or cs.")
+    ] = None,
+    year: Annotated[str | None, typer.Option(metavar="YEARS", help="2024, 2020-2024, 2020- or -2020.")] = None,
+    author: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Part of an author's name.")] = None,
+    code: Annotated[bool, typer.Option("--code", help="Only papers with code.")] = False,
+    runnable: Annotated[bool, typer.Option("--runnable", help="Only papers with a check.")] = False,
+    verdict: Annotated[list[str] | None, typer.Option(metavar="WORD", help="Only papers with this verdict.")] = None,
+    sort: Annotated[str, typer.Option(metavar="ORDER", help="relevance, date or trending.")] = "relevance",
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="At most so many papers.")] = 20,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say for each paper why it stands where it stands.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Find papers by words in their name, title, summary and claims."""
-    from paperlab.core.paper import search as find
+    """Find papers by words and by meaning, ours and those fetched."""
+    from paperlab.site import finding
 
-    hits = find(" ".join(words))[:limit]
-    if not hits and not as_json:
-        typer.echo(f"nothing found for {' '.join(words)!r}; `paperlab papers` lists all", err=True)
+    params = {
+        "q": [" ".join(words or [])],
+        "family": family or [],
+        "category": category or [],
+        "year": [year or ""],
+        "author": author or [],
+        "code": ["1" * code],
+        "runnable": ["1" * runnable],
+        "verdict": verdict or [],
+        "sort": [sort],
+        "limit": [str(limit)],
+    }
+    results, rows = finding.find(params)
+    if as_json:
+        from paperlab.cli_text import write_json
+
+        return write_json(rows)
+    _tell_found(results, rows, explain)
+
+
+def _tell_found(results: Any, rows: list[dict[str, Any]], explain: bool) -> None:
+    """The papers found, one line each, or with the reasons; what else is to say on standard error."""
+    from paperlab import cli_text as text
+
+    if results.suggestion:
+        typer.echo(f"looked for: {results.suggestion}", err=True)
+    for note in results.notes:
+        typer.echo(note, err=True)
+    if not rows:
+        typer.echo("nothing found; fewer words or filters find more, `paperlab papers` lists all", err=True)
         return
-    _list([{**_paper_row(paper), "score": round(score, 4)} for paper, score in hits], as_json)
+    if not explain:
+        cells = [
+            [row["id"], str(row["year"] or ""), row["family"], row["verdict"] or "-", row["title"]] for row in rows
+        ]
+        typer.echo(text.table(["id", "year", "family", "verdict", "title"], cells, fit=text.width()))
+    for place, row in enumerate(rows if explain else [], 1):
+        typer.echo(text.wrap(row["title"], "    ", first=f"{place:>3} {row['id']}  "))
+        typer.echo(f"    {row['score']:.4f}: {row['why']}")
+        if row["snippet"]:
+            typer.echo(text.wrap(row["snippet"], "    ", first="    "))
+    typer.echo(f"{len(rows)} of {results.total:,} papers, {1000 * results.seconds:.0f} ms", err=True)
+
+
+@app.command("index")
+def index_(
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Build it from nothing; the old one answers until then.")
+    ] = False,
+    meaning: Annotated[bool, typer.Option(help="Vectors too; the encoder is fetched once, 104 MB.")] = True,
+) -> None:
+    """Bring the search index up to the store, words and vectors."""
+    from paperlab.site import finding
+
+    typer.echo(finding.index(anew=anew, meaning=meaning))
 
 
 @app.command()

@@ -15,14 +15,19 @@ def tables(paperlab_home: Path) -> None:
     from django.core.management import call_command
 
     call_command("migrate", interactive=False, verbosity=0)
+    call_command("flush", interactive=False, verbosity=0)  # a command run before in this process loads the catalogue
 
 
 @pytest.fixture
-def store(tables: None) -> Iterator[None]:
-    """A store without a paper, which is empty again after the test."""
+def store(tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A store without a paper, which is empty again after the test, and a search index of its own, without vectors."""
     from django.db import transaction
 
     from paperlab.site.catalogue.models import Paper
+    from paperlab.site.search import index
+
+    monkeypatch.setattr(index, "folder", lambda: tmp_path / "search")
+    monkeypatch.setenv("PAPERLAB_ENCODER", "none")
 
     with transaction.atomic():
         assert not Paper.objects.exists()

@@ -33,12 +33,15 @@ class Told:
         self.live, self.last = sys.stderr.isatty(), 0.0
 
     def __call__(self, source: str, counts: Any, total: int | None) -> None:
-        """Show how far it is, at most five times a second; every five seconds in a file."""
+        """Show how far a source is."""
+        of = f" of {total:,}" if total else ""
+        self.line(f"{source}: {counts.found:,}{of} found, {counts.new:,} new, {counts.changed:,} changed")
+
+    def line(self, text: str) -> None:
+        """Show a line in place of the last, at most five times a second; every five seconds in a file."""
         if time.monotonic() - self.last < (0.2 if self.live else 5.0):
             return
         self.last = time.monotonic()
-        of = f" of {total:,}" if total else ""
-        text = f"{source}: {counts.found:,}{of} found, {counts.new:,} new, {counts.changed:,} changed"
         print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
 
     def end(self) -> None:
@@ -73,6 +76,7 @@ def fetch(names: Sequence[str], since: str | None, until: str | None) -> list[di
         finally:
             told.end()
         rows.append({"source": source.name, **asdict(counts)})
+    _index()
     if failed is not None and len(rows) == 1:
         raise failed
     names_ = ("found", "new", "changed", "set_aside")
@@ -97,7 +101,20 @@ def read(file: str, form: str | None, on: str | None) -> list[dict[str, Any]]:
             counts = harvest(source, told)
         finally:
             told.end()
+    _index()
     return [{"source": source.name, "file": file, **asdict(counts)}]
+
+
+def _index() -> None:
+    """Make what came in findable by its words at once; vectors take longer: the site's worker or `paperlab index`."""
+    from paperlab.site.search import index
+
+    told = Told()
+    with contextlib.suppress(index.Busy):  # who writes the index now reads on until nothing is new
+        index.refresh(
+            meaning=False, wait=5, progress=lambda _, done, total: told.line(f"indexed: {done:,} of {total:,}")
+        )
+    told.end()
 
 
 def sentence(row: dict[str, Any]) -> str:

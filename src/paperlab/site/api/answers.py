@@ -85,7 +85,6 @@ class Found(Schema):
     facets: dict[str, dict[str, int]]
     suggestion: str
     notes: list[str]
-    seconds: float
 
 
 class Verdict(Open):

@@ -20,7 +20,6 @@ def search(request: HttpRequest) -> tuple[dict[str, Any], str | None]:
         "facets": results.facets,
         "suggestion": results.suggestion,
         "notes": list(results.notes),
-        "seconds": round(results.seconds, 6),
     }
     offset = asked.offset + asked.limit
     if offset >= min(results.total, query.DEPTH + 1):

@@ -69,6 +69,17 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Within:
+    """The papers that a query is answered from: those that hold its filters. keys: only these; None: any."""
+
+    query: Query = Query()
+    keys: frozenset[int] | None = None
+
+
+EVERYTHING = Within()
+
+
+@dataclass(frozen=True)
 class Why:
     """Why a paper stands where it stands. Ranks count from 1; None: not found on that side.
 
@@ -103,7 +114,8 @@ class Hit:
 class Results:
     """An answer. total: papers that hold the filters and, with a text, at least one of its words.
 
-    facets: {name: {value: papers}} over those. suggestion: the text with misspelt words mended, or "".
+    facets: {name: {value: papers}} over those. suggestion: the text with misspelt words mended, which was
+    looked for in its place, or "".
     notes: what the reader should know (meaning not searched, text cut).
     """
 

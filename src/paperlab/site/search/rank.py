@@ -1,18 +1,274 @@
-"""The ranking: one function for the command line, the API, pages and mail."""
+"""The ranking: one function for the command line, the API, pages and mail.
 
+An exact arXiv id, slug or title comes first. The rest is ranked by words and by meaning together: each side's scores
+are put on a scale from 0 (what an unrelated paper has) to 1 (its best hit for this query), and
+
+    score = (1 - w) * BM25 / BM25 of the best  +  w * (cosine - background) / (cosine of the best - background)
+
+with w = trust / 2, where trust is measured on the stored papers themselves (`index.judge`): an encoder that is bad here
+takes no part, instead of pulling the words down as it does in rank fusion. Figures: benchmarks/search_quality.md.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from paperlab.core.card import methods
+from paperlab.core.paper import papers
+from paperlab.core.standing import MIXED, count, one_word
+from paperlab.site.catalogue import clean
 from paperlab.site.catalogue.models import Paper
-from paperlab.site.search.query import Hit, Query, Results, Why
+from paperlab.site.search import index
+from paperlab.site.search.query import DEPTH, EVERYTHING, NOT_RUN, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
+from paperlab.site.search.words import STEMS, Asked, asked
+
+POOL = 200  # papers that each side puts forward
+WEIGHT = 0.5  # of meaning, fully trusted
+SNIPPET = 240  # characters
+LAG = 2_000  # papers that a search itself takes into the word index when nobody else does
+
+_beside = ThreadPoolExecutor(max_workers=4, thread_name_prefix="search")
 
 
-def search(query: Query) -> Results:
-    """Papers for a query, best first."""
-    rows = Paper.objects.filter(title__icontains=query.text)
-    total = rows.count()
-    found = rows[query.offset : query.offset + query.limit]
-    return Results(tuple(Hit(row.pk, 1.0, Why(), ((row.title, False),)) for row in found), total)
+def search(query: Query, *, facets: bool = False) -> Results:
+    """Papers for a query, best first. facets: count them by family, category and year too. Raises nothing of its own:
+    what could not be searched is said in `notes`."""
+    begun = time.perf_counter()
+    notes: list[str] = []
+    text = query.text
+    if len(text) > TEXT_LIMIT:
+        text = text[:TEXT_LIMIT]
+        notes.append(f"only the first {TEXT_LIMIT:,} characters were looked for")
+    _follow(notes)
+    engine = index.engine()
+    within = Within(query, _keys(query))
+    known = clean.arxiv_id(text)
+    if known and (found := _exact(text, within, engine)):
+        hits = [(key, 2.0, Why(exact)) for key, exact in found.items()][query.offset :][: query.limit]
+        return Results(_shown(hits, Asked()), len(found), notes=tuple(notes), seconds=time.perf_counter() - begun)
+    if known:
+        notes.append(f"no paper of arXiv id {known[0]} is stored; `paperlab fetch arxiv:{known[0]}` brings it")
+    suggestion = _suggestion(engine, text)
+    if suggestion:
+        notes.append("no paper holds a word of the query; a near one was looked for in its place")
+        text = suggestion
+    words = asked(text)
+    if words.phrases and not engine.total(words, within, strict=False):
+        notes.append("no paper holds the words in quotes in this order; they were looked for as single words")
+        words = replace(words, phrases=())
+    if query.sort == "relevance" and text:
+        strict = bool(words) and engine.total(words, within, strict=True) > 0
+        hits = _ranked(engine, text, words, within, notes)
+    else:
+        strict = True
+        hits = _listed(engine, words, within)
+    return Results(
+        hits=_shown(hits, words),
+        total=max(engine.total(words, within, strict=strict) if words or not text else 0, len(hits)),
+        facets=engine.facets(words, within, strict=strict) if facets else {},
+        suggestion=suggestion,
+        notes=tuple(notes),
+        seconds=time.perf_counter() - begun,
+    )
 
 
 def related(paper: int, limit: int = 10) -> tuple[Hit, ...]:
-    """Papers near in meaning to a stored one, nearest first, itself left out."""
-    rows = Paper.objects.exclude(pk=paper)[:limit]
-    return tuple(Hit(row.pk, 1.0, Why(), ((row.title, False),)) for row in rows)
+    """Papers near in meaning to a stored one, nearest first, itself left out; by its title's words without vectors."""
+    _follow([])
+    engine = index.engine()
+    vector = engine.vector(paper)
+    if vector is not None:
+        near = [row for row in engine.meaning(vector, EVERYTHING, limit + 1) if row[0] != paper]
+        ranked = [(key, cosine, Why(meaning=cosine, meaning_rank=rank)) for rank, (key, cosine) in enumerate(near, 1)]
+    else:
+        title = Paper.objects.filter(pk=paper).values_list("title", flat=True).first()
+        words = asked((title or "").replace('"', " "))
+        near = [row for row in engine.words(words, EVERYTHING, limit + 1) if row[0] != paper] if words else []
+        ranked = [(key, score, Why(words=score, words_rank=rank)) for rank, (key, score) in enumerate(near, 1)]
+    return _shown(ranked[:limit], Asked())
+
+
+def _follow(notes: list[str]) -> None:
+    """Take into the word index what the store has more, if that is quick and nobody else is at it."""
+    lag = index.behind()
+    if lag <= 0:
+        return
+    if lag > LAG:
+        notes.append("the search index is behind the store; `paperlab index` brings it up to date")
+        return
+    with contextlib.suppress(index.Busy):
+        index.refresh(meaning=False, wait=0)
+
+
+def _keys(query: Query) -> frozenset[int] | None:
+    """The papers that hold the filters on checks, which the index does not know; None without such a filter."""
+    if not (query.runnable or query.verdict):
+        return None
+    checked = {method.card.paper for method in methods().values() if method.card.paper and method.card.checks}
+    slugs = [slug for slug in checked if slug in papers() and (not query.verdict or _came_out(slug, query.verdict))]
+    return frozenset(Paper.objects.filter(slug__in=slugs).values_list("pk", flat=True))
+
+
+def _came_out(slug: str, wanted: Sequence[str]) -> bool:
+    counted = count(slug)
+    words = set(counted) or {NOT_RUN}
+    if one_word(counted) == MIXED:
+        words.add(MIXED)
+    return not words.isdisjoint(wanted)
+
+
+Ranked = list[tuple[int, float, Why]]
+Scored = list[tuple[int, float]]
+
+
+def _listed(engine: index.Embedded, words: Asked, within: Within) -> Ranked:
+    query = within.query
+    order = "trend" if query.sort == "trending" else "day"
+    return [(key, 0.0, Why()) for key in engine.listed(words, within, order, query.limit, query.offset)]
+
+
+def _ranked(engine: index.Embedded, text: str, words: Asked, within: Within, notes: list[str]) -> Ranked:
+    query = within.query
+    pool = max(POOL, query.offset + query.limit)
+    told = _beside.submit(_meaning, engine, text, within, pool, notes)
+    by_words = engine.words(words, within, pool) if words else []
+    first = _exact(text, within, engine)
+    vector, by_meaning = told.result()
+    bm25, cosines = dict(by_words), dict(by_meaning)
+    word_rank = {key: rank for rank, (key, _) in enumerate(by_words, 1)}
+    meaning_rank = {key: rank for rank, (key, _) in enumerate(by_meaning, 1)}
+    if vector is not None:
+        cosines |= engine.meaning_scores(vector, [key for key in {*bm25, *first} if key not in cosines])
+        if words:
+            bm25 |= engine.word_scores(words, [key for key in {*cosines, *first} if key not in bm25])
+    if words.phrases:  # what does not hold a phrase is no hit, however near it is
+        cosines = {key: cosine for key, cosine in cosines.items() if key in bm25}
+    scores = fused(bm25, cosines, engine.background(vector) if vector is not None else 0.0, WEIGHT * engine.trust)
+    scores |= dict.fromkeys(first, 2.0)
+    ranked = sorted(scores, key=lambda key: (-scores[key], key))[:DEPTH]
+    return [
+        (
+            key,
+            scores[key],
+            Why(first.get(key, ""), bm25.get(key), word_rank.get(key), cosines.get(key), meaning_rank.get(key)),
+        )
+        for key in ranked[query.offset : query.offset + query.limit]
+    ]
+
+
+def fused(bm25: dict[int, float], cosines: dict[int, float], background: float, weight: float) -> dict[int, float]:
+    """Scores from 0 to 1 by the formula above. Without vectors words count alone, without words vectors do."""
+    if not cosines:
+        weight = 0.0
+    elif not bm25:
+        weight = 1.0
+    most = max(bm25.values(), default=0.0) or 1.0
+    reach = max(max(cosines.values(), default=0.0) - background, 1e-9)
+    return {
+        key: (1 - weight) * bm25.get(key, 0.0) / most
+        + weight * max(0.0, cosines.get(key, background) - background) / reach
+        for key in {*bm25, *cosines}
+    }
+
+
+def _meaning(engine: index.Embedded, text: str, within: Within, pool: int, notes: list[str]) -> tuple[Any, Scored]:
+    """The text's vector and the papers nearest to it; None and nothing where meaning takes no part."""
+    encoder = engine.encoder()
+    if encoder is None:
+        notes.append("only words were searched, not meaning: `paperlab index` makes the vectors")
+        return None, []
+    if engine.trust == 0.0:
+        return None, []
+    vector = encoder.query(text.replace('"', " "))
+    return vector, engine.meaning(vector, within, pool)
+
+
+def _exact(text: str, within: Within, engine: index.Embedded) -> dict[int, str]:
+    """Papers within whose arXiv id, slug or title the text is."""
+    known = clean.arxiv_id(text)
+    bare = text.strip().lower().replace("_", "-").replace(" ", "-")
+    wanted = [("slug", {"slug": bare[:120]}), ("title", {"title_key": clean.title_key(text.strip(' "'))})]
+    if known:
+        wanted.insert(0, ("arXiv id", {"arxiv": known[0]}))
+    found: dict[int, str] = {}
+    for what, told in wanted:
+        rows = Paper.objects.filter(withdrawn=False, **told).order_by("pk").values_list("pk", flat=True)[:20]
+        found |= {key: what for key in rows if key not in found}
+    if found and (within.query.filtered or within.keys is not None):
+        keys = frozenset(found) if within.keys is None else within.keys & frozenset(found)
+        inside = engine.listed(Asked(), Within(within.query, keys), "day", len(found))
+        found = {key: what for key, what in found.items() if key in inside}
+    return found
+
+
+def _suggestion(engine: index.Embedded, text: str) -> str:
+    """The text with words that no paper holds replaced by near ones; "" if there is nothing to mend."""
+    mended = False
+
+    def mend(match: re.Match[str]) -> str:
+        nonlocal mended
+        word = match[0]
+        near = "" if engine.known(word) else engine.near(word)
+        mended = mended or bool(near)
+        return near or word
+
+    new = re.sub(r"[^\W\d_]{4,40}", mend, text[:300])
+    return new if mended else ""
+
+
+def _shown(ranked: Ranked, words: Asked) -> tuple[Hit, ...]:
+    """Hits with title and snippet; papers that left the store meanwhile are left out."""
+    columns = ("pk", "title", "abstract", "summary")
+    rows = {row[0]: row[1:] for row in Paper.objects.filter(pk__in=[key for key, _, _ in ranked]).values_list(*columns)}
+    pattern = _pattern(words)
+    return tuple(
+        Hit(key, score, why, mark(rows[key][0], pattern), snippet(rows[key][1] or rows[key][2], pattern))
+        for key, score, why in ranked
+        if key in rows
+    )
+
+
+def _pattern(words: Asked) -> re.Pattern[str] | None:
+    # A stem is the beginning of its words but for a last i that was y ("famili").
+    stems = {stem[:-1] if stem.endswith("i") and len(stem) > 3 else stem for stem in words.terms}
+    found = "|".join(re.escape(stem) for stem in sorted(stems, key=lambda stem: (-len(stem), stem)))
+    return re.compile(rf"\b(?:{found})\w*", re.IGNORECASE) if found else None
+
+
+def mark(text: str, pattern: re.Pattern[str] | None) -> Snippet:
+    """Text in pieces, those that match the pattern marked."""
+    pieces: list[tuple[str, bool]] = []
+    at = 0
+    for match in pattern.finditer(text) if pattern else ():
+        if not set(STEMS.analyze(match[0])):
+            continue
+        pieces += [(text[at : match.start()], False), (match[0], True)]
+        at = match.end()
+    pieces.append((text[at:], False))
+    return tuple(piece for piece in pieces if piece[0])
+
+
+def snippet(text: str, pattern: re.Pattern[str] | None, size: int = SNIPPET) -> Snippet:
+    """The part of a text, about `size` characters, that holds the most different matches; its beginning without any."""
+    text = text[:20_000]
+    if len(text) <= size:
+        return mark(text, pattern)
+    found = [(match.start(), match[0].lower()) for match in pattern.finditer(text)] if pattern else []
+    best, start = 0, 0
+    for first, _ in found:
+        different = len({word for at, word in found if first <= at < first + size - 20})
+        if different > best:
+            best, start = different, first
+    start = max(0, min(start - 30, len(text) - size))
+    if start:
+        start = text.find(" ", start, start + 30) + 1 or start
+    end = start + size
+    if end < len(text):
+        end = max(text.rfind(" ", end - 30, end), end - 30)
+    pieces = mark(text[start:end], pattern)
+    before, after = ((("… ", False),) if start else ()), ((" …", False),) if end < len(text) else ()
+    return (*before, *pieces, *after)

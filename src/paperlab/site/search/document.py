@@ -1,0 +1,97 @@
+"""What of a stored paper the index sees: its words, its names, what it is filtered and sorted by."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from paperlab.core.paper import papers
+from paperlab.site.catalogue.models import Paper
+from paperlab.site.search import trending
+
+BATCH = 2_000  # papers in one query to the store
+COLUMNS = ("pk", "revision", "slug", "arxiv", "title", "abstract", "authors", "categories", "published", "year",
+           "withdrawn", "code", "family", "method", "summary")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Document:
+    """One paper. key: its key in the store. text: what words are looked for in; passage: what is embedded.
+
+    names: spellings under which the paper is asked for that are no words of the text ("qbert" for Q-BERT).
+    day: of publication, counted from year 1; 0 if unknown. trend: `trending.static`.
+    """
+
+    key: int
+    revision: int
+    title: str
+    text: str
+    passage: str
+    names: str
+    authors: Sequence[str]
+    categories: Sequence[str]
+    family: str
+    year: int
+    code: bool
+    day: int
+    trend: float
+
+
+def documents(rows: Iterable[tuple]) -> Iterator[Document]:
+    """Documents of rows of COLUMNS, those withdrawn left out."""
+    batch: list[dict[str, object]] = []
+    for row in rows:
+        batch.append(dict(zip(COLUMNS, row, strict=True)))
+        if len(batch) == BATCH:
+            yield from _documents(batch)
+            batch = []
+    yield from _documents(batch)
+
+
+def _documents(batch: list[dict]) -> Iterator[Document]:
+    trends = trending.static(row["pk"] for row in batch)
+    known = papers()
+    for row in batch:
+        if row["withdrawn"]:
+            continue
+        ours = known.get(row["slug"] or "")
+        claims = " ".join(f"{claim.claim} {claim.setting}" for claim in ours.claims) if ours else ""
+        said = "\n".join(part for part in (row["abstract"], row["summary"]) if part)
+        published = row["published"]
+        yield Document(
+            key=row["pk"],
+            revision=row["revision"],
+            title=row["title"],
+            text="\n".join(part for part in (row["title"], said, row["method"], claims) if part),
+            passage=". ".join(part for part in (row["title"], row["abstract"] or row["summary"]) if part),
+            names=" ".join(compounds(f"{row['title']} {row['slug'] or ''}")),
+            authors=row["authors"],
+            categories=row["categories"],
+            family=row["family"],
+            year=row["year"] or 0,
+            code=bool(row["code"]),
+            day=published.toordinal() if published else 0,
+            trend=trends.get(row["pk"], trending.NEVER),
+        )
+
+
+def stored(after: tuple[int, int] = (0, 0), *, size: int = BATCH) -> Iterator[list[tuple]]:
+    """The store's rows of COLUMNS in the order of their changes, from behind (revision, key), `size` at a time."""
+    from django.db.models import Q
+
+    revision, key = after
+    while True:
+        behind = Q(revision=revision, pk__gt=key) | Q(revision__gt=revision)
+        rows = list(Paper.objects.filter(behind).order_by("revision", "pk").values_list(*COLUMNS)[:size])
+        if not rows:
+            return
+        yield rows
+        key, revision = rows[-1][0], rows[-1][1]
+
+
+_CHUNK = re.compile(r"\w+(?:[-_.+/]\w+)+")
+
+
+def compounds(text: str) -> list[str]:
+    """What words with a hyphen, a point or a slash inside are when written as one: "Q-BERT" gives "qbert"."""
+    found = (re.sub(r"\W|_", "", match[0]).lower() for match in _CHUNK.finditer(text))
+    return list(dict.fromkeys(word for word in found if 3 <= len(word) <= 60))

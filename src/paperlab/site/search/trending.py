@@ -1,0 +1,43 @@
+"""What is talked about now: votes and comments in daily lists, each worth half after HALF_LIFE days.
+
+    trending(paper, day) = sum over the days it was listed, up to `day`, of
+                           (1 + votes + comments / 2) * 2^(-(day - listed) / HALF_LIFE)
+
+In force since 2026-11-21. The order of papers does not depend on `day` as long as nothing is listed later, because
+every score shrinks by the same factor: log2 of the sum, counted from year 1, is a number that an index can keep.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import date, timedelta
+
+from paperlab.site.catalogue.models import Sighting
+
+HALF_LIFE = 3.0  # days
+WINDOW = 60  # days looked back: what is older counts less than a millionth
+NEVER = -1.0  # static score of a paper that no list has shown
+
+
+def points(upvotes: int | None, comments: int | None) -> float:
+    """What one day in a list is worth on that day."""
+    return 1 + (upvotes or 0) + (comments or 0) / 2
+
+
+def trending(on: date, limit: int = 50) -> list[tuple[int, float]]:
+    """The papers that are talked about on a day: (key, score), highest first; later votes are not looked at."""
+    rows = Sighting.objects.filter(day__lte=on, day__gt=on - timedelta(WINDOW), paper__withdrawn=False)
+    scores: dict[int, float] = defaultdict(float)
+    for paper, day, upvotes, comments in rows.values_list("paper", "day", "upvotes", "comments"):
+        scores[paper] += points(upvotes, comments) * 2 ** (-(on - day).days / HALF_LIFE)
+    return sorted(scores.items(), key=lambda row: (-row[1], row[0]))[:limit]
+
+
+def static(papers: Iterable[int]) -> dict[int, float]:
+    """The number that orders papers as `trending` does, whatever the day: log2 of the sum, the day being year 1."""
+    logs: dict[int, list[float]] = defaultdict(list)
+    rows = Sighting.objects.filter(paper__in=list(papers)).values_list("paper", "day", "upvotes", "comments")
+    for paper, day, upvotes, comments in rows:
+        logs[paper].append(math.log2(points(upvotes, comments)) + day.toordinal() / HALF_LIFE)
+    # 2^(day/3) has thousands of digits: the largest is taken out of the sum
+    return {paper: max(some) + math.log2(sum(2 ** (one - max(some)) for one in some)) for paper, some in logs.items()}

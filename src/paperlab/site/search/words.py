@@ -1,0 +1,268 @@
+"""The word index: BM25 over title and text, filters, orders, counts. tantivy, in a folder; the store can rebuild it."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tantivy
+from tantivy import FieldType, Filter, Occur, Order, TextAnalyzerBuilder, Tokenizer
+
+from paperlab.site.search.document import Document, compounds
+from paperlab.site.search.query import Within
+
+TERMS = 48  # different words of a query that are looked for, the rarest first
+PROSE = 12  # different words, without stop words; who asks with more writes prose
+LONG = 60  # letters; what is longer is no word
+SMALL, LARGE = 15_000_000, 400_000_000  # bytes that a writer may hold: a few papers, or all of them
+
+Where = tantivy.Query  # a condition that papers must hold
+
+
+def _analyzer(*, stem: bool) -> Any:
+    builder = TextAnalyzerBuilder(Tokenizer.simple()).filter(Filter.remove_long(LONG)).filter(Filter.lowercase())
+    builder = builder.filter(Filter.ascii_fold())
+    if stem:
+        builder = builder.filter(Filter.stopword("english")).filter(Filter.stemmer("english"))
+    return builder.build()
+
+
+STEMS, PLAIN = _analyzer(stem=True), _analyzer(stem=False)
+
+
+def _schema() -> Any:
+    builder = tantivy.SchemaBuilder()
+    builder.add_unsigned_field("key", indexed=True, fast=True)
+    builder.add_text_field("text", tokenizer_name="stems")
+    builder.add_text_field("spelling", tokenizer_name="plain", index_option="basic")  # the title's words as written
+    builder.add_text_field("names", tokenizer_name="plain", index_option="basic")
+    builder.add_text_field("author", tokenizer_name="plain")
+    for name in ("category", "family", "years"):
+        builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
+    builder.add_unsigned_field("year", fast=True)
+    builder.add_unsigned_field("code", indexed=True, fast=True)
+    builder.add_integer_field("day", fast=True)
+    builder.add_float_field("trend", fast=True)
+    return builder.build()
+
+
+SCHEMA = _schema()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query's text as the index knows it. terms: stems, each once; phrases: stems in order; names: compounds."""
+
+    terms: tuple[str, ...] = ()
+    phrases: tuple[tuple[str, ...], ...] = ()
+    names: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.terms or self.phrases or self.names)
+
+
+def asked(text: str) -> Asked:
+    """What a text asks for. "in quotes": the words in this order; a quote without its partner is ignored.
+
+    In a text of more than PROSE different words quotes are punctuation, as in an abstract or a question in prose.
+    """
+    parts = text.replace("“", '"').replace("”", '"').split('"')
+    if len(parts) % 2 == 0:
+        parts[-2:] = [" ".join(parts[-2:])]
+    terms = tuple(dict.fromkeys(STEMS.analyze(" ".join(parts))))
+    phrases = tuple(stems for part in parts[1::2] if len(stems := tuple(STEMS.analyze(part))) > 1)
+    return Asked(terms, phrases if len(terms) <= PROSE else (), tuple(compounds(text)[:8]))
+
+
+class Words:
+    """An open word index. Many processes may read; who writes holds the lock of the whole search index."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.index = tantivy.Index(SCHEMA, str(folder), reuse=True)
+        self.index.register_tokenizer("stems", STEMS)
+        self.index.register_tokenizer("plain", PLAIN)
+        self.index.config_reader("manual")
+        self.reload()
+
+    def reload(self) -> None:
+        """See what was committed since."""
+        self.index.reload()
+        self.searcher = self.index.searcher()
+
+    def __len__(self) -> int:
+        return int(self.searcher.num_docs)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def write(self, documents: Iterable[Document], gone: Iterable[int] = (), *, large: bool = False) -> int:
+        """Put documents in place of those of the same key, take the keys `gone` out, commit; how many were written.
+
+        A process killed within this leaves the index as it was before.
+        """
+        writer = self.index.writer(LARGE if large else SMALL, 1)
+        count = 0
+        for key in gone:
+            writer.delete_documents_by_term("key", key)
+        for paper in documents:
+            writer.delete_documents_by_term("key", paper.key)
+            writer.add_document(_document(paper))
+            count += 1
+        writer.commit()
+        if large:
+            writer.wait_merging_threads()
+        self.reload()
+        return count
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def where(self, within: Within) -> Where | None:
+        """The filters as a condition; None where there are none."""
+        query = within.query
+        every: list[Where] = []
+        for name in ("family", "category"):
+            if values := getattr(query, name):
+                every.append(tantivy.Query.term_set_query(SCHEMA, name, list(values)))
+        if query.author:
+            every.append(_any([_author(name) for name in query.author]))
+        first, last = query.years
+        if (first, last) != (None, None):
+            least = 1 if first is None else first  # 0 is a year that nobody knows
+            every.append(tantivy.Query.range_query(SCHEMA, "year", FieldType.Unsigned, least, last))
+        if query.code:
+            every.append(tantivy.Query.term_query(SCHEMA, "code", 1))
+        if within.keys is not None:
+            every.append(_keys(within.keys))
+        return _every(every) if every else None
+
+    def best(self, words: Asked, where: Where | None, limit: int, *, strict: bool = False) -> list[tuple[int, float]]:
+        """(key, BM25) of the papers that match best. strict: all words must occur, not only one."""
+        return self._scored(self._query(words, where, strict=strict), limit)
+
+    def scores(self, words: Asked, keys: Collection[int]) -> dict[int, float]:
+        """BM25 of these papers; those without any of the words are left out."""
+        return dict(self._scored(self._query(words, _keys(keys)), len(keys))) if keys else {}
+
+    def listed(self, words: Asked, where: Where | None, order: str, limit: int, offset: int = 0) -> list[int]:
+        """Keys of papers that hold the condition and every word, by "day" or "trend", the highest first."""
+        query = self._query(words, where, strict=True) if words else where or tantivy.Query.all_query()
+        found = self.searcher.search(query, limit, False, order, offset, Order.Desc)
+        return self._keys_at([address for _, address in found.hits])
+
+    def count(self, words: Asked, where: Where | None, *, strict: bool) -> int:
+        """How many papers hold the condition and every word (strict), or at least one."""
+        query = self._query(words, where, strict=strict) if words else where
+        if query is None:
+            return len(self)
+        return int(self.searcher.search(query, 1, True).count or 0)  # type: ignore[attr-defined]
+
+    def keys(self, where: Where, limit: int) -> list[int]:
+        """Keys of papers that hold a condition, up to a limit."""
+        found = self.searcher.search(tantivy.Query.const_score_query(where, 1.0), limit, False)
+        return self._keys_at([address for _, address in found.hits])
+
+    def facets(self, words: Asked, where: Where | None, *, strict: bool) -> dict[str, dict[str, int]]:
+        """{"family" | "category" | "year": {value: papers}} over what `count` counts, the largest first."""
+        query = self._query(words, where, strict=strict) if words else where
+        told = {} if query is None else {"filter_query": query}
+        found = {
+            name: dict(self.searcher.terms_with_prefix(field, "", limit=40, **told))
+            for name, field in (("family", "family"), ("category", "category"), ("year", "years"))
+        }
+        return {name: {value: n for value, n in counted.items() if n} for name, counted in found.items()}
+
+    def known(self, word: str) -> bool:
+        """Whether any paper holds a word (as written; its stem counts)."""
+        stems = STEMS.analyze(word)
+        return not stems or any(self.searcher.doc_freq("text", stem) for stem in stems) or self._named(word)
+
+    def near(self, word: str) -> str:
+        """The word of a title that a misspelt one most likely means; "" if none is near."""
+        from rapidfuzz import distance, process
+
+        plain = (PLAIN.analyze(word) or [""])[0]
+        if len(plain) < 4 or plain.isdecimal():
+            return ""
+        told = dict(self.searcher.terms_with_prefix("spelling", plain[:1], limit=50_000))
+        most = 1 if len(plain) < 6 else 2
+        close = process.extract(plain, list(told), scorer=distance.OSA.distance, score_cutoff=most, limit=20)
+        return min(close, key=lambda row: (row[1], -told[row[0]], row[0]))[0] if close else ""
+
+    def _named(self, word: str) -> bool:
+        return any(self.searcher.doc_freq("names", name) for name in PLAIN.analyze(word))
+
+    def _query(self, words: Asked, where: Where | None, *, strict: bool = False) -> Where:
+        terms = words.terms
+        if len(terms) > TERMS:
+            terms = tuple(sorted(terms, key=lambda term: self.searcher.doc_freq("text", term))[:TERMS])
+        kind = Occur.Must if strict else Occur.Should
+        parts = []
+        for term in terms:
+            part = tantivy.Query.term_query(SCHEMA, "text", term)
+            if self.searcher.doc_freq("names", term):  # "qbert" for Q-BERT; a stem is good enough for a name
+                part = tantivy.Query.disjunction_max_query([part, tantivy.Query.term_query(SCHEMA, "names", term)])
+            parts.append((kind, part))
+        for name in words.names:
+            parts.append((Occur.Should, tantivy.Query.term_query(SCHEMA, "names", name)))
+        every = [tantivy.Query.phrase_query(SCHEMA, "text", list(phrase)) for phrase in words.phrases]
+        every += [tantivy.Query.boolean_query(parts)] if parts else []
+        if where is not None:
+            every.append(tantivy.Query.const_score_query(where, 0.0))
+        return _every(every)
+
+    def _scored(self, query: Where, limit: int) -> list[tuple[int, float]]:
+        found = self.searcher.search(query, max(1, limit), False).hits
+        keys = self._keys_at([address for _, address in found])
+        return [(key, float(score)) for key, (score, _) in zip(keys, found, strict=True)]
+
+    def _keys_at(self, addresses: list[Any]) -> list[int]:
+        return self.searcher.fast_field_values("key", addresses)  # type: ignore[return-value]
+
+
+def everything() -> Where:
+    """The condition that every paper holds."""
+    return tantivy.Query.all_query()
+
+
+def _every(queries: list[Where]) -> Where:
+    return queries[0] if len(queries) == 1 else tantivy.Query.boolean_query([(Occur.Must, query) for query in queries])
+
+
+def _any(queries: list[Where]) -> Where:
+    return (
+        queries[0] if len(queries) == 1 else tantivy.Query.boolean_query([(Occur.Should, query) for query in queries])
+    )
+
+
+def _keys(keys: Collection[int]) -> Where:
+    return tantivy.Query.term_set_query(SCHEMA, "key", list(keys))
+
+
+def _author(name: str) -> Where:
+    parts = PLAIN.analyze(name)
+    if not parts:
+        return tantivy.Query.empty_query()
+    if len(parts) == 1:
+        return tantivy.Query.term_query(SCHEMA, "author", parts[0])
+    return tantivy.Query.phrase_query(SCHEMA, "author", parts)
+
+
+def _document(paper: Document) -> Any:
+    archives = (category.partition(".")[0] for category in paper.categories)
+    return tantivy.Document.from_dict(
+        {
+            "key": paper.key,
+            "text": paper.text,
+            "spelling": paper.title,
+            "names": paper.names,
+            "author": list(paper.authors),
+            "category": list(dict.fromkeys([*paper.categories, *archives])),
+            "family": paper.family,
+            "years": str(paper.year or ""),
+            "year": paper.year,
+            "code": int(paper.code),
+            "day": paper.day,
+            "trend": paper.trend,
+        },
+        SCHEMA,
+    )
