@@ -1,6 +1,10 @@
 """Every source that asks a server, held to one contract: all papers come, whatever the server does; politely."""
 
 import itertools
+import random
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -25,7 +29,7 @@ def server(clock: Clock) -> Iterator[Server]:
         yield running
 
 
-def polite(clock: Clock, folder: Path, **more: Any) -> Any:
+def polite(clock: Any, folder: Path, **more: Any) -> Any:
     from paperlab.site.catalogue.sources.http import Polite
 
     return Polite("arxiv", folder=folder, clock=clock.time, sleep=clock.sleep, chance=lambda: 0.5, timeout=0.3, **more)
@@ -101,6 +105,73 @@ def test_two_clients_share_the_pause_through_a_file(server, clock, tmp_path, sto
         polite(clock, tmp_path).get(url)
     times = [row["at"] for row in server.asked]
     assert [later - sooner for sooner, later in itertools.pairwise(times)] == pytest.approx([3.0, 3.0])
+
+
+ASK = """
+import sys
+from pathlib import Path
+from paperlab.site.catalogue.sources.http import Polite
+client = Polite("arxiv", gap=float(sys.argv[3]), folder=Path(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(3):
+    client.get(sys.argv[1])
+"""
+
+
+def asking(url: str, folder: Path, gap: float) -> Any:
+    """A process that is ready to ask three times."""
+    words = [sys.executable, "-c", ASK, url, str(folder), str(gap)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_processes_that_ask_at_once_take_turns_and_pause(tmp_path):
+    gap = 0.3
+    with serving(Server([Told(1)])) as server:
+        processes = [asking(f"{server.url}/feed", tmp_path, gap) for _ in range(2)]
+        for process in processes:
+            process.communicate("go\n", timeout=60)
+        assert [process.returncode for process in processes] == [0, 0]
+    times = [row["at"] for row in server.asked]
+    assert len(times) == 6
+    assert all(later - sooner >= gap for sooner, later in itertools.pairwise(times))
+    assert server.most == 1
+
+
+def test_a_process_that_was_killed_while_asking_leaves_the_pause(tmp_path):
+    gap = 1.0
+    with serving(Server([Told(1)], wrong=["slow", ""])) as server:
+        process = asking(f"{server.url}/feed", tmp_path, gap)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        while not server.asked:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+        polite(time, tmp_path, gap=gap).get(f"{server.url}/feed")
+    times = [row["at"] for row in server.asked]
+    assert len(times) == 2
+    assert times[1] - times[0] >= gap - 0.1  # counted from just before the request
+
+
+def test_arxiv_is_asked_with_a_pause_of_three_seconds():
+    """The sources by name, as the command line makes them: one line for both of arXiv's services."""
+    from paperlab.site.catalogue.sources import named
+
+    for name in ("oai:cs", "arxiv:cat:cs.CL", "arxiv:2401.00001"):
+        client = named.source(name).client
+        assert (client.group, client.gap, client.chance) == ("arxiv", 3.0, random.random)
+
+
+def test_we_say_who_we_are(monkeypatch):
+    from paperlab.site.catalogue.sources.http import agent
+
+    monkeypatch.setenv("PAPERLAB_CONTACT", "ada@example.org\r\nX-Injected: 1")
+    assert agent().startswith("paperlab/")
+    assert agent().endswith("ada@example.org X-Injected: 1)")
 
 
 def test_the_back_off_grows_and_ends_with_advice(server, clock, tmp_path):

@@ -38,6 +38,9 @@ def _harvest(source: Source, progress: Progress | None) -> Counts:
         state.started = timezone.now()
     state.finished = None
     for page in source.pages(dict(state.resume), dict(state.reached)):
+        if page.stored:
+            store.recall(page, run)
+            continue
         with transaction.atomic():
             done = store.take(page, run)
             counts.add(done)

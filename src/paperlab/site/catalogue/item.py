@@ -106,13 +106,17 @@ class Ranked:
 
 @dataclass
 class Page:
-    """What is stored in one transaction. resume: how to go on after this page; total: items in all, if known."""
+    """What is stored in one transaction. resume: how to go on after this page; total: items in all, if known.
+
+    stored: an interrupted reading has stored this page already; it only tells again which papers were in it.
+    """
 
     items: list[Item] = field(default_factory=list)
     asides: list[Aside] = field(default_factory=list)
     ranked: Ranked | None = None
     resume: dict[str, Any] = field(default_factory=dict)
     total: int | None = None
+    stored: bool = False
 
     def add(self, item: Item, content: str = "") -> None:
         """Take an item, or set it aside with the reason."""

@@ -142,6 +142,12 @@ def take(page: Page, run: Run) -> Counts:
     return counts
 
 
+def recall(page: Page, run: Run) -> None:
+    """Remember the papers of a page that this reading stored before it was interrupted."""
+    known = _Known(page.items)
+    run.told |= {row.pk for item in page.items if (row := known.by_arxiv.get(item.arxiv or "") or known.find(item))}
+
+
 def _take(page: Page, run: Run) -> Counts:
     revision = lock()
     known = _Known(page.items)

@@ -85,12 +85,21 @@ def sniff(head: bytes, name: str = "") -> str:
         try:
             row = rows.loads(first)
         except Malformed:
+            if any(map(_is_object, text.split(b"\n", 20)[1:20])):  # a first line that is broken
+                return "jsonl"
             recorded = re.match(rb'\{\s*"(?:url|status_code|body|paper|papers|data)"', text)
             return "json" if recorded or not first.rstrip().endswith(b"}") else "jsonl"
         return "json" if isinstance(row, dict) and {"body", "status_code"} <= row.keys() else "jsonl"
     if listing.looks_like(_decoded(head)):
         return "listing"
     raise NotAFile(f"{name or 'input'}: no format that is known; name one with --format: {', '.join(FORMATS)}")
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return line.startswith(b"{") and bool(rows.loads(line))
+    except Malformed:
+        return False
 
 
 def _opened(stream: IO[bytes]) -> IO[bytes]:
@@ -145,7 +154,7 @@ def _decoded(content: bytes) -> str:
 
 
 class Lines:
-    """JSON lines: one paper each. resume: how many lines are stored."""
+    """JSON lines: one paper each. resume: how many lines are stored; they are read again, but not stored."""
 
     name = "jsonl"
 
@@ -154,7 +163,7 @@ class Lines:
         self.reached: dict[str, Any] = {}
 
     def pages(self, resume: dict[str, Any], reached: dict[str, Any]) -> Iterator[Page]:
-        """A thousand lines a page."""
+        """A thousand papers a page."""
         number, done = 0, int(resume.get("line", 0))
         page = Page()
         lines: Any = self.stream
@@ -171,11 +180,11 @@ class Lines:
             if not line:
                 break
             number += 1
-            if number <= done or not line.strip(b"\xef\xbb\xbf \t\r\n"):
+            if not line.strip(b"\xef\xbb\xbf \t\r\n"):
                 continue
             self._line(line, long, number, page)
             if len(page.items) + len(page.asides) >= ROWS:
-                page.resume = {"line": number}
+                page.resume, page.stored = {"line": number}, number <= done
                 yield page
                 page = Page()
         page.resume = {"line": number}

@@ -125,6 +125,7 @@ class Polite:
             ):
                 for _ in range(5):
                     self._wait()
+                    self._later(self.gap)  # also for whoever comes if this process is killed while it waits
                     try:
                         answer = self._read(client, url, params)
                     finally:
