@@ -238,7 +238,7 @@ class Embedded:
 
     def __init__(self) -> None:
         self.state = State()
-        self.opened = -1
+        self.opened: tuple[Path, int] | None = None
         self.files: Words | None = None
         self.vectors: Vectors | None = None
 
@@ -249,8 +249,10 @@ class Embedded:
             stamp = file.stat().st_mtime_ns
         except OSError:
             stamp = 0
-        if stamp == self.opened:
+        if (file, stamp) == self.opened:
             return self
+        if self.opened and self.opened[0] != file:
+            self.__init__()  # type: ignore[misc]
         now = state()
         if not now.generation:
             self.__init__()  # type: ignore[misc]
@@ -266,7 +268,7 @@ class Embedded:
                 self.vectors = Vectors(vectors_folder(now.generation, now.encoder), encoders.load().dimension)
             else:
                 self.vectors.reload()
-        self.state, self.opened = now, stamp
+        self.state, self.opened = now, (file, stamp)
         return self
 
     @property
