@@ -1,6 +1,7 @@
 """One process that serves the site on a socket which it inherits: python -m paperlab.site.server DESCRIPTOR."""
 
 import os
+import socket
 import sys
 
 from paperlab.site.child import follow_parent
@@ -14,9 +15,11 @@ def main(descriptor: int) -> None:
 
     follow_parent()
     proxies = os.environ.get("PAPERLAB_PROXIES", "127.0.0.1,::1")
-    uvicorn.run(
+    # Not uvicorn's own `fd`: it takes the socket for a Unix one, asyncio then leaves out TCP_NODELAY, and every answer
+    # of two packets waits 40 ms for an acknowledgement.
+    opened = socket.socket(fileno=descriptor)
+    config = uvicorn.Config(
         "paperlab.site.asgi:application",
-        fd=descriptor,
         lifespan="off",
         log_level="warning",
         access_log=False,
@@ -24,6 +27,8 @@ def main(descriptor: int) -> None:
         forwarded_allow_ips=proxies,  # only these may say for whom they ask
         timeout_graceful_shutdown=DRAIN,
     )
+    config.load()  # before the event loop runs: what prepares the store may not be called inside it
+    uvicorn.Server(config).run(sockets=[opened])
 
 
 if __name__ == "__main__":
