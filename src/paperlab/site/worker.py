@@ -25,29 +25,69 @@ LOCK = "worker.lock"
 @dataclass
 class Job:
     """Something to be done again and again. run: whether it did something; may raise. not_before: on the monotonic
-    clock. failures: in a row."""
+    clock. failures: in a row; said: what the last one said."""
 
     name: str
     run: Callable[[], bool]
     not_before: float = 0.0
     failures: int = 0
+    said: str = ""
 
 
-def index() -> Callable[[], bool]:
-    """The job that brings the search index up to the store."""
-    import importlib
+class _Moved(Exception):
+    """The store has changed while vectors were made: words go first, then the rest of the vectors."""
 
+
+def revision() -> int:
+    """How far the store is."""
     from paperlab.site.catalogue.models import Counter
 
-    search_index = importlib.import_module("paperlab.site.search.index")
-    reached: list[int] = []
+    return Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
+
+
+def words() -> Callable[[], bool]:
+    """The job that makes a new paper findable by its words, which takes a moment."""
+    from paperlab.site.search import index
+
+    reached = -1
 
     def run() -> bool:
-        revision = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
-        if reached == [revision]:
+        nonlocal reached
+        there = revision()
+        if there == reached:
             return False
-        search_index.refresh()
-        reached[:] = [revision]
+        index.refresh(meaning=False)
+        reached = there
+        return True
+
+    return run
+
+
+def meaning() -> Callable[[], bool]:
+    """The job that makes it findable by its meaning, which takes longer, and steps back when more papers arrive."""
+    from paperlab.site.search import index
+
+    reached = -1
+
+    def run() -> bool:
+        nonlocal reached
+        there = revision()
+        if there == reached:
+            return False
+        looked = time.monotonic()
+
+        def look(*_: object) -> None:
+            nonlocal looked
+            if time.monotonic() - looked > TICK:
+                looked = time.monotonic()
+                if revision() != there:
+                    raise _Moved
+
+        try:
+            index.refresh(progress=look)
+            reached = there
+        except _Moved:
+            pass
         return True
 
     return run
@@ -74,12 +114,7 @@ def verdicts() -> Callable[[], bool]:
 
 def jobs() -> list[Job]:
     """What is to be done, in order."""
-    import importlib.util
-
-    found = [Job("verdicts", verdicts())]
-    if importlib.util.find_spec("paperlab.site.search.index"):
-        found.insert(0, Job("index", index()))
-    return found
+    return [Job("words", words()), Job("meaning", meaning()), Job("verdicts", verdicts())]
 
 
 def turn(todo: list[Job], now: float) -> bool:
@@ -93,25 +128,34 @@ def turn(todo: list[Job], now: float) -> bool:
             continue
         try:
             did |= job.run()
-            job.failures = 0
-        except Exception:
+            job.failures, job.said = 0, ""
+        except Exception as error:
             job.failures += 1
             wait = min(PATIENCE[0] * 2 ** (job.failures - 1), PATIENCE[1])
             job.not_before = now + wait
-            logger.exception("%s failed, tried again in %.0f s", job.name, wait)
+            said = f"{job.name}: {' '.join(str(error).split())}"
+            if said != job.said:  # once, not every few minutes for as long as a machine is offline
+                ours = type(error).__module__.startswith("paperlab.")  # made to be read; of others the trace is wanted
+                logger.error("%s; tried again in %.0f s", said, wait, exc_info=None if ours else error)
+                job.said = said
     return did
 
 
 def main() -> None:
-    """Work until SIGTERM or SIGINT; what is under way is finished first."""
+    """Work until SIGTERM or SIGINT."""
     import filelock
 
     from paperlab.site.child import follow_parent
     from paperlab.site.start import start
 
     stop = threading.Event()
+
+    def end(*_: object) -> None:
+        stop.set()
+        raise SystemExit(0)  # also out of a job that has hours to go: each goes on where it was
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     follow_parent()
     start()
     lock = filelock.FileLock(home() / LOCK, timeout=0)
