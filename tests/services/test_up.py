@@ -29,7 +29,7 @@ class Up:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "paperlab", "up", "--port", "0", *options],
                 stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
-                env={**kept, "PAPERLAB_HOME": str(home), **environment},
+                env={**kept, "PAPERLAB_HOME": str(home), "PAPERLAB_ENCODER": "none", **environment},
             )  # fmt: skip
         self.address = wait(lambda: re.search(r"http://\S+/(?= )", self.text()), self.text)[0]
 
@@ -124,6 +124,29 @@ def test_a_process_that_is_killed_is_noticed_and_started_again(
         assert store.execute("SELECT count(*) FROM catalogue_paper").fetchone() == (375,)
 
 
+def test_what_another_process_imports_is_served_and_found(start: Callable[..., Up], tmp_path: Path) -> None:
+    up = start()
+    assert up.get("api/search", params={"q": "zygomorphic"}).json()["hits"] == []
+    before = up.get("api/papers?limit=1").headers["ETag"]
+    row = {"id": "2405.00002", "title": "Zygomorphic networks", "summary": "They are zygomorphic."}
+    bring(tmp_path, row)
+    assert up.get("api/papers?limit=1", headers={"If-None-Match": before}).status_code == 200
+    found = wait(lambda: up.get("api/search", params={"q": "zygomorphic"}).json()["hits"], up.text, 10)
+    assert [hit["paper"]["id"] for hit in found] == ["2405.00002"]
+    assert up.end() == 0
+
+
+def bring(tmp_path: Path, row: dict[str, Any]) -> None:
+    """`paperlab import` into the same data folder, as another program would while the site runs."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    environment = {**os.environ, "PAPERLAB_HOME": str(tmp_path / "home"), "PAPERLAB_ENCODER": "none"}
+    environment.pop("PAPERLAB_DATABASE", None)
+    subprocess.run(
+        [sys.executable, "-m", "paperlab", "import", str(tmp_path / "rows.jsonl")],
+        env=environment, check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+
+
 def test_no_orphan_is_left_where_it_is_killed_itself(start: Callable[..., Up]) -> None:
     up = start("--workers", "2")
     assert up.get("api/coverage").status_code == 200
@@ -180,13 +203,7 @@ def test_the_client_library_of_the_known_api_reads_it(start: Callable[..., Up], 
     """huggingface_hub, pointed here: what we did not write reads papers, searches and daily lists."""
     hub = pytest.importorskip("huggingface_hub")
     row = {"id": "2405.00001", "title": "A daily paper", "summary": "Short.", "upvotes": 7, "seen_on": ["2024-05-27"]}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    environment = {**os.environ, "PAPERLAB_HOME": str(tmp_path / "home")}
-    environment.pop("PAPERLAB_DATABASE", None)
-    subprocess.run(
-        [sys.executable, "-m", "paperlab", "import", str(tmp_path / "rows.jsonl")],
-        env=environment, check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+    bring(tmp_path, row)
     up = start()
     api = hub.HfApi(endpoint=up.address.rstrip("/"), token=False)
     info = api.paper_info("2403.02775")

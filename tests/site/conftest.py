@@ -27,6 +27,7 @@ def store(tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     from paperlab.site.search import index
 
     monkeypatch.setattr(index, "folder", lambda: tmp_path / "search")
+    monkeypatch.setattr(index, "_opened", index.Embedded())
     monkeypatch.setenv("PAPERLAB_ENCODER", "none")
 
     with transaction.atomic():

@@ -149,6 +149,9 @@ def test_daily_lists(get: Get) -> None:
     assert [row["paper"]["upvotes"] for row in get("/api/daily_papers?month=2024-05&limit=2&p=1").said] == [4, 3]
     newest = get("/api/daily_papers?month=2024-05&sort=publishedAt").said
     assert newest[0]["paper"]["id"] == "2401.00009"
+    talked = get("/api/daily_papers?date=2024-05-28&sort=trending").said
+    assert [row["paper"]["id"] for row in talked] == [f"2401.{n:05d}" for n in (5, 4, 3, 2, 1)]  # not the day after's
+    assert get("/api/daily_papers?date=2024-05-30&sort=trending&limit=1").said[0]["paper"]["id"] == "2401.00009"
     answer = get("/api/daily_papers?month=2024-05&limit=4")
     assert answer.headers["X-Total-Count"] == "6"
     assert "p=1" in answer.headers["Link"]

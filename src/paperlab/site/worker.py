@@ -135,8 +135,9 @@ def turn(todo: list[Job], now: float) -> bool:
             job.not_before = now + wait
             said = f"{job.name}: {' '.join(str(error).split())}"
             if said != job.said:  # once, not every few minutes for as long as a machine is offline
-                ours = type(error).__module__.startswith("paperlab.")  # made to be read; of others the trace is wanted
-                logger.error("%s; tried again in %.0f s", said, wait, exc_info=None if ours else error)
+                # These are made to be read; of others the trace is wanted.
+                clear = isinstance(error, OSError) or type(error).__module__.startswith("paperlab.")
+                logger.error("%s; tried again in %.0f s", said, wait, exc_info=None if clear else error)
                 job.said = said
     return did
 

@@ -183,7 +183,7 @@ def papers(request: HttpRequest, asked: Query[params.PapersParams]) -> HttpRespo
 def search_papers(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
     """The hits of a search, best first; `X-Total-Count` says how many match. /api/search tells more."""
     params.known(request, params.SearchParams)
-    found, following = finding.search(request)
+    found, following = finding.search(request, facets=False)
     return _json(found["hits"], following=following, total=found["total"])
 
 
@@ -191,7 +191,7 @@ def search_papers(request: HttpRequest, asked: Query[params.SearchParams]) -> Ht
 def search(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
     """The hits of a search with how many match, by family, year and so on, and the words with their spelling mended."""
     params.known(request, params.SearchParams)
-    found, following = finding.search(request)
+    found, following = finding.search(request, facets=True)
     return _json(found, following=following, total=found["total"])
 
 

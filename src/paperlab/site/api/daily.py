@@ -12,6 +12,9 @@ from paperlab.site.api import shapes
 from paperlab.site.api.params import DailyParams
 from paperlab.site.api.problems import bad
 from paperlab.site.catalogue.models import Sighting
+from paperlab.site.search.trending import trending
+
+PLACES = 1_000  # of the trending list
 
 
 def span(asked: DailyParams) -> tuple[date, date]:
@@ -35,8 +38,11 @@ def span(asked: DailyParams) -> tuple[date, date]:
 
 def papers(asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
     """A page of them, and how many there are."""
+    first, last = span(asked)
+    if asked.sort == "trending":
+        return _trending(last, asked)
     seen = (
-        Sighting.objects.filter(day__range=span(asked))
+        Sighting.objects.filter(day__range=(first, last))
         .values("paper")
         .annotate(
             first=Min("day"),
@@ -59,3 +65,12 @@ def papers(asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
         said["upvotes"] = place["votes"]
         found.append(shapes.listed(said, day=place["first"], comments=row.comments or place["said"]))
     return found, len(places)
+
+
+def _trending(on: date, asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
+    talked = [key for key, _ in trending(on, PLACES)]
+    keys = talked[asked.p * asked.limit :][: asked.limit]
+    rows, known = shapes.by_key(keys), evidence.evidence()
+    days = dict(Sighting.objects.filter(paper__in=keys, day__lte=on).values_list("paper").annotate(Max("day")))
+    found = [shapes.listed(shapes.paper(rows[key], known), day=days.get(key)) for key in keys if key in rows]
+    return found, len(talked)

@@ -10,10 +10,10 @@ from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import query, rank
 
 
-def search(request: HttpRequest) -> tuple[dict[str, Any], str | None]:
-    """What a request's parameters find, and the address of the next page. Raises BadQuery."""
+def search(request: HttpRequest, *, facets: bool) -> tuple[dict[str, Any], str | None]:
+    """What a request's parameters find, with counts by value if asked for, and the next page. Raises BadQuery."""
     asked = query.read(dict(request.GET.lists()))
-    results = rank.search(asked)
+    results = rank.search(asked, facets=facets)
     said = {
         "hits": _listed(results.hits),
         "total": results.total,

@@ -130,7 +130,11 @@ class DailyParams(Schema):
     month: str | None = Field(
         None, pattern=r"^[12]\d{3}-(0[1-9]|1[0-2])$", description="The lists of a month.", examples=["2024-05"]
     )
-    sort: Literal["upvotes", "publishedAt"] = Field("upvotes", description="Most votes first, or newest first.")
+    sort: Literal["upvotes", "publishedAt", "trending"] = Field(
+        "upvotes",
+        description="Most votes first; newest first; or what is talked about on the last of the days, which need not "
+        "be in a list of that day.",
+    )
     limit: int = Field(50, ge=1, le=100, description="Papers on one page.")
     p: int = Field(0, ge=0, le=10_000, description="Page, from 0.")
 
