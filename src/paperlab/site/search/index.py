@@ -72,7 +72,8 @@ def state() -> State:
     return found if found.layout == LAYOUT and (folder() / found.generation / "words").is_dir() else State()
 
 
-def _keep(new: State) -> None:
+def keep(new: State) -> None:
+    """Put a state on the disk, whole or not at all."""
     partial = folder() / "state.partial"
     with open(partial, "w", encoding="utf-8") as stream:
         json.dump(asdict(new), stream)
@@ -111,7 +112,7 @@ def refresh(*, meaning: bool = True, anew: bool = False, wait: float = 600, prog
         now = state()
         target = now if now.generation and not anew else State(generation=_next(now.generation))
         target = _write_words(target, progress, switch=target.generation == now.generation)
-        _keep(target)
+        keep(target)
         _clean(target.generation)
         if meaning and encoders.setting() != "none":
             _write_vectors(target, encoders.load(), progress)
@@ -144,7 +145,7 @@ def _write_words(now: State, progress: Progress | None, *, switch: bool) -> Stat
         done += len(pending)
         pending.clear()
         if switch:
-            _keep(now)
+            keep(now)
         if progress:
             progress("words", done, total)
 
@@ -167,7 +168,8 @@ def _ahead(after: tuple[int, int]) -> int:
     return Paper.objects.filter(Q(revision=after[0], pk__gt=after[1]) | Q(revision__gt=after[0])).count()
 
 
-def _hash(passage: str) -> int:
+def text_hash(passage: str) -> int:
+    """What tells whether a text was embedded already: 64 bits, never 0."""
     return int.from_bytes(hashlib.blake2b(passage.encode("utf-8", "replace"), digest_size=8).digest(), "little") or 1
 
 
@@ -186,7 +188,7 @@ def _write_vectors(now: State, encoder: encoders.Encoder, progress: Progress | N
     for rows in stored(now.vectors):
         papers = list(documents(rows))
         vectors.remove([row[0] for row in rows if row[COLUMNS.index("withdrawn")]])
-        hashes = {paper.key: _hash(paper.passage) for paper in papers}
+        hashes = {paper.key: text_hash(paper.passage) for paper in papers}
         missing = set(vectors.missing(hashes))
         wanted = [paper for paper in papers if paper.key in missing]
         if progress:
@@ -199,14 +201,14 @@ def _write_vectors(now: State, encoder: encoders.Encoder, progress: Progress | N
                 done += len(part)
                 progress("vectors", done, total)
         now = replace(now, vectors=(rows[-1][1], rows[-1][0]))
-        _keep(now)
+        keep(now)
     live = Paper.objects.filter(withdrawn=False)
     if len(vectors) != live.count():
         vectors.remove(sorted(set(vectors.row) - set(live.values_list("pk", flat=True))))
     if len(vectors) >= 2 * max(PROBES, now.judged):
         words = Words(folder() / now.generation / "words")
         now = replace(now, trust=judge(words, vectors, encoder), judged=len(vectors))
-    _keep(now)
+    keep(now)
 
 
 def judge(words: Words, vectors: "Vectors", encoder: encoders.Encoder) -> float:
