@@ -212,3 +212,39 @@ def test_the_client_library_of_the_known_api_reads_it(start: Callable[..., Up], 
     daily = list(api.list_daily_papers(date="2024-05-27"))
     assert [(paper.id, paper.title, paper.upvotes) for paper in daily] == [("2405.00001", "A daily paper", 7)]
     assert up.end() == 0
+
+
+HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto"
+
+
+def test_the_example_client_reads_and_mirrors(start: Callable[..., Up], tmp_path: Path) -> None:
+    up, mirror = start(), tmp_path / "papers.jsonl"
+
+    def example() -> str:
+        command = [sys.executable, str(HOWTO / "read_the_api.py"), up.address, str(mirror)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    said = example()
+    assert "better-than-rtn: " in said
+    assert "found: " in said
+    assert f"375 papers came into {mirror}" in said
+    assert f"0 papers came into {mirror}" in example()
+    bring(tmp_path, {"id": "2405.00003", "title": "A late paper", "summary": "It came later."})
+    whole = mirror.read_bytes()
+    mirror.write_bytes(whole + b'{"id": "torn by an inter')
+    assert f"1 papers came into {mirror}" in example()
+    assert mirror.read_bytes().startswith(whole)
+    assert json.loads(mirror.read_text().splitlines()[-1])["title"] == "A late paper"
+    assert up.end() == 0
+
+
+def test_the_how_to_page_names_every_setting() -> None:
+    import paperlab
+
+    read = set(
+        re.findall(
+            r"PAPERLAB_[A-Z_]+", "".join(f.read_text() for f in Path(paperlab.__file__).parent.rglob("site/**/*.py"))
+        )
+    )
+    inside = {"PAPERLAB_LOCAL"}  # what settings work out, not what a deployment sets
+    assert read - inside <= set(re.findall(r"PAPERLAB_[A-Z_]+", (HOWTO / "run_the_site.md").read_text()))
