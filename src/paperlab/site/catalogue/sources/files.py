@@ -153,6 +153,16 @@ def _decoded(content: bytes) -> str:
         return content.decode("cp1252", "replace")
 
 
+def _as_sent(body: str) -> bytes:
+    """A recorded answer's bytes. UTF-8 that was taken for Latin-1 when it was recorded becomes UTF-8 again."""
+    try:
+        content = body.encode("latin-1")
+        content.decode("utf-8")
+        return content
+    except UnicodeError:
+        return body.encode("utf-8", "replace")
+
+
 class Lines:
     """JSON lines: one paper each. resume: how many lines are stored; they are read again, but not stored."""
 
@@ -221,7 +231,7 @@ class Document:
         except Malformed as error:
             raise NotAFile(f"{self.file}: {error}") from error
         if isinstance(self.value, dict) and isinstance(self.value.get("body"), str):
-            self.content = self.value["body"].encode("utf-8", "replace")
+            self.content = _as_sent(self.value["body"])
             self.form, self.value = sniff(self.content[:262144], self.file), None
             if self.form == "json":
                 self.value = rows.loads(self.content)

@@ -95,9 +95,10 @@ def pieces(text: str) -> list[tuple[str, str]] | None:
         piece = _piece(part)
         if piece is None:  # "Oct 10, 2023 1": the comments stand behind the date
             start, _, last = part.rpartition(" ")
-            if not (dated(start) and _PIECES["number"].fullmatch(last)):
+            comments = re.fullmatch(_COUNT, last)
+            if not (dated(start) and comments):
                 return None
-            found += [("date", start), ("comments", last)]
+            found += [("date", start), ("comments", comments[1])]
         elif piece[0]:
             behind = piece[0] == "number" and found  # "7 authors · Mar 10 · 4"
             found.append(("comments", piece[1]) if behind else piece)
