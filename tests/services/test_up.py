@@ -166,6 +166,24 @@ def test_a_second_worker_stands_by(start: Callable[..., Up]) -> None:
     assert first.end() == second.end() == 0
 
 
+def test_the_worker_runs_by_itself(tmp_path: Path) -> None:
+    """As a service manager starts it, without an input."""
+    environment = {**os.environ, "PAPERLAB_HOME": str(tmp_path), "PAPERLAB_ENCODER": "none"}
+    environment.pop("PAPERLAB_DATABASE", None)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "paperlab.site.worker"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    wait(lambda: (tmp_path / "search" / "state.json").exists(), seconds=60)
+    time.sleep(0.5)
+    assert worker.poll() is None
+    worker.terminate()
+    assert worker.communicate(timeout=20)[1] == b""
+    assert worker.returncode == 0
+
+
 def test_a_process_that_cannot_live_stops_all(start: Callable[..., Up]) -> None:
     up = start()
     for _ in range(3):

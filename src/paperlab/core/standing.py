@@ -31,6 +31,12 @@ def standings() -> Standings[Row]:
     return current(rows.values(), methods())
 
 
+def forget() -> None:
+    """Read the verdicts again when next asked: for a process that outlives the runs."""
+    standings.cache_clear()
+    _counts.cache_clear()
+
+
 def of_paper(slug: str) -> list[Row]:
     """The current verdicts of a paper's checks."""
     return [row for row in standings().current if row.paper == slug]

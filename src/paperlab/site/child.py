@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 
 
@@ -22,5 +21,4 @@ def follow_parent() -> None:
         threading.Event().wait(10)
         os._exit(1)
 
-    if not sys.stdin.isatty():
-        threading.Thread(target=watch, name="follow-parent", daemon=True).start()
+    threading.Thread(target=watch, name="follow-parent", daemon=True).start()

@@ -12,12 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from paperlab.core import verdict
+from paperlab.core import standing, verdict
 from paperlab.core.card import Check, methods
 from paperlab.core.home import BUNDLED
 from paperlab.core.paper import papers
 from paperlab.core.record import records_folder
-from paperlab.core.standing import one_word
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +81,7 @@ def evidence() -> Evidence:
     found, modified = mark()
     with _lock:
         if found != _now.mark:
+            standing.forget()
             _now = _read(found, modified)
         return _now
 
@@ -118,7 +118,7 @@ def _read(found: str, modified: float) -> Evidence:
         new.verdicts[row.id] = told
         new.by_paper.setdefault(row.paper or row.method, []).append(told)
     new.counts = verdict.counts(standings)
-    new.words = {slug: one_word(counted) for slug, counted in new.counts.items()}
+    new.words = {slug: standing.one_word(counted) for slug, counted in new.counts.items()}
     for problem in new.unreadable:
         logger.error("%s", problem)
     return new

@@ -82,7 +82,7 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
     connections.close_all()
     here = [sys.executable, "-m"]
     fd = opened.fileno()
-    children = [Child("worker", [*here, "paperlab.site.worker"])]
+    children = [Child("worker", [*here, "paperlab.site.worker", "child"])]
     children += [Child(f"server {n}", [*here, "paperlab.site.server", str(fd)], (fd,)) for n in range(1, workers + 1)]
     stopped: list[int] = []
 

@@ -8,6 +8,7 @@ at once in one data folder: the second waits until the first ends.
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -142,8 +143,8 @@ def turn(todo: list[Job], now: float) -> bool:
     return did
 
 
-def main() -> None:
-    """Work until SIGTERM or SIGINT."""
+def main(*, child: bool = False) -> None:
+    """Work until SIGTERM or SIGINT; a child also until its parent ends."""
     import filelock
 
     from paperlab.site.child import follow_parent
@@ -157,7 +158,8 @@ def main() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    follow_parent()
+    if child:
+        follow_parent()
     start()
     lock = filelock.FileLock(home() / LOCK, timeout=0)
     told = False
@@ -177,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(child=sys.argv[1:] == ["child"])
