@@ -75,7 +75,7 @@ def make(file: Path, count: int, real: int) -> None:
     from paperlab.site.search.document import documents, stored
     from paperlab.site.search.vectors import Vectors
 
-    rows = [row for row in papers(file)]
+    rows = list(papers(file))
     begun, made = time.perf_counter(), 0
     revision = Counter.objects.get(name="revision").value
     pending: list[Any] = []
@@ -237,7 +237,7 @@ def run(file: Path, out: Path | None) -> None:
     lines += [
         f"| {name} | {n} | " + " | ".join(f"{1000 * value:.1f}" for value in values) + " |" for name, n, *values in told
     ]
-    lines += ["", f"- vector recall@10 against an exact float32 scan: {recall:.4f}"]
+    lines += ["", f"- vector recall@10 against an exact float32 scan of the stored vectors: {recall:.4f}"]
     lines += [f"- index on disk {disk:.2f} GiB; largest resident size of this process {memory:.2f} GiB"]
     lines += [f"- a paper stored is found after {fresh:.2f} s"]
     text = "\n".join(lines) + "\n"

@@ -133,9 +133,8 @@ def _listed(engine: index.Embedded, words: Asked, within: Within) -> Ranked:
 
 def _ranked(engine: index.Embedded, text: str, words: Asked, within: Within, notes: list[str]) -> Ranked:
     query = within.query
-    pool = max(POOL, query.offset + query.limit)
-    told = _beside.submit(_meaning, engine, text, within, pool, notes)
-    by_words = engine.words(words, within, pool) if words else []
+    told = _beside.submit(_meaning, engine, text, within, POOL, notes)
+    by_words = engine.words(words, within, POOL) if words else []
     first = _exact(text, within, engine)
     vector, by_meaning = told.result()
     bm25, cosines = dict(by_words), dict(by_meaning)
@@ -149,7 +148,14 @@ def _ranked(engine: index.Embedded, text: str, words: Asked, within: Within, not
         cosines = {key: cosine for key, cosine in cosines.items() if key in bm25}
     scores = fused(bm25, cosines, engine.background(vector) if vector is not None else 0.0, WEIGHT * engine.trust)
     scores |= dict.fromkeys(first, 2.0)
-    ranked = sorted(scores, key=lambda key: (-scores[key], key))[:DEPTH]
+    ranked = sorted(scores, key=lambda key: (-scores[key], key))
+    if query.offset + query.limit > len(ranked) and len(by_words) == POOL:
+        # Behind what both sides put forward come the other papers with the words, so that every page is of one ranking.
+        deep = engine.words(words, within, DEPTH)
+        bm25, word_rank = {**dict(deep), **bm25}, {key: rank for rank, (key, _) in enumerate(deep, 1)} | word_rank
+        scores = {key: 0.0 for key, _ in deep} | scores
+        ranked += [key for key, _ in deep if key not in set(ranked)]
+    ranked = ranked[:DEPTH]
     return [
         (
             key,
