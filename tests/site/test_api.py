@@ -279,6 +279,15 @@ def test_hostile_text_comes_out_as_it_is_stored_and_escaped_on_pages(get: Get, n
         assert "<script" not in get(address).said
 
 
+def test_no_link_of_another_scheme_goes_out(get: Get) -> None:
+    from paperlab.site.catalogue.models import Paper
+
+    take([item(1)])
+    Paper.objects.update(code="javascript:alert(1)")
+    assert get("/api/papers/2401.00001").said["paperlab"]["code"] is None
+    assert "javascript:" not in get("/papers/2401.00001").said
+
+
 def strings(value: Any) -> list[str]:
     if isinstance(value, dict | list):
         return [s for part in (value.values() if isinstance(value, dict) else value) for s in strings(part)]

@@ -43,7 +43,7 @@ def moment(value: date | datetime | None) -> str | None:
 def paper(row: Paper, known: Evidence) -> dict[str, Any]:
     """A paper. `id`, `title`, `summary` (the abstract), `authors`, `upvotes` … as the known API names them."""
     slug = row.slug or ""
-    code = row.code
+    code = clean.address(row.code)  # becomes a link: whatever wrote the row, no other scheme goes out
     said: dict[str, Any] = {
         "id": public_id(row),
         "authors": [{"name": name, "hidden": False} for name in row.authors],
