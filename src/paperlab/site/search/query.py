@@ -112,7 +112,8 @@ class Hit:
 
 @dataclass(frozen=True)
 class Results:
-    """An answer. total: papers that hold the filters and, with a text, at least one of its words.
+    """An answer. total: papers that hold the filters and at least one word of the text; sorted by date or trending, all
+    of its words.
 
     facets: {name: {value: papers}} over those. suggestion: the text with misspelt words mended, which was
     looked for in its place, or "".

@@ -60,15 +60,12 @@ def search(query: Query, *, facets: bool = False) -> Results:
     if words.phrases and not engine.total(words, within, strict=False):
         notes.append("no paper holds the words in quotes in this order; they were looked for as single words")
         words = replace(words, phrases=())
-    if query.sort == "relevance" and text:
-        strict = bool(words) and engine.total(words, within, strict=True) > 0
-        hits = _ranked(engine, text, words, within, notes)
-    else:
-        strict = True
-        hits = _listed(engine, words, within)
+    strict = query.sort != "relevance" or not text
+    total = _beside.submit(engine.total, words, within, strict=strict) if words or not text else None
+    hits = _listed(engine, words, within) if strict else _ranked(engine, text, words, within, notes)
     return Results(
         hits=_shown(hits, words),
-        total=max(engine.total(words, within, strict=strict) if words or not text else 0, len(hits)),
+        total=max(total.result() if total else 0, query.offset + len(hits)),
         facets=engine.facets(words, within, strict=strict) if facets else {},
         suggestion=suggestion,
         notes=tuple(notes),
@@ -154,7 +151,8 @@ def _ranked(engine: index.Embedded, text: str, words: Asked, within: Within, not
         deep = engine.words(words, within, DEPTH)
         bm25, word_rank = {**dict(deep), **bm25}, {key: rank for rank, (key, _) in enumerate(deep, 1)} | word_rank
         scores = {key: 0.0 for key, _ in deep} | scores
-        ranked += [key for key, _ in deep if key not in set(ranked)]
+        inside = set(ranked)
+        ranked += [key for key, _ in deep if key not in inside]
     ranked = ranked[:DEPTH]
     return [
         (
