@@ -52,6 +52,7 @@ def problem(answer: Any, status: int) -> dict[str, Any]:
         ("since=2024-02-30", {"since"}),
         ("since=2024-05-02&until=2024-05-01", {"since"}),
         ("famly=quantization", {"famly"}),
+        ("famly=quantization&limit=0", {"famly", "limit"}),
         ("cursor=nonsense", {"cursor"}),
         ("cursor=p2024-13-45.1", {"cursor"}),
         ("cursor=a1", {"cursor"}),  # of another order

@@ -8,7 +8,7 @@ from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from ninja import NinjaAPI, Path, Query
-from ninja.errors import ValidationError
+from ninja.errors import ValidationError, ValidationErrorContext
 from ninja.openapi.schema import OpenAPISchema
 
 from paperlab.core.paper import papers as catalogue
@@ -43,6 +43,12 @@ _DESCRIBED = {
 
 class Api(NinjaAPI):
     """Ninja's API, whose document also tells what is the same for every address."""
+
+    def validation_error_from_error_contexts(self, error_contexts: list[ValidationErrorContext]) -> ValidationError:
+        """Ninja's error, which also knows what could have been asked."""
+        error = super().validation_error_from_error_contexts(error_contexts)
+        error.names = [name for c in error_contexts for name in c.model.__ninja_flatten_map__]  # type: ignore[attr-defined]
+        return error
 
     def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
         """The document, with problems, 304 and media types."""
@@ -92,7 +98,7 @@ _FORMS = {
 
 @api.exception_handler(ValidationError)
 def _invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
-    said = {}
+    said = params.strange(request, getattr(error, "names", request.GET))
     for part in error.errors:
         name = str(part["loc"][-1])
         mismatch = part["type"] == "string_pattern_mismatch" and _FORMS.get(name)

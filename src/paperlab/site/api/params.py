@@ -1,5 +1,6 @@
 """What may be asked, as the OpenAPI document tells it; the same classes read it."""
 
+from collections.abc import Iterable
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -177,10 +178,14 @@ class Nothing(Schema):
     """Of an address that takes no parameters."""
 
 
+def strange(request: HttpRequest, names: Iterable[str]) -> dict[str, str]:
+    """What is wrong with the parameters that an address does not have: a filter misspelt would silently not filter."""
+    have = list(names)
+    there = f"there are: {', '.join(have)}" if have else "this address has none"
+    return {name[:60]: f"no such parameter; {there}" for name in request.GET if name not in have}
+
+
 def known(request: HttpRequest, schema: type[Schema]) -> None:
-    """Refuse parameters that an address does not have: a filter misspelt would silently not filter. Raises Problem."""
-    names = list(schema.model_fields)
-    there = f"there are: {', '.join(names)}" if names else "this address has none"
-    extra = {name[:60]: f"no such parameter; {there}" for name in request.GET if name not in names}
-    if extra:
+    """Refuse parameters that an address does not have. Raises Problem."""
+    if extra := strange(request, schema.model_fields):
         raise bad(extra)
