@@ -1,6 +1,7 @@
 """Hostile files: cut, mixed up, wrongly encoded, huge, nested, absurd. tests/fuzz/readers.py goes on for hours."""
 
 import gzip
+import io
 import json
 import random
 import time
@@ -193,6 +194,17 @@ def test_a_recorded_answer_in_the_wrong_encoding_is_read_in_the_right_one():
 def test_numbers_with_a_full_stop_are_no_counts(text):
     """Found by Atheris."""
     read(text.encode(), "listing")
+
+
+@pytest.mark.parametrize(
+    "body", ["[second", "{", '{"id": 1}\n{"id": 2}', "<html>", "", "Daily Papers\n\nNo papers found"]
+)
+def test_a_recorded_answer_of_nonsense_is_refused_by_name(body):
+    """Found by Atheris."""
+    from paperlab.site.catalogue.sources import files
+
+    with pytest.raises(files.NotAFile, match="fuzzed"):
+        files.source(io.BytesIO(json.dumps({"url": "x", "status_code": 200, "body": body}).encode()), name="fuzzed")
 
 
 def test_no_answer_takes_long():

@@ -89,8 +89,8 @@ def broken(tmp_path: Path, start: Callable[[Path], subprocess.Popen[bytes]], kil
 def test_importing_is_killed(kills, tmp_path):
     draw = random.Random(1)
     lines = []
-    for number in range(6000):
-        row: dict[str, Any] = {"id": f"2401.{number % 5000:05d}", "title": f"Paper {number % 5000}", "upvotes": number}
+    for number in range(4500):
+        row: dict[str, Any] = {"id": f"2401.{number % 3500:05d}", "title": f"Paper {number % 3500}", "upvotes": number}
         row |= {"abstract": f"Abstract {number}. " * 20, "seen_on": [f"2024-02-{draw.randrange(1, 28):02d}"]}
         if number % 3 == 0:  # the second telling of one is no better than the first
             del row["seen_on"]

@@ -123,6 +123,28 @@ def test_papers_that_turn_out_to_be_one_are_merged(store, pages, first):
     assert everything() == before
 
 
+def test_a_paper_is_found_by_the_titles_that_it_had(store):
+    """Read again, a list with the old title joins the renamed paper; it is no new one."""
+    from paperlab.core.paper import papers
+    from paperlab.site.catalogue import bundled
+
+    def read() -> list[int]:
+        news = [take(item("Old Name", comments=3), source="listing")]
+        news += [take(item("New Name", arxiv="2401.00001", as_of="2024-03-01"), source="arxiv-oai")]
+        news += [take(item("Old Name", arxiv="2401.00001", as_of="2024-01-01"), source="daily-papers")]
+        return [new for _, new, _, _ in news]
+
+    assert read() == [1, 1, 0]
+    assert read() == [0, 0, 0]
+    (row,) = rows()
+    assert (row.title, row.comments) == ("New Name", 3)
+    bundled.load()
+    first = next(iter(papers().values()))
+    assert take(item("Renamed by arXiv", arxiv=first.arxiv), source="arxiv-oai")[1:3] == (0, 1)
+    assert take(item(first.title, comments=1), source="listing")[1] == 0
+    assert len(rows()) == len(papers()) + 1
+
+
 def tellings() -> list[tuple[str, Any]]:
     return [
         ("arxiv-oai", item("On Matter", arxiv="2401.00001", abstract="Of arXiv.", as_of="2024-01-09")),
@@ -144,7 +166,7 @@ def test_the_order_of_reading_does_not_matter(store):
             take(told, source=source)
         ends.append(everything())
         (row,) = rows()
-        assert (row.abstract, row.upvotes, row.comments) == ("Of arXiv, mended.", 9, 5)
+        assert (row.abstract, row.upvotes, row.comments) == ("Of arXiv, mended.", 9, 2)
     assert all(end == ends[0] for end in ends)
 
 
@@ -186,6 +208,23 @@ def test_what_the_database_refuses_is_set_aside_and_the_rest_kept(store):
     assert take(bad) == (1, 0, 0, 1)  # alone in its page too
     assert [row.arxiv for row in rows()] == ["2401.00001"]
     assert "the database refuses it" in SetAside.objects.get().reason
+
+
+def test_a_database_that_gives_up_is_told_in_one_line(store, monkeypatch):
+    import io
+
+    from django.db import OperationalError
+
+    from paperlab.site.catalogue import harvest
+    from paperlab.site.catalogue.sources import files
+    from paperlab.site.start import StoreError
+
+    def full(*_: Any) -> None:
+        raise OperationalError("database or disk is full")
+
+    monkeypatch.setattr(harvest.store, "take", full)
+    with pytest.raises(StoreError, match="disk is full; what was read is kept"):
+        harvest.harvest(files.source(io.BytesIO(b'{"title": "T", "id": "2401.00001"}\n')))
 
 
 def test_set_aside_is_kept_once(store):

@@ -21,10 +21,11 @@ def load() -> int:
     with transaction.atomic():
         revision = store.lock()
         known = _Rows()
-        fresh, changed = [], []
+        fresh, changed, titles = [], [], []
         for paper in papers().values():
             row = known.find(paper) or Row(title=paper.title, title_key=clean.title_key(paper.title), origins={})
             before = store.state(row)
+            titles += [(row, key) for key in (row.title_key, clean.title_key(paper.title))]
             _tell(row, paper, known)
             if row.pk is None:
                 fresh.append(row)
@@ -33,6 +34,7 @@ def load() -> int:
             known.put(row)
         store.insert(fresh)
         store.update(changed)
+        store.also_called(titles)
         store.number([*fresh, *changed], revision)
         Harvest.objects.update_or_create(key=KEY, defaults={"source": KEY, "reached": {"sha256": digest}})
     return len(fresh) + len(changed)

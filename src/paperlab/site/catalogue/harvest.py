@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from paperlab.core.home import home
@@ -12,13 +12,14 @@ from paperlab.site.catalogue import store
 from paperlab.site.catalogue.item import Source, SourceError
 from paperlab.site.catalogue.models import Harvest
 from paperlab.site.catalogue.store import Counts
+from paperlab.site.start import StoreError
 
 Progress = Callable[[str, Counts, int | None], None]  # source, so far, items in all if known
 
 
 def harvest(source: Source, progress: Progress | None = None) -> Counts:
-    """Read a source to its end and say what that did. Raises SourceError; what was read until then is kept, and the
-    next call goes on behind it."""
+    """Read a source to its end and say what that did. Raises SourceError, and StoreError where the database gives up;
+    what was read until then is kept, and the next call goes on behind it."""
     import filelock
 
     folder = home() / "locks"
@@ -29,6 +30,11 @@ def harvest(source: Source, progress: Progress | None = None) -> Counts:
             return _harvest(source, progress)
     except filelock.Timeout as error:
         raise SourceError(f"{source.name}: another paperlab is reading the same; wait for it or stop it") from error
+    except DatabaseError as error:  # locked for half a minute, a full disk, a server that went away
+        said = " ".join(str(error).split())
+        raise StoreError(
+            f"the database gives up: {said}; what was read is kept, the next call goes on there"
+        ) from error
 
 
 def _harvest(source: Source, progress: Progress | None) -> Counts:

@@ -56,6 +56,21 @@ class Paper(models.Model):
         return f"{self.slug or self.arxiv or self.pk}: {self.title[:80]}"
 
 
+class Alias(models.Model):
+    """Another title that a paper was told of by, as its key: before it was renamed, or as another site spells it."""
+
+    key = models.CharField(max_length=32, db_index=True)
+    paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="aliases")
+
+    class Meta:
+        """One per paper and key."""
+
+        constraints = (models.UniqueConstraint(fields=("key", "paper"), name="alias_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.paper_id}: {self.key}"
+
+
 class Sighting(models.Model):
     """A paper in a daily list, with the votes and comments that the list showed for that day."""
 

@@ -16,10 +16,10 @@ from django.utils import timezone
 
 from paperlab.site.catalogue import clean
 from paperlab.site.catalogue.item import Aside, Item, Page, Ranked
-from paperlab.site.catalogue.models import Counter, Entry, Paper, Ranking, SetAside, Sighting
+from paperlab.site.catalogue.models import Alias, Counter, Entry, Paper, Ranking, SetAside, Sighting
 
-# arXiv knows its papers best; a daily list copies from it; a file may hold anything.
-RANK = {"arxiv-oai": 4, "arxiv-api": 4, "daily-papers": 3, "bundled": 2, "feed": 1, "jsonl": 1, "listing": 1}
+# arXiv knows its papers best; a daily list copies from it; a file may hold anything; a page was read line by line.
+RANK = {"arxiv-oai": 5, "arxiv-api": 5, "daily-papers": 4, "bundled": 3, "feed": 2, "jsonl": 2, "listing": 1}
 SIGHTED = "daily-papers"  # sightings are of one daily list, whatever file told of them
 LINKS_LIMIT = 100
 CHUNK = 800  # values in one query; some builds of SQLite stop at 999
@@ -117,6 +117,12 @@ def insert(rows: list[Paper]) -> None:
                 row.pk, row._state.adding = key, False
 
 
+def also_called(told: Iterable[tuple[Paper, str]]) -> None:
+    """Remember titles, by their keys, of stored rows that have another title now."""
+    made = [Alias(paper=row, key=key) for row, key in told if key != row.title_key]
+    Alias.objects.bulk_create(made, ignore_conflicts=True)
+
+
 def take(page: Page, run: Run) -> Counts:
     """Store a page in one transaction. An item that the database refuses is set aside, the others are kept."""
     try:
@@ -157,6 +163,7 @@ def _take(page: Page, run: Run) -> Counts:
     touched: dict[int, Paper] = {}
     changed: dict[int, Paper] = {}
     told: set[int] = set()
+    titles: list[tuple[Paper, str]] = []
     for item in page.items:
         row = known.find(item)
         if row is None:
@@ -165,8 +172,9 @@ def _take(page: Page, run: Run) -> Counts:
             row = Paper(origins={}, revision=revision)
             fresh[id(row)] = row
         before = None if id(row) in fresh else state(row)
+        titles += [(row, key) for key in (row.title_key, known.keys[id(item)] if item.title else "") if key]
         _tell(row, item, run.source, strict=id(row) in told or row.pk in run.told)
-        known.put(row)
+        known.put(row, row.title_key, known.keys[id(item)])
         told.add(id(row))
         if before is not None and (after := state(row)) != before:
             touched[id(row)] = row
@@ -180,6 +188,7 @@ def _take(page: Page, run: Run) -> Counts:
     insert([row for row in fresh.values() if row.pk is None])
     update([*touched.values(), *early])
     places = [(known.gone.get(id(row), (row, row))[1], item) for row, item in places]
+    also_called((known.gone.get(id(row), (row, row))[1], key) for row, key in titles)
     seen = _sight(places)
     changed |= {key: row for key, row in [*seen.items(), *known.merged.items()] if key not in fresh}
     number([*early, *changed.values()], revision)
@@ -201,7 +210,11 @@ class _Known:
         ids = sorted({item.arxiv for item in items if item.arxiv})
         keys = sorted(set(self.keys.values()))
         rows: dict[int, Paper] = {}
-        for name, values in (("arxiv", ids), ("title_key", keys)):
+        aliases: list[Alias] = []
+        for start in range(0, len(keys), CHUNK):
+            aliases += Alias.objects.filter(key__in=keys[start : start + CHUNK]).order_by("paper")
+        renamed = sorted({alias.paper_id for alias in aliases})
+        for name, values in (("arxiv", ids), ("title_key", keys), ("pk", renamed)):
             for start in range(0, len(values), CHUNK):
                 found = Paper.objects.filter(**{f"{name}__in": values[start : start + CHUNK]})
                 rows |= {row.pk: row for row in found if row.pk not in rows}
@@ -210,14 +223,18 @@ class _Known:
         self.merged: dict[int, Paper] = {}
         self.gone: dict[int, tuple[Paper, Paper]] = {}  # what was merged into what, by the object's id
         for key in sorted(rows):
-            self.put(rows[key])
+            self.put(rows[key], rows[key].title_key)
+        for alias in aliases:
+            self.put(rows[alias.paper_id], alias.key)
 
-    def put(self, row: Paper) -> None:
+    def put(self, row: Paper, *keys: str) -> None:
+        """Let a row be found by its id and by these keys of titles."""
         if row.arxiv:
             self.by_arxiv[row.arxiv] = row
-        same = self.by_title.setdefault(row.title_key, [])
-        if not any(other is row for other in same):
-            same.append(row)
+        for key in keys:
+            same = self.by_title.setdefault(key, [])
+            if not any(other is row for other in same):
+                same.append(row)
 
     def find(self, item: Item) -> Paper | None:
         """The row that this item is: by arXiv id, failing that by title; None if it is a new paper."""
@@ -242,14 +259,22 @@ class _Known:
         for sighting in Sighting.objects.filter(paper=other):
             if (sighting.source, sighting.day) not in days:
                 Sighting.objects.filter(pk=sighting.pk).update(paper=row)
+        also_called((row, key) for key in [other.title_key, *other.aliases.values_list("key", flat=True)])
         Paper.objects.filter(pk=other.pk).delete()
         for name in _COLUMNS:
-            if name not in ("arxiv", "title", "title_key", "origins") and not getattr(row, name):
+            theirs = other.origins.get(name)
+            if theirs and getattr(other, name) and may(row, name, *theirs, strict=True):
                 setattr(row, name, getattr(other, name))
-                if name in other.origins:
-                    row.origins[name] = other.origins[name]
+                row.origins[name] = theirs
+            elif name not in ("arxiv", "title", "title_key") and not getattr(row, name):
+                setattr(row, name, getattr(other, name))
+        row.title_key = clean.title_key(row.title)
+        row.extra = {**other.extra, **row.extra}
+        row.origins = {**other.origins, **row.origins}
+        row.links = list({link["url"]: link for link in [*row.links, *other.links]}.values())[:LINKS_LIMIT]
         row.save()
-        self.by_title[other.title_key] = [kept for kept in self.by_title[other.title_key] if kept is not other]
+        for rows in self.by_title.values():
+            rows[:] = [kept for kept in rows if kept is not other]
         self.merged[id(row)] = row
         self.gone[id(other)] = (other, row)
 

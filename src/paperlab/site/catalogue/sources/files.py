@@ -232,9 +232,11 @@ class Document:
             raise NotAFile(f"{self.file}: {error}") from error
         if isinstance(self.value, dict) and isinstance(self.value.get("body"), str):
             self.content = _as_sent(self.value["body"])
-            self.form, self.value = sniff(self.content[:262144], self.file), None
+            self.form, self.value = sniff(self.content[:262144], self.file).replace("jsonl", "json"), None
+            if self.form == "listing":
+                raise NotAFile(f"{self.file}: a recorded answer with a listing page in it; import that page itself")
             if self.form == "json":
-                self.value = rows.loads(self.content)
+                self._json()
         if isinstance(self.value, dict):
             inner = next((self.value[name] for name in ("papers", "data", "items") if name in self.value), None)
             self.value = inner if isinstance(inner, list) else [self.value]
