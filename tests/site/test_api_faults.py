@@ -305,7 +305,7 @@ print(sum(buckets.take("a").allowed for _ in range(40)))
 
 def test_processes_share_the_buckets(tmp_path: Path) -> None:
     command = [sys.executable, "-c", TAKE, str(tmp_path / "r.sqlite3")]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert sum(int(process.communicate(timeout=60)[0]) for process in running) == 50
 
 
@@ -315,6 +315,19 @@ def test_limits_that_cannot_be_kept_let_everybody_through(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("no folder")
     buckets = Buckets(tmp_path / "file" / "r.sqlite3", Rate(1, 1))
     assert [buckets.take("a").allowed for _ in range(3)] == [True] * 3
+
+
+def test_a_broken_file_of_buckets_is_made_anew(tmp_path: Path) -> None:
+    from paperlab.site.api.limits import Buckets, Rate
+
+    (tmp_path / "r.sqlite3").write_bytes(b"this is no database" * 1000)
+    buckets = Buckets(tmp_path / "r.sqlite3", Rate(1, 2))
+    assert [buckets.take("a", 1000.0).allowed for _ in range(4)] == [
+        True,
+        True,
+        True,
+        False,
+    ]  # the first was not counted
 
 
 def test_clients_are_addresses_and_networks() -> None:

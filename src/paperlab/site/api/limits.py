@@ -4,6 +4,7 @@ A bucket is one number, the time at which it will be empty again (the "generic c
 so a request costs one statement. The file is SQLite without flushes: forgetting it costs nothing.
 """
 
+import contextlib
 import ipaddress
 import logging
 import sqlite3
@@ -90,11 +91,26 @@ class Buckets:
         if self._connection is None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             made = sqlite3.connect(self.file, timeout=1, isolation_level=None, check_same_thread=False)
-            made.execute("PRAGMA journal_mode=WAL")
+            for left in reversed(range(100)):
+                try:
+                    made.execute(
+                        "PRAGMA journal_mode=WAL"
+                    )  # while another process does the same, this waits for nobody
+                    break
+                except sqlite3.OperationalError:
+                    if not left:
+                        raise
+                    time.sleep(0.01)
             made.execute("PRAGMA synchronous=OFF")
             made.execute("CREATE TABLE IF NOT EXISTS bucket (client TEXT PRIMARY KEY, empty_at REAL) WITHOUT ROWID")
             self._connection = made
         return self._connection
+
+    def _forget(self) -> None:
+        """Begin with a new file: the old one is broken, and nothing in it is worth keeping."""
+        self._connection = None
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self.file}{suffix}").unlink(missing_ok=True)
 
     def take(self, client: str, now: float | None = None) -> Taken:
         """Count one request of a client. now: seconds since 1970."""
@@ -115,6 +131,9 @@ class Buckets:
                 filled = (found[0] if found else now) - now
                 return Taken(False, 0, max(filled + gap - full, 0.0), filled)
         except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                with contextlib.suppress(OSError):
+                    self._forget()
             if not self._complained:
                 logger.error("%s: %s; requests are not limited", self.file, error)
                 self._complained = True
