@@ -207,6 +207,21 @@ def test_a_recorded_answer_of_nonsense_is_refused_by_name(body):
         files.source(io.BytesIO(json.dumps({"url": "x", "status_code": 200, "body": body}).encode()), name="fuzzed")
 
 
+def test_a_feed_in_an_encoding_with_a_null_is_set_aside():
+    """Found by Atheris: feedparser raises."""
+    items, asides = read(b'<?xml version="1.0" encoding="\x00\x00P8"?><rss version="2.0"></rss>', "feed")
+    assert not items
+    assert "not a feed that can be read" in asides[0].reason
+
+
+def test_categories_and_versions_are_clean():
+    """Found by Atheris: control characters that XML allows."""
+    raw = next(content for of, content in samples() if b"arXivRaw" in content)
+    raw = raw.replace(b"<title>", b"<categories>\x7fcs.CL</categories><title>").replace(b'"v1"', b'"v1\x7f"')
+    items, _ = read(raw, "arxiv-oai")
+    assert (items[0].categories, items[0].versions[0]["version"]) == (["cs.CL"], "v1")
+
+
 def test_no_answer_takes_long():
     """Backtracking or quadratic work would show here: 200 kB of what each reader looks for."""
     took = {}

@@ -165,7 +165,7 @@ def _paper(about: xml.Element, named: str, where: str) -> Item:
     else:
         signed = "".join(authors.itertext()) if authors is not None else ""
     versions = [
-        {"version": version.get("version") or "", "date": str(at.date())}
+        {"version": clean.line(version.get("version") or "")[:10], "date": str(at.date())}
         for version in xml.children(about, "version")
         if (at := clean.moment(xml.text(version, "date")))
     ]
@@ -190,7 +190,7 @@ def _paper(about: xml.Element, named: str, where: str) -> Item:
         arxiv=xml.text(about, "id").strip() or named,
         abstract=clean.paragraphs(xml.text(about, "abstract"), indented=True),
         authors=clean.names(signed),
-        categories=list(dict.fromkeys(xml.text(about, "categories").split())),
+        categories=list(dict.fromkeys(clean.line(xml.text(about, "categories")).split())),
         published=first,
         published_day=created.date() if created else None,
         updated=updated,

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from paperlab.site.catalogue import clean
-from paperlab.site.catalogue.item import Aside, Item, Page, SourceError
+from paperlab.site.catalogue.item import Aside, Item, Malformed, Page, SourceError
 from paperlab.site.catalogue.sources.http import Answer, Polite
 
 _LABEL = re.compile(
@@ -50,7 +50,10 @@ class Feed:
 def _broken(answer: Answer, *, lenient: bool) -> str:
     if has_entities(answer.content):
         return ""  # asking again does not help; reading sets it aside
-    parsed = _parse(answer.content)
+    try:
+        parsed = _parse(answer.content)
+    except Malformed as error:
+        return str(error)
     if parsed.bozo and _breaks(parsed.get("bozo_exception")) and not (lenient and parsed.entries):
         return f"not a well-formed feed: {parsed.bozo_exception}"
     return "" if parsed.version else "not a feed"
@@ -62,10 +65,16 @@ def has_entities(content: bytes) -> bool:
 
 
 def _parse(content: bytes) -> Any:
+    """feedparser's reading. Raises Malformed where it fails: it promises never to, and does on strange encodings."""
     import feedparser
 
     # resolve_relative_uris and the sanitiser would rewrite text that we read as text ourselves
-    return feedparser.parse(content, sanitize_html=False, resolve_relative_uris=False)
+    try:
+        return feedparser.parse(content, sanitize_html=False, resolve_relative_uris=False)
+    except Exception as error:
+        raise Malformed(
+            f"not a feed that can be read: {type(error).__name__}: {clean.line(str(error))[:200]}"
+        ) from error
 
 
 def read(content: bytes, where: str) -> Page:
@@ -76,7 +85,11 @@ def read(content: bytes, where: str) -> Page:
             Aside("XML that declares entities is not read", where, content[:300].decode("utf-8", "replace"))
         )
         return page
-    parsed = _parse(content)
+    try:
+        parsed = _parse(content)
+    except Malformed as error:
+        page.asides.append(Aside(str(error), where, content[:300].decode("utf-8", "replace")))
+        return page
     closed = sum(map(content.lower().count, (b"</item>", b"</entry>")))
     for number, entry in enumerate(parsed.entries, 1):
         place, what = f"{where}:{number}", f"{entry.get('link', '')} {entry.get('title', '')}"
