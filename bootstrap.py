@@ -5,11 +5,13 @@
     python3 bootstrap.py --test     install with the test tools, then run every check that a change must pass
     python3 bootstrap.py --only     install, run nothing
 
+The CPU engine (native/) is compiled and installed too where there is a C++ compiler; everything else works without it.
 Versions are those of constraints.txt. Running it again reuses what is there.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -36,6 +38,11 @@ def install(extras: str) -> None:
         venv.create(ENVIRONMENT, with_pip=True)
     print(f"installing paperlab[{extras}]", flush=True)
     run("python", "-m", "pip", "install", "--quiet", "-c", "constraints.txt", "-e", f".[{extras}]")
+    if compiler := shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++"):
+        print(f"compiling the CPU engine with {compiler}", flush=True)
+        run("python", "-m", "pip", "install", "--quiet", "./native")
+    else:
+        print("no C++ compiler here: the CPU engine is left out (install g++ and run this again for it)", flush=True)
 
 
 def run(program: str, *words: str) -> None:
@@ -51,7 +58,7 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="install the test tools too and run the tests")
     parser.add_argument("--only", action="store_true", help="install and run nothing")
     arguments = parser.parse_args()
-    install("lab,site,test" if arguments.test else "lab,site")
+    install("engine,lab,site,test" if arguments.test else "engine,lab,site")
     if arguments.test:
         for what, words in TESTS:
             print(f"== {what}", flush=True)

@@ -1,0 +1,100 @@
+// The one table of kernels, and the views that they work on. A kernel computes; it never allocates and never throws.
+#pragma once
+#include <cstdint>
+
+namespace pl {
+
+enum class Type : uint8_t { F32, F16, BF16 };
+
+inline int64_t type_bytes(Type type) { return type == Type::F32 ? 4 : 2; }
+
+// A (rows, columns) matrix of floats as files have it: one row after another.
+struct FloatView {
+  Type type;
+  int64_t rows, columns;
+  const void* data;
+};
+
+// A (rows, columns) matrix in few bits, in tiles: 16 rows side by side, so that one vector register holds one sum per
+// row and no sum is ever taken across a register. `padded` columns (a multiple of the group) are stored, and
+// `row_blocks` = ceil(rows / 16) blocks of rows.
+//
+//     W[r, c] = scales[r, c / group] * (code[r, c] - zero)          zero = 2^(bits-1)         mins absent: symmetric
+//     W[r, c] = scales[r, c / group] * code[r, c] + mins[r, c / group]                        mins present
+//
+// codes of one tile (16 rows x 4 columns, called a quad), in the order [row][column]:
+//     8 bits   64 bytes
+//     4 bits   two quads in 64 bytes: the first in the low halves of the bytes, the second in the high halves
+//     2 bits   four quads in 64 bytes: bits 0-1, 2-3, 4-5, 6-7
+//     3 bits   per group: all quads' low two bits as above, then per quad 8 bytes with the third bits
+// A group's quads follow one another; then comes the next group of the same 16 rows; then the next 16 rows.
+// scales, mins: float16 [row block][group][16].
+//
+// Sparse (masks present; 8 or 4 bits, symmetric): a quad has a mask of 64 bits [row][column] and only the codes of its
+// ones are stored, a byte each, or two to a byte, low half first; a quad's codes begin at a byte. masks
+// [row block][quad]; starts[row block] is where the block's codes begin, in bytes; 64 bytes may be read past the last
+// code. An absent weight is exactly 0.
+struct TileView {
+  int bits;
+  int64_t rows, columns, padded, group;
+  const uint8_t* codes;
+  const uint16_t* scales;
+  const uint16_t* mins;
+  const uint64_t* masks;
+  const uint64_t* starts;
+  int64_t groups() const { return padded / group; }
+  int64_t row_blocks() const { return (rows + 15) / 16; }
+  int64_t group_bytes() const { return 16 * group * bits / 8; }  // dense only
+  int zero() const { return 1 << (bits - 1); }
+};
+
+// Activations in 8 bits, per token and group: x[c] = scale[c / group] * q[c], |q| <= 127; sums[g]: the sum of q. With
+// two planes a token has a second row right after its first, which holds what the first left over, in steps 254 times
+// finer: 15 bits in all, and to a kernel just another token whose result is added to the first's.
+// A group with a NaN or an infinity has scale NaN and q 0, so that no result that it enters looks sound.
+struct Int8View {
+  const int8_t* q;      // [token][plane][padded]
+  const float* scales;  // [token][plane][groups]
+  const int32_t* sums;  // [token][plane][groups]
+  int64_t padded, groups;
+  int planes;  // 1 or 2
+};
+
+struct Attention {
+  const float* q;        // [query][q_stride], one head's part
+  int64_t q_stride;
+  int queries;
+  int head;              // width of a head, a multiple of 16
+  float scale;
+  Type type;             // of keys and values: F32 or BF16
+  const void* keys;      // [position / 16][head][16]
+  const void* values;    // [position][head]
+  int positions;         // how many a query may see; with causal, the last query: earlier ones see one less each
+  bool causal;
+  float* scores;         // scratch: queries x round_up(positions, 16)
+  float* out;            // [query][out_stride]
+  int64_t out_stride;
+};
+
+struct Kernels {
+  const char* name;
+
+  // y[t * ldy + r] = sum_c W[r, c] * x[t, c] for rows of the blocks [first, last), every token.
+  void (*matmul_q)(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy);
+  // The same for floats, rows [first, last).
+  void (*matmul_f)(const FloatView& w, const float* x, int64_t ldx, int tokens, int64_t first, int64_t last, float* y,
+                   int64_t ldy);
+  // columns floats -> padded codes, scales and sums by group, for each plane.
+  void (*quantize)(const float* x, int64_t columns, int64_t padded, int64_t group, int planes, int8_t* q, float* scales,
+                   int32_t* sums);
+  void (*attend)(const Attention& job);
+
+  void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t n, float* y);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, int64_t n, float* y);
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* y);  // y = gate / (1 + exp(-gate)) * up
+  void (*gelu)(float* x, int64_t n);                                         // by the error function
+  void (*gelu_tanh)(float* x, int64_t n);
+  void (*softmax)(float* x, int64_t n);
+};
+
+}  // namespace pl

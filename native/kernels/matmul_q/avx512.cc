@@ -1,0 +1,313 @@
+// AVX-512 with VNNI and VBMI2. One register holds a quad's 16 x 4 codes; vpdpbusd multiplies them with four
+// activations that are broadcast, and adds to one sum per row.
+#include <immintrin.h>
+
+#include <cmath>
+
+#include "matmul_q.h"
+
+namespace pl {
+namespace {
+
+inline __m512i four(const int8_t* x) {
+  int32_t word;
+  __builtin_memcpy(&word, x, 4);
+  return _mm512_set1_epi32(word);
+}
+
+inline __m512i load(const uint8_t* codes) { return _mm512_loadu_si512(codes); }
+inline __m512i dot(__m512i sum, __m512i codes, const int8_t* x) { return _mm512_dpbusd_epi32(sum, codes, four(x)); }
+
+// Sums over one group for T tokens, of code * q. With one token every shift counts, so codes stay where they are in
+// their bytes and the whole sums are shifted back at the end (exact: every product is a multiple). N: sums kept
+// apart, which hides the latency of a single chain.
+template <int BITS>
+inline __m512i group_one(const uint8_t* codes, const int8_t* x, int64_t group, __m512i start) {
+  const __m512i none = _mm512_setzero_si512();
+  if constexpr (BITS == 8) {
+    __m512i a = start, b = none, c = none, d = none;
+    int64_t i = 0;
+    for (; i + 16 <= group; i += 16, codes += 256) {
+      a = dot(a, load(codes), x + i);
+      b = dot(b, load(codes + 64), x + i + 4);
+      c = dot(c, load(codes + 128), x + i + 8);
+      d = dot(d, load(codes + 192), x + i + 12);
+    }
+    return _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
+  } else if constexpr (BITS == 4) {
+    const __m512i low = _mm512_set1_epi8(0x0f), high = _mm512_set1_epi8(char(0xf0));
+    __m512i a = start, b = none, c = none, d = none;
+    for (int64_t i = 0; i < group; i += 16, codes += 128) {
+      const __m512i v = load(codes), w = load(codes + 64);
+      a = dot(a, _mm512_and_si512(v, low), x + i);
+      b = dot(b, _mm512_and_si512(v, high), x + i + 4);
+      c = dot(c, _mm512_and_si512(w, low), x + i + 8);
+      d = dot(d, _mm512_and_si512(w, high), x + i + 12);
+    }
+    return _mm512_add_epi32(_mm512_add_epi32(a, c), _mm512_srai_epi32(_mm512_add_epi32(b, d), 4));
+  } else {
+    const __m512i m0 = _mm512_set1_epi8(3), m1 = _mm512_set1_epi8(12), m2 = _mm512_set1_epi8(48);
+    const __m512i m3 = _mm512_set1_epi8(char(192));
+    __m512i a = start, b = none, c = none, d = none;
+    const uint8_t* thirds = codes + group / 16 * 64;
+    for (int64_t i = 0; i < group; i += 16, codes += 64) {
+      const __m512i v = load(codes);
+      if constexpr (BITS == 2) {
+        a = dot(a, _mm512_and_si512(v, m0), x + i);
+        b = dot(b, _mm512_and_si512(v, m1), x + i + 4);
+        c = dot(c, _mm512_and_si512(v, m2), x + i + 8);
+        d = dot(d, _mm512_and_si512(v, m3), x + i + 12);
+      } else {
+        // The third bit is worth 4; in its quad's place in the byte that is 4, 16, 64 and, for the last quad, more
+        // than a byte holds: that one is moved down first.
+        uint64_t bit[4];
+        __builtin_memcpy(bit, thirds, 32);
+        thirds += 32;
+        __m512i p = _mm512_and_si512(v, m0), q = _mm512_and_si512(v, m1), r = _mm512_and_si512(v, m2);
+        __m512i s = _mm512_and_si512(_mm512_srli_epi16(v, 6), m0);
+        p = _mm512_mask_add_epi8(p, bit[0], p, _mm512_set1_epi8(4));
+        q = _mm512_mask_add_epi8(q, bit[1], q, _mm512_set1_epi8(16));
+        r = _mm512_mask_add_epi8(r, bit[2], r, _mm512_set1_epi8(64));
+        s = _mm512_mask_add_epi8(s, bit[3], s, _mm512_set1_epi8(4));
+        a = dot(a, p, x + i);
+        b = dot(b, q, x + i + 4);
+        c = dot(c, r, x + i + 8);
+        d = dot(d, s, x + i + 12);
+      }
+    }
+    const __m512i bc = _mm512_add_epi32(_mm512_srai_epi32(b, 2), _mm512_srai_epi32(c, 4));
+    return _mm512_add_epi32(_mm512_add_epi32(a, bc), BITS == 2 ? _mm512_srai_epi32(d, 6) : d);
+  }
+}
+
+// Codes of quad `i` (counted in the group) as bytes.
+template <int BITS>
+inline __m512i quad(const uint8_t* codes, int64_t i, int64_t group) {
+  if constexpr (BITS == 8) {
+    return load(codes + i * 64);
+  } else if constexpr (BITS == 4) {
+    const __m512i v = load(codes + i / 2 * 64);
+    return _mm512_and_si512(i % 2 ? _mm512_srli_epi16(v, 4) : v, _mm512_set1_epi8(15));
+  } else {
+    const __m512i v = _mm512_srl_epi16(load(codes + i / 4 * 64), _mm_cvtsi32_si128(int(i % 4 * 2)));
+    const __m512i low = _mm512_and_si512(v, _mm512_set1_epi8(3));
+    if constexpr (BITS == 2) return low;
+    uint64_t bit;
+    __builtin_memcpy(&bit, codes + group / 16 * 64 + i * 8, 8);
+    return _mm512_mask_add_epi8(low, bit, low, _mm512_set1_epi8(4));
+  }
+}
+
+inline __m512 halves(const uint16_t* h) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(h)));
+}
+
+inline void store(float* y, __m512 sums, int64_t rows_left) {
+  const __mmask16 mask = rows_left >= 16 ? 0xffff : __mmask16((1u << rows_left) - 1);
+  _mm512_mask_storeu_ps(y, mask, sums);
+}
+
+template <int BITS, bool MINS>
+void one(const TileView& w, const Int8View& x, int64_t first, int64_t last, float* y) {
+  const int64_t groups = w.groups(), bytes = w.group_bytes(), group = w.group;
+  const int zero = MINS ? 0 : w.zero();
+  for (int64_t block = first; block < last; ++block) {
+    const uint8_t* codes = w.codes + block * groups * bytes;
+    const uint16_t* scales = w.scales + block * groups * 16;
+    const uint16_t* mins = MINS ? w.mins + block * groups * 16 : nullptr;
+    __m512 sums = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; ++g, codes += bytes) {
+      // 4 KiB ahead: over the page that the hardware's own prefetcher stops at
+      _mm_prefetch(reinterpret_cast<const char*>(codes + 4096), _MM_HINT_T0);
+      const __m512i whole = group_one<BITS>(codes, x.q + g * group, group, _mm512_set1_epi32(-zero * x.sums[g]));
+      const __m512 sx = _mm512_set1_ps(x.scales[g]);
+      sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), _mm512_mul_ps(halves(scales + g * 16), sx), sums);
+      if constexpr (MINS) {
+        const __m512 q = _mm512_mul_ps(_mm512_set1_ps(float(x.sums[g])), sx);
+        sums = _mm512_fmadd_ps(halves(mins + g * 16), q, sums);
+      }
+    }
+    store(y + block * 16, sums, w.rows - block * 16);
+  }
+}
+
+template <int BITS, bool MINS, int T>
+void several(const TileView& w, const Int8View& x, int64_t first, int64_t last, float* y, int64_t ldy) {
+  const int64_t groups = w.groups(), bytes = w.group_bytes(), group = w.group;
+  const int zero = MINS ? 0 : w.zero();
+  for (int64_t block = first; block < last; ++block) {
+    const uint8_t* codes = w.codes + block * groups * bytes;
+    const uint16_t* scales = w.scales + block * groups * 16;
+    const uint16_t* mins = MINS ? w.mins + block * groups * 16 : nullptr;
+    __m512 sums[T];
+    for (int t = 0; t < T; ++t) sums[t] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; ++g, codes += bytes) {
+      __m512i whole[T];
+      for (int t = 0; t < T; ++t) whole[t] = _mm512_set1_epi32(-zero * x.sums[t * groups + g]);
+      const int8_t* q = x.q + g * group;
+      constexpr int kUnroll = BITS == 8 ? 2 : 4;
+      for (int64_t i = 0; i < group / 4; i += kUnroll) {
+#pragma GCC unroll 4
+        for (int u = 0; u < kUnroll; ++u) {
+          const __m512i v = quad<BITS>(codes, i + u, group);
+#pragma GCC unroll 8
+          for (int t = 0; t < T; ++t) whole[t] = dot(whole[t], v, q + t * x.padded + (i + u) * 4);
+        }
+      }
+      const __m512 sw = halves(scales + g * 16);
+      __m512 m;
+      if constexpr (MINS) m = halves(mins + g * 16);
+      for (int t = 0; t < T; ++t) {
+        const __m512 sx = _mm512_set1_ps(x.scales[t * groups + g]);
+        sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole[t]), _mm512_mul_ps(sw, sx), sums[t]);
+        if constexpr (MINS)
+          sums[t] = _mm512_fmadd_ps(m, _mm512_mul_ps(_mm512_set1_ps(float(x.sums[t * groups + g])), sx), sums[t]);
+      }
+    }
+    if (x.planes == 1)
+      for (int t = 0; t < T; ++t) store(y + t * ldy + block * 16, sums[t], w.rows - block * 16);
+    else
+      for (int t = 0; t + 1 < T; t += 2)
+        store(y + t / 2 * ldy + block * 16, _mm512_add_ps(sums[t], sums[t + 1]), w.rows - block * 16);
+  }
+}
+
+// Sparse: a quad's codes are spread to their places by its mask; absent places get the code that stands for 0, and
+// from there on all is as in a dense quad. Reads up to 64 bytes past a quad's codes: the format pads the end.
+template <int BITS, int T>
+void sparse(const TileView& w, const Int8View& x, int64_t first, int64_t last, float* y, int64_t ldy) {
+  const int64_t groups = w.groups(), group = w.group, quads = w.padded / 4;
+  const __m512i absent = _mm512_set1_epi8(char(w.zero()));
+  for (int64_t block = first; block < last; ++block) {
+    const uint8_t* codes = w.codes + w.starts[block];
+    const uint64_t* masks = w.masks + block * quads;
+    const uint16_t* scales = w.scales + block * groups * 16;
+    __m512 sums[T];
+    for (int t = 0; t < T; ++t) sums[t] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; ++g) {
+      const int8_t* q = x.q + g * group;
+      __m512i whole[T];
+      for (int t = 0; t < T; ++t) whole[t] = _mm512_set1_epi32(-w.zero() * x.sums[t * groups + g]);
+      for (int64_t i = 0; i < group / 4; ++i) {
+        const uint64_t mask = *masks++;
+        const int64_t count = __builtin_popcountll(mask);
+        __m512i held;
+        if constexpr (BITS == 8) {
+          held = load(codes);
+          codes += count;
+        } else {
+          const __m512i wide =
+              _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+          held = _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi16(wide, 4)), _mm512_set1_epi8(15));
+          codes += (count + 1) / 2;
+        }
+        const __m512i v = _mm512_mask_expand_epi8(absent, mask, held);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) whole[t] = dot(whole[t], v, q + t * x.padded + i * 4);
+      }
+      const __m512 sw = halves(scales + g * 16);
+      for (int t = 0; t < T; ++t)
+        sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole[t]),
+                                  _mm512_mul_ps(sw, _mm512_set1_ps(x.scales[t * groups + g])), sums[t]);
+    }
+    if (x.planes == 1)
+      for (int t = 0; t < T; ++t) store(y + t * ldy + block * 16, sums[t], w.rows - block * 16);
+    else
+      for (int t = 0; t + 1 < T; t += 2)
+        store(y + t / 2 * ldy + block * 16, _mm512_add_ps(sums[t], sums[t + 1]), w.rows - block * 16);
+  }
+}
+
+// Several tokens share what one reading of the weights costs. A few blocks at a time for all tokens: they stay in the
+// second-level cache, and are read from memory once.
+template <class Kernel>
+void over_tokens(const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy, Kernel kernel) {
+  const int64_t step = tokens > 8 ? 8 : last - first;
+  for (int64_t from = first; from < last; from += step) {
+    const int64_t to = from + step < last ? from + step : last;
+    for (int t = 0; t < tokens * x.planes;) {
+      const int left = tokens * x.planes - t, take = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      const Int8View part{x.q + t * x.padded, x.scales + t * x.groups, x.sums + t * x.groups, x.padded, x.groups, x.planes};
+      kernel(take, part, from, to, y + t / x.planes * ldy);
+      t += take;
+    }
+  }
+}
+
+template <int BITS, bool MINS>
+void dense(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy) {
+  over_tokens(x, tokens, first, last, y, ldy, [&](int take, const Int8View& part, int64_t from, int64_t to, float* out) {
+    switch (take) {
+      case 8: return several<BITS, MINS, 8>(w, part, from, to, out, ldy);
+      case 4: return several<BITS, MINS, 4>(w, part, from, to, out, ldy);
+      case 2: return several<BITS, MINS, 2>(w, part, from, to, out, ldy);
+      default: return one<BITS, MINS>(w, part, from, to, out);
+    }
+  });
+}
+
+template <int BITS>
+void masked(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy) {
+  over_tokens(x, tokens, first, last, y, ldy, [&](int take, const Int8View& part, int64_t from, int64_t to, float* out) {
+    switch (take) {
+      case 8: return sparse<BITS, 8>(w, part, from, to, out, ldy);
+      case 4: return sparse<BITS, 4>(w, part, from, to, out, ldy);
+      case 2: return sparse<BITS, 2>(w, part, from, to, out, ldy);
+      default: return sparse<BITS, 1>(w, part, from, to, out, ldy);
+    }
+  });
+}
+
+}  // namespace
+
+void matmul_q_avx512(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y,
+                     int64_t ldy) {
+  const auto kernel = w.masks       ? (w.bits == 8 ? masked<8> : masked<4>)
+                      : w.bits == 8 ? (w.mins ? dense<8, true> : dense<8, false>)
+                      : w.bits == 4 ? (w.mins ? dense<4, true> : dense<4, false>)
+                      : w.bits == 3 ? (w.mins ? dense<3, true> : dense<3, false>)
+                                    : (w.mins ? dense<2, true> : dense<2, false>);
+  kernel(w, x, tokens, first, last, y, ldy);
+}
+
+void quantize_avx512(const float* x, int64_t columns, int64_t padded, int64_t group, int planes, int8_t* q,
+                     float* scales, int32_t* sums) {
+  const int64_t groups = padded / group;
+  const __m512i absolute = _mm512_set1_epi32(0x7fffffff);
+  for (int64_t begin = 0, g = 0; begin < padded; begin += group, ++g) {
+    // As integers, magnitudes order like floats, with NaN above infinity above all: nothing hides.
+    __m512i most = _mm512_setzero_si512();
+    for (int64_t c = begin; c < begin + group; c += 16) {
+      const int64_t left = columns - c;
+      const __mmask16 mask = left >= 16 ? 0xffff : left <= 0 ? 0 : __mmask16((1u << left) - 1);
+      most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_castps_si512(_mm512_maskz_loadu_ps(mask, x + c)), absolute));
+    }
+    const int32_t bits = _mm512_reduce_max_epi32(most);
+    float largest;
+    __builtin_memcpy(&largest, &bits, 4);
+    const bool finite = bits < 0x7f800000, empty = !finite || largest < 0x1p-100f;
+    scales[g] = !finite ? NAN : empty ? 0.0f : largest / 127.0f;
+    const __m512 inverse = _mm512_set1_ps(empty ? 0.0f : 127.0f / largest);
+    __m512i sum = _mm512_setzero_si512(), rest_sum = _mm512_setzero_si512();
+    for (int64_t c = begin; c < begin + group; c += 16) {
+      const int64_t left = columns - c;
+      const __mmask16 mask = empty || left <= 0 ? 0 : left >= 16 ? 0xffff : __mmask16((1u << left) - 1);
+      const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + c), inverse);
+      const __m512i whole = _mm512_cvtps_epi32(v);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(q + c), _mm512_cvtepi32_epi8(whole));
+      sum = _mm512_add_epi32(sum, whole);
+      if (planes == 1) continue;
+      const __m512 left_over = _mm512_sub_ps(v, _mm512_cvtepi32_ps(whole));
+      const __m512i rest = _mm512_cvtps_epi32(_mm512_mul_ps(left_over, _mm512_set1_ps(254)));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(q + padded + c), _mm512_cvtepi32_epi8(rest));
+      rest_sum = _mm512_add_epi32(rest_sum, rest);
+    }
+    sums[g] = _mm512_reduce_add_epi32(sum);
+    if (planes == 2) {
+      scales[groups + g] = scales[g] / 254;
+      sums[groups + g] = _mm512_reduce_add_epi32(rest_sum);
+    }
+  }
+}
+
+}  // namespace pl

@@ -1,0 +1,180 @@
+// The BERT layout: learned positions, attention over the whole text, norms after each half of a block. Texts of a batch
+// lie one after another without padding.
+#include <algorithm>
+#include <cmath>
+
+#include "model.h"
+
+namespace pl {
+
+Bert::Bert(Tensors&& tensors, const Options& options) : Model(options, 8) {
+  tensors_ = std::move(tensors);
+  const Json& config = tensors_.config;
+  const auto sized = [&](const char* name, int64_t most) {
+    const int64_t value = config.get_int(name, 0);
+    if (value < 1 || value > most) fail("config.json: %s is %lld; 1 to %lld is possible", name, (long long)value, (long long)most);
+    return value;
+  };
+  hidden_ = sized("hidden_size", 1 << 16), inner_ = sized("intermediate_size", 1 << 18);
+  const int64_t layers = sized("num_hidden_layers", 1024);
+  heads_ = sized("num_attention_heads", 1024);
+  positions_ = sized("max_position_embeddings", 1 << 20), vocabulary_ = sized("vocab_size", 1 << 24);
+  const int64_t kinds = sized("type_vocab_size", 1 << 16);
+  head_ = hidden_ / heads_;
+  if (hidden_ % heads_ || head_ % 16) fail("heads of %lld / %lld columns; a multiple of 16 is needed", (long long)hidden_, (long long)heads_);
+  epsilon_ = float(config.get_number("layer_norm_eps", 1e-12));
+  const std::string activation = config.get_text("hidden_act", "gelu"), places = config.get_text("position_embedding_type", "absolute");
+  tanh_ = activation == "gelu_new" || activation == "gelu_pytorch_tanh";
+  if (activation != "gelu" && !tanh_) fail("the activation \"%s\" is not known for this architecture; gelu is", activation.substr(0, 40).c_str());
+  if (places != "absolute") fail("positions of the kind \"%s\" are not known; absolute ones are", places.substr(0, 40).c_str());
+  const bool bare = tensors_.find("embeddings.word_embeddings.weight") || tensors_.find("embeddings.word_embeddings.codes");
+  const std::string prefix = bare ? "" : "bert.";
+
+  const auto norm = [&](const std::string& name) {
+    Matrix owner;
+    Norm out;
+    out.weight = load_vector(tensors_, prefix + name + ".weight", hidden_, owner);
+    out.bias = load_vector(tensors_, prefix + name + ".bias", hidden_, owner);
+    owns_.insert(owns_.end(), owner.owns.begin(), owner.owns.end());
+    return out;
+  };
+  const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns) {
+    Matrix out = load_matrix(tensors_, prefix + name, rows, columns, options.packing);
+    out.bias = load_vector(tensors_, prefix + name + ".bias", rows, out);
+    return out;
+  };
+  // A look-up reads one row and no more: embeddings stay as the file has them.
+  words_ = load_matrix(tensors_, prefix + "embeddings.word_embeddings", vocabulary_, hidden_, {});
+  places_ = load_matrix(tensors_, prefix + "embeddings.position_embeddings", positions_, hidden_, {});
+  kinds_ = load_matrix(tensors_, prefix + "embeddings.token_type_embeddings", kinds, hidden_, {});
+  first_ = norm("embeddings.LayerNorm");
+  for (int64_t i = 0; i < layers; ++i) {
+    const std::string at = "encoder.layer." + std::to_string(i) + ".";
+    Layer layer;
+    layer.q = matrix(at + "attention.self.query", hidden_, hidden_);
+    layer.k = matrix(at + "attention.self.key", hidden_, hidden_);
+    layer.v = matrix(at + "attention.self.value", hidden_, hidden_);
+    layer.out = matrix(at + "attention.output.dense", hidden_, hidden_);
+    layer.after_attention = norm(at + "attention.output.LayerNorm");
+    layer.up = matrix(at + "intermediate.dense", inner_, hidden_);
+    layer.down = matrix(at + "output.dense", hidden_, inner_);
+    layer.after_mlp = norm(at + "output.LayerNorm");
+    layers_.push_back(std::move(layer));
+  }
+}
+
+std::string Bert::info() const {
+  uint64_t bytes = 0, weights = 0;
+  for (const Layer& l : layers_)
+    for (const Matrix* m : {&l.q, &l.k, &l.v, &l.out, &l.up, &l.down}) {
+      bytes += m->bytes();
+      weights += uint64_t(m->rows * m->columns);
+    }
+  char out[512];
+  snprintf(out, sizeof out,
+           "{\"kind\": \"bert\", \"isa\": \"%s\", \"threads\": %d, \"vocabulary\": %lld, \"hidden\": %lld, \"layers\": %zu, "
+           "\"context\": %lld, \"bytes_per_token\": %llu, \"weights_per_token\": %llu}",
+           runtime.k.name, runtime.pool.threads(), (long long)vocabulary_, (long long)hidden_, layers_.size(),
+           (long long)positions_, (unsigned long long)bytes, (unsigned long long)weights);
+  return out;
+}
+
+void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, Pooling pooling, bool normalize, float* out) {
+  std::lock_guard lock(busy);
+  int64_t total = 0, padded = 0;
+  for (int i = 0; i < count; ++i) {
+    if (lengths[i] < 1 || lengths[i] > positions_) fail("text %d has %d tokens; this model takes 1 to %lld", i, lengths[i], (long long)positions_);
+    total += lengths[i];
+    padded += round_up(lengths[i], 16);
+  }
+  if (total > 1 << 20) fail("%lld tokens in one batch; at most %d are possible", (long long)total, 1 << 20);
+  for (int64_t t = 0; t < total; ++t)
+    if (tokens[t] < 0 || tokens[t] >= vocabulary_) fail("token %d is outside the vocabulary of %lld", tokens[t], (long long)vocabulary_);
+  const int n = int(total);
+  const int64_t width = hidden_, all = 3 * width;
+  float* x = x_.get<float>(size_t(n * width));
+  float* qkv = qkv_.get<float>(size_t(n * all));
+  float* attended = attended_.get<float>(size_t(n * width));
+  float* inner = mlp_.get<float>(size_t(n * inner_));
+  float* keys = keys_.get<float>(size_t(padded * width));      // [text][head][position / 16][head width][16]
+  float* values = values_.get<float>(size_t(padded * width));  // [text][head][position][head width]
+  const Kernels& k = runtime.k;
+  struct Text {
+    int first, length;
+    int64_t place;  // in keys and values, in positions
+  };
+  std::vector<Text> texts;
+  std::vector<int> text_of;
+  std::vector<std::pair<int, int>> runs;  // (text, first query), 16 queries at a time
+  int64_t place = 0;
+  for (int i = 0, first = 0; i < count; first += lengths[i++]) {
+    texts.push_back({first, lengths[i], place});
+    place += round_up(lengths[i], 16);
+    text_of.insert(text_of.end(), size_t(lengths[i]), i);
+    for (int q = 0; q < lengths[i]; q += 16) runs.emplace_back(i, q);
+  }
+  runtime.each(n, [&](int t) {
+    thread_local std::vector<float> part;
+    part.resize(size_t(width));
+    float* row = x + t * width;
+    words_.row(tokens[t], row);
+    for (const auto& [table, index] : {std::pair{&places_, int64_t(t - texts[size_t(text_of[size_t(t)])].first)}, std::pair{&kinds_, int64_t(0)}}) {
+      table->row(index, part.data());
+      for (int64_t d = 0; d < width; ++d) row[d] += part[size_t(d)];
+    }
+    k.layer_norm(row, first_.weight, first_.bias, epsilon_, width, row);
+  });
+  for (const Layer& layer : layers_) {
+    runtime.multiply({x, width, width, n}, {{&layer.q, qkv, all}, {&layer.k, qkv + width, all}, {&layer.v, qkv + 2 * width, all}});
+    runtime.each(n, [&](int t) {
+      const Text& text = texts[size_t(text_of[size_t(t)])];
+      const int64_t position = t - text.first, span = round_up(text.length, 16);
+      for (int64_t h = 0; h < heads_; ++h) {
+        const float *key = qkv + t * all + width + h * head_, *value = key + width;
+        float* to = keys + text.place * width + h * span * head_ + position / 16 * head_ * 16 + position % 16;
+        for (int64_t d = 0; d < head_; ++d) to[d * 16] = key[d];
+        std::memcpy(values + text.place * width + (h * span + position) * head_, value, size_t(head_) * 4);
+      }
+    });
+    runtime.pool.run(int(int64_t(runs.size()) * heads_), [&](int piece) {
+      const auto [index, first] = runs[size_t(piece / heads_)];
+      const int64_t h = piece % heads_;
+      const Text& text = texts[size_t(index)];
+      const int64_t span = round_up(text.length, 16), at = text.place * width + h * span * head_;
+      const int queries = std::min(16, text.length - first);
+      thread_local std::vector<float> scores;
+      scores.resize(size_t(queries * span));
+      k.attend({qkv + (text.first + first) * all + h * head_, all, queries, int(head_), float(1 / std::sqrt(double(head_))), Type::F32,
+                keys + at, values + at, text.length, false, scores.data(), attended + (text.first + first) * width + h * head_, width});
+    });
+    runtime.multiply({attended, width, width, n}, {{&layer.out, qkv, width}});
+    runtime.each(n, [&](int t) {
+      float *to = x + t * width, *from = qkv + t * width;
+      for (int64_t d = 0; d < width; ++d) to[d] += from[d];
+      k.layer_norm(to, layer.after_attention.weight, layer.after_attention.bias, epsilon_, width, to);
+    });
+    runtime.multiply({x, width, width, n}, {{&layer.up, inner, inner_}});
+    runtime.each(n, [&](int t) { (tanh_ ? k.gelu_tanh : k.gelu)(inner + t * inner_, inner_); });
+    runtime.multiply({inner, inner_, inner_, n}, {{&layer.down, qkv, width}});
+    runtime.each(n, [&](int t) {
+      float *to = x + t * width, *from = qkv + t * width;
+      for (int64_t d = 0; d < width; ++d) to[d] += from[d];
+      k.layer_norm(to, layer.after_mlp.weight, layer.after_mlp.bias, epsilon_, width, to);
+    });
+  }
+  for (int i = 0; i < count; ++i) {
+    const Text& text = texts[size_t(i)];
+    float* to = out + i * width;
+    const int used = pooling == Pooling::Mean ? text.length : 1;
+    std::fill(to, to + width, 0.0f);
+    for (int t = 0; t < used; ++t)
+      for (int64_t d = 0; d < width; ++d) to[d] += x[(text.first + t) * width + d] / float(used);
+    if (!normalize) continue;
+    double square = 0;
+    for (int64_t d = 0; d < width; ++d) square += double(to[d]) * to[d];
+    const float inverse = float(1 / std::max(std::sqrt(square), 1e-12));
+    for (int64_t d = 0; d < width; ++d) to[d] *= inverse;
+  }
+}
+
+}  // namespace pl

@@ -1,0 +1,70 @@
+#include "dispatch.h"
+
+#include <cstdlib>
+
+#include "attention/attention.h"
+#include "common.h"
+#include "matmul_f/matmul_f.h"
+#include "matmul_q/matmul_q.h"
+#include "rows/rows.h"
+
+namespace pl {
+
+#define PAPERLAB_ROWS(isa) rms_norm_##isa, layer_norm_##isa, silu_mul_##isa, gelu_##isa, gelu_tanh_##isa, softmax_##isa
+#define PAPERLAB_TABLE(isa) \
+  Kernels { #isa, matmul_q_##isa, matmul_f_##isa, quantize_##isa, attend_##isa, PAPERLAB_ROWS(isa) }
+
+namespace {
+
+struct Choice {
+  Kernels kernels;
+  bool (*runs_here)();
+};
+
+// The one table, the plainest first.
+const Choice kChoices[] = {
+    {PAPERLAB_TABLE(ref), [] { return true; }},
+#if PAPERLAB_HAS_AVX2
+    {PAPERLAB_TABLE(avx2),
+     [] {
+       return bool(__builtin_cpu_supports("avx2")) && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+     }},
+#endif
+#if PAPERLAB_HAS_AVX512
+    {PAPERLAB_TABLE(avx512),
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+              __builtin_cpu_supports("avx512vbmi2");
+     }},
+#endif
+};
+
+}  // namespace
+
+std::vector<std::string> kernels_available() {
+  std::vector<std::string> names;
+  for (const Choice& choice : kChoices)
+    if (choice.runs_here()) names.push_back(choice.kernels.name);
+  return names;
+}
+
+const Kernels& kernels_named(const std::string& name) {
+  for (const Choice& choice : kChoices)
+    if (name == choice.kernels.name && choice.runs_here()) return choice.kernels;
+  std::string all;
+  for (const std::string& one : kernels_available()) all += (all.empty() ? "" : ", ") + one;
+  fail("no kernels \"%s\" on this CPU; those that run here: %s (PAPERLAB_ISA)", name.substr(0, 40).c_str(), all.c_str());
+}
+
+const Kernels& kernels_here() {
+  const char* named = std::getenv("PAPERLAB_ISA");
+  if (named && *named) return kernels_named(named);
+  const Kernels* best = nullptr;
+  for (const Choice& choice : kChoices)
+    if (choice.runs_here()) best = &choice.kernels;
+  return *best;
+}
+
+}  // namespace pl

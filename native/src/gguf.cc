@@ -1,0 +1,282 @@
+// GGUF, versions 2 and 3, little-endian: fields, tensors, and the block types that are turned into floats or tiles.
+#include <bit>
+#include <cmath>
+
+#include "tensors.h"
+
+namespace pl {
+namespace {
+
+struct Block {
+  const char* name;
+  int64_t values, bytes;
+};
+
+// By GGML's type number; those that are not here are refused by name or number.
+const std::map<uint32_t, Block> kBlocks = {{0, {"F32", 1, 4}},    {1, {"F16", 1, 2}},    {2, {"Q4_0", 32, 18}},
+                                           {3, {"Q4_1", 32, 20}}, {8, {"Q8_0", 32, 34}}, {14, {"Q6_K", 256, 210}},
+                                           {30, {"BF16", 1, 2}}};
+const std::map<uint32_t, const char*> kOther = {{6, "Q5_0"},  {7, "Q5_1"},  {9, "Q8_1"},  {10, "Q2_K"},
+                                                {11, "Q3_K"}, {12, "Q4_K"}, {13, "Q5_K"}, {15, "Q8_K"}};
+
+struct Reader {
+  const Mapped& file;
+  const std::string& path;
+  uint64_t at = 0;
+
+  const uint8_t* take(uint64_t bytes) {
+    if (bytes > file.size() - at) fail("%s is cut off inside its header; fetch it again", path.c_str());
+    const uint8_t* here = file.data() + at;
+    at += bytes;
+    return here;
+  }
+
+  template <class T>
+  T get() {
+    T value;
+    std::memcpy(&value, take(sizeof value), sizeof value);
+    return value;
+  }
+
+  std::string text() {
+    const uint64_t length = get<uint64_t>();
+    if (length > file.size()) fail("%s: a text in its header is longer than the file", path.c_str());
+    return std::string(reinterpret_cast<const char*>(take(length)), length);
+  }
+
+  Json value(uint32_t type, int depth = 0) {
+    Json out;
+    const auto whole = [&](int64_t v) {
+      out.kind = Json::Number;
+      out.number = double(v);
+      out.integer = v;
+      out.is_integer = true;
+    };
+    const auto real = [&](double v) {
+      out.kind = Json::Number;
+      out.number = v;
+    };
+    switch (type) {
+      case 0: whole(get<uint8_t>()); break;
+      case 1: whole(get<int8_t>()); break;
+      case 2: whole(get<uint16_t>()); break;
+      case 3: whole(get<int16_t>()); break;
+      case 4: whole(get<uint32_t>()); break;
+      case 5: whole(get<int32_t>()); break;
+      case 6: real(get<float>()); break;
+      case 7: out.kind = Json::Bool; out.truth = get<uint8_t>() != 0; break;
+      case 8: out.kind = Json::String; out.text = text(); break;
+      case 9: {
+        const uint32_t inner = get<uint32_t>();
+        const uint64_t count = get<uint64_t>();
+        if (depth > 2 || inner > 12 || count > file.size() - at) fail("%s: an array in its header is damaged", path.c_str());
+        out.kind = Json::Array;
+        for (uint64_t i = 0; i < count; ++i) out.items.push_back(value(inner, depth + 1));
+        break;
+      }
+      case 10: {
+        const uint64_t v = get<uint64_t>();
+        if (v > INT64_MAX) fail("%s: a number in its header is too large", path.c_str());
+        whole(int64_t(v));
+        break;
+      }
+      case 11: whole(get<int64_t>()); break;
+      case 12: real(get<double>()); break;
+      default: fail("%s: a field of the unknown type %u", path.c_str(), type);
+    }
+    return out;
+  }
+};
+
+std::string hf_name(const std::string& name) {
+  static const std::map<std::string, std::string> outer = {
+      {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
+  static const std::map<std::string, std::string> inner = {{"attn_norm", "input_layernorm"},
+                                                           {"ffn_norm", "post_attention_layernorm"},
+                                                           {"attn_q", "self_attn.q_proj"},
+                                                           {"attn_k", "self_attn.k_proj"},
+                                                           {"attn_v", "self_attn.v_proj"},
+                                                           {"attn_output", "self_attn.o_proj"},
+                                                           {"attn_q_norm", "self_attn.q_norm"},
+                                                           {"attn_k_norm", "self_attn.k_norm"},
+                                                           {"ffn_gate", "mlp.gate_proj"},
+                                                           {"ffn_up", "mlp.up_proj"},
+                                                           {"ffn_down", "mlp.down_proj"}};
+  const size_t dot = name.rfind('.');
+  if (dot == std::string::npos) return name;
+  const std::string stem = name.substr(0, dot), kind = name.substr(dot);
+  if (const auto at = outer.find(stem); at != outer.end()) return at->second + kind;
+  if (stem.rfind("blk.", 0) == 0) {
+    const size_t next = stem.find('.', 4);
+    if (next != std::string::npos)
+      if (const auto at = inner.find(stem.substr(next + 1)); at != inner.end())
+        return "model.layers." + stem.substr(4, next - 4) + "." + at->second + kind;
+  }
+  return name;
+}
+
+void put(Json& config, const std::string& name, const Json& value) { config.members.emplace_back(name, value); }
+
+Json text_value(const std::string& text) {
+  Json value;
+  value.kind = Json::String;
+  value.text = text;
+  return value;
+}
+
+Json truth(bool is) {
+  Json value;
+  value.kind = Json::Bool;
+  value.truth = is;
+  return value;
+}
+
+// The fields under the names of config.json.
+Json make_config(const std::map<std::string, Json>& fields, const std::string& path, bool tied) {
+  const auto architecture = fields.find("general.architecture");
+  if (architecture == fields.end() || architecture->second.kind != Json::String)
+    fail("%s does not say its architecture", path.c_str());
+  const std::string& kind = architecture->second.text;
+  if (kind != "llama" && kind != "qwen2" && kind != "qwen3")
+    fail("%s has the architecture \"%s\"; known in GGUF: llama, qwen2, qwen3", path.c_str(), kind.substr(0, 40).c_str());
+  Json config;
+  config.kind = Json::Object;
+  put(config, "model_type", text_value(kind));
+  const std::pair<const char*, const char*> names[] = {{"embedding_length", "hidden_size"},
+                                                       {"feed_forward_length", "intermediate_size"},
+                                                       {"block_count", "num_hidden_layers"},
+                                                       {"attention.head_count", "num_attention_heads"},
+                                                       {"attention.head_count_kv", "num_key_value_heads"},
+                                                       {"attention.key_length", "head_dim"},
+                                                       {"context_length", "max_position_embeddings"},
+                                                       {"attention.layer_norm_rms_epsilon", "rms_norm_eps"},
+                                                       {"rope.freq_base", "rope_theta"}};
+  for (const auto& [field, name] : names)
+    if (const auto at = fields.find(kind + "." + field); at != fields.end()) put(config, name, at->second);
+  if (const auto at = fields.find(kind + ".rope.scaling.type");
+      at != fields.end() && at->second.text != "none" && !at->second.text.empty())
+    fail("%s scales its rotary positions (%s), which is not known for GGUF here", path.c_str(), at->second.text.c_str());
+  const auto special = [&](const char* field, const char* name) {
+    if (const auto at = fields.find(std::string("tokenizer.ggml.") + field); at != fields.end())
+      put(config, name, at->second);
+  };
+  special("bos_token_id", "bos_token_id");
+  special("eos_token_id", "eos_token_id");
+  put(config, "tie_word_embeddings", truth(tied));
+  put(config, "rope_interleaved", truth(kind == "llama"));  // llama.cpp keeps rotary pairs side by side there
+  return config;
+}
+
+}  // namespace
+
+Tensors read_gguf(const std::string& path) {
+  static_assert(std::endian::native == std::endian::little);
+  auto file = std::make_shared<Mapped>(path);
+  Reader reader{*file, path};
+  if (file->size() < 24 || std::memcmp(reader.take(4), "GGUF", 4) != 0) fail("%s is no GGUF file", path.c_str());
+  const uint32_t version = reader.get<uint32_t>();
+  if (version != 2 && version != 3) fail("%s is GGUF version %u; 2 and 3 are known", path.c_str(), version);
+  const uint64_t tensors = reader.get<uint64_t>(), count = reader.get<uint64_t>();
+  if (tensors > file->size() / 24 || count > file->size() / 12) fail("%s: its header counts more than the file holds", path.c_str());
+  std::map<std::string, Json> fields;
+  for (uint64_t i = 0; i < count; ++i) {
+    std::string key = reader.text();
+    const uint32_t type = reader.get<uint32_t>();
+    if (!fields.emplace(key, reader.value(type)).second) fail("%s: the field %s occurs twice", path.c_str(), key.c_str());
+  }
+  uint64_t alignment = 32;
+  if (const auto at = fields.find("general.alignment"); at != fields.end()) {
+    if (!at->second.is_integer || at->second.integer < 8 || at->second.integer > 65536 || at->second.integer % 8)
+      fail("%s: impossible general.alignment", path.c_str());
+    alignment = uint64_t(at->second.integer);
+  }
+  Tensors out;
+  std::vector<std::pair<std::string, uint64_t>> placed;
+  for (uint64_t i = 0; i < tensors; ++i) {
+    const std::string name = reader.text();
+    Tensor tensor;
+    const uint32_t dimensions = reader.get<uint32_t>();
+    if (dimensions > 4) fail("%s: %s has %u dimensions", path.c_str(), name.c_str(), dimensions);
+    uint64_t values = 1;
+    for (uint32_t d = 0; d < dimensions; ++d) {
+      const uint64_t n = reader.get<uint64_t>();
+      if (n > INT64_MAX) fail("%s: %s has an impossible shape", path.c_str(), name.c_str());
+      values = times(values, n);
+      tensor.shape.insert(tensor.shape.begin(), int64_t(n));  // GGUF writes the innermost first
+    }
+    const uint32_t type = reader.get<uint32_t>();
+    const auto block = kBlocks.find(type);
+    if (block == kBlocks.end()) {
+      const auto other = kOther.find(type);
+      fail("%s: %s is stored as %s; known are F32, F16, BF16, Q8_0, Q4_0, Q4_1 and Q6_K", path.c_str(), name.c_str(),
+           other == kOther.end() ? ("type " + std::to_string(type)).c_str() : other->second);
+    }
+    if (tensor.shape.empty() || tensor.shape.back() % block->second.values)
+      fail("%s: rows of %s are no whole number of %s blocks", path.c_str(), name.c_str(), block->second.name);
+    tensor.dtype = block->second.name;
+    tensor.bytes = times(values / uint64_t(block->second.values), uint64_t(block->second.bytes));
+    const uint64_t offset = reader.get<uint64_t>();
+    if (offset % alignment) fail("%s: %s is not aligned", path.c_str(), name.c_str());
+    placed.emplace_back(hf_name(name), offset);
+    if (!out.by_name.emplace(placed.back().first, std::move(tensor)).second)
+      fail("%s: the tensor %s occurs twice", path.c_str(), name.c_str());
+  }
+  const uint64_t base = (reader.at + alignment - 1) / alignment * alignment;
+  for (const auto& [name, offset] : placed) {
+    Tensor& tensor = out.by_name[name];
+    if (base > file->size() || offset > file->size() - base || tensor.bytes > file->size() - base - offset)
+      fail("%s: %s lies outside the file; it is cut off or damaged", path.c_str(), name.c_str());
+    tensor.data = file->data() + base + offset;
+  }
+  out.config = make_config(fields, path, !out.find("lm_head.weight"));
+  out.gguf = true;
+  out.files.push_back(std::move(file));
+  return out;
+}
+
+void to_float(const Tensor& tensor, int64_t first, int64_t count, float* out) {
+  const auto half = [](const uint8_t* p) {
+    uint16_t h;
+    std::memcpy(&h, p, 2);
+    return half_to_float(h);
+  };
+  const std::string& type = tensor.dtype;
+  if (type == "F32") {
+    std::memcpy(out, tensor.data + first * 4, size_t(count) * 4);
+  } else if (type == "F16") {
+    for (int64_t i = 0; i < count; ++i) out[i] = half(tensor.data + (first + i) * 2);
+  } else if (type == "BF16") {
+    for (int64_t i = 0; i < count; ++i) {
+      uint16_t b;
+      std::memcpy(&b, tensor.data + (first + i) * 2, 2);
+      out[i] = bf16_to_float(b);
+    }
+  } else if (type == "Q8_0" || type == "Q4_0" || type == "Q4_1") {
+    const bool minimum = type == "Q4_1", whole = type == "Q8_0";
+    const int64_t bytes = whole ? 34 : minimum ? 20 : 18;
+    for (int64_t i = first; i < first + count; ++i) {
+      const uint8_t* block = tensor.data + i / 32 * bytes;
+      const int place = int(i % 32);
+      const float scale = half(block);
+      if (whole) {
+        out[i - first] = scale * int8_t(block[2 + place]);
+      } else {
+        const int code = block[(minimum ? 4 : 2) + place % 16] >> (place / 16 * 4) & 15;
+        out[i - first] = minimum ? scale * float(code) + half(block + 2) : scale * float(code - 8);
+      }
+    }
+  } else if (type == "Q6_K") {
+    for (int64_t i = first; i < first + count; ++i) {
+      const uint8_t* block = tensor.data + i / 256 * 210;
+      const int place = int(i % 256), side = place / 128, rest = place % 128, quarter = rest / 32, column = rest % 32;
+      const uint8_t low = block[side * 64 + quarter % 2 * 32 + column];
+      const uint8_t high = block[128 + side * 32 + column];
+      const int code = (quarter < 2 ? low & 15 : low >> 4) | (high >> (quarter * 2) & 3) << 4;
+      out[i - first] = half(block + 208) * float(int8_t(block[192 + place / 16])) * float(code - 32);
+    }
+  } else {
+    fail("a tensor of type %s cannot be read as numbers here", type.c_str());
+  }
+}
+
+}  // namespace pl

@@ -1,0 +1,377 @@
+#include "matrix.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "matmul_q/matmul_q.h"
+
+namespace pl {
+
+Buffer::Buffer(size_t bytes) : size_(bytes) {
+  constexpr size_t kLarge = size_t(2) << 20;
+  const size_t alignment = bytes >= kLarge ? kLarge : 64, whole = std::max((bytes + alignment - 1) / alignment, size_t(1)) * alignment;
+  void* at = std::aligned_alloc(alignment, whole);
+  if (!at) fail("no memory for %zu bytes", bytes);
+#if defined(__linux__)
+  if (bytes >= kLarge) madvise(at, whole, MADV_HUGEPAGE);
+#endif
+  std::memset(at, 0, whole);
+  data_.reset(static_cast<uint8_t*>(at));
+}
+
+int64_t padded_columns(int64_t columns, int64_t group) { return round_up(columns, group ? group : 64); }
+
+void check_layout(int bits, int64_t rows, int64_t columns, int64_t group, bool sparse, bool mins) {
+  if (bits != 8 && bits != 4 && bits != 3 && bits != 2) fail("%d bits per weight; known are 8, 4, 3 and 2", bits);
+  if (sparse && (bits == 3 || bits == 2)) fail("sparse weights take 8 or 4 bits, not %d", bits);
+  if (sparse && mins) fail("sparse weights are symmetric: no minimum per group");
+  if (rows < 1 || columns < 1 || rows > (1 << 24) || columns > (1 << 24)) fail("impossible matrix of %lld x %lld", (long long)rows, (long long)columns);
+  if (group % 16 || group < 16 || group > 65536) fail("groups of %lld columns; a multiple of 16 up to 65536 is needed", (long long)group);
+}
+
+namespace {
+
+void put_code(Tiles& tiles, int64_t row, int64_t column, int code) {
+  const TileView& v = tiles.view;
+  const int64_t group = column / v.group, quad = column % v.group / 4;
+  const int lane = int(row % 16 * 4 + column % 4);
+  uint8_t* codes = tiles.codes.as<uint8_t>() + (row / 16 * v.groups() + group) * v.group_bytes();
+  if (v.bits == 8) {
+    codes[quad * 64 + lane] = uint8_t(code);
+  } else if (v.bits == 4) {
+    codes[quad / 2 * 64 + lane] |= uint8_t(code << (quad % 2 * 4));
+  } else {
+    codes[quad / 4 * 64 + lane] |= uint8_t((code & 3) << (quad % 4 * 2));
+    if (v.bits == 3) codes[v.group / 16 * 64 + quad * 8 + lane / 8] |= uint8_t((code >> 2) << (lane % 8));
+  }
+}
+
+}  // namespace
+
+Tiles lay_tiles(int64_t rows, int64_t columns, int bits, int64_t group, const uint8_t* codes, const uint16_t* scales,
+                const uint16_t* mins, const uint8_t* keep) {
+  const int64_t padded = padded_columns(columns, group);
+  if (!group) group = padded;
+  check_layout(bits, rows, columns, group, keep != nullptr, mins != nullptr);
+  Tiles tiles;
+  TileView& v = tiles.view;
+  v.bits = bits, v.rows = rows, v.columns = columns, v.padded = padded, v.group = group;
+  const int64_t blocks = v.row_blocks(), groups = v.groups();
+  const int filler = mins ? 0 : v.zero();  // padding: the weight 0, as far as the format has one
+  tiles.scales = Buffer(size_t(blocks * groups) * 32);
+  if (mins) tiles.mins = Buffer(size_t(blocks * groups) * 32);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t at = (row / 16 * groups + g) * 16 + row % 16;
+      tiles.scales.as<uint16_t>()[at] = scales[row * groups + g];
+      if (mins) tiles.mins.as<uint16_t>()[at] = mins[row * groups + g];
+    }
+  const auto code_at = [&](int64_t row, int64_t column) {
+    return row < rows && column < columns ? int(codes[row * columns + column]) : filler;
+  };
+  if (!keep) {
+    tiles.codes = Buffer(size_t(blocks * groups * v.group_bytes()));
+    for (int64_t row = 0; row < blocks * 16; ++row)
+      for (int64_t column = 0; column < padded; ++column) put_code(tiles, row, column, code_at(row, column));
+  } else {
+    const int64_t quads = padded / 4;
+    tiles.masks = Buffer(size_t(blocks * quads) * 8);
+    tiles.starts = Buffer(size_t(blocks) * 8);
+    std::vector<uint8_t> out;
+    for (int64_t block = 0; block < blocks; ++block) {
+      tiles.starts.as<uint64_t>()[block] = out.size();
+      for (int64_t quad = 0; quad < quads; ++quad) {
+        uint64_t mask = 0;
+        int held = 0;
+        for (int lane = 0; lane < 64; ++lane) {
+          const int64_t row = block * 16 + lane / 4, column = quad * 4 + lane % 4;
+          if (row >= rows || column >= columns || !keep[row * columns + column]) continue;
+          mask |= uint64_t(1) << lane;
+          const int code = code_at(row, column);
+          if (bits == 8 || held % 2 == 0) out.push_back(uint8_t(code));
+          else out.back() |= uint8_t(code << 4);
+          ++held;
+        }
+        tiles.masks.as<uint64_t>()[block * quads + quad] = mask;
+      }
+    }
+    tiles.codes = Buffer(out.size() + 64);
+    std::copy(out.begin(), out.end(), tiles.codes.as<uint8_t>());
+    v.masks = tiles.masks.as<uint64_t>();
+    v.starts = tiles.starts.as<uint64_t>();
+  }
+  v.codes = tiles.codes.as<uint8_t>();
+  v.scales = tiles.scales.as<uint16_t>();
+  v.mins = mins ? tiles.mins.as<uint16_t>() : nullptr;
+  return tiles;
+}
+
+void round_to_nearest(const float* weight, int64_t rows, int64_t columns, const Packing& packing, uint8_t* codes,
+                      uint16_t* scales, uint16_t* mins, const uint8_t* keep) {
+  const int64_t padded = padded_columns(columns, packing.group), group = packing.group ? packing.group : padded;
+  const int64_t groups = padded / group;
+  const int top = (1 << packing.bits) - 1, zero = 1 << (packing.bits - 1);
+  const auto round = [](float v, int most) { return int(std::nearbyint(std::min(std::max(v, 0.0f), float(most)))); };
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t first = g * group, last = std::min(first + group, columns);
+      const float* w = weight + row * columns;
+      const auto kept = [&](int64_t c) { return !keep || keep[row * columns + c]; };
+      float low = 0, high = 0;
+      for (int64_t c = first; c < last; ++c) {
+        if (!std::isfinite(w[c])) fail("a weight is NaN or infinite (row %lld, column %lld)", (long long)row, (long long)c);
+        if (!kept(c)) continue;
+        low = std::min(low, w[c]);
+        high = std::max(high, w[c]);
+      }
+      if (std::max(-low, high) > 65504.0f * float(zero - 1)) fail("weights up to %g are too large for float16 scales", double(std::max(-low, high)));
+      // The scale is rounded to float16 before the codes are chosen, so that they fit what is stored.
+      uint16_t best_scale = 0, best_min = 0;
+      float least = INFINITY;
+      const auto attempt = [&](float scale, float minimum) {
+        const uint16_t s = float_to_half(scale), m = float_to_half(minimum);
+        const float stored = half_to_float(s), offset = half_to_float(m), inverse = stored != 0 ? 1 / stored : 0;
+        float loss = 0;
+        for (int64_t c = first; c < last; ++c) {
+          if (!kept(c)) continue;
+          const int code = packing.symmetric ? round(w[c] * inverse + float(zero), top) - zero : round((w[c] - offset) * inverse, top);
+          const float error = w[c] - (float(code) * stored + offset);
+          loss += error * error;
+        }
+        if (loss < least) least = loss, best_scale = s, best_min = m;
+      };
+      if (packing.symmetric) {
+        // The larger side goes to the code that the other side lacks (-zero), or the range is even; at few bits a
+        // little clipping pays.
+        const float even = std::max(-low, high) / float(zero - 1), extreme = -(-low > high ? low : high) / float(zero);
+        attempt(even, 0);
+        if (packing.bits < 8)
+          for (int step = 0; step <= 12; ++step) {
+            attempt(extreme * (1.06f - 0.03f * float(step)), 0);
+            attempt(even * (1.0f - 0.03f * float(step)), 0);
+          }
+      } else {
+        for (int step = 0; step <= (packing.bits < 8 ? 10 : 0); ++step) {
+          const float shrink = 1.0f - 0.03f * float(step);
+          attempt((high - low) * shrink / float(top), low * shrink);
+        }
+      }
+      scales[row * groups + g] = best_scale;
+      if (mins) mins[row * groups + g] = best_min;
+      const float stored = half_to_float(best_scale), offset = half_to_float(best_min), inverse = stored != 0 ? 1 / stored : 0;
+      for (int64_t c = first; c < last; ++c)
+        codes[row * columns + c] = uint8_t(packing.symmetric ? round(w[c] * inverse + float(zero), top) : round((w[c] - offset) * inverse, top));
+    }
+}
+
+void read_rows(const TileView& v, int64_t first, int64_t last, float* out) {
+  const int zero = v.mins ? 0 : v.zero();
+  for (int64_t row = first; row < last; ++row, out += v.columns) {
+    const int64_t block = row / 16;
+    const auto scaled = [&](int64_t column, int code) {
+      const int64_t at = (block * v.groups() + column / v.group) * 16 + row % 16;
+      return half_to_float(v.scales[at]) * float(code) + (v.mins ? half_to_float(v.mins[at]) : 0.0f);
+    };
+    if (!v.masks) {
+      for (int64_t column = 0; column < v.columns; ++column)
+        out[column] = scaled(column, tile_code(v, block, column / v.group, column % v.group / 4, int(row % 16 * 4 + column % 4)) - zero);
+      continue;
+    }
+    const uint8_t* codes = v.codes + v.starts[block];
+    for (int64_t quad = 0; quad < v.padded / 4; ++quad) {
+      const uint64_t mask = v.masks[block * (v.padded / 4) + quad];
+      for (int i = 0; i < 4 && quad * 4 + i < v.columns; ++i) {
+        const int lane = int(row % 16 * 4 + i);
+        const int before = __builtin_popcountll(mask & ((uint64_t(1) << lane) - 1));
+        const int code = v.bits == 8 ? codes[before] : codes[before / 2] >> (before % 2 * 4) & 15;
+        out[quad * 4 + i] = mask >> lane & 1 ? scaled(quad * 4 + i, code - zero) : 0.0f;
+      }
+      const int held = __builtin_popcountll(mask);
+      codes += v.bits == 8 ? held : (held + 1) / 2;
+    }
+  }
+}
+
+uint64_t Matrix::bytes() const {
+  if (!tiled) return uint64_t(rows * columns * type_bytes(floats.type));
+  const uint64_t per_group = uint64_t(tiles.row_blocks() * tiles.groups()) * (tiles.mins ? 64 : 32);
+  if (!tiles.masks) return uint64_t(tiles.row_blocks() * tiles.groups() * tiles.group_bytes()) + per_group;
+  const int64_t quads = tiles.row_blocks() * tiles.padded / 4;
+  uint64_t held = 0;
+  for (int64_t i = 0; i < quads; ++i) {
+    const uint64_t ones = uint64_t(__builtin_popcountll(tiles.masks[i]));
+    held += tiles.bits == 8 ? ones : (ones + 1) / 2;
+  }
+  return held + uint64_t(quads) * 8 + uint64_t(tiles.row_blocks()) * 8 + per_group;
+}
+
+void Matrix::row(int64_t index, float* out) const {
+  if (tiled) return read_rows(tiles, index, index + 1, out);
+  Tensor tensor;
+  tensor.dtype = floats.type == Type::F32 ? "F32" : floats.type == Type::F16 ? "F16" : "BF16";
+  tensor.data = static_cast<const uint8_t*>(floats.data);
+  to_float(tensor, index * columns, columns, out);
+}
+
+namespace {
+
+void want_shape(const Tensor& tensor, const std::string& name, int64_t rows, int64_t columns) {
+  if (tensor.shape.size() != 2 || tensor.shape[0] != rows || tensor.shape[1] != columns) {
+    std::string is;
+    for (int64_t d : tensor.shape) is += (is.empty() ? "" : " x ") + std::to_string(d);
+    fail("%s is %s where the configuration says %lld x %lld", name.c_str(), is.c_str(), (long long)rows, (long long)columns);
+  }
+}
+
+void take_tiles(Matrix& matrix, Tiles&& tiles) {
+  auto kept = std::make_shared<Tiles>(std::move(tiles));
+  matrix.tiled = true;
+  matrix.tiles = kept->view;
+  matrix.owns.push_back(kept);
+}
+
+// A companion of packed codes: its bytes as they lie in the file, checked for type and number.
+template <class T>
+const T* companion(const Tensors& tensors, const std::string& name, const char* dtype, int64_t count, Matrix& owner) {
+  const Tensor& tensor = tensors.need(name);
+  if (tensor.dtype != dtype || tensor.count() != count)
+    fail("%s should hold %lld values of %s; it holds %lld of %s", name.c_str(), (long long)count, dtype,
+         (long long)tensor.count(), tensor.dtype.c_str());
+  if (reinterpret_cast<uintptr_t>(tensor.data) % alignof(T) == 0) return reinterpret_cast<const T*>(tensor.data);
+  auto copy = std::make_shared<Buffer>(tensor.bytes);
+  std::memcpy(copy->as<uint8_t>(), tensor.data, tensor.bytes);
+  owner.owns.push_back(copy);
+  return copy->as<T>();
+}
+
+void check_finite(const uint16_t* halves, int64_t n, const std::string& name) {
+  uint32_t worst = 0;
+  for (int64_t i = 0; i < n; ++i) worst = std::max(worst, uint32_t(halves[i] & 0x7fff));
+  if (worst >= 0x7c00) fail("%s holds NaN or infinite values; the file is damaged", name.c_str());
+}
+
+void load_packed(const Tensors& tensors, const std::string& name, Matrix& matrix) {
+  const auto described = tensors.metadata.find("paperlab." + name);
+  if (described == tensors.metadata.end()) fail("%s.codes is there, but the file's metadata does not describe it", name.c_str());
+  const Json about = Json::parse(described->second, "the description of " + name);
+  TileView& v = matrix.tiles;
+  v.rows = matrix.rows, v.columns = matrix.columns;
+  if (about.get_int("rows", -1) != v.rows || about.get_int("columns", -1) != v.columns)
+    fail("%s is packed as %lld x %lld where the configuration says %lld x %lld", name.c_str(), (long long)about.get_int("rows", -1),
+         (long long)about.get_int("columns", -1), (long long)v.rows, (long long)v.columns);
+  const int64_t bits = about.get_int("bits", 0);
+  v.group = about.get_int("group", 0);
+  const bool sparse = about.get_bool("sparse", false), mins = !about.get_bool("symmetric", true);
+  check_layout(bits > 8 ? 0 : int(bits), v.rows, v.columns, v.group, sparse, mins);
+  v.bits = int(bits);
+  v.padded = padded_columns(v.columns, v.group);
+  const int64_t per_group = v.row_blocks() * v.groups() * 16, quads = v.row_blocks() * v.padded / 4;
+  v.scales = companion<uint16_t>(tensors, name + ".scales", "F16", per_group, matrix);
+  check_finite(v.scales, per_group, name + ".scales");
+  if (mins) {
+    v.mins = companion<uint16_t>(tensors, name + ".mins", "F16", per_group, matrix);
+    check_finite(v.mins, per_group, name + ".mins");
+  }
+  if (!sparse) {
+    v.codes = companion<uint8_t>(tensors, name + ".codes", "U8", v.row_blocks() * v.groups() * v.group_bytes(), matrix);
+    return;
+  }
+  v.masks = companion<uint64_t>(tensors, name + ".masks", "U64", quads, matrix);
+  v.starts = companion<uint64_t>(tensors, name + ".starts", "U64", v.row_blocks(), matrix);
+  // Where codes are read follows from the masks alone; the stated starts and the number of codes must agree with them.
+  uint64_t held = 0;
+  for (int64_t block = 0; block < v.row_blocks(); ++block) {
+    if (v.starts[block] != held) fail("%s.starts disagrees with %s.masks; the file is damaged", name.c_str(), name.c_str());
+    for (int64_t i = 0; i < v.padded / 4; ++i) {
+      const uint64_t ones = uint64_t(__builtin_popcountll(v.masks[block * (v.padded / 4) + i]));
+      held += v.bits == 8 ? ones : (ones + 1) / 2;
+    }
+  }
+  v.codes = companion<uint8_t>(tensors, name + ".codes", "U8", int64_t(held) + 64, matrix);
+}
+
+// GGUF's blocks of 32 are our groups of 32 with the same codes and scales: nothing is lost.
+void repack(const Tensor& tensor, Matrix& matrix) {
+  const bool whole = tensor.dtype == "Q8_0", minimum = tensor.dtype == "Q4_1";
+  const int64_t bytes = whole ? 34 : minimum ? 20 : 18, groups = matrix.columns / 32;
+  std::vector<uint8_t> codes(matrix.rows * matrix.columns);
+  std::vector<uint16_t> scales(matrix.rows * groups), mins(minimum ? matrix.rows * groups : 0);
+  for (int64_t i = 0; i < matrix.rows * groups; ++i) {
+    const uint8_t* block = tensor.data + i * bytes;
+    std::memcpy(&scales[i], block, 2);
+    if (minimum) std::memcpy(&mins[i], block + 2, 2);
+    for (int place = 0; place < 32; ++place)
+      codes[i * 32 + place] = whole ? uint8_t(block[2 + place] ^ 128)
+                                    : block[(minimum ? 4 : 2) + place % 16] >> (place / 16 * 4) & 15;
+  }
+  check_finite(scales.data(), int64_t(scales.size()), "a scale in the file");
+  check_finite(mins.data(), int64_t(mins.size()), "a minimum in the file");
+  take_tiles(matrix, lay_tiles(matrix.rows, matrix.columns, whole ? 8 : 4, 32, codes.data(), scales.data(), minimum ? mins.data() : nullptr, nullptr));
+}
+
+}  // namespace
+
+Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows, int64_t columns, const Packing& packing) {
+  Matrix matrix;
+  matrix.rows = rows, matrix.columns = columns;
+  if (tensors.find(name + ".codes")) {
+    load_packed(tensors, name, matrix);
+    matrix.tiled = true;
+    return matrix;
+  }
+  const Tensor& tensor = tensors.need(name + ".weight");
+  want_shape(tensor, name + ".weight", rows, columns);
+  const bool plain = tensor.dtype == "F32" || tensor.dtype == "F16" || tensor.dtype == "BF16";
+  if (plain && !packing.bits) {
+    const Type type = tensor.dtype == "F32" ? Type::F32 : tensor.dtype == "F16" ? Type::F16 : Type::BF16;
+    matrix.floats = {type, rows, columns, tensor.data};
+    if (reinterpret_cast<uintptr_t>(tensor.data) % uintptr_t(type_bytes(type))) {
+      auto copy = std::make_shared<Buffer>(tensor.bytes);
+      std::memcpy(copy->as<uint8_t>(), tensor.data, tensor.bytes);
+      matrix.floats.data = copy->as<uint8_t>();
+      matrix.owns.push_back(copy);
+    }
+    return matrix;
+  }
+  if (!packing.bits && tensor.dtype[0] == 'Q' && tensor.dtype != "Q6_K") {
+    repack(tensor, matrix);
+    return matrix;
+  }
+  if (!plain && tensor.dtype[0] != 'Q')
+    fail("%s.weight is of type %s; F32, F16 and BF16 are known", name.c_str(), tensor.dtype.c_str());
+  if (!packing.bits) {  // Q6_K: its scales need more than float16 holds
+    auto copy = std::make_shared<Buffer>(size_t(rows * columns) * 4);
+    to_float(tensor, 0, rows * columns, copy->as<float>());
+    matrix.floats = {Type::F32, rows, columns, copy->as<float>()};
+    matrix.owns.push_back(copy);
+    return matrix;
+  }
+  // A strip of 16 rows at a time would do; the whole matrix at once is simpler and still small.
+  const int64_t padded = padded_columns(columns, packing.group), groups = packing.group ? padded / packing.group : 1;
+  Buffer whole(size_t(rows * columns) * 4);
+  to_float(tensor, 0, rows * columns, whole.as<float>());
+  std::vector<uint8_t> codes(rows * columns);
+  std::vector<uint16_t> scales(rows * groups), mins(packing.symmetric ? 0 : rows * groups);
+  try {
+    round_to_nearest(whole.as<float>(), rows, columns, packing, codes.data(), scales.data(), packing.symmetric ? nullptr : mins.data(), nullptr);
+  } catch (const Error& error) {
+    fail("%s.weight: %s", name.c_str(), error.what());
+  }
+  take_tiles(matrix, lay_tiles(rows, columns, packing.bits, packing.group, codes.data(), scales.data(), packing.symmetric ? nullptr : mins.data(), nullptr));
+  return matrix;
+}
+
+const float* load_vector(const Tensors& tensors, const std::string& name, int64_t n, Matrix& owner) {
+  const Tensor& tensor = tensors.need(name);
+  if (tensor.count() != n) fail("%s holds %lld values where the configuration says %lld", name.c_str(), (long long)tensor.count(), (long long)n);
+  auto copy = std::make_shared<Buffer>(size_t(n) * 4);
+  to_float(tensor, 0, n, copy->as<float>());
+  for (int64_t i = 0; i < n; ++i)
+    if (!std::isfinite(copy->as<float>()[i])) fail("%s holds NaN or infinite values; the file is damaged", name.c_str());
+  owner.owns.push_back(copy);
+  return copy->as<float>();
+}
+
+}  // namespace pl

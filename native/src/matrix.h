@@ -1,0 +1,67 @@
+// Weight matrices as the kernels take them: views into a mapped file, or memory of our own.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "tensors.h"
+
+namespace pl {
+
+// Zeroed memory that starts at a multiple of 64 bytes; large ones ask for large pages.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t bytes);
+  template <class T>
+  T* as() const { return reinterpret_cast<T*>(data_.get()); }
+  size_t size() const { return size_; }
+
+ private:
+  struct Free { void operator()(void* p) const { std::free(p); } };
+  std::unique_ptr<uint8_t, Free> data_;
+  size_t size_ = 0;
+};
+
+// How a matrix of floats is to be packed. group 0: one scale for a whole row.
+struct Packing {
+  int bits = 0;  // 0: leave it as it is
+  int64_t group = 64;
+  bool symmetric = true;
+};
+
+struct Tiles {
+  TileView view{};
+  Buffer codes, scales, mins, masks, starts;
+};
+
+int64_t padded_columns(int64_t columns, int64_t group);
+// Throws Error where bits, group or sizes are outside what kernels take.
+void check_layout(int bits, int64_t rows, int64_t columns, int64_t group, bool sparse, bool mins);
+// codes, keep: (rows, columns) bytes; scales, mins: (rows, groups) float16. keep and mins may be null.
+Tiles lay_tiles(int64_t rows, int64_t columns, int bits, int64_t group, const uint8_t* codes, const uint16_t* scales,
+                const uint16_t* mins, const uint8_t* keep);
+// Nearest codes, with the scale of each group that loses least among a few. Throws Error where a weight is not finite.
+void round_to_nearest(const float* weight, int64_t rows, int64_t columns, const Packing& packing, uint8_t* codes,
+                      uint16_t* scales, uint16_t* mins, const uint8_t* keep);
+// (last - first) rows of a tiled matrix as floats.
+void read_rows(const TileView& view, int64_t first, int64_t last, float* out);
+
+struct Matrix {
+  bool tiled = false;
+  FloatView floats{};
+  TileView tiles{};
+  int64_t rows = 0, columns = 0;
+  const float* bias = nullptr;
+  std::vector<std::shared_ptr<void>> owns;
+  uint64_t bytes() const;  // read by one product, bias left out
+  void row(int64_t index, float* out) const;
+};
+
+// NAME.weight, or NAME.codes with its companions. Throws Error naming the tensor where it is missing or misshapen.
+Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows, int64_t columns, const Packing& packing);
+// (n,) floats as float32.
+const float* load_vector(const Tensors& tensors, const std::string& name, int64_t n, Matrix& owner);
+
+}  // namespace pl

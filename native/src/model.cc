@@ -1,0 +1,39 @@
+#include "model.h"
+
+#include <sched.h>
+
+#include "dispatch.h"
+
+namespace pl {
+namespace {
+
+int cores() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  const unsigned n = std::thread::hardware_concurrency();
+  return n ? int(n) : 1;
+}
+
+int checked_threads(int threads) {
+  if (threads < 0 || threads > 1024) fail("%d threads; 1 to 1024 are possible, 0 takes one per core", threads);
+  return threads ? threads : cores();
+}
+
+}  // namespace
+
+Model::Model(const Options& options, int activation_bits)
+    : runtime(options.isa.empty() ? kernels_here() : kernels_named(options.isa), checked_threads(options.threads),
+              (options.activation_bits ? options.activation_bits : activation_bits) / 8) {}
+
+std::shared_ptr<Model> load_model(const std::string& path, const Options& options) {
+  Tensors tensors = open_model(path);
+  if (const Json* quantized = tensors.config.find("quantization_config"); quantized && !quantized->is_null())
+    fail("%s is quantized in a format that is not known here; give the original weights", path.c_str());
+  const std::string type = tensors.config.get_text("model_type", "");
+  if (type == "bert") return std::make_shared<Bert>(std::move(tensors), options);
+  return std::make_shared<Llama>(std::move(tensors), options);
+}
+
+}  // namespace pl

@@ -1,0 +1,145 @@
+// Models: a Llama-layout language model and a BERT-layout encoder.
+#pragma once
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "runtime.h"
+
+namespace pl {
+
+struct Options {
+  Packing packing;  // for matrices that the files hold as floats
+  int threads = 0;  // 0: as many as there are cores this process may use
+  int activation_bits = 0;  // 8, or 16 (two planes of 8); 0: 16 for language models, 8 for encoders
+  std::string isa;  // empty: PAPERLAB_ISA, else the best
+};
+
+struct Norm {
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+};
+
+struct LlamaConfig {
+  int64_t hidden, inner, layers, heads, kv_heads, head, vocabulary, context;
+  float epsilon;
+  double theta;
+  bool interleaved, qkv_bias, out_bias, mlp_bias, qk_norm;
+  std::vector<float> frequencies;  // of the rotary pairs, scaled as the configuration says
+};
+
+class Llama;
+
+// Keys and values of one text.
+class Session {
+ public:
+  Session(std::shared_ptr<Llama> model, int64_t context, Type type);
+  int64_t length() const { return length_; }
+  int64_t context() const { return context_; }
+  Type type() const { return type_; }
+  void truncate(int64_t length);
+  uint64_t bytes() const;
+  void store(int64_t layer, int64_t kv_head, int64_t position, const float* key, const float* value);
+  const void* keys(int64_t layer, int64_t kv_head) const { return at(keys_, layer, kv_head); }
+  const void* values(int64_t layer, int64_t kv_head) const { return at(values_, layer, kv_head); }
+  const std::shared_ptr<Llama> model;
+  void grow(int64_t tokens) { length_ += tokens; }
+
+ private:
+  struct Unmap {
+    size_t bytes;
+    void operator()(void* at) const;
+  };
+  using Cache = std::unique_ptr<void, Unmap>;
+  Cache reserve() const;
+  void* at(const Cache& cache, int64_t layer, int64_t kv_head) const;
+  int64_t context_, length_ = 0;
+  Type type_;
+  Cache keys_, values_;  // [layer][kv head][context][head]; keys in blocks of 16 positions
+};
+
+struct Part {  // of a batch: the next tokens of one session
+  Session* session;
+  const int32_t* tokens;
+  int count;
+};
+
+enum class Want { Nothing, Last, All };  // of whose tokens the logits are asked for
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual std::string info() const = 0;  // JSON
+  Runtime runtime;
+  std::mutex busy;  // one forward pass at a time
+
+ protected:
+  Model(const Options& options, int activation_bits);
+  Tensors tensors_;
+  std::vector<std::shared_ptr<void>> owns_;
+};
+
+class Llama : public Model {
+ public:
+  Llama(Tensors&& tensors, const Options& options);
+  std::string info() const override;
+  // Runs the parts together. logits: rows of the vocabulary, for the last or all tokens of each part in turn.
+  void forward(const std::vector<Part>& parts, Want want, float* logits);
+  // Logits of hidden states that `forward` left behind are taken in strips: score[i] = log p(target[i] | tokens before).
+  void score(Session& session, const int32_t* tokens, int count, float* scores);
+  const LlamaConfig& config() const { return c_; }
+
+ private:
+  struct Layer {
+    Norm before, after, q_norm, k_norm;
+    Matrix q, k, v, out, gate, up, down;
+  };
+  void run(const std::vector<Part>& parts, int tokens);
+  void check(const std::vector<Part>& parts) const;
+  LlamaConfig c_;
+  Matrix embedding_, head_;
+  const Matrix* output_;
+  Norm last_;
+  std::vector<Layer> layers_;
+  Scratch x_, h_, qkv_, attended_, inner_, turn_, logits_;
+  float* hidden_ = nullptr;  // of the last run, after the last norm: [token][hidden]
+};
+
+enum class Pooling { Mean, Cls };
+
+class Bert : public Model {
+ public:
+  Bert(Tensors&& tensors, const Options& options);
+  std::string info() const override;
+  // Texts as runs of token ids, one after another; out: (count, hidden).
+  void embed(const int32_t* tokens, const int32_t* lengths, int count, Pooling pooling, bool normalize, float* out);
+
+ private:
+  struct Layer {
+    Matrix q, k, v, out, up, down;
+    Norm after_attention, after_mlp;
+  };
+  int64_t hidden_, inner_, heads_, head_, positions_, vocabulary_;
+  float epsilon_;
+  bool tanh_;
+  std::string prefix_;
+  Matrix words_, places_, kinds_;
+  Norm first_;
+  std::vector<Layer> layers_;
+  Scratch x_, qkv_, attended_, mlp_, keys_, values_;
+};
+
+std::shared_ptr<Model> load_model(const std::string& path, const Options& options);
+
+struct Sampling {
+  float temperature = 0;  // 0: greedy
+  int top_k = 0;          // 0: all
+  float top_p = 1, min_p = 0, repetition_penalty = 1;
+  uint64_t seed = 0;
+};
+
+// The next token; logits are changed. step: counts draws, so that a seed and a step always draw the same.
+int sample(float* logits, int64_t n, const Sampling& how, uint64_t step, const int32_t* seen, int64_t seen_count);
+
+}  // namespace pl

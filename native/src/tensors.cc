@@ -1,0 +1,159 @@
+#include "tensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <set>
+
+namespace pl {
+
+Mapped::Mapped(const std::string& path) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) fail("cannot open %s: %s", path.c_str(), std::strerror(errno));
+  struct stat about {};
+  if (fstat(file, &about) != 0 || !S_ISREG(about.st_mode)) {
+    close(file);
+    fail("%s is not a file", path.c_str());
+  }
+  size_ = uint64_t(about.st_size);
+  if (size_) {
+    void* at = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0);
+    if (at == MAP_FAILED) {
+      const int why = errno;
+      close(file);
+      fail("cannot map %s: %s", path.c_str(), std::strerror(why));
+    }
+    data_ = static_cast<const uint8_t*>(at);
+  }
+  close(file);
+}
+
+Mapped::~Mapped() {
+  if (data_) munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+const Tensor* Tensors::find(std::string_view name) const {
+  const auto at = by_name.find(name);
+  return at == by_name.end() ? nullptr : &at->second;
+}
+
+const Tensor& Tensors::need(std::string_view name) const {
+  const Tensor* tensor = find(name);
+  if (!tensor) fail("the tensor %s is missing from the model's files", std::string(name).c_str());
+  return *tensor;
+}
+
+namespace {
+
+constexpr uint64_t kHeader = 100'000'000;  // the limit that safetensors itself sets
+
+uint64_t width_of(const std::string& dtype) {
+  static const std::map<std::string, uint64_t> widths = {
+      {"BOOL", 1}, {"U8", 1}, {"I8", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
+      {"BF16", 2}, {"I32", 4}, {"U32", 4}, {"F32", 4}, {"I64", 8}, {"U64", 8}, {"F64", 8}};
+  const auto at = widths.find(dtype);
+  return at == widths.end() ? 0 : at->second;
+}
+
+std::string read_text(const std::string& path) {
+  const Mapped file(path);
+  if (file.size() > kHeader) fail("%s is too large", path.c_str());
+  return std::string(reinterpret_cast<const char*>(file.data()), file.size());
+}
+
+bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
+}  // namespace
+
+void read_safetensors(const std::string& path, Tensors& into) {
+  auto file = std::make_shared<Mapped>(path);
+  const char* name = path.c_str();
+  if (file->size() < 8) fail("%s is no safetensors file: shorter than its length field", name);
+  uint64_t length;
+  std::memcpy(&length, file->data(), 8);
+  if (length > kHeader) fail("%s is no safetensors file: its header would take %llu bytes", name, (unsigned long long)length);
+  if (length > file->size() - 8) fail("%s is cut off inside its header; fetch it again", name);
+  const Json header = Json::parse({reinterpret_cast<const char*>(file->data()) + 8, length}, path);
+  if (header.kind != Json::Object) fail("%s: its header is no object", name);
+  const uint8_t* base = file->data() + 8 + length;
+  const uint64_t size = file->size() - 8 - length;
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  for (const auto& [key, entry] : header.members) {
+    if (entry.kind != Json::Object) fail("%s: the entry of %s is no object", name, key.c_str());
+    if (key == "__metadata__") {
+      for (const auto& [field, value] : entry.members) {
+        if (value.kind != Json::String) fail("%s: metadata %s is no text", name, field.c_str());
+        into.metadata[field] = value.text;
+      }
+      continue;
+    }
+    Tensor tensor;
+    tensor.dtype = entry.get_text("dtype", "");
+    const uint64_t width = width_of(tensor.dtype);
+    if (!width) fail("%s: %s has the unknown type \"%s\"", name, key.c_str(), tensor.dtype.c_str());
+    const Json *shape = entry.find("shape"), *offsets = entry.find("data_offsets");
+    if (!shape || shape->kind != Json::Array || shape->items.size() > 8) fail("%s: %s has no shape", name, key.c_str());
+    uint64_t bytes = width;
+    for (const Json& item : shape->items) {
+      if (!item.is_integer || item.integer < 0) fail("%s: %s has an impossible shape", name, key.c_str());
+      tensor.shape.push_back(item.integer);
+      bytes = times(bytes, uint64_t(item.integer));
+    }
+    if (!offsets || offsets->items.size() != 2 || !offsets->items[0].is_integer || !offsets->items[1].is_integer)
+      fail("%s: %s has no data_offsets", name, key.c_str());
+    const int64_t begin = offsets->items[0].integer, end = offsets->items[1].integer;
+    if (begin < 0 || end < begin || uint64_t(end) > size)
+      fail("%s: %s lies outside the file (bytes %lld to %lld of %llu); it is cut off or damaged", name, key.c_str(),
+           (long long)begin, (long long)end, (unsigned long long)size);
+    if (uint64_t(end - begin) != bytes)
+      fail("%s: %s takes %llu bytes by its shape and %lld by its offsets", name, key.c_str(), (unsigned long long)bytes,
+           (long long)(end - begin));
+    tensor.data = base + begin;
+    tensor.bytes = bytes;
+    if (bytes) ranges.emplace_back(begin, end);
+    if (!into.by_name.emplace(key, std::move(tensor)).second) fail("the tensor %s is in two files", key.c_str());
+  }
+  std::sort(ranges.begin(), ranges.end());
+  for (size_t i = 1; i < ranges.size(); ++i)
+    if (ranges[i].first < ranges[i - 1].second) fail("%s: two of its tensors overlap", name);
+  into.files.push_back(std::move(file));
+}
+
+Tensors open_model(const std::string& path) {
+  struct stat about {};
+  if (stat(path.c_str(), &about) != 0) fail("there is no %s", path.c_str());
+  if (S_ISREG(about.st_mode)) {
+    if (path.size() < 5 || path.substr(path.size() - 5) != ".gguf")
+      fail("%s is a file and no .gguf; give a folder with config.json and *.safetensors, or a .gguf file", path.c_str());
+    return read_gguf(path);
+  }
+  Tensors tensors;
+  const std::string config = path + "/config.json", single = path + "/model.safetensors";
+  const std::string index = path + "/model.safetensors.index.json";
+  if (!exists(config)) fail("no config.json in %s; give the folder that has it", path.c_str());
+  tensors.config = Json::parse(read_text(config), config);
+  if (tensors.config.kind != Json::Object) fail("%s is no object", config.c_str());
+  if (exists(single)) {
+    read_safetensors(single, tensors);
+  } else if (exists(index)) {
+    const Json list = Json::parse(read_text(index), index);
+    const Json* map = list.find("weight_map");
+    if (!map || map->kind != Json::Object) fail("%s has no weight_map", index.c_str());
+    std::set<std::string> parts;
+    for (const auto& [key, part] : map->members) {
+      if (part.kind != Json::String || part.text.empty() || part.text.find('/') != std::string::npos)
+        fail("%s names a file outside its folder for %s", index.c_str(), key.c_str());
+      parts.insert(part.text);
+    }
+    for (const std::string& part : parts) read_safetensors(path + "/" + part, tensors);
+  } else {
+    fail("no model.safetensors in %s; pickled weights (*.bin, *.pt) are never loaded", path.c_str());
+  }
+  return tensors;
+}
+
+}  // namespace pl

@@ -1,0 +1,17 @@
+"""The CPU engine: language models and sentence encoders, in floats or in few bits, without torch.
+
+    from paperlab import engine
+
+    model = engine.load("my-model", bits=4)
+    for piece in model.generate("Once upon a time", max_tokens=64):
+        print(piece, end="")
+    vectors = engine.load("my-encoder", bits=8).embed(["one text", "another"])
+
+Needs the distribution `paperlab-engine` (the compiled part), numpy and tokenizers: the extra `engine`.
+"""
+
+from paperlab.engine.load import load
+from paperlab.engine.native import EngineError, available, instruction_sets
+from paperlab.engine.pack import Layout, pack
+
+__all__ = ["EngineError", "Layout", "available", "instruction_sets", "load", "pack"]

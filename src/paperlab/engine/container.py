@@ -1,0 +1,148 @@
+"""Safetensors files with NumPy alone: memory-mapped in, aligned and whole out.
+
+A packed model is a folder like any other of Hugging Face's. Its `model.safetensors` has, for a matrix NAME of (rows,
+columns), instead of NAME.weight:
+
+    NAME.codes   U8    the codes, tile after tile (native/kernels/kernels.h draws the order)
+    NAME.scales  F16   one per row and group, [row / 16][group][16]
+    NAME.mins    F16   the same, where the layout is asymmetric
+    NAME.masks   U64   sparse: one bit per weight, 64 to a quad of 16 rows x 4 columns
+    NAME.starts  U64   sparse: where the codes of each 16 rows begin, in bytes
+
+and in the header's metadata, under "paperlab.NAME", a JSON object: rows, columns, bits, group, symmetric, sparse.
+Every tensor begins at a multiple of 64 bytes of the file.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from paperlab.engine.native import EngineError
+
+_KINDS = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+_NAMES = {np.dtype(kind): name for name, kind in _KINDS.items() if name != "BF16"}
+_ALIGN = 64
+
+
+def read_header(file: Path) -> tuple[dict[str, dict], dict[str, str], int]:
+    """Entries by name, metadata, and where the data begins. Raises EngineError."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if length > min(size - 8, 100_000_000):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(opened.read(length))
+        metadata = header.pop("__metadata__", {})
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            kind = _KINDS[entry["dtype"]]
+            if not 0 <= begin <= end <= size - 8 - length:
+                raise ValueError(f"{name} lies outside the file")
+            if int(np.prod(entry["shape"], dtype=object)) * np.dtype(kind).itemsize != end - begin:
+                raise ValueError(f"{name} has another size than its shape says")
+    except KeyError as error:
+        raise EngineError(f"{file}: unknown or missing {error} in its header") from None
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise EngineError(f"{file} is no whole safetensors file: {error}") from None
+    return header, metadata, 8 + length
+
+
+class Weights:
+    """All tensors of a model folder, mapped; `name in weights`, `weights.names()`."""
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / "model.safetensors.index.json"
+        files = [folder / "model.safetensors"]
+        if not files[0].is_file() and index.is_file():
+            try:
+                parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise EngineError(f"{index} is broken; fetch it again") from None
+            if any(Path(part).name != part for part in parts):
+                raise EngineError(f"{index} names files outside its folder")
+            files = [folder / part for part in parts]
+        self._where: dict[str, tuple[Path, dict, int]] = {}
+        self.metadata: dict[str, str] = {}
+        for file in files:
+            entries, metadata, start = read_header(file)
+            self.metadata |= metadata
+            self._where |= {name: (file, entry, start) for name, entry in entries.items()}
+
+    def names(self) -> list[str]:
+        """Every tensor's name, in order."""
+        return sorted(self._where)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """As the header has it."""
+        return tuple(self._where[name][1]["shape"])
+
+    def kind(self, name: str) -> str:
+        """The type as safetensors spells it."""
+        return str(self._where[name][1]["dtype"])
+
+    def raw(self, name: str) -> np.ndarray:
+        """The tensor as it lies in the file; bfloat16 as uint16."""
+        file, entry, start = self._where[name]
+        kind, shape = np.dtype(_KINDS[entry["dtype"]]), tuple(entry["shape"])
+        if 0 in shape:
+            return np.empty(shape, kind)
+        return np.memmap(file, kind, "r", start + entry["data_offsets"][0], shape)
+
+    def floats(self, name: str) -> np.ndarray:
+        """The tensor as float32. Raises EngineError where it holds no floats."""
+        raw, kind = self.raw(name), self.kind(name)
+        if kind == "BF16":
+            return (np.asarray(raw).astype(np.uint32) << 16).view(np.float32)
+        if kind not in ("F32", "F16", "F64"):
+            raise EngineError(f"{name} is of type {kind}; floats are needed")
+        return np.ascontiguousarray(raw, np.float32)
+
+
+def write(file: Path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> None:
+    """Write {name: (type, array)} as one safetensors file, whole or not at all."""
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for name, (kind, array) in tensors.items():
+        entries[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes + -array.nbytes % _ALIGN if name != list(tensors)[-1] else array.nbytes
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-(len(header) + 8) % _ALIGN)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            opened.write(len(header).to_bytes(8, "little") + header)
+            for name, (_, array) in tensors.items():
+                opened.seek(8 + len(header) + entries[name]["data_offsets"][0])  # type: ignore[index]
+                opened.write(np.ascontiguousarray(array).data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def named(array: np.ndarray) -> tuple[str, np.ndarray]:
+    """(type, array) as `write` takes it."""
+    return _NAMES[array.dtype], array

@@ -1,0 +1,196 @@
+"""The compiled part, through its C interface (native/include/paperlab.h). Nothing else calls ctypes."""
+
+import ctypes
+import importlib.util
+import os
+from ctypes import (
+    POINTER,
+    byref,
+    c_char_p,
+    c_float,
+    c_int,
+    c_int8,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint16,
+    c_uint64,
+    c_void_p,
+)
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_ABI = 1
+
+
+class EngineError(RuntimeError):
+    """The engine could not do what was asked. The message is one line and says what was wrong."""
+
+
+class Sampling(ctypes.Structure):
+    """pl_sampling: how the next token is drawn."""
+
+    _fields_ = (
+        ("temperature", c_float),
+        ("top_k", c_int32),
+        ("top_p", c_float),
+        ("min_p", c_float),
+        ("repetition_penalty", c_float),
+        ("seed", c_uint64),
+    )
+
+
+_F = POINTER(c_float)
+_I = POINTER(c_int32)
+_H = POINTER(c_uint16)
+_U = POINTER(c_uint8)
+_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "abi": (c_int, ()),
+    "error": (c_char_p, ()),
+    "isas": (c_char_p, ()),
+    "load": (c_void_p, (c_char_p, c_int, c_int64, c_int, c_int, c_int, c_char_p)),
+    "free": (None, (c_void_p,)),
+    "info": (c_char_p, (c_void_p,)),
+    "session_new": (c_void_p, (c_void_p, c_int64, c_int)),
+    "session_free": (None, (c_void_p,)),
+    "session_length": (c_int64, (c_void_p,)),
+    "session_bytes": (c_int64, (c_void_p,)),
+    "session_truncate": (c_int, (c_void_p, c_int64)),
+    "forward": (c_int, (POINTER(c_void_p), _I, c_int, _I, c_int, _F)),
+    "score": (c_int, (c_void_p, _I, c_int, _F)),
+    "next": (c_int, (c_void_p, _I, c_int, POINTER(Sampling), c_uint64, _I, c_int64)),
+    "sample": (c_int, (_F, c_int64, POINTER(Sampling), c_uint64, _I, c_int64)),
+    "embed": (c_int, (c_void_p, _I, _I, c_int, c_int, c_int, _F)),
+    "round": (c_int, (_F, c_int64, c_int64, c_int, c_int64, _U, _U, _H, _H)),
+    "lay": (c_void_p, (c_int64, c_int64, c_int, c_int64, _U, _H, _H, _U)),
+    "tiles_free": (None, (c_void_p,)),
+    "tiles_part": (c_int64, (c_void_p, c_int, POINTER(c_void_p))),
+    "tiles_read": (c_int, (c_void_p, _F)),
+    "kernel_quantize": (c_int, (c_char_p, _F, c_int, c_int64, c_int64, c_int, POINTER(c_int8), _F, _I)),
+    "kernel_matmul_q": (c_int, (c_char_p, c_void_p, POINTER(c_int8), _F, _I, c_int, c_int, _F)),
+    "kernel_matmul_f": (c_int, (c_char_p, c_int, c_void_p, c_int64, c_int64, _F, c_int, _F)),
+    "kernel_attend": (c_int, (c_char_p, _F, c_int, c_int, c_float, c_int, c_void_p, c_void_p, c_int, c_int, _F)),
+    "kernel_row": (c_int, (c_char_p, c_char_p, _F, _F, _F, c_float, c_int64, _F)),
+    "test_pool": (c_int, (c_int, c_int, _I, c_int)),
+}
+_POINTERS: dict[Any, Any] = {
+    np.dtype(np.float32): _F,
+    np.dtype(np.int32): _I,
+    np.dtype(np.uint16): _H,
+    np.dtype(np.uint8): _U,
+}
+_POINTERS[np.dtype(np.int8)] = POINTER(c_int8)
+_POINTERS[np.dtype(np.float16)] = _H
+
+
+def _path() -> Path | None:
+    """Where the shared library lies: PAPERLAB_LIBRARY, else in the installed distribution; None if nowhere."""
+    if named := os.environ.get("PAPERLAB_LIBRARY"):
+        return Path(named)
+    spec = importlib.util.find_spec("paperlab_engine")
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / "libpaperlab.so"
+
+
+def available() -> bool:
+    """Whether the compiled part is installed. Loads nothing."""
+    path = _path()
+    return path is not None and path.is_file()
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The shared library with its signatures. Raises EngineError where it is missing or of another version."""
+    path = _path()
+    if path is None:
+        raise EngineError("the engine's compiled part is not installed: pip install ./native (needs a C++ compiler)")
+    try:
+        found = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise EngineError(f"the engine's compiled part cannot be loaded from {path}: {error}") from None
+    if not hasattr(found, "pl_abi") or found.pl_abi() != _ABI:
+        raise EngineError(f"{path} is of another version than this paperlab; install it again: pip install ./native")
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(found, f"pl_{name}")
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+def instruction_sets() -> list[str]:
+    """Names of the kernels that run on this machine, the plainest first; PAPERLAB_ISA takes one of them."""
+    return library().pl_isas().decode().split()
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """pl_NAME(arguments). Raises EngineError where it answers NULL or a negative number."""
+    result = getattr(library(), f"pl_{name}")(*arguments)
+    if (result is None and _SIGNATURES[name][0] is c_void_p) or (isinstance(result, int) and result < 0):
+        raise EngineError(library().pl_error().decode(errors="replace"))
+    return result
+
+
+def pointer(array: np.ndarray | None) -> Any:
+    """The address of a C-contiguous array, typed; None stays None. The caller keeps the array alive."""
+    if array is None:
+        return None
+    if not array.flags.c_contiguous:
+        raise ValueError("the engine takes contiguous arrays")
+    return array.ctypes.data_as(_POINTERS[array.dtype])
+
+
+def tiles(
+    codes: np.ndarray, scales: np.ndarray, mins: np.ndarray | None, keep: np.ndarray | None, bits: int, group: int
+) -> dict[str, np.ndarray]:
+    """Codes and scales in the order that kernels read: the arrays of a packed matrix by name.
+
+    codes, keep: (rows, columns) uint8; scales, mins: (rows, groups) float16; group 0: whole rows.
+    Gives codes uint8, scales and mins float16, masks and starts uint64, each flat; those that the kind has.
+    """
+    rows, columns = codes.shape
+    handle = call("lay", rows, columns, bits, group, pointer(codes), pointer(scales), pointer(mins), pointer(keep))
+    try:
+        out = {}
+        kinds = (
+            ("codes", np.uint8),
+            ("scales", np.float16),
+            ("mins", np.float16),
+            ("masks", np.uint64),
+            ("starts", np.uint64),
+        )
+        for part, (name, dtype) in enumerate(kinds):
+            where = c_void_p()
+            size = call("tiles_part", handle, part, byref(where))
+            if size:
+                out[name] = np.frombuffer(ctypes.string_at(where.value or 0, size), dtype)
+        return out
+    finally:
+        library().pl_tiles_free(handle)
+
+
+def round_to_nearest(
+    weight: np.ndarray, bits: int, group: int, *, symmetric: bool = True, keep: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(rows, columns) float32 -> codes uint8 of that shape, scales and (asymmetric) minima (rows, groups) float16."""
+    rows, columns = weight.shape
+    padded = -(-columns // (group or 64)) * (group or 64)
+    groups = padded // group if group else 1
+    codes = np.empty((rows, columns), np.uint8)
+    scales = np.empty((rows, groups), np.float16)
+    mins = None if symmetric else np.empty((rows, groups), np.float16)
+    call(
+        "round",
+        pointer(weight),
+        rows,
+        columns,
+        bits,
+        group,
+        pointer(keep),
+        pointer(codes),
+        pointer(scales),
+        pointer(mins),
+    )
+    return codes, scales, mins

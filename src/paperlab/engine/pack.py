@@ -1,0 +1,156 @@
+"""Write a model folder with its matrices in few bits, or sparse, as the engine reads them fastest."""
+
+import fnmatch
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from paperlab.engine.container import Weights, named, write
+from paperlab.engine.native import EngineError, round_to_nearest, tiles
+
+_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head")
+_BERT = ("query", "key", "value", "dense")
+_BESIDE = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a matrix is stored. bits 16 leaves it as it is.
+
+    group: input columns to a scale, a multiple of 16, or None for whole rows. keep: the part of the weights that is
+    kept, 1.0 for all; the largest of each row stay. pattern "2:4" keeps the two largest of every four instead.
+    """
+
+    bits: int = 8
+    group: int | None = 64
+    symmetric: bool = True
+    keep: float = 1.0
+    pattern: Literal["unstructured", "2:4"] = "unstructured"
+
+    def __post_init__(self) -> None:
+        if self.bits not in (16, 8, 4, 3, 2):
+            raise EngineError(
+                f"{self.bits} bits per weight; known are 8, 4, 3 and 2, and 16 to leave a matrix as it is"
+            )
+        if not 0 < self.keep <= 1:
+            raise EngineError(f"keep={self.keep}; a part above 0 and up to 1 is needed")
+        if self.sparse and (self.bits not in (8, 4) or not self.symmetric):
+            raise EngineError("sparse matrices take 8 or 4 bits and are symmetric")
+
+    @property
+    def sparse(self) -> bool:
+        """Whether weights are left out."""
+        return self.keep < 1 or self.pattern == "2:4"
+
+    def mask(self, weight: np.ndarray) -> np.ndarray | None:
+        """(rows, columns) uint8, 1 where a weight is kept; None where all are."""
+        if not self.sparse:
+            return None
+        rows, columns = weight.shape
+        size = np.abs(weight)
+        if self.pattern == "2:4":
+            whole = np.zeros((rows, columns + -columns % 4), np.float32)
+            whole[:, :columns] = size
+            rank = whole.reshape(rows, -1, 4).argsort(-1, kind="stable").argsort(-1, kind="stable")
+            return np.ascontiguousarray((rank >= 2).reshape(rows, -1)[:, :columns], np.uint8)
+        kept = max(1, round(columns * self.keep))
+        out = np.zeros((rows, columns), np.uint8)
+        np.put_along_axis(out, np.argpartition(size, columns - kept, axis=1)[:, columns - kept :], 1, axis=1)
+        return out
+
+
+Recipe = Sequence[tuple[str, Layout]]
+
+
+def layout_of(name: str, recipe: Recipe) -> Layout:
+    """The layout of the last pattern that matches a matrix's name; 16 bits where none does."""
+    return next((layout for pattern, layout in reversed(recipe) if fnmatch.fnmatchcase(name, pattern)), Layout(bits=16))
+
+
+def pack(
+    source: str | Path,
+    out: str | Path,
+    recipe: Layout | Recipe,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, float]:
+    """Pack the model folder `source` into the folder `out`, which must not hold a model yet.
+
+    recipe: one layout for all matrices, or (pattern, layout) pairs over their names, the last match counting:
+    [("*", Layout(4)), ("lm_head", Layout(8))]. Codes are the nearest ones.
+    Gives bytes, weights, and bits per weight over the packed matrices. Raises EngineError.
+    """
+    source, out = Path(source), Path(out)
+    if isinstance(recipe, Layout):
+        recipe = [("*", recipe)]
+    if not (source / "config.json").is_file():
+        raise EngineError(f"no config.json in {source}; give the folder of a model")
+    if (out / "model.safetensors").exists():
+        raise EngineError(f"{out} already holds a model; name another folder, or remove it first")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    bert = config.get("model_type") == "bert"
+    weights = Weights(source)
+    if any(name.endswith(".codes") for name in weights.names()):
+        raise EngineError(f"{source} is packed already; give the original weights")
+    tensors: dict[str, tuple[str, np.ndarray]] = {}
+    metadata = {"format": "paperlab", "paperlab": "1"}
+    bits = count = 0
+    for name in weights.names():
+        stem = name.removesuffix(".weight")
+        matrix = stem != name and len(weights.shape(name)) == 2
+        inside = not bert or ".layer." in stem
+        layout = layout_of(stem, recipe) if matrix and inside and stem.endswith(_BERT if bert else _LLAMA) else None
+        if stem == "lm_head" and config.get("tie_word_embeddings"):
+            continue
+        if layout is None or layout.bits == 16:
+            tensors[name] = weights.kind(name), weights.raw(name)
+            continue
+        progress(stem)
+        try:
+            arrays = packed(weights.floats(name), layout)
+        except EngineError as error:
+            raise EngineError(f"{name}: {error}") from None
+        rows, columns = weights.shape(name)
+        for part, array in arrays.items():
+            tensors[f"{stem}.{part}"] = named(array)
+        about = {
+            "rows": rows,
+            "columns": columns,
+            "bits": layout.bits,
+            "group": layout.group or columns + -columns % 64,
+        }
+        metadata[f"paperlab.{stem}"] = json.dumps(about | {"symmetric": layout.symmetric, "sparse": layout.sparse})
+        bits += 8 * sum(array.nbytes for array in arrays.values())
+        count += rows * columns
+    if not count:
+        raise EngineError(f"no matrix of {source} matches the recipe")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in _BESIDE:
+        if (source / file).is_file():
+            (out / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / file, out / file)
+    write(out / "model.safetensors", tensors, metadata)
+    size = (out / "model.safetensors").stat().st_size
+    return {"bytes": size, "weights": count, "bits_per_weight": bits / count}
+
+
+def packed(weight: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
+    """The arrays of one packed matrix, from (rows, columns) float32."""
+    keep = layout.mask(weight)
+    group = layout.group or 0
+    codes, scales, mins = round_to_nearest(weight, layout.bits, group, symmetric=layout.symmetric, keep=keep)
+    return tiles(codes, scales, mins, keep, layout.bits, group)

@@ -1,0 +1,148 @@
+"""Text to tokens and back, by the tokenizers library; chat templates by Jinja, in its sandbox."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paperlab.engine.native import EngineError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Message = dict[str, str]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        raise EngineError(f"{file} is not valid JSON; fetch it again") from None
+    if not isinstance(value, dict):
+        raise EngineError(f"{file} is no JSON object; fetch it again")
+    return value
+
+
+@dataclass
+class Tokens:
+    """A model's tokenizer with what its folder says beside it.
+
+    ends: tokens that end a text. longest: the most tokens of a text that the folder allows, None where it is silent.
+    pooling: "mean" or "cls", for encoders. source: the folder or file, named in errors.
+    """
+
+    source: Path
+    tokenizer: "Tokenizer | None" = None
+    template: str | None = None
+    specials: dict[str, str] = field(default_factory=dict)
+    ends: frozenset[int] = frozenset()
+    longest: int | None = None
+    pooling: str = "mean"
+
+    @classmethod
+    def of(cls, path: Path) -> "Tokens":
+        """What lies in a model folder. A folder without tokenizer.json works with token ids only."""
+        if path.is_file():
+            return cls(path)
+        said = _json(path / "tokenizer_config.json")
+        template = said.get("chat_template")
+        if (path / "chat_template.jinja").is_file():
+            template = (path / "chat_template.jinja").read_text(encoding="utf-8")
+        specials = {}
+        for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+            value = said.get(name)
+            specials[name] = value.get("content", "") if isinstance(value, dict) else value or ""
+        ends: set[int] = set()
+        for file in ("config.json", "generation_config.json"):
+            value = _json(path / file).get("eos_token_id")
+            ends |= {int(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)}
+        longest = _json(path / "sentence_bert_config.json").get("max_seq_length")
+        cls_pooling = _json(path / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
+        tokens = cls(
+            path,
+            template=template if isinstance(template, str) else None,
+            specials=specials,
+            longest=longest if isinstance(longest, int) else None,
+            pooling="cls" if cls_pooling else "mean",
+        )
+        if (path / "tokenizer.json").is_file():
+            from tokenizers import Tokenizer
+
+            try:
+                tokens.tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+            except Exception as error:  # the library raises plain Exception for every kind of damage
+                raise EngineError(f"{path / 'tokenizer.json'} is no tokenizer: {error}") from None
+            tokens.tokenizer.no_padding()
+            tokens.tokenizer.no_truncation()
+            end = tokens.tokenizer.token_to_id(specials["eos_token"]) if specials["eos_token"] else None
+            ends |= {end} if end is not None else set()
+        tokens.ends = frozenset(ends)
+        return tokens
+
+    def _need(self) -> "Tokenizer":
+        if self.tokenizer is None:
+            raise EngineError(f"no tokenizer.json beside {self.source}; give token ids, or put the file there")
+        return self.tokenizer
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a text; special: with those that the tokenizer adds at its ends."""
+        return list(self._need().encode(text, add_special_tokens=special).ids)
+
+    def encode_all(self, texts: Sequence[str], most: int) -> list[list[int]]:
+        """Token ids of several texts, each with its special tokens and cut to `most`."""
+        tokenizer = self._need()
+        tokenizer.enable_truncation(most)
+        try:
+            return [one.ids for one in tokenizer.encode_batch(list(texts))]
+        finally:
+            tokenizer.no_truncation()
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation by the model's own template, ready for the assistant's turn."""
+        if self.template is None:
+            raise EngineError(f"{self.source} has no chat template; give the prompt as text")
+        from jinja2.exceptions import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _refuse
+        try:
+            text = environment.from_string(self.template).render(
+                messages=list(messages), add_generation_prompt=True, **self.specials
+            )
+        except TemplateError as error:
+            raise EngineError(f"the chat template of {self.source} refuses these messages: {error}") from None
+        return self.encode(text, special=False)
+
+    def stream(self, ids: Iterable[int], stop: Sequence[str] = ()) -> Iterator[str]:
+        """Text of token ids as it becomes certain: whole characters, and nothing that a stop text may begin with."""
+        from tokenizers.decoders import DecodeStream
+
+        tokenizer, decoder, held = self._need(), DecodeStream(skip_special_tokens=True), ""
+        for token in ids:
+            held += decoder.step(tokenizer, token) or ""
+            cut = min((at for word in stop if (at := held.find(word)) >= 0), default=-1)
+            if cut >= 0:
+                if cut:
+                    yield held[:cut]
+                return
+            safe = len(held) - max((_overlap(held, word) for word in stop), default=0)
+            if safe:
+                yield held[:safe]
+                held = held[safe:]
+        if held:
+            yield held
+
+
+def _overlap(text: str, word: str) -> int:
+    """Length of the longest end of `text` that `word` begins with."""
+    return next((n for n in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:n])), 0)
+
+
+def _refuse(message: str) -> None:
+    from jinja2.exceptions import TemplateError
+
+    raise TemplateError(message)

@@ -1,0 +1,284 @@
+"""Whole models against transformers in float32: small ones with random weights, the real ones where at hand."""
+
+import json
+
+import numpy as np
+import pytest
+from engine_kernels import Laid
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from paperlab import engine  # noqa: E402
+from paperlab.engine.native import EngineError, round_to_nearest  # noqa: E402
+from paperlab.engine.pack import Layout, pack  # noqa: E402
+
+SMALL = {
+    "vocab_size": 517,
+    "hidden_size": 96,
+    "intermediate_size": 200,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+KINDS = {
+    "llama": ("Llama", {}),
+    "llama-tied": ("Llama", {"tie_word_embeddings": True}),
+    "llama-wide-heads": ("Llama", {"head_dim": 32, "attention_bias": True, "mlp_bias": True}),
+    "llama3-rope": ("Llama", {"rope_parameters": LLAMA3}),
+    "linear-rope": ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 32}),
+}
+
+
+def make(folder, kind="llama", dtype=torch.float32, seed=0):
+    """A small model with random weights, saved as a folder; the same in float32."""
+    name, more = KINDS[kind]
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{name}Config")(**{**SMALL, **more})
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    for key, parameter in model.named_parameters():
+        if key.endswith(("norm.weight", "layernorm.weight", "bias")):
+            torch.nn.init.normal_(parameter, 1.0 if "norm" in key else 0.0, 0.1)
+        else:
+            torch.nn.init.normal_(parameter, 0.0, 0.15)
+    model.to(dtype).save_pretrained(folder)
+    return type(model).from_pretrained(folder, dtype=torch.float32).eval()  # .float() would leave rotary tables rounded
+
+
+def logits_of(model, ids):
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].numpy()
+
+
+def relative(mine, truth):
+    return np.abs(mine - truth).max() / np.abs(truth).max()
+
+
+IDS = np.random.default_rng(3).integers(0, 517, 70).tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("isa", engine.instruction_sets())
+def test_logits_in_float32(kind, isa, tmp_path):
+    truth = logits_of(make(tmp_path, kind), IDS)
+    model = engine.load(tmp_path, isa=isa)
+    assert relative(model.forward([(model.session(cache_bits=32), IDS)], every=True), truth) < 1e-5
+    assert relative(model.forward([(model.session(cache_bits=16), IDS)], every=True), truth) < 3e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_logits_from_16_bit_files(dtype, tmp_path):
+    truth = logits_of(make(tmp_path, dtype=dtype), IDS)
+    model = engine.load(tmp_path)
+    assert relative(model.forward([(model.session(cache_bits=32), IDS)], every=True), truth) < 1e-5
+
+
+def test_tokens_one_by_one_in_parts_and_in_batches_are_the_same_text(tmp_path):
+    make(tmp_path)
+    model = engine.load(tmp_path, bits=4)
+    whole = model.forward([(model.session(), IDS)], every=True)
+    session = model.session()
+    single = np.concatenate([model.forward([(session, [token])]) for token in IDS])
+    assert (whole == single).all()
+    session, other = model.session(), model.session()
+    model.forward([(session, IDS[:20])])
+    both = model.forward([(session, IDS[20:50]), (other, IDS[:5])], every=True)
+    assert (both == np.concatenate([whole[20:50], whole[:5]])).all()
+    session.truncate(33)
+    assert (model.forward([(session, IDS[33:])], every=True) == whole[33:]).all()
+    assert len(session) == len(IDS)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_no_bit(threads, tmp_path):
+    make(tmp_path)
+    a, b = (engine.load(tmp_path, bits=8, threads=n) for n in (2, threads))
+    assert (a.forward([(a.session(), IDS)], every=True) == b.forward([(b.session(), IDS)], every=True)).all()
+
+
+def dequantized(model, layout):
+    """Put into a transformers model the weights that our codes stand for."""
+    seen = {id(model.get_output_embeddings())}
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)] + [model.get_input_embeddings()]
+    assert seen
+    for module in linear:
+        weight = module.weight.detach().numpy().copy()
+        keep = layout.mask(weight)
+        codes, scales, mins = round_to_nearest(
+            weight, layout.bits, layout.group or 0, symmetric=layout.symmetric, keep=keep
+        )
+        with Laid(codes, scales, mins, keep, layout.bits, layout.group or 0) as laid:
+            module.weight.data = torch.from_numpy(laid.read())
+    return model
+
+
+LAYOUTS = [
+    Layout(8),
+    Layout(8, group=None),
+    Layout(4),
+    Layout(4, group=32, symmetric=False),
+    Layout(3),
+    Layout(2, symmetric=False),
+    Layout(8, keep=0.5),
+    Layout(4, keep=0.25),
+    Layout(4, pattern="2:4"),
+]
+
+
+@pytest.mark.parametrize("isa", engine.instruction_sets())
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_packed_logits_equal_the_dequantized_model(layout, isa, tmp_path):
+    model = dequantized(make(tmp_path / "a"), layout)
+    report = pack(tmp_path / "a", tmp_path / "b", layout)
+    mine = engine.load(tmp_path / "b", isa=isa)
+    logits = mine.forward([(mine.session(cache_bits=32), IDS)], every=True)
+    assert relative(logits, logits_of(model, IDS)) < 3e-4  # activations keep 15 bits per group
+    assert report["bits_per_weight"] < layout.bits * 1.4 + 2 + layout.sparse
+
+
+def test_a_recipe_may_differ_by_matrix(tmp_path):
+    make(tmp_path / "a")
+    recipe = [("*", Layout(4)), ("*.down_proj", Layout(8)), ("lm_head", Layout(16)), ("*.o_proj", Layout(8, keep=0.5))]
+    pack(tmp_path / "a", tmp_path / "b", recipe)
+    mine = engine.load(tmp_path / "b")
+    assert np.isfinite(mine.forward([(mine.session(), IDS)])).all()
+    with pytest.raises(EngineError, match="already holds a model"):
+        pack(tmp_path / "a", tmp_path / "b", recipe)
+    with pytest.raises(EngineError, match="packed already"):
+        pack(tmp_path / "b", tmp_path / "c", recipe)
+    with pytest.raises(EngineError, match="matches the recipe"):
+        pack(tmp_path / "a", tmp_path / "c", [("nothing", Layout(4))])
+
+
+def test_scores_are_log_probabilities(tmp_path):
+    truth = torch.tensor(logits_of(make(tmp_path), IDS)).log_softmax(-1)
+    wanted = truth[torch.arange(len(IDS) - 1), torch.tensor(IDS[1:])].numpy()
+    np.testing.assert_allclose(engine.load(tmp_path).score(IDS, cache_bits=32), wanted, atol=2e-4)
+
+
+def test_greedy_text_equals_transformers(tmp_path):
+    model = make(tmp_path)
+    with torch.no_grad():
+        out = model.generate(torch.tensor([IDS[:9]]), max_new_tokens=40, do_sample=False)[0, 9:].tolist()
+    mine = list(engine.load(tmp_path).generate_ids(IDS[:9], max_tokens=40, cache_bits=32))
+    assert mine == (out[: out.index(2)] if 2 in out else out)
+
+
+def test_the_same_seed_draws_the_same_text(tmp_path):
+    make(tmp_path)
+    model = engine.load(tmp_path)
+    draw = lambda seed: list(model.generate_ids(IDS[:5], max_tokens=30, temperature=1.5, top_p=0.9, seed=seed))  # noqa: E731
+    assert draw(1) == draw(1) != draw(2)
+    assert list(model.generate_ids(IDS[:5], max_tokens=10, temperature=2.0, top_k=1)) == list(
+        model.generate_ids(IDS[:5], max_tokens=10)
+    )
+
+
+@pytest.mark.parametrize("isa", engine.instruction_sets())
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new"])
+def test_encoder_against_transformers(isa, activation, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3, "num_attention_heads": 6}
+    config = transformers.BertConfig(vocab_size=517, max_position_embeddings=128, hidden_act=activation, **sizes)
+    model = transformers.BertModel(config, add_pooling_layer=False).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.2)
+    model.save_pretrained(tmp_path)
+    texts = [IDS[:n] for n in (1, 7, 16, 33, 70)]
+    with torch.no_grad():
+        states = [model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in texts]
+    mine = engine.load(tmp_path, isa=isa)
+    for pooling, wanted in (("mean", [s.mean(0) for s in states]), ("cls", [s[0] for s in states])):
+        vectors = mine.embed_ids(texts, pooling=pooling, normalize=False)
+        assert relative(vectors, np.stack(wanted)) < 1e-5
+        unit = mine.embed_ids(texts, pooling=pooling)
+        np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
+    rounded = engine.load(tmp_path, isa=isa, bits=8).embed_ids(texts)
+    plain = mine.embed_ids(texts)
+    assert (rounded * plain).sum(1).min() > 0.999
+    alone = np.concatenate([mine.embed_ids([ids]) for ids in texts])
+    assert (alone == plain).all()
+
+
+def test_a_sharded_folder(tmp_path):
+    model = make(tmp_path)
+    truth = logits_of(model, IDS)
+    (tmp_path / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    mine = engine.load(tmp_path)
+    assert relative(mine.forward([(mine.session(cache_bits=32), IDS)], every=True), truth) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    from paperlab.assets.models import load_causal_lm, model_folder
+    from paperlab.assets.packages import PackageError
+
+    try:
+        folder, _ = model_folder("smollm2-135m")
+    except PackageError as error:
+        pytest.skip(str(error))
+    model, tokenizer, _ = load_causal_lm("smollm2-135m")
+    return folder, model, tokenizer
+
+
+TEXT = "The capital of France is Paris. The capital of Italy is Rome, and 2024 was a leap year."
+
+
+def test_smollm2_in_float32_and_from_its_gguf_file(smollm2):
+    folder, model, tokenizer = smollm2
+    mine = engine.load(folder)
+    ids = mine.ids(TEXT)
+    assert ids == tokenizer(TEXT)["input_ids"]
+    truth = logits_of(model, ids)
+    assert relative(mine.forward([(mine.session(cache_bits=32), ids)], every=True), truth) < 1e-5
+    packed = engine.load(next(folder.glob("*.gguf")))
+    assert relative(packed.forward([(packed.session(cache_bits=32), ids)], every=True), truth) < 1e-3
+    chat = mine.ids([{"role": "user", "content": "What is the capital of Italy?"}])
+    wanted = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of Italy?"}], add_generation_prompt=True
+    )
+    assert chat == list(wanted["input_ids"] if hasattr(wanted, "keys") else wanted)
+    with torch.no_grad():
+        out = model.generate(torch.tensor([chat]), max_new_tokens=40, do_sample=False)[0, len(chat) :].tolist()
+    text = tokenizer.decode(out, skip_special_tokens=True)
+    assert "".join(mine.generate(chat, max_tokens=40, cache_bits=32)) == text
+    assert list(packed.generate_ids(chat, max_tokens=len(out), cache_bits=32, ignore_end=True)) == out
+
+
+def test_minilm_in_float32_and_in_8_bits():
+    from paperlab.assets.models import load_encoder, model_folder
+    from paperlab.assets.packages import PackageError
+
+    try:
+        folder, _ = model_folder("minilm-l6")
+    except PackageError as error:
+        pytest.skip(str(error))
+    model, tokenizer, _ = load_encoder("minilm-l6")
+    texts = ["A cat sits on the mat.", "quantum", TEXT, "low-rank adapters for language models " * 30]
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
+    with torch.no_grad():
+        states = model(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    truth = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1)).numpy()
+    mine = engine.load(folder)
+    assert np.abs(mine.embed(texts) - truth).max() < 1e-6
+    assert (engine.load(folder, bits=8).embed(texts) * truth).sum(1).min() > 0.999
+    assert mine.longest == json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
