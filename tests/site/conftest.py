@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +35,23 @@ def store(tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         assert not Paper.objects.exists()
         yield
         transaction.set_rollback(True)
+
+
+@pytest.fixture
+def meaning(store: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An encoder that needs no model, set and at hand."""
+    from search_papers import Fake
+
+    from paperlab.site.search import encoder
+
+    fake = Fake()
+    monkeypatch.setattr(encoder, "load", lambda named=None: fake)
+    monkeypatch.setattr(encoder, "at_hand", lambda: True)
+    monkeypatch.setattr(encoder, "setting", lambda: "fake")
+    return fake
+
+
+@pytest.fixture(params=["embedded"])
+def engine(request: pytest.FixtureRequest, store: None) -> str:
+    """The engine behind the search."""
+    return str(request.param)

@@ -56,5 +56,4 @@ def index(*, anew: bool = False, meaning: bool = True) -> str:
     finally:
         told.end()
     engine = search_index.engine()
-    vectors = len(engine.vectors) if engine.vectors is not None else 0
-    return f"{engine.size:,} papers by words, {vectors:,} by meaning"
+    return f"{engine.size:,} papers by words, {engine.embedded:,} by meaning"

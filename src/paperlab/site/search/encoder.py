@@ -72,7 +72,12 @@ class Transformer:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(tokens)
         self.inputs = [port.get_any_name() for port in self.model.inputs]
-        self.dimension = int(self.model.outputs[0].get_partial_shape()[-1].get_length())
+        last = self.model.outputs[0].get_partial_shape()
+        if unknown := set(self.inputs) - {"input_ids", "attention_mask", "token_type_ids"}:
+            raise EncoderError(f"{model}: not a sentence encoder: it wants {', '.join(sorted(unknown))}")
+        if last.rank.is_dynamic or last.rank.get_length() not in (2, 3) or last[-1].is_dynamic:
+            raise EncoderError(f"{model}: not a sentence encoder: it gives {last}, not vectors of a fixed length")
+        self.dimension = int(last[-1].get_length())
         self.local = threading.local()
 
     def passages(self, texts: Sequence[str]) -> "np.ndarray[Any, Any]":
@@ -120,7 +125,10 @@ def at_hand() -> bool:
     if setting() == "none":
         return False
     if setting():
-        return Path(setting()).expanduser().is_dir()
+        try:
+            return Path(setting()).expanduser().is_dir() or bool(_hub(setting(), fetch=False))
+        except EncoderError:
+            return False
     return all((home() / "models" / folder / file).exists() for file, (_, folder) in PACKAGES.items())
 
 
@@ -147,27 +155,35 @@ def load(named: str | None = None) -> Encoder:
             f"PAPERLAB_ENCODER {named!r}: expected tokenizer.json and one of {', '.join(MODELS)}; "
             "`optimum-cli export openvino` makes them"
         )
-    prompts = _json(folder / "config_sentence_transformers.json").get("prompts") or {}
+    prompts = _json(folder / "config_sentence_transformers.json").get("prompts")
+    prompts = prompts if isinstance(prompts, dict) else {}
+    most = _json(folder / "sentence_bert_config.json").get("max_seq_length")
     return Transformer(
         found,
         folder / "tokenizer.json",
         name=f"{folder.resolve().name}:{found.stat().st_size}",
         cls=bool(_json(folder / "1_Pooling" / "config.json").get("pooling_mode_cls_token")),
-        tokens=int(_json(folder / "sentence_bert_config.json").get("max_seq_length") or TOKENS),
+        tokens=most if isinstance(most, int) and most > 2 else TOKENS,
         prompts=(str(prompts.get("query") or ""), str(prompts.get("passage") or prompts.get("document") or "")),
     )
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"{file}: {error}") from error
+    if not isinstance(found, dict):
+        raise EncoderError(f"{file}: expected a JSON object")
+    return found
 
 
-def _hub(named: str) -> Path:
+def _hub(named: str, *, fetch: bool = True) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["tokenizer.json", "*config*.json", "1_Pooling/*", *MODELS, "openvino/openvino_model.bin"]
     try:
-        return Path(snapshot_download(named, allow_patterns=wanted))
+        return Path(snapshot_download(named, allow_patterns=wanted, local_files_only=not fetch))
     except Exception as error:  # its errors have no common base, and most are not about us
         raise EncoderError(
             f"PAPERLAB_ENCODER {named!r}: no such folder, and the hub says: {str(error)[:200]}"

@@ -10,32 +10,32 @@ is done again, which changes nothing. A rebuild fills a new generation and then 
 import hashlib
 import json
 import os
-import random
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 import filelock
+from django.db.models import Q
 
 from paperlab.core.home import home
 from paperlab.site.catalogue.models import Counter, Paper
 from paperlab.site.search import encoder as encoders
-from paperlab.site.search.document import COLUMNS, documents, stored
+from paperlab.site.search.document import BATCH, COLUMNS, documents, stored
+from paperlab.site.search.engine import PROBES, judge
 from paperlab.site.search.query import Within
-from paperlab.site.search.words import Asked, Words, asked, everything
+from paperlab.site.search.words import Asked, Damaged, Words, everything
 
 if TYPE_CHECKING:
     from paperlab.site.search.vectors import Array, Vectors
 
-LAYOUT = 1  # rises when what is indexed changes; an index of another layout is built anew
+LAYOUT = 2  # rises when what is indexed changes; an index of another layout is built anew
 BULK = 20_000  # papers in one commit of the word index
 EMBEDDED = 64  # papers in one append to the vectors
 FEW = 3_000  # papers that hold a filter: their vectors are compared one by one
-PROBES, PROBED = 64, 10  # papers that the encoder is judged by, and how many neighbours of each
 
 Progress = Callable[[str, int, int], None]  # "words" or "vectors", papers done, papers in all
 
@@ -66,10 +66,13 @@ def state() -> State:
     """The state on the disk; a new one where there is none, or none that this version can read."""
     try:
         told = json.loads((folder() / "state.json").read_text(encoding="utf-8"))
-        found = State(**{**told, "words": tuple(told["words"]), "vectors": tuple(told["vectors"])})
+        (revision, key), (revision_v, key_v) = told["words"], told["vectors"]
+        reached = {"words": (int(revision), int(key)), "vectors": (int(revision_v), int(key_v))}
+        found = State(**{**told, **reached})
+        there = (folder() / found.generation / "words" / "meta.json").is_file()
     except (OSError, ValueError, TypeError, KeyError):
         return State()
-    return found if found.layout == LAYOUT and (folder() / found.generation / "words").is_dir() else State()
+    return found if found.layout == LAYOUT and there else State()
 
 
 def keep(new: State) -> None:
@@ -82,10 +85,15 @@ def keep(new: State) -> None:
     os.replace(partial, folder() / "state.json")
 
 
-def behind() -> int:
-    """How many changes the store is ahead of the word index; 0 is in step."""
+def behind(most: int = 1_000_000) -> int:
+    """How many changed papers the word index has not seen, counted up to `most`; 0 is in step."""
+    reached = state().words
     last = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
-    return int(last) - state().words[0]
+    return Paper.objects.filter(_after(reached))[:most].count() if last > reached[0] else 0
+
+
+def _after(reached: tuple[int, int]) -> Q:
+    return Q(revision=reached[0], pk__gt=reached[1]) | Q(revision__gt=reached[0])
 
 
 @contextmanager
@@ -106,10 +114,16 @@ def refresh(*, meaning: bool = True, anew: bool = False, wait: float = 600, prog
     """Bring the index up to the store: words first, then vectors. Safe to interrupt; goes on where it stopped.
 
     meaning: also vectors, the encoder being fetched if need be. anew: build it from nothing; the old one answers until
-    the new one is ready. Raises Busy, and EncoderError or PackageError when the words are done but no vectors can be.
+    the new one's words are there. Raises Busy, and EncoderError or PackageError when the words are done but no vectors
+    can be.
     """
     with _writer(wait):
         now = state()
+        if now.generation:
+            try:
+                Words(folder() / now.generation / "words")
+            except Damaged:
+                anew = True
         target = now if now.generation and not anew else State(generation=_next(now.generation))
         target = _write_words(target, progress, switch=target.generation == now.generation)
         keep(target)
@@ -155,17 +169,27 @@ def _write_words(now: State, progress: Progress | None, *, switch: bool) -> Stat
             commit()
     if pending:
         commit()
-    live = Paper.objects.filter(withdrawn=False)
-    if len(words) != live.count():  # rows that were joined to another, or deleted in the admin, leave no revision
-        gone = set(words.keys(everything(), max(1, len(words)))) - set(live.values_list("pk", flat=True))
-        words.write([], gone)
+    if len(words) != Paper.objects.filter(withdrawn=False).count():
+        gone, lost = amiss(words.keys(everything(), max(1, len(words))), now.words)
+        for start in range(0, len(lost), BATCH):
+            words.write(documents(Paper.objects.filter(pk__in=lost[start : start + BATCH]).values_list(*COLUMNS)))
+        if gone:
+            words.write([], gone)
     return now
 
 
-def _ahead(after: tuple[int, int]) -> int:
-    from django.db.models import Q
+def amiss(held: Iterable[int], reached: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """Keys of an index whose papers are no more (rows that were joined to another, or deleted in the admin, leave no
+    revision), and of papers that it should have by now and has not (its files were damaged)."""
+    live = Paper.objects.filter(withdrawn=False)
+    there = set(held)
+    gone = there.difference(live.values_list("pk", flat=True))
+    lost = set(live.exclude(_after(reached)).values_list("pk", flat=True)) - there
+    return sorted(gone), sorted(lost)
 
-    return Paper.objects.filter(Q(revision=after[0], pk__gt=after[1]) | Q(revision__gt=after[0])).count()
+
+def _ahead(after: tuple[int, int]) -> int:
+    return Paper.objects.filter(_after(after)).count()
 
 
 def text_hash(passage: str) -> int:
@@ -185,7 +209,9 @@ def _write_vectors(now: State, encoder: encoders.Encoder, progress: Progress | N
         now = replace(now, encoder=encoder.name, vectors=(0, 0), trust=0.0, judged=0)
     vectors = Vectors(vectors_folder(now.generation, encoder.name), encoder.dimension)
     total, done = (_ahead(now.vectors) if progress else 0), 0
-    for rows in stored(now.vectors):
+
+    def embed(rows: list[tuple]) -> None:
+        nonlocal done
         papers = list(documents(rows))
         vectors.remove([row[0] for row in rows if row[COLUMNS.index("withdrawn")]])
         hashes = {paper.key: text_hash(paper.passage) for paper in papers}
@@ -200,52 +226,40 @@ def _write_vectors(now: State, encoder: encoders.Encoder, progress: Progress | N
             if progress:
                 done += len(part)
                 progress("vectors", done, total)
+
+    for rows in stored(now.vectors):
+        embed(rows)
         now = replace(now, vectors=(rows[-1][1], rows[-1][0]))
         keep(now)
-    live = Paper.objects.filter(withdrawn=False)
-    if len(vectors) != live.count():
-        vectors.remove(sorted(set(vectors.row) - set(live.values_list("pk", flat=True))))
+    if len(vectors) != Paper.objects.filter(withdrawn=False).count():
+        gone, lost = amiss(vectors.held(), now.vectors)
+        vectors.remove(gone)
+        for start in range(0, len(lost), BATCH):
+            embed(list(Paper.objects.filter(pk__in=lost[start : start + BATCH]).values_list(*COLUMNS)))
     if len(vectors) >= 2 * max(PROBES, now.judged):
-        words = Words(folder() / now.generation / "words")
-        now = replace(now, trust=judge(words, vectors, encoder), judged=len(vectors))
+        reading = Embedded()
+        reading.files, reading.vectors = Words(folder() / now.generation / "words"), vectors
+        now = replace(now, trust=judge(reading, vectors.held(), encoder), judged=len(vectors))
     keep(now)
-
-
-def judge(words: Words, vectors: "Vectors", encoder: encoders.Encoder) -> float:
-    """How far an encoder can be trusted here, 0 to 1, measured without any judgements of people.
-
-    Titles of stored papers are looked for by words and by meaning, the papers themselves left out. BM25 of the ten
-    nearest by meaning over BM25 of the ten best by words, averaged, is .70-.73 for all-MiniLM-L6-v2 on three judged
-    collections, .06-.09 for random vectors and .22-.27 for an encoder drowned in noise; .2 and less is no trust, .5
-    and more is full trust.
-    """
-    held = [key for key, row in vectors.row.items() if vectors.alive[row]]
-    chosen = random.Random(0).sample(held, min(PROBES, len(held)))
-    ratios = []
-    for paper in documents(Paper.objects.filter(pk__in=chosen).values_list(*COLUMNS)):
-        title = " ".join((paper.title or paper.text).split()[:24])
-        near = [key for key, _ in vectors.best(encoder.query(title), PROBED + 1) if key != paper.key][:PROBED]
-        best = [score for key, score in words.best(asked(title), None, PROBED + 1) if key != paper.key][:PROBED]
-        if best and near:
-            scored = words.scores(asked(title), near)
-            ratios.append(sum(scored.values()) / len(near) / (sum(best) / len(best)))
-    return min(1.0, max(0.0, (fmean(ratios) - 0.2) / 0.3)) if ratios else 1.0
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
 class Embedded:
-    """The index as the ranking asks it. The methods are those of any engine behind the ranking (see `engine`)."""
+    """The index as the ranking asks it, as one state of it was: an `Engine`. trouble: why a part is missing, or ""."""
 
     def __init__(self) -> None:
         self.state = State()
         self.opened: tuple[Path, int] | None = None
         self.files: Words | None = None
         self.vectors: Vectors | None = None
+        self.loaded: encoders.Encoder | None = None
+        self.trouble = ""
 
     def reload(self) -> "Embedded":
-        """See what was written since; costs a look at one file."""
+        """This one, or one that sees what was written since; costs a look at one file. Who holds the old one can go on
+        with it."""
         file = folder() / "state.json"
         try:
             stamp = file.stat().st_mtime_ns
@@ -253,37 +267,53 @@ class Embedded:
             stamp = 0
         if (file, stamp) == self.opened:
             return self
-        if self.opened and self.opened[0] != file:
-            self.__init__()  # type: ignore[misc]
-        now = state()
+        new, now = Embedded(), state()
         if not now.generation:
-            self.__init__()  # type: ignore[misc]
-            return self
-        if self.files is None or now.generation != self.state.generation:
-            self.files = Words(folder() / now.generation / "words")
-        else:
-            self.files.reload()
+            return new
+        same = self.opened is not None and self.opened[0] == file and now.generation == self.state.generation
+        try:
+            if same and self.files:
+                self.files.reload()
+            new.files = self.files if same and self.files else Words(folder() / now.generation / "words")
+        except Damaged:
+            return self._damaged(now)
         if now.encoder and encoders.at_hand():
             from paperlab.site.search.vectors import Vectors
 
-            if self.vectors is None or (now.generation, now.encoder) != (self.state.generation, self.state.encoder):
-                self.vectors = Vectors(vectors_folder(now.generation, now.encoder), encoders.load().dimension)
+            try:
+                new.loaded = encoders.load()
+            except encoders.EncoderError as error:
+                new.trouble = str(error)
             else:
-                self.vectors.reload()
-        self.state, self.opened = now, (file, stamp)
-        return self
+                if same and self.vectors and self.state.encoder == now.encoder and self.vectors.reload():
+                    new.vectors = self.vectors
+                elif new.loaded.name == now.encoder:
+                    new.vectors = Vectors(vectors_folder(now.generation, now.encoder), new.loaded.dimension)
+        new.state, new.opened = now, (file, stamp)
+        return new
+
+    def _damaged(self, now: State) -> "Embedded":
+        """Nothing, and a state from which the next writer begins anew."""
+        with suppress(Busy), _writer(0):
+            if state() == now:
+                (folder() / "state.json").unlink(missing_ok=True)
+        new = Embedded()
+        new.trouble = "the files of the search index were damaged; it is built anew, `paperlab index` makes all of it"
+        return new
 
     @property
     def size(self) -> int:
         """Papers whose words are indexed."""
         return len(self.files) if self.files else 0
 
+    @property
+    def embedded(self) -> int:
+        """Papers whose meaning is indexed."""
+        return len(self.vectors) if self.vectors is not None else 0
+
     def encoder(self) -> encoders.Encoder | None:
         """The encoder that the vectors are of, if it is the one that is set and at hand."""
-        if self.vectors is None or not len(self.vectors):
-            return None
-        loaded = encoders.load()
-        return loaded if loaded.name == self.state.encoder else None
+        return self.loaded if self.vectors is not None and len(self.vectors) else None
 
     @property
     def trust(self) -> float:
@@ -350,8 +380,12 @@ class Embedded:
 
 
 _opened = Embedded()
+_opening = threading.Lock()
 
 
 def engine() -> Embedded:
-    """What answers queries on this machine, as of now."""
-    return _opened.reload()
+    """What answers queries, as of now."""
+    global _opened
+    with _opening:
+        _opened = _opened.reload()
+        return _opened

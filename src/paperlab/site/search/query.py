@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from paperlab.core.paper import FAMILIES
 from paperlab.core.standing import MIXED
 from paperlab.core.verdict import WORDS
+from paperlab.site.catalogue import clean
 
 Sort = Literal["relevance", "date", "trending"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -150,7 +151,8 @@ def read(params: Mapping[str, Sequence[str]]) -> Query:
     verdict:holds has:code is:runnable sort:date. Parameters of other names are ignored.
     """
     problems: dict[str, str] = {}
-    asked = {name: [value.strip() for value in values if value.strip()] for name, values in params.items()}
+    cleaned = {name: [clean.line(value[: 4 * TEXT_LIMIT]) for value in values] for name, values in params.items()}
+    asked = {name: [value for value in values if value] for name, values in cleaned.items()}
     text = " ".join(asked.get("q", []))
 
     def inline(match: re.Match[str]) -> str:
@@ -199,7 +201,7 @@ def read(params: Mapping[str, Sequence[str]]) -> Query:
         text=text,
         family=words("family", FAMILIES),
         category=tuple(dict.fromkeys(category)),
-        author=tuple(dict.fromkeys(" ".join(value.split())[:200] for value in asked.get("author", []))),
+        author=tuple(dict.fromkeys(value[:200].strip() for value in asked.get("author", []))),
         years=_years(asked.get("year", []), problems),
         code=yes("code"),
         runnable=yes("runnable"),

@@ -23,6 +23,7 @@ from paperlab.core.standing import MIXED, count, one_word
 from paperlab.site.catalogue import clean
 from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import index
+from paperlab.site.search.engine import Engine
 from paperlab.site.search.query import DEPTH, EVERYTHING, NOT_RUN, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
 from paperlab.site.search.words import STEMS, Asked, asked
 
@@ -39,7 +40,7 @@ def search(query: Query, *, facets: bool = False) -> Results:
     what could not be searched is said in `notes`."""
     begun = time.perf_counter()
     notes: list[str] = []
-    text = query.text
+    text = clean.line(query.text[: 2 * TEXT_LIMIT])
     if len(text) > TEXT_LIMIT:
         text = text[:TEXT_LIMIT]
         notes.append(f"only the first {TEXT_LIMIT:,} characters were looked for")
@@ -91,7 +92,9 @@ def related(paper: int, limit: int = 10) -> tuple[Hit, ...]:
 
 def _follow(notes: list[str]) -> None:
     """Take into the word index what the store has more, if that is quick and nobody else is at it."""
-    lag = index.behind()
+    if trouble := index.engine().trouble:
+        notes.append(trouble)
+    lag = index.behind(LAG + 1)
     if lag <= 0:
         return
     if lag > LAG:
@@ -122,13 +125,13 @@ Ranked = list[tuple[int, float, Why]]
 Scored = list[tuple[int, float]]
 
 
-def _listed(engine: index.Embedded, words: Asked, within: Within) -> Ranked:
+def _listed(engine: Engine, words: Asked, within: Within) -> Ranked:
     query = within.query
     order = "trend" if query.sort == "trending" else "day"
     return [(key, 0.0, Why()) for key in engine.listed(words, within, order, query.limit, query.offset)]
 
 
-def _ranked(engine: index.Embedded, text: str, words: Asked, within: Within, notes: list[str]) -> Ranked:
+def _ranked(engine: Engine, text: str, words: Asked, within: Within, notes: list[str]) -> Ranked:
     query = within.query
     told = _beside.submit(_meaning, engine, text, within, POOL, notes)
     by_words = engine.words(words, within, POOL) if words else []
@@ -179,11 +182,12 @@ def fused(bm25: dict[int, float], cosines: dict[int, float], background: float, 
     }
 
 
-def _meaning(engine: index.Embedded, text: str, within: Within, pool: int, notes: list[str]) -> tuple[Any, Scored]:
+def _meaning(engine: Engine, text: str, within: Within, pool: int, notes: list[str]) -> tuple[Any, Scored]:
     """The text's vector and the papers nearest to it; None and nothing where meaning takes no part."""
     encoder = engine.encoder()
     if encoder is None:
-        notes.append("only words were searched, not meaning: `paperlab index` makes the vectors")
+        if not engine.trouble:
+            notes.append("only words were searched, not meaning: `paperlab index` makes the vectors")
         return None, []
     if engine.trust == 0.0:
         return None, []
@@ -191,7 +195,7 @@ def _meaning(engine: index.Embedded, text: str, within: Within, pool: int, notes
     return vector, engine.meaning(vector, within, pool)
 
 
-def _exact(text: str, within: Within, engine: index.Embedded) -> dict[int, str]:
+def _exact(text: str, within: Within, engine: Engine) -> dict[int, str]:
     """Papers within whose arXiv id, slug or title the text is."""
     known = clean.arxiv_id(text)
     bare = text.strip().lower().replace("_", "-").replace(" ", "-")
@@ -209,7 +213,7 @@ def _exact(text: str, within: Within, engine: index.Embedded) -> dict[int, str]:
     return found
 
 
-def _suggestion(engine: index.Embedded, text: str) -> str:
+def _suggestion(engine: Engine, text: str) -> str:
     """The text with words that no paper holds replaced by near ones; "" if there is nothing to mend."""
     mended = False
 

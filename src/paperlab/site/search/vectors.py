@@ -12,8 +12,11 @@ vectors are scanned.
 
 import itertools
 import os
+import time
+import zipfile
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +43,7 @@ class Vectors:
     def __init__(self, folder: Path, dimension: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.dimension = folder, dimension
-        self._forget()
-        self.reload()
+        self._open()
 
     def _forget(self) -> None:
         self.count = 0
@@ -55,44 +57,75 @@ class Vectors:
     def __len__(self) -> int:
         return int(self.alive.sum())
 
-    def reload(self) -> None:
-        """See the rows that were appended since, and axes that were made anew."""
-        made = self._stamp()
-        if made != self.made:
+    def held(self) -> list[int]:
+        """The keys that have a vector."""
+        return [key for key, row in self.row.items() if self.alive[row]]
+
+    def reload(self) -> bool:
+        """See the rows that were appended since. False if that is not enough, because the axes were made anew or rows
+        are fewer than before: they must be opened again."""
+        if self._stamp() != self.made or self._whole() < self.count:
+            return False
+        try:
+            self._extend()
+        except ValueError:  # a file is shorter than the rows say
+            return False
+        return True
+
+    def _open(self) -> None:
+        """Read all from the files. Axes may be made anew meanwhile: then once more."""
+        for _ in range(100):
             self._forget()
-            self.made = made
-        rows = self.folder / "rows"
-        count = rows.stat().st_size // ROW.itemsize if rows.exists() else 0
-        if count < self.count:
-            self._forget()
-            self.made = made
+            self.made = self._stamp()
+            try:
+                if self.made is not None:
+                    with np.load(self.folder / "axes.npz") as kept:
+                        self.axes = kept["axes"]
+                        self.scale, self.middle = float(kept["scale"]), kept["middle"]
+                self._extend()
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                if self._stamp() == self.made:  # not in the making, but damaged: all vectors are scanned without them
+                    with suppress(OSError):
+                        (self.folder / "axes.npz").unlink()
+                continue
+            if self._stamp() == self.made:
+                return
+            time.sleep(0.01)
+        raise OSError(f"{self.folder}: the vectors cannot be read; `paperlab index --anew` makes them again")
+
+    def _whole(self) -> int:
+        """How many rows there are with their vectors."""
+        files = [(self.folder / "rows", ROW.itemsize), (self.folder / "full", 2 * self.dimension)]
+        return min(file.stat().st_size // size if file.exists() else 0 for file, size in files)
+
+    def _extend(self) -> None:
+        count = self._whole()
         if count == self.count:
             return
-        new = np.fromfile(rows, ROW, offset=self.count * ROW.itemsize, count=count - self.count)
-        keys = new["key"].astype(np.int64)
-        old = [self.row[key] for key in keys.tolist() if key in self.row] if self.row else []
-        self.keys, self.hashes = np.concatenate([self.keys, keys]), np.concatenate([self.hashes, new["hash"]])
-        self.row.update(zip(keys.tolist(), range(self.count, count), strict=True))
-        alive = np.concatenate([self.alive, np.ones(len(new), bool)])
-        alive[old] = False
-        if len(self.row) != int(alive.sum()):  # a key twice among the new ones
-            alive[:] = False
-            alive[np.fromiter(self.row.values(), np.int64, len(self.row))] = True
-        alive[self.hashes == GONE] = False
-        self.alive, self.count = alive, count
+        # Another thread may be reading: the vectors are there before the rows that point to them.
         self.full = np.memmap(self.folder / "full", np.float16, "r", shape=(count, self.dimension))
-        self.dead = np.flatnonzero(~alive)
-        file = self.folder / "axes.npz"
-        if made is not None:
-            with np.load(file) as kept:
-                self.axes, self.scale, self.middle = kept["axes"], float(kept["scale"]), kept["middle"]
+        if self.axes is not None:
             self.prefix = np.memmap(self.folder / "prefix", np.int8, "r", shape=(count, PREFIX))
-        else:
+        new = np.fromfile(self.folder / "rows", ROW, offset=self.count * ROW.itemsize, count=count - self.count)
+        keys = new["key"].astype(np.int64)
+        self.keys, self.hashes = np.concatenate([self.keys, keys]), np.concatenate([self.hashes, new["hash"]])
+        latest = dict(zip(keys.tolist(), range(self.count, count), strict=True))
+        alive = np.zeros(count, bool)
+        alive[: self.count] = self.alive
+        alive[[self.row[key] for key in latest if key in self.row]] = False
+        alive[list(latest.values())] = True
+        alive[self.hashes == GONE] = False
+        self.alive, self.dead = alive, np.flatnonzero(~alive)
+        self.row.update(latest)
+        self.count = count
+        if self.axes is None:
             self.middle = np.asarray(self.full[alive], np.float32).mean(0) if alive.any() else np.zeros(self.dimension)
 
     def _stamp(self) -> int | None:
-        file = self.folder / "axes.npz"
-        return file.stat().st_mtime_ns if file.exists() else None
+        try:
+            return (self.folder / "axes.npz").stat().st_mtime_ns
+        except OSError:
+            return None
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +142,7 @@ class Vectors:
         if self.axes is not None:
             _append(self.folder / "prefix", self._short(vectors))
         _append(self.folder / "rows", rows)
-        self.reload()
+        self._extend()
         if self.count >= max(FROM, GROWTH * self._made_of()):
             self._turn()
 
@@ -127,7 +160,8 @@ class Vectors:
 
     def _cut(self) -> None:
         """Take off what a killed writer left behind the last whole row."""
-        self.reload()
+        if not self.reload():
+            self._open()
         for name, size in (("rows", ROW.itemsize), ("full", 2 * self.dimension), ("prefix", PREFIX)):
             file = self.folder / name
             if file.exists() and file.stat().st_size > self.count * size:
@@ -153,8 +187,7 @@ class Vectors:
         (self.folder / "axes.npz").unlink(missing_ok=True)
         os.replace(partial, self.folder / "prefix")
         os.replace(made, self.folder / "axes.npz")
-        self._forget()
-        self.reload()
+        self._open()
 
     def _short(self, vectors: Array) -> Array:
         assert self.axes is not None

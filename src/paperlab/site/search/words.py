@@ -32,7 +32,8 @@ STEMS, PLAIN = _analyzer(stem=True), _analyzer(stem=False)
 
 def _schema() -> Any:
     builder = tantivy.SchemaBuilder()
-    builder.add_unsigned_field("key", indexed=True, fast=True)
+    # Signed: deleting by an unsigned term finds nothing in tantivy-py 0.27.
+    builder.add_integer_field("key", indexed=True, fast=True)
     builder.add_text_field("text", tokenizer_name="stems")
     builder.add_text_field("spelling", tokenizer_name="plain", index_option="basic")  # the title's words as written
     builder.add_text_field("names", tokenizer_name="plain", index_option="basic")
@@ -51,10 +52,13 @@ SCHEMA = _schema()
 
 @dataclass(frozen=True)
 class Asked:
-    """A query's text as the index knows it. terms: stems, each once; phrases: stems in order; names: compounds."""
+    """A query's text as the index knows it. terms: stems, each once; names: compounds.
+
+    phrases: stems and their places, from 0: the stop words between them, which the index leaves out, take a place.
+    """
 
     terms: tuple[str, ...] = ()
-    phrases: tuple[tuple[str, ...], ...] = ()
+    phrases: tuple[tuple[tuple[int, str], ...], ...] = ()
     names: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -70,16 +74,33 @@ def asked(text: str) -> Asked:
     if len(parts) % 2 == 0:
         parts[-2:] = [" ".join(parts[-2:])]
     terms = tuple(dict.fromkeys(STEMS.analyze(" ".join(parts))))
-    phrases = tuple(stems for part in parts[1::2] if len(stems := tuple(STEMS.analyze(part))) > 1)
+    phrases = tuple(phrase for part in parts[1::2] if len(phrase := placed(part)) > 1)
     return Asked(terms, phrases if len(terms) <= PROSE else (), tuple(compounds(text)[:8]))
+
+
+def placed(text: str) -> tuple[tuple[int, str], ...]:
+    """The stems of a text with their places, the first at 0; places of stop words are skipped."""
+    words = enumerate(PLAIN.analyze(text))
+    found = [(place, stem) for place, word in words for stem in STEMS.analyze(word)]
+    return tuple((place - found[0][0], stem) for place, stem in found)
+
+
+class Damaged(RuntimeError):
+    """The files of an index cannot be read."""
 
 
 class Words:
     """An open word index. Many processes may read; who writes holds the lock of the whole search index."""
 
     def __init__(self, folder: Path) -> None:
+        """Open it, or make it. Raises Damaged."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.index = tantivy.Index(SCHEMA, str(folder), reuse=True)
+        try:
+            self.index = tantivy.Index(SCHEMA, str(folder), reuse=True)
+        except BaseException as error:  # tantivy says ValueError, or panics, which is no Exception
+            if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
+                raise
+            raise Damaged(f"{folder}: {' '.join(str(error).split())[:200]}") from error
         self.index.register_tokenizer("stems", STEMS)
         self.index.register_tokenizer("plain", PLAIN)
         self.index.config_reader("manual")
