@@ -69,3 +69,23 @@ def key(number: int) -> int:
     from paperlab.site.catalogue.models import Paper
 
     return Paper.objects.get(arxiv=f"2401.{number:05d}").pk
+
+
+def content() -> dict[str, Any]:
+    """What the index says of every paper: found by which words, under which filters, in which order, with which vector.
+    BM25 is left out: papers that were replaced count in its statistics until their segment is merged."""
+    from paperlab.site.search import index
+    from paperlab.site.search.query import EVERYTHING, Query, Within
+    from paperlab.site.search.words import Asked, asked
+
+    engine = index.engine()
+    everything = engine.listed(Asked(), EVERYTHING, "day", 10_000)
+    said: dict[str, Any] = {"size": engine.size, "papers": sorted(everything), "embedded": engine.embedded}
+    for word in (*WORDS, "wombat"):
+        said[word] = sorted(key for key, _ in engine.words(asked(word), EVERYTHING, 10_000))
+    for told in (Query(category=("cs.LG",)), Query(author=("ada",)), Query(years=(2024, 2024)), Query(code=True)):
+        said[str(told.params())] = sorted(engine.listed(Asked(), Within(told), "day", 10_000))
+    said["facets"] = engine.facets(Asked(), EVERYTHING, strict=True)
+    vectors = {key: engine.vector(key) for key in everything}
+    said["vectors"] = {key: vector.tolist() for key, vector in vectors.items() if vector is not None}
+    return said

@@ -25,7 +25,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-PREFIX = 128  # coordinates
+PREFIX = 128  # coordinates at most
 CANDIDATES = 1_500  # rows whose full vectors are looked at
 FROM = 20_000  # vectors from which on the prefix pays
 GROWTH = 8
@@ -42,7 +42,7 @@ class Vectors:
 
     def __init__(self, folder: Path, dimension: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.dimension = folder, dimension
+        self.folder, self.dimension, self.short = folder, dimension, min(PREFIX, dimension)
         self._open()
 
     def _forget(self) -> None:
@@ -105,7 +105,7 @@ class Vectors:
         # Another thread may be reading: the vectors are there before the rows that point to them.
         self.full = np.memmap(self.folder / "full", np.float16, "r", shape=(count, self.dimension))
         if self.axes is not None:
-            self.prefix = np.memmap(self.folder / "prefix", np.int8, "r", shape=(count, PREFIX))
+            self.prefix = np.memmap(self.folder / "prefix", np.int8, "r", shape=(count, self.short))
         new = np.fromfile(self.folder / "rows", ROW, offset=self.count * ROW.itemsize, count=count - self.count)
         keys = new["key"].astype(np.int64)
         self.keys, self.hashes = np.concatenate([self.keys, keys]), np.concatenate([self.hashes, new["hash"]])
@@ -162,7 +162,7 @@ class Vectors:
         """Take off what a killed writer left behind the last whole row."""
         if not self.reload():
             self._open()
-        for name, size in (("rows", ROW.itemsize), ("full", 2 * self.dimension), ("prefix", PREFIX)):
+        for name, size in (("rows", ROW.itemsize), ("full", 2 * self.dimension), ("prefix", self.short)):
             file = self.folder / name
             if file.exists() and file.stat().st_size > self.count * size:
                 os.truncate(file, self.count * size)
@@ -172,7 +172,7 @@ class Vectors:
         chosen = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(self.alive))[:SAMPLE])
         sample = np.asarray(self.full[chosen], np.float32)
         _, axes = np.linalg.eigh(np.cov(sample.T))
-        axes = np.ascontiguousarray(axes[:, ::-1][:, :PREFIX], np.float32)
+        axes = np.ascontiguousarray(axes[:, ::-1][:, : self.short], np.float32)
         scale = 127 / float(np.quantile(np.abs(sample @ axes).max(1), 0.999))
         self.axes, self.scale = axes, scale
         partial = self.folder / "prefix.partial"

@@ -185,12 +185,13 @@ class Words:
     def facets(self, words: Asked, where: Where | None, *, strict: bool) -> dict[str, dict[str, int]]:
         """{"family" | "category" | "year": {value: papers}} over what `count` counts, the largest first."""
         query = self._query(words, where, strict=strict) if words else where
-        told = {} if query is None else {"filter_query": query}
+        # Without a query the counts would be those of replaced papers too.
+        told = {"filter_query": everything() if query is None else query}
         found = {
             name: dict(self.searcher.terms_with_prefix(field, "", limit=40, **told))
             for name, field in (("family", "family"), ("category", "category"), ("year", "years"))
         }
-        return {name: {value: n for value, n in counted.items() if n} for name, counted in found.items()}
+        return {name: {value: n for value, n in counted.items() if n and value} for name, counted in found.items()}
 
     def known(self, word: str) -> bool:
         """Whether any paper holds a word (as written; its stem counts)."""
