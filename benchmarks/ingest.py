@@ -27,10 +27,10 @@ import sys, time
 from paperlab.site.start import start
 start()
 from paperlab.site.catalogue.sources import files
-began = time.perf_counter()
+began = time.perf_counter(), time.process_time()
 with open(sys.argv[1], "rb") as stream:
     count = sum(len(page.items) for page in files.source(stream, name=sys.argv[1]).pages({}, {}))
-print(count, time.perf_counter() - began)
+print(count, time.perf_counter() - began[0], time.process_time() - began[1])
 """
 STORE = """
 import sys, time
@@ -39,17 +39,18 @@ start()
 from paperlab.site.catalogue.harvest import harvest
 from paperlab.site.catalogue.sources import files
 for again in range(int(sys.argv[2])):
-    began = time.perf_counter()
+    began = time.perf_counter(), time.process_time()
     with open(sys.argv[1], "rb") as stream:
         count = harvest(files.source(stream, name=sys.argv[1])).found
-print(count, time.perf_counter() - began)
+print(count, time.perf_counter() - began[0], time.process_time() - began[1])
 """
 COMMAND = """
-import json, subprocess, sys, time
-began = time.perf_counter()
+import json, resource, subprocess, sys, time
+began = time.perf_counter(), time.process_time()
 words = [sys.executable, "-m", "paperlab", "import", sys.argv[1], "--json"]
 said = subprocess.run(words, capture_output=True, check=True)
-print(json.loads(said.stdout)[0]["found"], time.perf_counter() - began)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.loads(said.stdout)[0]["found"], time.perf_counter() - began[0], used.ru_utime + used.ru_stime)
 """
 UTILS = """
 import json, os, sys, time
@@ -57,10 +58,10 @@ import sqlite_utils
 from paperlab.site.catalogue.sources import files
 base = sqlite_utils.Database(os.path.join(os.environ["PAPERLAB_HOME"], "peer.db"))
 base.enable_wal()
-began = time.perf_counter()
+began = time.perf_counter(), time.process_time()
 with open(sys.argv[1], "rb") as stream:
     base["papers"].upsert_all(map(json.loads, files._opened(stream)), pk="id")
-print(base["papers"].count, time.perf_counter() - began)
+print(base["papers"].count, time.perf_counter() - began[0], time.process_time() - began[1])
 """
 BARE = """
 import json, os, sqlite3, sys, time
@@ -68,12 +69,13 @@ from paperlab.site.catalogue.sources import files
 base = sqlite3.connect(os.path.join(os.environ["PAPERLAB_HOME"], "bare.db"))
 base.execute("PRAGMA journal_mode=WAL")
 base.execute("CREATE TABLE papers (id TEXT PRIMARY KEY, title TEXT, abstract TEXT, rest TEXT)")
-began = time.perf_counter()
+began = time.perf_counter(), time.process_time()
 with open(sys.argv[1], "rb") as stream, base:
     rows = map(json.loads, files._opened(stream))
     take = ((row.pop("id"), row.pop("title"), row.pop("abstract"), json.dumps(row)) for row in rows)
     base.executemany("INSERT OR REPLACE INTO papers VALUES (?, ?, ?, ?)", take)
-print(base.execute("SELECT count(*) FROM papers").fetchone()[0], time.perf_counter() - began)
+(count,) = base.execute("SELECT count(*) FROM papers").fetchone()
+print(count, time.perf_counter() - began[0], time.process_time() - began[1])
 """
 
 
@@ -106,8 +108,8 @@ def emptied(url: str) -> None:
         connection.execute("CREATE SCHEMA public")
 
 
-def rate(code: str, words: list[str], database: str) -> float:
-    """Papers a second of one run of an arm."""
+def rates(code: str, words: list[str], database: str) -> tuple[float, float]:
+    """Papers a second, and a second of processor time, of one run of an arm."""
     with tempfile.TemporaryDirectory() as home:
         env = {**os.environ, "PAPERLAB_HOME": home, "OMP_NUM_THREADS": "1"}
         env.pop("PAPERLAB_DATABASE", None)
@@ -115,8 +117,8 @@ def rate(code: str, words: list[str], database: str) -> float:
             emptied(database)
             env["PAPERLAB_DATABASE"] = database
         said = subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, check=True)
-    count, seconds = said.stdout.split()[-2:]
-    return int(count) / float(seconds)
+    count, seconds, used = map(float, said.stdout.split()[-3:])
+    return count / seconds, count / used
 
 
 def main() -> None:
@@ -144,25 +146,28 @@ def main() -> None:
         except PackageNotFoundError:
             print("sqlite-utils is not installed: left out")
         arms["sqlite3, bare"] = (BARE, [str(file)], "")
-        rates: dict[str, list[float]] = {name: [] for name in arms}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
         for _ in range(given.rounds):
             for name, arm in arms.items():
-                rates[name].append(rate(*arm))
-                print(f"{name}: {rates[name][-1]:,.0f} papers/s", flush=True)
+                found[name].append(rates(*arm))
+                print(f"{name}: {found[name][-1][0]:,.0f} papers/s", flush=True)
         count = sum(1 for line in file.open("rb") if line.strip()) if not given.data else None
-    lines = [
-        f"| {name} | {statistics.median(found):,.0f} | {min(found):,.0f}-{max(found):,.0f} |"
-        for name, found in rates.items()
-    ]
+    lines = []
+    for name, pairs in found.items():
+        wall, used = zip(*pairs, strict=True)
+        middle = f"{statistics.median(wall):,.0f} | {min(wall):,.0f}-{max(wall):,.0f} | {statistics.median(used):,.0f}"
+        lines.append(f"| {name} | {middle} |")
     what = f"{count:,} made-up papers" if count else f"`{file.name}`"
     text = f"""# Papers a second into the store
 
 Written by `benchmarks/ingest.py`: {what}; {given.rounds} rounds, arms interleaved,
-a fresh process and data folder each; medians, and the least and most. {os.cpu_count()} cores, Python
-{sys.version.split()[0]}. The goal is 3,000 a second into store and word index.
+a fresh process and data folder each; medians, and the least and most. {os.cpu_count()} cores,
+Python {sys.version.split()[0]}, {os.getloadavg()[0]:.0f} processes wanting them at the end. The goal is 3,000
+a second into store and word index; the whole command starts Python and fills both. Of processor seconds a process has
+as many as there are seconds where nothing else runs.
 
-| what | papers/s | from-to |
-|---|---:|---:|
+| what | papers/s | from-to | papers per processor second |
+|---|---:|---:|---:|
 """ + "\n".join(lines)
     Path(__file__).with_suffix(".md").write_text(text + "\n", encoding="utf-8")
 

@@ -101,9 +101,9 @@ _AFTER = {"H": "^", "T": "^HAPMTBX", "B": "TB", "A": "TB", "P": "AP", "M": "^HAP
 # What it costs a state that an empty line stands before its line, and that none does, in each layout. grouped: empty
 # lines stand between papers only.
 _SPACED = {
-    "spaced": {"T": (0.0, 4.0), "A": (0.0, 2.0), "P": (0.0, 0.0)},
-    "tight": {"T": (3.0, 0.0), "A": (3.0, 0.0), "P": (0.0, 0.0)},
-    "grouped": {"T": (0.0, 5.0), "A": (4.0, 0.0), "P": (0.0, 0.0)},
+    "spaced": {"T": (0.0, 4.0), "A": (0.0, 2.0)},
+    "tight": {"T": (3.0, 0.0), "A": (3.0, 0.0)},
+    "grouped": {"T": (0.0, 5.0), "A": (4.0, 0.0)},
 }
 
 

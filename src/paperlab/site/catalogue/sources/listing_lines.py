@@ -220,6 +220,8 @@ def split(page: str) -> Iterator[Line]:
             continue
         yield Line(number, waiting + bare, spaced)
         spaced, waiting = False, ""
+    if waiting:
+        yield Line(number, waiting.strip(), spaced)
 
 
 def unwrapped(lines: list[Line]) -> list[Line]:
