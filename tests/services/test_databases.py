@@ -1,7 +1,8 @@
-"""The store on a real PostgreSQL: the tests that SQLite passes, and several processes that write at once."""
+"""The store on a real PostgreSQL: the tests that SQLite passes; and on both, several processes that write at once."""
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,11 @@ def test_the_tests_of_sqlite_pass(module, database, tmp_path):
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-def test_two_processes_import_at_once(database, tmp_path):
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_two_processes_import_at_once(kind, tmp_path, request):
     """What both bring is one paper each, and the first start's migration happens once."""
+    home = tmp_path / "home"
+    database = request.getfixturevalue("database") if kind == "postgres" else f"sqlite://{tmp_path}/store.sqlite3"
     files = []
     for number in range(2):
         file = tmp_path / f"{number}.jsonl"
@@ -35,7 +39,7 @@ def test_two_processes_import_at_once(database, tmp_path):
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "paperlab", "import", str(file), "--json"],
-            env=environment(database, tmp_path / "home"),
+            env=environment(database, home),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -46,10 +50,12 @@ def test_two_processes_import_at_once(database, tmp_path):
     assert [process.returncode for process in running] == [0, 0], said
     counts = [json.loads(out)[-1] for out, _ in said]
     assert sum(count["new"] for count in counts) == 1500
-    import psycopg
+    asked = "SELECT count(*), count(DISTINCT arxiv) FROM catalogue_paper WHERE slug IS NULL"
+    if kind == "postgres":
+        import psycopg
 
-    with psycopg.connect(database) as connection:
-        ((papers, ids),) = connection.execute(
-            "SELECT count(*), count(DISTINCT arxiv) FROM catalogue_paper WHERE slug IS NULL"
-        )
-        assert (papers, ids) == (1500, 1500)
+        with psycopg.connect(database) as connection:
+            assert connection.execute(asked).fetchone() == (1500, 1500)
+    else:
+        with sqlite3.connect(tmp_path / "store.sqlite3") as base:
+            assert base.execute(asked).fetchone() == (1500, 1500)
