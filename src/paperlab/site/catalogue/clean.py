@@ -50,7 +50,8 @@ _LATEX = re.compile(r"\\[a-zA-Z]+|[\\${}~^_]")
 
 def title_key(title: str) -> str:
     """What two spellings of one title share: a hash of its letters and digits, without case, accents, TeX, spaces."""
-    folded = unicodedata.normalize("NFKD", _LATEX.sub("", title)).casefold()
+    plain = _LATEX.sub("", title)
+    folded = plain.lower() if plain.isascii() else unicodedata.normalize("NFKD", plain).casefold()
     kept = _SIGNS.sub("", folded) or " ".join(title.split())  # a title of signs alone still differs from another
     return hashlib.blake2b(kept.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
