@@ -30,6 +30,7 @@ from paperlab.site.search.words import STEMS, Asked, asked
 POOL = 200  # papers that each side puts forward
 WEIGHT = 0.5  # of meaning, fully trusted
 SNIPPET = 240  # characters
+MENDED = 0.3  # of a text's words have to be unknown for slips to be mended
 LAG = 2_000  # papers that a search itself takes into the word index when nobody else does
 
 _beside = ThreadPoolExecutor(max_workers=4, thread_name_prefix="search")
@@ -214,18 +215,18 @@ def _exact(text: str, within: Within, engine: Engine) -> dict[int, str]:
 
 
 def _suggestion(engine: Engine, text: str) -> str:
-    """The text with words that no paper holds replaced by near ones; "" if there is nothing to mend."""
-    mended = False
+    """The text with words that no paper holds replaced by near ones; "" if there is nothing to mend.
 
-    def mend(match: re.Match[str]) -> str:
-        nonlocal mended
-        word = match[0]
-        near = "" if engine.known(word) else engine.near(word)
-        mended = mended or bool(near)
-        return near or word
-
-    new = re.sub(r"[^\W\d_]{4,40}", mend, text[:300])
-    return new if mended else ""
+    Only where such words are a good part of the text: in a sentence the others find the papers, and a rare name that
+    is not stored yet is more likely than a slip (judged claims of biology lose .010 nDCG if all are mended).
+    """
+    written = re.findall(r"[^\W\d_]{4,40}", text[:300])
+    unknown = {word for word in written if not engine.known(word)}
+    if not unknown or len(unknown) < MENDED * len(written):
+        return ""
+    near = {word: engine.near(word) or word for word in unknown}
+    new = re.sub(r"[^\W\d_]{4,40}", lambda match: near.get(match[0], match[0]), text[:300])
+    return new if new != text[:300] else ""
 
 
 def _shown(ranked: Ranked, words: Asked) -> tuple[Hit, ...]:
