@@ -19,14 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from paperlab.core import panels as comparing
 from paperlab.core.card import Arm, Card, Method
 from paperlab.core.record import Record
 from paperlab.core.verdict import verdict
-from paperlab.lab import compare as comparing
 from paperlab.lab import pages, plots, values
 from paperlab.lab.compare import compare
 from paperlab.lab.plots import Dot, Spot, number, percent
 from paperlab.lab.report import report, run_summary
+from paperlab.lab.values import arm_value
 
 _spec = importlib.util.spec_from_file_location("synthetic_records", Path(__file__).with_name("records.py"))
 assert _spec is not None
@@ -250,7 +251,7 @@ def test_compare_takes_baselines_too(tmp_path: Path) -> None:
 
 def test_compare_says_where_records_differ() -> None:
     first, second = make(id="a"), make(id="b", losses={"gptq": 3.0}, started="2026-02-01")
-    (panel,) = comparing.panels([first, second])
+    (panel,) = comparing.panels([first, second], arm_value)
     notes = {point.arm.method: point.note for point in panel.points}
     assert "which differ" in notes["gptq"]
     assert "differ" not in notes["nf4"]
@@ -268,7 +269,7 @@ def test_compare_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 
 def test_formulas_in_csv_are_defused() -> None:
     check = make_check(method=Arm("=1+1"))
-    text = comparing.to_csv(comparing.panels([make(check)]))
+    text = comparing.to_csv(comparing.panels([make(check)], arm_value))
     assert "'=1+1" in text
 
 

@@ -8,7 +8,8 @@ import jinja2
 from markupsafe import Markup
 
 from paperlab.core.record import write_atomically
-from paperlab.lab.plots import COLOURS, Plot, number, percent
+from paperlab.core.words import clean, megabytes, number, percent, seconds, span
+from paperlab.lab.plots import COLOURS, Plot
 
 WORDS = {  # every verdict of the closed list: short word for CSS, a sign that repeats the colour, what it means
     "holds": ("holds", "✓", "the interval lies beyond the margin"),
@@ -46,31 +47,9 @@ DARK = {
 }  # fmt: skip
 
 
-def clean(text: object) -> str:
-    """Text from a record without control characters: XML forbids them, and a terminal would obey them."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", str(text))
-
-
 def slug(text: str) -> str:
     """A word that is safe in a file name and in an id."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "x"
-
-
-def megabytes(count: float | None) -> str:
-    """Bytes in units of a million; a dash where unknown."""
-    return "–" if count is None or count != count else f"{number(count / 1e6)}"
-
-
-def seconds(value: float) -> str:
-    """Short and readable: 0.42, 12.3, 184; a dash where none was measured."""
-    if value != value:
-        return "–"
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def span(low: float, high: float, write: Any = number) -> str:
-    """An interval: [1.2, 3.4]; empty where there is none."""
-    return "" if low != low or high != high else f"[{write(low)}, {write(high)}]"
 
 
 def page(template: str, **content: Any) -> str:

@@ -19,6 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
+from paperlab.core.panels import front
+from paperlab.core.words import number, percent
+
 # Light colours, as drawn. `inline` replaces each by a CSS variable, so a page can give a dark one; hence all differ.
 COLOURS = {
     "ink": "#1b1f24",
@@ -110,31 +113,6 @@ class Plot:
         return f'{opening} role="img" aria-labelledby="{key}-title {key}-says">{names}{rest}'
 
 
-def number(value: float) -> str:
-    """Four significant digits, no exponent between 0.0001 and a million: 23.41, 0.0312, 18,204, 1.2e+07."""
-    if value != value:
-        return "–"
-    if value == 0:
-        return "0"
-    if not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.3g}".replace("-", "−") if abs(value) != float("inf") else ("∞" if value > 0 else "−∞")
-    digits = max(0, 3 - _exponent(value))
-    return f"{value:,.{digits}f}".replace("-", "−")
-
-
-def percent(value: float, sign: bool = True) -> str:
-    """A relative gain as a signed percentage: +3.1 %, −0.04 %, ±0 %."""
-    if value != value:
-        return "–"
-    if abs(value) == float("inf"):
-        return "∞" if value > 0 else "−∞"
-    hundred = value * 100
-    if hundred == 0:
-        return "±0 %" if sign else "0 %"
-    digits = 0 if abs(hundred) >= 99.95 else 1 if abs(hundred) >= 0.95 else 2 if abs(hundred) >= 0.095 else 3
-    return f"{hundred:{'+' if sign else ''},.{digits}f} %".replace("-", "−")
-
-
 def arms(dots: Sequence[Dot], *, title: str, axis: str, better: Literal["lower", "higher"]) -> Plot:
     """Each arm's value with its interval, one row each in the order given. axis: metric, unit."""
     with matplotlib.rc_context(_STYLE):
@@ -172,18 +150,6 @@ def gains(
         _draw(axes, dots, percent, 100)
         words = f"Relative gain over {baseline} with {level} % intervals; zero means no difference, {band}. {says}."
         return _finish(figure, axes, title, words)
-
-
-def front(points: Sequence[tuple[float, float]], better: Literal["lower", "higher"]) -> list[int]:
-    """Indices of the points (cost, value) that no other dominates, by rising cost. A point dominates another if it
-    costs no more, is no worse, and is less costly or better. Of exact twins all stay. NaN is never on the front."""
-    sign = 1.0 if better == "lower" else -1.0
-    order = sorted((cost, sign * value, i) for i, (cost, value) in enumerate(points) if cost == cost and value == value)
-    kept: list[tuple[float, float, int]] = []
-    for cost, value, i in order:
-        if not kept or value < kept[-1][1] or (cost, value) == kept[-1][:2]:
-            kept.append((cost, value, i))
-    return [i for _, _, i in kept]
 
 
 def pareto(
@@ -394,10 +360,6 @@ def _interval(dot: Dot, write: Callable[[float], str]) -> str:
 
 def _finite(value: float) -> bool:
     return value == value and abs(value) != float("inf")
-
-
-def _exponent(value: float) -> int:
-    return int(f"{abs(value):.3e}".split("e")[1])
 
 
 def _latin(text: str) -> str:

@@ -16,14 +16,16 @@ from rich.text import Text
 
 from paperlab.core import record as store
 from paperlab.core.card import Check, Method, methods
+from paperlab.core.panels import Value, build_seconds
 from paperlab.core.paper import Paper, papers
 from paperlab.core.record import Record, write_atomically
 from paperlab.core.verdict import Verdict, adjusted, control_ok, current, data_of, survives, verdict
+from paperlab.core.words import check_sentence, clean, megabytes, number, percent, seconds, span
 from paperlab.lab import plots
 from paperlab.lab.compare import compare
-from paperlab.lab.pages import WORDS, clean, keep_plot, megabytes, page, seconds, slug, span
-from paperlab.lab.plots import Dot, number, percent
-from paperlab.lab.values import Value, arm_value, build_seconds
+from paperlab.lab.pages import WORDS, keep_plot, page, slug
+from paperlab.lab.plots import Dot
+from paperlab.lab.values import arm_value
 
 __all__ = ["compare", "report", "run_summary"]
 
@@ -210,19 +212,6 @@ def rows(record: Record) -> list[Row]:
     return found
 
 
-def check_sentence(check: Check, metric: str) -> str:
-    """The check in one sentence: which arm, against which, by what, by how much, what held equal."""
-    against = str(check.baseline)
-    if check.expect == "equal":
-        body = f"the {metric} of {check.method} should be within ±{_hundredths(check.margin)} of {against}"
-    else:
-        how = "below" if check.expect == "lower" else "above"
-        body = f"the {metric} of {check.method} should be {how} that of {against}"
-        body += f" by at least {_hundredths(check.margin)}" if check.margin else ""
-    held = ", ".join(f"{name.replace('_', ' ')} (±{_hundredths(share)})" for name, share in check.equal.items())
-    return f"{body}{f', at equal {held}' if held else ''}."
-
-
 def verdict_sentence(record: Record, said: Verdict, holm: float | None = None) -> str:
     """The verdict in words, with gain, interval and "here"; never a word about the authors.
 
@@ -377,11 +366,6 @@ def _keys(records: Sequence[Record]) -> list[str]:
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _hundredths(share: float) -> str:
-    """A margin as it stands in the card: 2 %, 0.5 %."""
-    return f"{share * 100:g} %"
 
 
 def _count(count: int, thing: str) -> str:

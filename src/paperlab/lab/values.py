@@ -5,26 +5,16 @@ A verdict rests on pairs (`core.verdict`); these intervals do not, so two that o
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
+from paperlab.core.panels import Value
 from paperlab.core.record import ArmResult, Record
 from paperlab.core.statistics import Aggregate, aggregate, is_right_wrong, t_quantile
 
 RESAMPLES = 1999
 FEW = 16  # with fewer items the resamples are too alike: Student's t instead
-
-
-@dataclass(frozen=True)
-class Value:
-    """value with its 95 % interval; low and high are NaN where n is 1. n: items, or seeds, it rests on."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 NOTHING = Value(math.nan, math.nan, math.nan, 0)
@@ -86,9 +76,3 @@ def _exp(x: float) -> float:
         return math.exp(x)
     except OverflowError:
         return math.inf
-
-
-def build_seconds(arm: ArmResult) -> float:
-    """Median over seeds of the seconds to build the arm; NaN where none was timed."""
-    times = arm.seconds.get("build", [])
-    return float(np.median(times)) if times else math.nan

@@ -1,0 +1,75 @@
+"""Figures and checks as people read them, the same in the terminal, the report and on the site."""
+
+import re
+from typing import Any
+
+from paperlab.core.card import Check
+
+
+def clean(text: object) -> str:
+    """Text from a record without control characters: XML forbids them, and a terminal would obey them."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", str(text))
+
+
+def number(value: float) -> str:
+    """Four significant digits, no exponent between 0.0001 and a million: 23.41, 0.0312, 18,204, 1.2e+07."""
+    if value != value:
+        return "–"
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.3g}".replace("-", "−") if abs(value) != float("inf") else ("∞" if value > 0 else "−∞")
+    digits = max(0, 3 - _exponent(value))
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def percent(value: float, sign: bool = True) -> str:
+    """A relative gain as a signed percentage: +3.1 %, −0.04 %, ±0 %."""
+    if value != value:
+        return "–"
+    if abs(value) == float("inf"):
+        return "∞" if value > 0 else "−∞"
+    hundred = value * 100
+    if hundred == 0:
+        return "±0 %" if sign else "0 %"
+    digits = 0 if abs(hundred) >= 99.95 else 1 if abs(hundred) >= 0.95 else 2 if abs(hundred) >= 0.095 else 3
+    return f"{hundred:{'+' if sign else ''},.{digits}f} %".replace("-", "−")
+
+
+def megabytes(count: float | None) -> str:
+    """Bytes in units of a million; a dash where unknown."""
+    return "–" if count is None or count != count else f"{number(count / 1e6)}"
+
+
+def seconds(value: float) -> str:
+    """Short and readable: 0.42, 12.3, 184; a dash where none was measured."""
+    if value != value:
+        return "–"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def span(low: float, high: float, write: Any = number) -> str:
+    """An interval: [1.2, 3.4]; empty where there is none."""
+    return "" if low != low or high != high else f"[{write(low)}, {write(high)}]"
+
+
+def check_sentence(check: Check, metric: str) -> str:
+    """The check in one sentence: which arm, against which, by what, by how much, what held equal."""
+    against = str(check.baseline)
+    if check.expect == "equal":
+        body = f"the {metric} of {check.method} should be within ±{_hundredths(check.margin)} of {against}"
+    else:
+        how = "below" if check.expect == "lower" else "above"
+        body = f"the {metric} of {check.method} should be {how} that of {against}"
+        body += f" by at least {_hundredths(check.margin)}" if check.margin else ""
+    held = ", ".join(f"{name.replace('_', ' ')} (±{_hundredths(share)})" for name, share in check.equal.items())
+    return f"{body}{f', at equal {held}' if held else ''}."
+
+
+def _hundredths(share: float) -> str:
+    """A margin as it stands in the card: 2 %, 0.5 %."""
+    return f"{share * 100:g} %"
+
+
+def _exponent(value: float) -> int:
+    return int(f"{abs(value):.3e}".split("e")[1])
