@@ -1,6 +1,7 @@
 """Each address of the API, asked in-process."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
@@ -276,7 +277,7 @@ def test_hostile_text_comes_out_as_it_is_stored_and_escaped_on_pages(get: Get, n
         assert row.title in strings(get(address).said)
     assert json.loads(get("/api/export/papers.jsonl").said)["title"] == row.title
     for address in ("/", "/papers/2401.00001"):
-        assert "<script" not in get(address).said
+        assert "<script>" not in get(address).said
 
 
 def test_no_link_of_another_scheme_goes_out(get: Get) -> None:
@@ -319,12 +320,12 @@ def test_the_number_of_queries_does_not_grow_with_the_answer(get: Get, address: 
 
 
 def test_pages_are_there(get: Get, catalogue: None) -> None:
-    assert "/papers/2403.02775" in get("/").said or 'rel="next"' in get("/").said
+    assert 'rel="next"' in get("/").said
     page = get("/papers/easyquant").said
-    assert "What running it said here" in page
+    assert "Claims, checked here" in page
     get("/papers/nothere", 404)
-    get("/?cursor=nonsense", 404)
+    get("/papers?cursor=nonsense", 400)
     docs = get("/api/").said
     assert "GET /api/papers/{paper}/related" in docs
     assert "https://" not in docs.replace("https://doi.org", "")  # nothing is loaded from elsewhere
-    assert "<script" not in docs
+    assert re.findall(r"<script[^>]*>", docs) == re.findall(r'<script src="/static/[^>]*>', docs)

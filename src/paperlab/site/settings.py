@@ -110,6 +110,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "paperlab.site.pages.security.Headers",
     "paperlab.site.packing.Gzip",
     "paperlab.site.api.guard.Guard",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -1,17 +1,20 @@
 """The site's addresses."""
 
 from django.contrib import admin
-from django.urls import path, re_path
+from django.urls import include, path, re_path
 
 from paperlab.site.api.app import api
 from paperlab.site.api.docs import docs, missing
-from paperlab.site.pages import views
 
 urlpatterns = [
     path("admin/", admin.site.urls),
     re_path(r"^api/?$", docs),
     path("api/", api.urls),
     re_path(r"^api(/.*)?$", missing),
-    path("", views.papers),
-    re_path(r"^papers/(?P<name>.+)$", views.paper),
+    path("", include("paperlab.site.pages.urls")),
 ]
+
+handler400 = "paperlab.site.pages.refused.bad_request"
+handler403 = "paperlab.site.pages.refused.forbidden"
+handler404 = "paperlab.site.pages.refused.not_found"
+handler500 = "paperlab.site.pages.refused.broken"

@@ -1,0 +1,29 @@
+"""Pages about the site itself."""
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from paperlab.core.paper import FAMILIES
+from paperlab.core.verdict import WORDS
+from paperlab.site.pages import cards
+from paperlab.site.search import trending
+from paperlab.site.search.query import NOT_RUN
+
+
+def about(request: HttpRequest) -> HttpResponse:
+    """How verdicts are made, and the formulas."""
+    doc = (trending.__doc__ or "").strip()
+    since = doc.partition("In force since ")[2].partition(".")[0]
+    formula = doc.partition("\n\n")[2].partition("\n\nIn force")[0]
+    told = {
+        "words": [(word, cards.SIGNS[word][2]) for word in (*WORDS, "not yet run")],
+        "half_life": trending.HALF_LIFE,
+        "formula": "\n".join(line.strip() for line in formula.splitlines()),
+        "since": since,
+    }
+    return render(request, "pages/about.html", told)
+
+
+def feeds(request: HttpRequest) -> HttpResponse:
+    """Every feed there is."""
+    return render(request, "pages/feeds.html", {"families": FAMILIES, "words": (*WORDS, "mixed", NOT_RUN)})

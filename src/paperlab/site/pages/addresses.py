@@ -1,0 +1,30 @@
+"""Where things are on this site, and which addresses from outside may become links."""
+
+from urllib.parse import quote, urlencode, urlsplit
+
+from paperlab.site.catalogue.models import Paper
+
+
+def name(row: Paper) -> str:
+    """The name by which a paper's page is known: slug, else arXiv id, else "~" and its number in this store."""
+    return row.slug or row.arxiv or f"~{row.pk}"
+
+
+def paper(row: Paper) -> str:
+    """The address of a paper's page."""
+    return f"/papers/{quote(name(row), safe='/~')}"
+
+
+def search(**filters: str) -> str:
+    """The address of a search."""
+    return f"/search?{urlencode({key: value for key, value in filters.items() if value})}"
+
+
+def web(address: str) -> str:
+    """An address from outside if a browser may be sent there (http, https with a host), else ""."""
+    try:
+        parts = urlsplit(address.strip())
+        host = parts.hostname
+    except ValueError:
+        return ""
+    return address.strip() if parts.scheme in ("http", "https") and host and "\\" not in address else ""

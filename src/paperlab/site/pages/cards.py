@@ -1,0 +1,137 @@
+"""A paper as a list shows it: one card, made without a query of its own."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+
+from django.utils.safestring import SafeString
+
+from paperlab.core.verdict import WORDS
+from paperlab.site.api import shapes
+from paperlab.site.catalogue.models import Paper
+from paperlab.site.evidence import Evidence, evidence, runnable
+from paperlab.site.pages import addresses, text
+
+# Every word of a verdict: its class in the style sheet, a sign that repeats the colour, what it means.
+SIGNS = {
+    "holds": ("holds", "✓", "the interval lies beyond the margin"),
+    "holds in direction": ("direction", "↗", "beyond zero, but not beyond the margin"),
+    "fails": ("fails", "✗", "beyond zero the other way, or equivalence rejected"),
+    "undecided": ("undecided", "?", "the interval includes both"),
+    "not comparable": ("apart", "≠", "something that should be equal is not"),
+    "error": ("error", "!", "the run broke off"),
+    "not yet run": ("unrun", "○", "a check is written, and nobody has run it here"),
+    "mixed": ("mixed", "±", "its claims came out differently"),
+}
+NAMES = 3  # authors that a card names
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A verdict's word with how many claims, tasks and models have it (0: the number says nothing)."""
+
+    word: str
+    count: int = 0
+
+    @property
+    def kind(self) -> str:
+        """Its class."""
+        return SIGNS[self.word][0]
+
+    @property
+    def sign(self) -> str:
+        """Its sign."""
+        return SIGNS[self.word][1]
+
+    @property
+    def means(self) -> str:
+        """What the word means."""
+        return SIGNS[self.word][2]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a list shows of a paper."""
+
+    key: int
+    url: str
+    title: SafeString
+    bare: str
+    who: str
+    more: int
+    day: date | None
+    year: int | None
+    summary: SafeString
+    family: str
+    badges: tuple[Badge, ...]
+    votes: int | None
+    comments: int | None
+    code: str
+    arxiv: str
+    withdrawn: bool
+    snippet: SafeString | None = None
+    why: object = None
+    score: float = 0.0
+
+
+def badges(slug: str | None, known: Evidence) -> tuple[Badge, ...]:
+    """The badges of a paper."""
+    counted = known.counts.get(slug or "", {})
+    if counted:
+        return tuple(Badge(word, counted[word]) for word in WORDS if word in counted)
+    return (Badge("not yet run"),) if slug in runnable() else ()
+
+
+def card(row: Paper, known: Evidence, votes: int | None = None, comments: int | None = None) -> Card:
+    """A paper as a card."""
+    said = row.summary or row.upstream_summary or row.abstract
+    names = [str(name) for name in row.authors[:NAMES]]
+    count = max(row.author_count or 0, len(row.authors))
+    return Card(
+        key=row.pk,
+        url=addresses.paper(row),
+        title=text.rich(row.title),
+        bare=text.plain(row.title),
+        who=", ".join(names),
+        more=max(0, count - len(names)),
+        day=row.published,
+        year=row.year,
+        summary=text.rich(text.beginning(said)),
+        family=row.family,
+        badges=badges(row.slug, known),
+        votes=row.upvotes if votes is None else votes,
+        comments=row.comments if comments is None else comments,
+        code=addresses.web(row.code),
+        arxiv=row.arxiv or "",
+        withdrawn=row.withdrawn,
+    )
+
+
+Place = tuple[int, int | None, int | None]  # a paper's key, votes, comments
+
+
+def cards(places: Sequence[Place]) -> list[Card]:
+    """Cards in this order, in one query; papers that left the store meanwhile are left out."""
+    rows, known = shapes.by_key(key for key, _, _ in places), evidence()
+    return [card(rows[key], known, votes, comments) for key, votes, comments in places if key in rows]
+
+
+def of_rows(rows: Iterable[Paper]) -> list[Card]:
+    """Cards of rows that are at hand."""
+    known = evidence()
+    return [card(row, known) for row in rows]
+
+
+def with_hits(found: list[Card], hits: Iterable[object]) -> list[Card]:
+    """Cards with what the search says of each."""
+    from django.utils.safestring import mark_safe
+
+    from paperlab.site.search.query import Hit, html
+
+    by_key = {hit.paper: hit for hit in hits if isinstance(hit, Hit)}
+    return [
+        replace(one, snippet=mark_safe(html(hit.snippet)), why=hit.why, score=hit.score)
+        if (hit := by_key.get(one.key))
+        else one
+        for one in found
+    ]

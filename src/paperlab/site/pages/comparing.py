@@ -1,0 +1,155 @@
+"""The compare page: a family's methods at equal bytes, equal time or equal quality, setting by setting."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.safestring import SafeString
+
+from paperlab.core.panels import Panel, Point, labels, to_csv
+from paperlab.core.paper import FAMILIES
+from paperlab.site.pages import figures, plots
+
+AT = {"bytes": "equal bytes", "time": "equal time", "quality": "equal quality"}
+NEAR = {"bytes": 1.02, "time": 2.0, "quality": 1.02}  # how far apart what counts as equal may be, as a ratio
+SORTS: dict[str, Callable[[Point], float | str]] = {
+    "arm": lambda p: str(p.arm),
+    "value": lambda p: p.value.value,
+    "bits": lambda p: p.bits,
+    "bytes": lambda p: p.bytes,
+    "build": lambda p: p.build,
+    "peak": lambda p: p.peak,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """An arm in the table."""
+
+    point: Point
+    label: str
+    anchor: str
+    front: bool
+    records: tuple[tuple[str, str], ...]  # id, where its record is shown
+
+
+@dataclass(frozen=True)
+class Section:
+    """One setting: its plot, its bands of arms that are equal, or all its arms in one."""
+
+    panel: Panel
+    key: str
+    plot: SafeString | None
+    bands: tuple[tuple[str, tuple[Line, ...]], ...]
+
+
+def index(request: HttpRequest) -> HttpResponse:
+    """The families that can be compared."""
+    return render(request, "pages/compare_index.html", {"families": figures.families()})
+
+
+def compare(request: HttpRequest, family: str) -> HttpResponse:
+    """One family."""
+    if family not in FAMILIES:
+        raise Http404(f"no family {family[:40]!r}")
+    at = request.GET.get("at", "bytes")
+    at = at if at in AT else "bytes"
+    sort = request.GET.get("sort", "")
+    down = sort.startswith("-")
+    column = sort.lstrip("-") if sort.lstrip("-") in SORTS else ""
+    found = figures.compared(family)
+    sections = [section(panel, i, at, column, down, found) for i, panel in enumerate(found.panels, 1)]
+    heads = [
+        (name, said, f"?{urlencode({'at': at, 'sort': f'-{name}' if column == name and not down else name})}",
+         ("descending" if down else "ascending") if column == name else "")
+        for name, said in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
+                           ("build", "build, s"), ("peak", "peak, MB"))
+    ]  # fmt: skip
+    told = {"family": family, "at": at, "kinds": AT, "column": column, "heads": heads, "sections": sections,
+            "found": found}  # fmt: skip
+    return render(request, "pages/compare.html", told)
+
+
+def section(panel: Panel, i: int, at: str, column: str, down: bool, found: figures.Compared) -> Section:
+    """What the page shows of one setting."""
+    key = f"setting-{i}"
+    side = "build" if at == "time" else "bytes"
+    lines = []
+    for n, (point, label) in enumerate(zip(panel.points, labels([p.arm for p in panel.points]), strict=True), 1):
+        records = tuple((name, _where(name, found)) for name in point.records)
+        lines.append(Line(point, label, f"{key}-{n}", side in point.on, records))
+    spots = []
+    for line in lines:
+        cost = line.point.build if at == "time" else line.point.bytes / 1e6
+        v = line.point.value
+        spots.append(plots.Spot(line.label, cost, v.value, v.low, v.high, f"#{line.anchor}", line.front))
+    axis = "seconds to build" if at == "time" else "size of the model, MB"
+    better = "lower" if panel.better == "lower" else "higher"
+    plot = plots.pareto(spots, cost=axis, quality=panel.metric, better=better, key=key)  # type: ignore[arg-type]
+    bands = (("", ordered(lines, column, down)),) if column else banded(lines, panel, at)
+    return Section(panel, key, plot, tuple(bands))
+
+
+def _where(name: str, found: figures.Compared) -> str:
+    """The page that shows a record: its paper's, else the record itself."""
+    record = found.where[name]
+    anchor = "record-" + re.sub(r"[^\w-]", "", name)
+    return f"/papers/{record.paper}#{anchor}" if record.paper else f"/api/records/{name}"
+
+
+def ordered(lines: Sequence[Line], column: str, down: bool) -> tuple[Line, ...]:
+    """By one column; what has no figure last."""
+    key = SORTS[column]
+    there = [line for line in lines if key(line.point) == key(line.point)]
+    missing = [line for line in lines if line not in there]
+    return (*sorted(there, key=lambda line: (key(line.point), line.label), reverse=down), *missing)
+
+
+def banded(lines: Sequence[Line], panel: Panel, at: str) -> list[tuple[str, tuple[Line, ...]]]:
+    """Arms in bands within which size, time or quality is equal; in each the best of what is not equal first."""
+    sign = 1 if panel.better == "lower" else -1
+    of = {"bytes": lambda p: p.bytes, "time": lambda p: p.build, "quality": lambda p: p.value.value}[at]
+    known = sorted((line for line in lines if math.isfinite(of(line.point))), key=lambda line: of(line.point))
+    if at == "quality" and sign < 0:
+        known.reverse()
+    bands: list[list[Line]] = []
+    for line in known:
+        first = of(bands[-1][0].point) if bands else math.nan
+        here = of(line.point)
+        near = first == here or (min(first, here) > 0 and max(first, here) / min(first, here) <= NEAR[at])
+        if bands and near:
+            bands[-1].append(line)
+        else:
+            bands.append([line])
+
+    def rank(line: Line) -> tuple[float, str]:
+        figure = line.point.bytes if at == "quality" else sign * line.point.value.value
+        return (math.inf if figure != figure else figure, line.label)
+
+    found = [(_said(at, band, of, panel.metric), tuple(sorted(band, key=rank))) for band in bands]
+    rest = tuple(line for line in lines if line not in known)
+    return [*found, *([("not measured", rest)] if rest else [])]
+
+
+def _said(at: str, band: Sequence[Line], of: Callable[[Point], float], metric: str) -> str:
+    from paperlab.core.words import megabytes, number, seconds
+
+    low, high = min(of(line.point) for line in band), max(of(line.point) for line in band)
+    write = {"bytes": megabytes, "time": seconds, "quality": number}[at]
+    unit = {"bytes": " MB", "time": " s", "quality": f" {metric}"}[at]
+    said = write(low) if write(low) == write(high) else f"{write(low)} to {write(high)}"
+    return said + unit
+
+
+def export(request: HttpRequest, family: str) -> HttpResponse:
+    """All arms in full precision."""
+    if family not in FAMILIES:
+        raise Http404(f"no family {family[:40]!r}")
+    headers = {"Content-Disposition": f'attachment; filename="paperlab-{family}.csv"'}
+    return HttpResponse(
+        to_csv(figures.compared(family).panels), content_type="text/csv; charset=utf-8", headers=headers
+    )

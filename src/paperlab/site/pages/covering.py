@@ -1,0 +1,81 @@
+"""The coverage page: every paper of the catalogue, how far it is, and what it still needs."""
+
+from dataclasses import dataclass
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.safestring import SafeString
+
+from paperlab.core.paper import FAMILIES, Paper, papers
+from paperlab.core.verdict import WORDS
+from paperlab.site.evidence import Evidence, coverage, evidence, runnable
+from paperlab.site.pages import cards, text
+
+STATES = {
+    "checked": "at least one verdict",
+    "not yet run": "a check is written, nobody has run it here",
+    "planned": "an experiment is planned, no check is written",
+    "nothing to run": "no experiment of ours could say anything",
+}
+EFFORT = {"S": "small", "M": "medium", "L": "large"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One paper. needs: what is still to do."""
+
+    paper: Paper
+    title: SafeString
+    state: str
+    badges: tuple[cards.Badge, ...]
+    needs: str
+
+
+def row(paper: Paper, known: Evidence) -> Row:
+    """Where a paper stands."""
+    badges = cards.badges(paper.slug, known)
+    counted = known.counts.get(paper.slug, {})
+    if counted:
+        left = [word for word in ("undecided", "error", "not comparable") if word in counted]
+        state = "checked"
+        needs = {"undecided": "more samples", "error": "a run that ends", "not comparable": "equal budgets"}
+        said = "; ".join(needs[word] for word in left)
+    elif paper.slug in runnable():
+        state, said = "not yet run", f"a run: paperlab run {paper.slug}"
+    elif paper.plan is not None:
+        plan = paper.plan
+        state = "planned"
+        said = f"a check on {plan.task}, effort {EFFORT.get(plan.effort, plan.effort)}"
+        said += f"; {', '.join(plan.needs)}" if plan.needs else ""
+    else:
+        state, said = "nothing to run", paper.why_not or ""
+    return Row(paper, text.rich(paper.title), state, badges, said)
+
+
+def page(request: HttpRequest) -> HttpResponse:
+    """The catalogue by family and state."""
+    family, state = request.GET.get("family", ""), request.GET.get("state", "")
+    family = family if family in FAMILIES else ""
+    state = state if state in STATES else ""
+    known, covered = evidence(), coverage()
+    everything = [row(paper, known) for paper in papers().values()]
+    counted = {name: sum(one.state == name for one in everything) for name in STATES}
+    shown = [
+        one for one in everything if (not family or one.paper.family == family) and (not state or one.state == state)
+    ]
+    order = list(STATES)
+    shown.sort(key=lambda one: (order.index(one.state), one.paper.family, one.paper.slug))
+    told = {
+        "total": covered["total"],
+        "unreadable": covered["unreadable"],
+        "families": [(name, covered["families"][name]) for name in FAMILIES if name in covered["families"]],
+        "states": [(name, means, counted[name]) for name, means in STATES.items()],
+        "verdicts": [(word, covered["total"]["verdicts"][word]) for word in WORDS],
+        "rows": shown,
+        "papers": len(everything),
+        "family": family,
+        "state": state,
+        "atom": "/feeds/checks.atom",
+        "atom_title": "What was checked",
+    }
+    return render(request, "pages/coverage.html", told)

@@ -1,0 +1,193 @@
+"""Pages that list papers: the feed by day, week and month, trending, the newest, a family."""
+
+from collections import Counter
+from functools import cache
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from paperlab.core.paper import FAMILIES
+from paperlab.core.paper import papers as catalogue
+from paperlab.site.api import cursor, shapes
+from paperlab.site.api.problems import Problem
+from paperlab.site.catalogue.models import Paper
+from paperlab.site.evidence import evidence, runnable
+from paperlab.site.pages import addresses, cards, feed, text
+from paperlab.site.pages.refused import refused
+
+PAGE = 30
+FURTHEST = 10_000  # places from which a list can be read on
+CHECKED = 6  # papers under "Recently checked"
+
+
+def offset(request: HttpRequest) -> int:
+    """Where the page begins; 0 for what is no number."""
+    given = request.GET.get("from", "")
+    return min(int(given), FURTHEST) if given.isascii() and given.isdigit() and len(given) < 9 else 0
+
+
+def further(request: HttpRequest, start: int, shown: int, total: int) -> str:
+    """The address of the next page, or ""."""
+    if start + shown >= min(total, FURTHEST) or not shown:
+        return ""
+    params = request.GET.copy()
+    params["from"] = str(start + shown)
+    return f"{request.path}?{params.urlencode()}"
+
+
+def home(request: HttpRequest) -> HttpResponse:
+    """The feed. Without a date: the latest day that has papers; without any such day, the bundled catalogue."""
+    try:
+        span = feed.read(request.GET.dict())
+    except feed.BadSpan as problem:
+        return refused(request, 400, "No such day", str(problem))
+    now = feed.today()
+    asked = span is not None
+    if span is None:
+        day = now if feed.places(feed.around(now, "day"), 0, 1)[1] else feed.latest(now)
+        if day is None:
+            return bundled(request)
+        span = feed.around(day, "day")
+    start = offset(request)
+    places, total = feed.places(span, start, PAGE)
+    before, after = feed.neighbours(span)
+    told = {
+        "span": span,
+        "is_today": span == feed.around(now, "day"),
+        "late": not asked and span.first != now,
+        "now": {kind: feed.around(span.first if asked else now, kind) for kind in ("day", "week", "month")},
+        "today": now,
+        "cards": cards.cards(places),
+        "total": total,
+        "before": before,
+        "after": after,
+        "next": further(request, start, len(places), total),
+        "start": start,
+        "atom": f"/feeds/daily.atom?{span.params}" if asked else "/feeds/daily.atom",
+        "atom_title": f"Papers of {span.title}" if asked else "Daily papers",
+        **aside(),
+    }
+    return render(request, "pages/feed.html", told)
+
+
+def bundled(request: HttpRequest) -> HttpResponse:
+    """The first page of a site that has nothing but the catalogue: what was checked, the newest, the families."""
+    start = offset(request)
+    rows = Paper.objects.filter(slug__isnull=False, withdrawn=False).order_by("-year", "-arxiv", "-pk")
+    total = rows.count()
+    shown = list(rows.defer(*shapes.UNREAD)[start : start + PAGE])
+    told = {
+        "cards": cards.of_rows(shown),
+        "total": total,
+        "next": further(request, start, len(shown), total),
+        "start": start,
+        "atom": "/feeds/new.atom",
+        "atom_title": "Newest papers",
+        **aside(),
+    }
+    return render(request, "pages/bundled.html", told)
+
+
+def trending(request: HttpRequest) -> HttpResponse:
+    """What is talked about."""
+    on, places = feed.talked_about()
+    start = offset(request)
+    page = places[start : start + PAGE]
+    told = {
+        "on": on,
+        "cards": cards.cards(page),
+        "next": further(request, start, len(page), len(places)),
+        "start": start,
+        "atom": "/feeds/trending.atom",
+        "atom_title": "Trending papers",
+        **aside(),
+    }
+    return render(request, "pages/trending.html", told)
+
+
+def papers(request: HttpRequest) -> HttpResponse:
+    """Every paper, the newest first."""
+    rows = Paper.objects.defer(*shapes.UNREAD).filter(withdrawn=False)
+    try:
+        found = cursor.page(rows, "published", request.GET.get("cursor", ""), PAGE + 1)
+    except Problem as problem:
+        return refused(request, 400, "No such page", problem.detail)
+    page = found[:PAGE]
+    behind = cursor.of(page[-1], "published") if len(found) > PAGE else ""
+    told = {
+        "cards": cards.of_rows(page),
+        "next": f"/papers?cursor={behind}" if behind else "",
+        "start": 0,
+        "atom": "/feeds/new.atom",
+        "atom_title": "Newest papers",
+        **aside(),
+    }
+    return render(request, "pages/papers.html", told)
+
+
+def recently_checked(limit: int = CHECKED) -> list[dict[str, Any]]:
+    """The papers whose claims were checked last, with what came out and when; titles from the catalogue."""
+    known, found = evidence(), []
+    last: dict[str, str] = {}
+    for slug, rows in known.by_paper.items():
+        if slug in catalogue() and known.counts.get(slug):
+            last[slug] = max(row["started"] for row in rows)
+    for slug in sorted(last, key=lambda slug: (last[slug], slug), reverse=True)[:limit]:
+        paper = catalogue()[slug]
+        found.append(
+            {
+                "url": f"/papers/{slug}",
+                "title": text.rich(paper.title),
+                "method": paper.method,
+                "badges": cards.badges(slug, known),
+                "day": last[slug][:10],
+            }
+        )
+    return found
+
+
+@cache
+def _family_counts() -> dict[str, int]:
+    return dict(Counter(paper.family for paper in catalogue().values()))
+
+
+def aside() -> dict[str, Any]:
+    """What stands beside every list."""
+    counted = _family_counts()
+    return {
+        "checked": recently_checked(),
+        "families": [(family, counted[family]) for family in FAMILIES if counted.get(family)],
+    }
+
+
+def families(request: HttpRequest) -> HttpResponse:
+    """The families, with how far each is checked."""
+    from paperlab.site.evidence import coverage
+
+    covered = coverage()["families"]
+    rows = [(family, covered[family]) for family in FAMILIES if family in covered]
+    return render(request, "pages/families.html", {"rows": rows})
+
+
+def family(request: HttpRequest, name: str) -> HttpResponse:
+    """One family's papers, the newest first."""
+    if name not in FAMILIES:
+        raise Http404(f"no family {name[:40]!r}")
+    start = offset(request)
+    rows = Paper.objects.filter(family=name, withdrawn=False).order_by("-year", "-published", "-pk")
+    total = rows.count()
+    shown = list(rows.defer(*shapes.UNREAD)[start : start + PAGE])
+    told = {
+        "name": name,
+        "cards": cards.of_rows(shown),
+        "total": total,
+        "runnable": sum(1 for slug in runnable() if slug in catalogue() and catalogue()[slug].family == name),
+        "next": further(request, start, len(shown), total),
+        "start": start,
+        "atom": f"/feeds/family/{name}.atom",
+        "atom_title": f"Papers of {name}",
+        "find": addresses.search(family=name),
+        **aside(),
+    }
+    return render(request, "pages/family.html", told)

@@ -1,0 +1,219 @@
+"""A paper's page: what it says, what running it said, how to use it."""
+
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.utils.safestring import SafeString
+
+from paperlab.core.card import Check, Method, methods
+from paperlab.core.paper import papers as catalogue
+from paperlab.core.signature import Parameter, parameters, show
+from paperlab.core.words import check_sentence
+from paperlab.site.api import shapes
+from paperlab.site.catalogue import clean
+from paperlab.site.catalogue.models import Paper
+from paperlab.site.evidence import evidence, runnable
+from paperlab.site.pages import addresses, cards, figures, plots, text
+from paperlab.site.search import rank
+
+AUTHORS = 12  # shown before the rest is folded
+RELATED = 6
+USED_BY = ("quantize", "factor", "transform", "keep")  # verbs that take a model of one's own
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record with its verdict."""
+
+    row: dict[str, Any]
+    told: figures.Told | None
+    place: str
+
+    @property
+    def anchor(self) -> str:
+        """Its id on the page."""
+        return "record-" + re.sub(r"[^\w-]", "", str(self.row["id"]))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One check with its runs: those of today, then the others."""
+
+    check: Check
+    method: str
+    key: str
+    sentence: str
+    now: tuple[Run, ...]
+    before: tuple[Run, ...]
+    plot: SafeString | None
+
+
+def find(name: str) -> Paper:
+    """The paper of a name. Raises Http404."""
+    row = None if "\0" in name else shapes.find(name)
+    if row is None:
+        raise Http404(f"no paper {name[:120]!r} here")
+    return row
+
+
+def paper(request: HttpRequest, name: str) -> HttpResponse:
+    """The page of one paper."""
+    row = find(name)
+    known = clean.arxiv_id(name[:200])
+    if known and known[0] != name:  # a version, an old spelling, a whole address: one page has one address
+        return HttpResponseRedirect(f"/papers/{known[0]}")
+    ours = catalogue().get(row.slug or "")
+    checks = checked(row.slug or "", evidence().mark)
+    hits = rank.related(row.pk, RELATED)
+    described = text.beginning(text.plain(row.summary or row.upstream_summary or row.abstract), 200)
+    told = {
+        "row": row,
+        "name": addresses.name(row),
+        "url": addresses.paper(row),
+        "title": text.rich(row.title),
+        "bare": text.plain(row.title),
+        "authors": row.authors[:AUTHORS],
+        "others": row.authors[AUTHORS:500],
+        "unnamed": max(0, max(row.author_count or 0, len(row.authors)) - min(len(row.authors), 500)),
+        "code": addresses.web(row.code),
+        "links": _links(row),
+        "ours": ours,
+        "claims": [c for c in checks if c.check.role == "claim"],
+        "controls": [c for c in checks if c.check.role != "claim"],
+        "badges": cards.badges(row.slug, evidence()),
+        "runnable": (row.slug or "") in runnable(),
+        "uses": uses(row.slug or ""),
+        "departs": [text_ for method in _methods(row.slug or "") for text_ in method.card.departs],
+        "related": cards.with_hits(cards.cards([(hit.paper, None, None) for hit in hits]), hits),
+        "bibtex": bibtex(row),
+        "days": list(row.sightings.order_by("-day").values("day", "source", "upvotes", "comments")[:10]),
+        "described": described,
+        "site": f"{request.scheme}://{request.get_host()}",
+    }
+    return render(request, "pages/paper.html", told)
+
+
+def _links(row: Paper) -> list[tuple[str, str]]:
+    """Links from outside as (address, what it is called), those that a browser may be sent to."""
+    found = []
+    for link in row.links[:20]:
+        if isinstance(link, dict):
+            address, said = str(link.get("url") or ""), str(link.get("kind") or "")
+        else:
+            address, said = str(link), ""
+        safe = addresses.web(address)
+        if safe and safe != row.code:
+            found.append((safe, said[:80] or re.sub(r"^https?://(www\.)?", "", safe)[:60]))
+    return found
+
+
+def _methods(slug: str) -> list[Method]:
+    return [method for method in methods().values() if slug and method.card.paper == slug]
+
+
+@lru_cache(maxsize=512)
+def checked(slug: str, mark: str) -> list[Checked]:
+    """Every check of a paper with its runs. mark: evidence's, so that a new record shows."""
+    rows = figures.rows(slug)
+    found = []
+    for method in _methods(slug):
+        for check in method.card.checks:
+            its = [row for row in rows if row["method"] == method.slug and row["claim"] == check.claim]
+            now = [row for row in its if row["state"] == "current" and row["check_hash"] == check.hash]
+            before = [row for row in its if row not in now]
+            places = _places(now + before)
+            runs = [Run(row, figures.record(row["id"]), place) for row, place in zip(now + before, places, strict=True)]
+            key = f"claim-{re.sub(r'[^a-z0-9]+', '-', check.claim.lower()).strip('-')}-{check.hash[:6]}"
+            metrics = sorted(set(check.tasks.values()))
+            sentence = " ".join(_upper(check_sentence(check, metric)) for metric in metrics)
+            today = runs[: len(now)]
+            found.append(
+                Checked(
+                    check, method.slug, key, sentence, tuple(today), tuple(runs[len(now) :]), _plot(check, today, key)
+                )
+            )
+    return found
+
+
+def _upper(said: str) -> str:
+    return said[:1].upper() + said[1:]
+
+
+def _places(rows: list[dict[str, Any]]) -> list[str]:
+    """Where each run was, in the fewest words: the model, and what else is not the same for all."""
+    parts = [(r["model"], f"{r['task']} v{r['task_version']}", r["data"] or "", r["scale"]) for r in rows]
+    telling = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
+    return [" · ".join(str(part[i]) for i in telling if part[i]) for part in parts]
+
+
+def _plot(check: Check, runs: list[Run], key: str) -> SafeString | None:
+    bars = []
+    for run in runs:
+        row = run.row
+        if row["gain"] is None:
+            continue
+        low = -math.inf if row["low"] is None else row["low"]
+        high = math.inf if row["high"] is None else row["high"]
+        kind = cards.SIGNS[row["word"]][0]
+        bars.append(plots.Bar(run.place, row["gain"], low, high, row["word"], kind, f"#{run.anchor}"))
+    return plots.gains(bars, margin=check.margin, expect=check.expect, key=key)
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a method is used on one's own model."""
+
+    slug: str
+    variable: str
+    verb: str
+    example: str
+    parameters: tuple[tuple[Parameter, str], ...]
+
+
+@lru_cache(maxsize=512)
+def uses(slug: str) -> tuple[Use, ...]:
+    """The methods of a paper that work on a model of one's own."""
+    found = []
+    for method in _methods(slug):
+        if method.verb not in USED_BY:
+            continue
+        known = parameters(method)
+        first = next((p for p in known if isinstance(p.default, int | float) and not isinstance(p.default, bool)), None)
+        example = f", {first.name}={show(first.default)}" if first else ""
+        variable = re.sub(r"\W|^(?=\d)", "_", method.slug)
+        found.append(Use(method.slug, variable, method.verb, example, tuple((p, show(p.default)) for p in known)))
+    return tuple(found)
+
+
+_TEX = str.maketrans({"{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_"})
+
+
+def bibtex(row: Paper) -> str:
+    """The paper as BibTeX."""
+    surname = re.sub(r"\W", "", (str(row.authors[0]).split() or [""])[-1]) if row.authors else ""
+    word = next(iter(re.findall(r"[a-z]{4,}", text.plain(row.title).lower())), "paper")
+    year = row.year or (row.published.year if row.published else None)
+    key = f"{(surname or row.slug or 'anonymous').lower()}{year or ''}{word}"
+    title = row.title if "$" in row.title or "\\" in row.title else row.title.translate(_TEX)
+    fields = [("title", "{" + title.replace("\n", " ") + "}")]
+    if row.authors:
+        fields.append(("author", "{" + " and ".join(str(name).translate(_TEX) for name in row.authors[:100]) + "}"))
+    if year:
+        fields.append(("year", f"{{{year}}}"))
+    if row.arxiv:
+        fields += [("eprint", f"{{{row.arxiv}}}"), ("archivePrefix", "{arXiv}")]
+        if row.categories:
+            fields.append(("primaryClass", f"{{{str(row.categories[0]).translate(_TEX)}}}"))
+        fields.append(("url", f"{{https://arxiv.org/abs/{row.arxiv}}}"))
+    inside = ",\n".join(f"  {name:<13} = {value}" for name, value in fields)
+    return f"@misc{{{key},\n{inside}\n}}\n"
+
+
+def cite(request: HttpRequest, name: str) -> HttpResponse:
+    """The paper as a .bib file."""
+    return HttpResponse(bibtex(find(name)), content_type="application/x-bibtex; charset=utf-8")

@@ -1,0 +1,70 @@
+"""Filters and tags of the pages."""
+
+import math
+from typing import Any
+
+from django import template
+from django.utils.safestring import SafeString
+
+from paperlab.core import words
+from paperlab.site.pages import addresses, cards, static_files, text
+
+register = template.Library()
+register.filter("rich", text.rich)
+register.filter("paragraphs", text.paragraphs)
+register.filter("plain", text.plain)
+register.filter("web", addresses.web)
+
+
+@register.simple_tag
+def asset(path: str) -> str:
+    """The address of a static file of the pages."""
+    return static_files.address(f"pages/{path}")
+
+
+@register.filter
+def number(value: float | None) -> str:
+    """A figure of four digits; a dash where there is none."""
+    return words.number(math.nan if value is None else value)
+
+
+@register.filter
+def percent(value: float | None) -> str:
+    """A relative gain."""
+    return words.percent(math.nan if value is None else value)
+
+
+@register.filter
+def megabytes(value: float | None) -> str:
+    """Bytes in millions."""
+    return words.megabytes(value)
+
+
+@register.filter
+def seconds(value: float | None) -> str:
+    """Seconds."""
+    return words.seconds(math.nan if value is None else value)
+
+
+@register.filter
+def thousands(value: int | None) -> str:
+    """A count: 12,345."""
+    return "0" if value is None else f"{value:,}"
+
+
+@register.inclusion_tag("pages/parts/badge.html")
+def badge(word: str, count: int = 0) -> dict[str, Any]:
+    """A verdict's badge."""
+    return {"badge": cards.Badge(word if word in cards.SIGNS else "error", count)}
+
+
+@register.simple_tag
+def things(count: int, one: str, many: str = "") -> str:
+    """ "1 claim", "3 claims"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+@register.filter
+def title_tag(value: str) -> SafeString | str:
+    """A title for the window: plain text, which the template escapes."""
+    return text.plain(value)
