@@ -51,7 +51,27 @@ def meaning(store: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     return fake
 
 
-@pytest.fixture(params=["embedded"])
-def engine(request: pytest.FixtureRequest, store: None) -> str:
-    """The engine behind the search."""
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Milvus Lite of the session, in this process."""
+    pytest.importorskip("pymilvus")
+    pytest.importorskip("milvus_lite")
+    return str(tmp_path_factory.mktemp("milvus") / "papers.db")
+
+
+@pytest.fixture(params=["embedded", "milvus"])
+def engine(request: pytest.FixtureRequest, store: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine behind the search, without a paper."""
+    if request.param == "milvus":
+        from paperlab.site.search import milvus
+
+        monkeypatch.setenv("PAPERLAB_SEARCH", request.getfixturevalue("milvus"))
+        server = milvus.client(request.getfixturevalue("milvus"))
+        for name in server.list_collections():
+            server.drop_collection(name)
     return str(request.param)
+
+
+@pytest.fixture
+def files(store: None) -> None:
+    """The index on files, without a paper."""

@@ -86,7 +86,7 @@ def state(**told: Any) -> str:
     ["", "{", "[]", "null", "5", '"x"', "\x00\x01", state(words="ab"), state(words=[1]), state(generation=5),
      state(generation=None), state(layout=1), state(more=1), state(generation="0777"), state(words=[None, 1])],
 )  # fmt: skip
-def test_a_state_that_cannot_be_read_leads_to_a_new_index(text, engine):
+def test_a_state_that_cannot_be_read_leads_to_a_new_index(text, files):
     fill(20)
     index().refresh()
     (index().folder() / "state.json").write_text(text)
@@ -120,7 +120,7 @@ DAMAGES = ["no words", "no generation", "no meta", "bad meta", "no segment", "cu
 
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("way", ["search", "refresh"])
-def test_damaged_words_are_built_anew(how, way, engine, monkeypatch):
+def test_damaged_words_are_built_anew(how, way, files, monkeypatch):
     from paperlab.site.search.query import Query
     from paperlab.site.search.rank import search
 
@@ -141,7 +141,7 @@ def test_damaged_words_are_built_anew(how, way, engine, monkeypatch):
 @pytest.mark.parametrize(
     "how", ["no rows", "no full", "cut rows", "cut full", "no prefix", "cut prefix", "bad axes", "cut axes", "all"]
 )
-def test_damaged_vectors_are_made_again(how, engine, meaning, monkeypatch):
+def test_damaged_vectors_are_made_again(how, files, meaning, monkeypatch):
     from paperlab.site.search import vectors
 
     monkeypatch.setattr(vectors, "FROM", 30)
@@ -169,7 +169,7 @@ def test_damaged_vectors_are_made_again(how, engine, meaning, monkeypatch):
     assert {number: after["vectors"][number] for number in before["vectors"]} == before["vectors"]
 
 
-def test_what_a_killed_writer_left_behind_is_cut_off(engine, meaning):
+def test_what_a_killed_writer_left_behind_is_cut_off(files, meaning):
     fill(20)
     index().refresh()
     folder = next(index().folder().glob("0*/vectors-*"))
@@ -221,7 +221,7 @@ def test_who_writes_is_alone(engine):
     assert len(found(limit=100)) == 5
 
 
-def test_an_interrupted_refresh_goes_on(engine, meaning, monkeypatch):
+def test_an_interrupted_refresh_goes_on(files, meaning, monkeypatch):
     monkeypatch.setattr(index(), "EMBEDDED", 4)
     fill(30)
 
@@ -239,7 +239,7 @@ def test_an_interrupted_refresh_goes_on(engine, meaning, monkeypatch):
     assert content()["embedded"] == 30
 
 
-def test_searching_goes_on_while_the_index_is_built_anew(engine, meaning):
+def test_searching_goes_on_while_the_index_is_built_anew(files, meaning):
     fill(60)
     index().refresh()
     wanted, problems, stop = set(found(limit=100)), [], threading.Event()

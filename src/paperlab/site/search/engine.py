@@ -1,9 +1,20 @@
-"""What any engine behind the ranking can do, and how far its vectors can be trusted."""
+"""What the engines behind the ranking have in common: what they can do, how far they have come, who may write them,
+and how far their vectors can be trusted."""
 
+import hashlib
+import json
+import os
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Protocol
+
+import filelock
+from django.db import connection
+from django.db.models import Q
 
 from paperlab.site.catalogue.models import Paper
 from paperlab.site.search.document import COLUMNS, documents
@@ -14,7 +25,103 @@ from paperlab.site.search.words import Asked, asked
 if TYPE_CHECKING:
     from paperlab.site.search.vectors import Array
 
+LAYOUT = 2  # rises when what is indexed changes; an index of another layout is built anew
+LOCK = 7_203_911  # of the database, for writers on several machines
 PROBES, PROBED = 64, 10  # papers that an encoder is judged by, and how many neighbours of each
+
+
+Progress = Callable[[str, int, int], None]  # "words" or "vectors", papers done, papers in all
+
+
+class Busy(RuntimeError):
+    """Another process is writing the index."""
+
+
+class Unreachable(RuntimeError):
+    """The server that PAPERLAB_SEARCH names does not do what is asked; the message says what it says."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How far the index follows the store: (revision, key) of the last paper taken in. trust: see `Embedded.trust`."""
+
+    layout: int = LAYOUT
+    generation: str = ""
+    words: tuple[int, int] = (0, 0)
+    vectors: tuple[int, int] = (0, 0)
+    encoder: str = ""
+    trust: float = 0.0
+    judged: int = 0  # vectors that there were when the trust was measured
+
+
+def setting() -> str:
+    """The server that holds the index: PAPERLAB_SEARCH, "" for files on this machine."""
+    return os.environ.get("PAPERLAB_SEARCH", "").strip()
+
+
+def parsed(text: str) -> State | None:
+    """A state as it was kept; None for what this version cannot read."""
+    try:
+        told = json.loads(text)
+        (revision, key), (revision_v, key_v) = told["words"], told["vectors"]
+        reached = {"words": (int(revision), int(key)), "vectors": (int(revision_v), int(key_v))}
+        found = State(**{**told, **reached})
+        return found if found.layout == LAYOUT and found.generation.isdecimal() else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def after(reached: tuple[int, int]) -> Q:
+    """The papers that changed since."""
+    return Q(revision=reached[0], pk__gt=reached[1]) | Q(revision__gt=reached[0])
+
+
+def amiss(held: Iterable[int], reached: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """Keys of an index whose papers are no more (rows that were joined to another, or deleted in the admin, leave no
+    revision), and of papers that it should have by now and has not (its files were damaged)."""
+    live = Paper.objects.filter(withdrawn=False)
+    there = set(held)
+    gone = there.difference(live.values_list("pk", flat=True))
+    lost = set(live.exclude(after(reached)).values_list("pk", flat=True)) - there
+    return sorted(gone), sorted(lost)
+
+
+def ahead(reached: tuple[int, int]) -> int:
+    """How many papers changed since."""
+    return Paper.objects.filter(after(reached)).count()
+
+
+def text_hash(passage: str) -> int:
+    """What tells whether a text was embedded already: 64 bits, never 0."""
+    return int.from_bytes(hashlib.blake2b(passage.encode("utf-8", "replace"), digest_size=8).digest(), "little") or 1
+
+
+@contextmanager
+def writing(folder: Path, wait: float) -> Iterator[None]:
+    """Be the only writer of the index: of this machine, and of all that share a PostgreSQL. Raises Busy after `wait`
+    seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / "write.lock", timeout=wait), _alone():
+            yield
+    except filelock.Timeout as error:
+        raise Busy("another process is writing the search index; it will bring it up to date") from error
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Only writer of an index on a server, which other machines may write too: by a lock in the database they share."""
+    if not setting() or connection.vendor != "postgresql":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
+        if not cursor.fetchone()[0]:
+            raise Busy("another machine is writing the search index; it will bring it up to date")
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
 
 
 class Engine(Protocol):

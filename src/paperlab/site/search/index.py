@@ -12,49 +12,42 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import filelock
-from django.db.models import Q
 
 from paperlab.core.home import home
 from paperlab.site.catalogue.models import Counter, Paper
 from paperlab.site.search import encoder as encoders
 from paperlab.site.search.document import BATCH, COLUMNS, documents, stored
-from paperlab.site.search.engine import PROBES, judge
+from paperlab.site.search.engine import (
+    PROBES,
+    Busy,
+    Engine,
+    Progress,
+    State,
+    Unreachable,
+    after,
+    ahead,
+    amiss,
+    judge,
+    parsed,
+    setting,
+    text_hash,
+    writing,
+)
 from paperlab.site.search.query import Within
 from paperlab.site.search.words import Asked, Damaged, Words, everything
 
 if TYPE_CHECKING:
+    from paperlab.site.search.milvus import Milvus
     from paperlab.site.search.vectors import Array, Vectors
 
-LAYOUT = 2  # rises when what is indexed changes; an index of another layout is built anew
 BULK = 20_000  # papers in one commit of the word index
 EMBEDDED = 64  # papers in one append to the vectors
 FEW = 3_000  # papers that hold a filter: their vectors are compared one by one
-
-Progress = Callable[[str, int, int], None]  # "words" or "vectors", papers done, papers in all
-
-
-class Busy(RuntimeError):
-    """Another process is writing the index."""
-
-
-@dataclass(frozen=True)
-class State:
-    """How far the index follows the store: (revision, key) of the last paper taken in. trust: see `Embedded.trust`."""
-
-    layout: int = LAYOUT
-    generation: str = ""
-    words: tuple[int, int] = (0, 0)
-    vectors: tuple[int, int] = (0, 0)
-    encoder: str = ""
-    trust: float = 0.0
-    judged: int = 0  # vectors that there were when the trust was measured
 
 
 def folder() -> Path:
@@ -65,14 +58,10 @@ def folder() -> Path:
 def state() -> State:
     """The state on the disk; a new one where there is none, or none that this version can read."""
     try:
-        told = json.loads((folder() / "state.json").read_text(encoding="utf-8"))
-        (revision, key), (revision_v, key_v) = told["words"], told["vectors"]
-        reached = {"words": (int(revision), int(key)), "vectors": (int(revision_v), int(key_v))}
-        found = State(**{**told, **reached})
-        there = (folder() / found.generation / "words" / "meta.json").is_file()
-    except (OSError, ValueError, TypeError, KeyError):
+        found = parsed((folder() / "state.json").read_text(encoding="utf-8"))
+        return found if found and (folder() / found.generation / "words" / "meta.json").is_file() else State()
+    except (OSError, ValueError):
         return State()
-    return found if found.layout == LAYOUT and there else State()
 
 
 def keep(new: State) -> None:
@@ -87,24 +76,15 @@ def keep(new: State) -> None:
 
 def behind(most: int = 1_000_000) -> int:
     """How many changed papers the word index has not seen, counted up to `most`; 0 is in step."""
-    reached = state().words
+    now = state()
+    if setting():
+        try:
+            now = _on_server().state
+        except Unreachable:
+            return 0
+    reached = now.words
     last = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
-    return Paper.objects.filter(_after(reached))[:most].count() if last > reached[0] else 0
-
-
-def _after(reached: tuple[int, int]) -> Q:
-    return Q(revision=reached[0], pk__gt=reached[1]) | Q(revision__gt=reached[0])
-
-
-@contextmanager
-def _writer(wait: float) -> Iterator[None]:
-    folder().mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder() / "write.lock", timeout=wait)
-    try:
-        with lock:
-            yield
-    except filelock.Timeout as error:
-        raise Busy("another process is writing the search index; it will bring it up to date") from error
+    return Paper.objects.filter(after(reached))[:most].count() if last > reached[0] else 0
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -117,7 +97,11 @@ def refresh(*, meaning: bool = True, anew: bool = False, wait: float = 600, prog
     the new one's words are there. Raises Busy, and EncoderError or PackageError when the words are done but no vectors
     can be.
     """
-    with _writer(wait):
+    with writing(folder(), wait):
+        if setting():
+            from paperlab.site.search import milvus_writing
+
+            return milvus_writing.refresh(setting(), meaning=meaning, anew=anew, progress=progress)
         now = state()
         if now.generation:
             try:
@@ -147,7 +131,7 @@ def _clean(generation: str) -> None:
 def _write_words(now: State, progress: Progress | None, *, switch: bool) -> State:
     """Take in what changed. switch: tell readers after every commit, not only at the end."""
     words = Words(folder() / now.generation / "words")
-    total = _ahead(now.words) if progress else 0
+    total = ahead(now.words) if progress else 0
     done = 0
     pending: list[tuple] = []
 
@@ -178,25 +162,6 @@ def _write_words(now: State, progress: Progress | None, *, switch: bool) -> Stat
     return now
 
 
-def amiss(held: Iterable[int], reached: tuple[int, int]) -> tuple[list[int], list[int]]:
-    """Keys of an index whose papers are no more (rows that were joined to another, or deleted in the admin, leave no
-    revision), and of papers that it should have by now and has not (its files were damaged)."""
-    live = Paper.objects.filter(withdrawn=False)
-    there = set(held)
-    gone = there.difference(live.values_list("pk", flat=True))
-    lost = set(live.exclude(_after(reached)).values_list("pk", flat=True)) - there
-    return sorted(gone), sorted(lost)
-
-
-def _ahead(after: tuple[int, int]) -> int:
-    return Paper.objects.filter(_after(after)).count()
-
-
-def text_hash(passage: str) -> int:
-    """What tells whether a text was embedded already: 64 bits, never 0."""
-    return int.from_bytes(hashlib.blake2b(passage.encode("utf-8", "replace"), digest_size=8).digest(), "little") or 1
-
-
 def vectors_folder(generation: str, encoder: str) -> Path:
     """Where the vectors of an encoder lie."""
     return folder() / generation / f"vectors-{hashlib.sha256(encoder.encode()).hexdigest()[:12]}"
@@ -208,7 +173,7 @@ def _write_vectors(now: State, encoder: encoders.Encoder, progress: Progress | N
     if now.encoder != encoder.name:
         now = replace(now, encoder=encoder.name, vectors=(0, 0), trust=0.0, judged=0)
     vectors = Vectors(vectors_folder(now.generation, encoder.name), encoder.dimension)
-    total, done = (_ahead(now.vectors) if progress else 0), 0
+    total, done = (ahead(now.vectors) if progress else 0), 0
 
     def embed(rows: list[tuple]) -> None:
         nonlocal done
@@ -294,7 +259,7 @@ class Embedded:
 
     def _damaged(self, now: State) -> "Embedded":
         """Nothing, and a state from which the next writer begins anew."""
-        with suppress(Busy), _writer(0):
+        with suppress(Busy), writing(folder(), 0):
             if state() == now:
                 (folder() / "state.json").unlink(missing_ok=True)
         new = Embedded()
@@ -383,9 +348,22 @@ _opened = Embedded()
 _opening = threading.Lock()
 
 
-def engine() -> Embedded:
-    """What answers queries, as of now."""
+def _on_server() -> "Milvus":
+    from paperlab.site.search import milvus
+
+    return milvus.engine(setting())
+
+
+def engine() -> Engine:
+    """What answers queries, as of now. A server that cannot be reached is its `trouble`."""
     global _opened
+    if setting():
+        try:
+            return _on_server()
+        except Unreachable as error:
+            nothing = Embedded()
+            nothing.trouble = str(error)
+            return nothing
     with _opening:
         _opened = _opened.reload()
         return _opened

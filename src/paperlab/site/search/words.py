@@ -1,6 +1,6 @@
 """The word index: BM25 over title and text, filters, orders, counts. tantivy, in a folder; the store can rebuild it."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,15 +200,9 @@ class Words:
 
     def near(self, word: str) -> str:
         """The word of a title that a misspelt one most likely means; "" if none is near."""
-        from rapidfuzz import distance, process
-
         plain = (PLAIN.analyze(word) or [""])[0]
-        if len(plain) < 4 or plain.isdecimal():
-            return ""
-        told = dict(self.searcher.terms_with_prefix("spelling", plain[:1], limit=50_000))
-        most = 1 if len(plain) < 6 else 2
-        close = process.extract(plain, list(told), scorer=distance.OSA.distance, score_cutoff=most, limit=20)
-        return min(close, key=lambda row: (row[1], -told[row[0]], row[0]))[0] if close else ""
+        told = dict(self.searcher.terms_with_prefix("spelling", plain[:1], limit=50_000)) if plain else {}
+        return near(plain, list(told), told.__getitem__)
 
     def _named(self, word: str) -> bool:
         return any(self.searcher.doc_freq("names", name) for name in PLAIN.analyze(word))
@@ -239,6 +233,18 @@ class Words:
 
     def _keys_at(self, addresses: list[Any]) -> list[int]:
         return self.searcher.fast_field_values("key", addresses)  # type: ignore[return-value]
+
+
+def near(word: str, words: Sequence[str], papers: Callable[[str], int]) -> str:
+    """The nearest of some words, of equally near ones that of the most papers; "" if none is near."""
+    from rapidfuzz import distance, process
+
+    if len(word) < 4 or word.isdecimal():
+        return ""
+    most = 1 if len(word) < 6 else 2
+    close = process.extract(word, words, scorer=distance.OSA.distance, score_cutoff=most, limit=20)
+    counted = [(distance, -papers(other), other) for other, distance, _ in close]
+    return min((row for row in counted if row[1]), default=(0, 0, ""))[2]
 
 
 def everything() -> Where:
