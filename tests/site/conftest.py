@@ -63,8 +63,16 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> str:
 def engine(request: pytest.FixtureRequest, store: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """The engine behind the search, without a paper."""
     if request.param == "milvus":
+        import time
+        from types import SimpleNamespace
+
+        from pymilvus.client import grpc_handler
+
         from paperlab.site.search import milvus
 
+        # The client waits half a second for every index of an empty collection.
+        quick = SimpleNamespace(**{**vars(time), "sleep": lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.01))})
+        monkeypatch.setattr(grpc_handler, "time", quick)
         monkeypatch.setenv("PAPERLAB_SEARCH", request.getfixturevalue("milvus"))
         server = milvus.client(request.getfixturevalue("milvus"))
         for name in server.list_collections():

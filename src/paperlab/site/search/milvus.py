@@ -77,6 +77,7 @@ class Milvus:
         self.state, self.middle = State(), [0.0]
         self.loaded: encoders.Encoder | None = None
         self.trouble = ""
+        self.writing = False  # then what the server refuses is raised, else it is the trouble of a reader
         try:
             if self.server.has_collection(STATES):
                 rows = {row["key"]: row["said"] for row in self.rows(STATES, "key in [1, 2]", ["key", "said"])}
@@ -97,21 +98,31 @@ class Milvus:
 
     def rows(self, name: str, where: str, fields: Sequence[str], limit: int = WINDOW) -> list[dict[str, Any]]:
         """Fields of the rows of a collection that hold a condition."""
-        return list(self.server.query(name, filter=where, output_fields=list(fields), limit=limit))
+        return list(self._ask("query", name, filter=where, output_fields=list(fields), limit=limit))
+
+    def _ask(self, what: str, name: str, **told: Any) -> Any:
+        try:
+            return getattr(self.server, what)(name, **told)
+        except Exception as error:
+            if self.writing:
+                raise
+            self.trouble = str(said(self.uri, error))
+            return []
 
     def _count(self, name: str, where: str = "") -> int:
         if not self.state.generation:
             return 0
-        return int(self.server.query(name, filter=where, output_fields=["count(*)"])[0]["count(*)"])
+        found = self._ask("query", name, filter=where, output_fields=["count(*)"])
+        return int(found[0]["count(*)"]) if found else 0
 
     def _search(self, name: str, field: str, what: Any, where: str, limit: int, **told: Any) -> list[tuple[int, float]]:
         if not self.state.generation or limit < 1:
             return []
-        found = self.server.search(
-            name, data=[what], anns_field=field, filter=where, limit=min(limit, WINDOW), search_params=told,
+        found = self._ask(
+            "search", name, data=[what], anns_field=field, filter=where, limit=min(limit, WINDOW), search_params=told,
             output_fields=["key"],
-        )[0]  # fmt: skip
-        return [(int(hit["key"]), float(hit["distance"])) for hit in found]
+        )  # fmt: skip
+        return [(int(hit["key"]), float(hit["distance"])) for hits in found for hit in hits]
 
     @property
     def size(self) -> int:

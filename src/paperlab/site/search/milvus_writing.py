@@ -97,6 +97,7 @@ def keep(server: Any, state: State, middle: Sequence[float] | None = None) -> No
 def refresh(uri: str, *, meaning: bool, anew: bool, progress: Progress | None) -> None:
     """Bring the server's index up to the store; see `index.refresh`, which holds the lock. Raises Unreachable."""
     reading = Milvus(uri)
+    reading.writing = True
     now = reading.state
     try:
         target = now if now.generation and not anew else State(generation=f"{int(now.generation or 0) + 1:04d}")
