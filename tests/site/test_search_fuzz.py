@@ -13,8 +13,8 @@ from paperlab.site.search.query import DEPTH, SORTS, BadQuery, Query, html, plai
 
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 pieces = st.one_of(
-    st.sampled_from([*WORDS[:10], '"', "'", "“", "”", "(", "AND", "*", "-", "2401.00003", "q-bert", "author:", 'author:"a b"',
-                     "category:cs.CL", "year:2024", "has:code", "is:x", "sort:date", "\0", "\ud800", "\u202e", "🤖",
+    st.sampled_from([*WORDS[:10], '"', "'", "“", "”", "(", "AND", "*", "-", "2401.00003", "q-bert", "author:",
+                     'author:"a b"', "category:cs.CL", "year:2024", "has:code", "is:x", "sort:date", "\0", "\ud800", "\u202e", "🤖",
                      "family:quantization"]),
     st.text(max_size=12),
 )  # fmt: skip
@@ -52,12 +52,7 @@ def filled(engine: str, meaning: Any) -> str:
 
 
 @SLOW
-@given(
-    text=texts,
-    offset=st.integers(0, DEPTH),
-    limit=st.integers(1, 30),
-    sort=st.sampled_from(["relevance", "date", "trending"]),
-)
+@given(text=texts, offset=st.integers(0, DEPTH), limit=st.integers(1, 30), sort=st.sampled_from(SORTS))
 @example(text='"' * 3_000, offset=0, limit=5, sort="relevance")
 @example(text="word " * 3_000, offset=0, limit=5, sort="relevance")
 @example(text='"attention', offset=0, limit=5, sort="relevance")

@@ -83,6 +83,9 @@ class Milvus:
                 rows = {row["key"]: row["said"] for row in self.rows(STATES, "key in [1, 2]", ["key", "said"])}
                 self.state = parsed(rows.get(1, "")) or self.state
                 self.middle = json.loads(rows.get(2, "[0.0]"))
+            if self.state.generation and not self.server.has_collection(self.name("papers")):
+                self.state = State()
+                self.trouble = f"PAPERLAB_SEARCH {uri}: its papers are gone; `paperlab index` brings all of them again"
         except Exception as error:  # the client's errors have no common base
             raise said(uri, error) from error
         if self.state.encoder and encoders.at_hand():

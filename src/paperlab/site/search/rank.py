@@ -65,13 +65,10 @@ def search(query: Query, *, facets: bool = False) -> Results:
     strict = query.sort != "relevance" or not text
     total = _beside.submit(engine.total, words, within, strict=strict) if words or not text else None
     hits = _listed(engine, words, within) if strict else _ranked(engine, text, words, within, notes)
-    facets_found = engine.facets(words, within, strict=strict) if facets else {}
-    if engine.trouble and engine.trouble not in notes:  # met only now
-        notes.append(engine.trouble)
     return Results(
         hits=_shown(hits, words),
         total=max(total.result() if total else 0, query.offset + len(hits)),
-        facets=facets_found,
+        facets=engine.facets(words, within, strict=strict) if facets else {},
         suggestion=suggestion,
         notes=tuple(notes),
         seconds=time.perf_counter() - begun,
