@@ -13,6 +13,7 @@ struct FloatView {
   Type type;
   int64_t rows, columns;
   const void* data;
+  const float* bias = nullptr;  // one per row, or none; added to the product
 };
 
 // A (rows, columns) matrix in few bits, in tiles: 16 rows side by side, so that one vector register holds one sum per
@@ -42,6 +43,7 @@ struct TileView {
   const uint16_t* mins;
   const uint64_t* masks;
   const uint64_t* starts;
+  const float* bias = nullptr;  // one per row, or none; added to the product
   int64_t groups() const { return padded / group; }
   int64_t row_blocks() const { return (rows + 15) / 16; }
   int64_t group_bytes() const { return 16 * group * bits / 8; }  // dense only
@@ -79,7 +81,7 @@ struct Attention {
 struct Kernels {
   const char* name;
 
-  // y[t * ldy + r] = sum_c W[r, c] * x[t, c] for rows of the blocks [first, last), every token.
+  // y[t * ldy + r] = sum_c W[r, c] * x[t, c] + bias[r] for rows of the blocks [first, last), every token.
   void (*matmul_q)(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy);
   // The same for floats, rows [first, last).
   void (*matmul_f)(const FloatView& w, const float* x, int64_t ldx, int tokens, int64_t first, int64_t last, float* y,

@@ -40,7 +40,7 @@ Bert::Bert(Tensors&& tensors, const Options& options) : Model(options, 8) {
   };
   const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns) {
     Matrix out = load_matrix(tensors_, prefix + name, rows, columns, options.packing);
-    out.bias = load_vector(tensors_, prefix + name + ".bias", rows, out);
+    out.set_bias(load_vector(tensors_, prefix + name + ".bias", rows, out));
     return out;
   };
   // A look-up reads one row and no more: embeddings stay as the file has them.

@@ -223,7 +223,7 @@ int pl_kernel_matmul_q(const char* isa, const pl_tiles* tiles, const int8_t* q, 
 int pl_kernel_matmul_f(const char* isa, int type, const void* w, int64_t rows, int64_t columns, const float* x,
                        int tokens, float* y) {
   return guarded(-1, [&] {
-    kernels_named(isa).matmul_f({type_of(type), rows, columns, w}, x, columns, tokens, 0, rows, y, rows);
+    kernels_named(isa).matmul_f({type_of(type), rows, columns, w, nullptr}, x, columns, tokens, 0, rows, y, rows);
     return 0;
   });
 }

@@ -2,6 +2,12 @@
 
 #include <cstdlib>
 
+#if PAPERLAB_HAS_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "attention/attention.h"
 #include "common.h"
 #include "matmul_f/matmul_f.h"
@@ -13,8 +19,32 @@ namespace pl {
 #define PAPERLAB_ROWS(isa) rms_norm_##isa, layer_norm_##isa, silu_mul_##isa, gelu_##isa, gelu_tanh_##isa, softmax_##isa
 #define PAPERLAB_TABLE(isa) \
   Kernels { #isa, matmul_q_##isa, matmul_f_##isa, quantize_##isa, attend_##isa, PAPERLAB_ROWS(isa) }
+// AMX beside AVX-512: only products of many tokens differ
+#define PAPERLAB_AMX \
+  Kernels { "amx", matmul_q_amx, matmul_f_avx512, quantize_avx512, attend_avx512, PAPERLAB_ROWS(avx512) }
 
 namespace {
+
+#if PAPERLAB_HAS_AVX512
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
+         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
+}
+#endif
+
+#if PAPERLAB_HAS_AMX
+// The CPU's word, and the kernel's: Linux gives the tiles' 8 KiB of state only to processes that ask.
+bool has_amx() {
+  static const bool granted = [] {
+    unsigned a, b, c, d;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 24 & 1) || !(d >> 25 & 1)) return false;
+    constexpr long kRequest = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  }();
+  return granted;
+}
+#endif
 
 struct Choice {
   Kernels kernels;
@@ -31,13 +61,10 @@ const Choice kChoices[] = {
      }},
 #endif
 #if PAPERLAB_HAS_AVX512
-    {PAPERLAB_TABLE(avx512),
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
-              __builtin_cpu_supports("avx512vbmi2");
-     }},
+    {PAPERLAB_TABLE(avx512), has_avx512},
+#endif
+#if PAPERLAB_HAS_AMX
+    {PAPERLAB_AMX, has_amx},
 #endif
 };
 

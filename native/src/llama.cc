@@ -152,7 +152,7 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options, 16) {
   };
   const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns, bool bias) {
     Matrix out = load_matrix(tensors_, name, rows, columns, packing);
-    if (bias) out.bias = load_vector(tensors_, name + ".bias", rows, out);
+    if (bias) out.set_bias(load_vector(tensors_, name + ".bias", rows, out));
     return out;
   };
   embedding_ = matrix("model.embed_tokens", c_.vocabulary, c_.hidden, false);

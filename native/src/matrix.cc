@@ -326,7 +326,7 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
   const bool plain = tensor.dtype == "F32" || tensor.dtype == "F16" || tensor.dtype == "BF16";
   if (plain && !packing.bits) {
     const Type type = tensor.dtype == "F32" ? Type::F32 : tensor.dtype == "F16" ? Type::F16 : Type::BF16;
-    matrix.floats = {type, rows, columns, tensor.data};
+    matrix.floats = {type, rows, columns, tensor.data, nullptr};
     if (reinterpret_cast<uintptr_t>(tensor.data) % uintptr_t(type_bytes(type))) {
       auto copy = std::make_shared<Buffer>(tensor.bytes);
       std::memcpy(copy->as<uint8_t>(), tensor.data, tensor.bytes);
@@ -344,7 +344,7 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
   if (!packing.bits) {  // Q6_K: its scales need more than float16 holds
     auto copy = std::make_shared<Buffer>(size_t(rows * columns) * 4);
     to_float(tensor, 0, rows * columns, copy->as<float>());
-    matrix.floats = {Type::F32, rows, columns, copy->as<float>()};
+    matrix.floats = {Type::F32, rows, columns, copy->as<float>(), nullptr};
     matrix.owns.push_back(copy);
     return matrix;
   }

@@ -53,10 +53,10 @@ struct Matrix {
   FloatView floats{};
   TileView tiles{};
   int64_t rows = 0, columns = 0;
-  const float* bias = nullptr;
   std::vector<std::shared_ptr<void>> owns;
   uint64_t bytes() const;  // read by one product, bias left out
   void row(int64_t index, float* out) const;
+  void set_bias(const float* bias) { floats.bias = tiles.bias = bias; }
 };
 
 // NAME.weight, or NAME.codes with its companions. Throws Error naming the tensor where it is missing or misshapen.

@@ -63,12 +63,6 @@ void Runtime::multiply(const Activations& x, std::initializer_list<Product> prod
     } else {
       k.matmul_f(m.floats, x.x, x.stride, x.tokens, piece.first, piece.last, product.y, product.stride);
     }
-    if (m.bias) {
-      const int64_t first = m.tiled ? piece.first * 16 : piece.first;
-      const int64_t last = m.tiled ? std::min(piece.last * 16, m.rows) : piece.last;
-      for (int t = 0; t < x.tokens; ++t)
-        for (int64_t r = first; r < last; ++r) product.y[t * product.stride + r] += m.bias[r];
-    }
   });
   for (const Product* product : later) multiply(x, {*product});
 }

@@ -14,7 +14,7 @@ void matmul_f_ref(const FloatView& w, const float* x, int64_t ldx, int tokens, i
     for (int t = 0; t < tokens; ++t) {
       double sum = 0;
       for (int64_t c = 0; c < w.columns; ++c) sum += at(row * w.columns + c) * x[t * ldx + c];
-      y[t * ldy + row] = float(sum);
+      y[t * ldy + row] = float(sum + (w.bias ? w.bias[row] : 0));
     }
 }
 

@@ -64,11 +64,16 @@ const uint8_t* spread(const TileView& w, const uint8_t* codes, const uint64_t* m
   return codes;
 }
 
-inline void store(float* y, __m256 sums, int64_t rows_left) {
-  if (rows_left >= 8) return _mm256_storeu_ps(y, sums);
+// The sums of 8 rows, with their biases; y: the token's row of results.
+inline void store(const TileView& w, int64_t row, float* y, __m256 sums) {
+  const int64_t left = w.rows - row;
+  if (left >= 8) {
+    if (w.bias) sums = _mm256_add_ps(sums, _mm256_loadu_ps(w.bias + row));
+    return _mm256_storeu_ps(y + row, sums);
+  }
   alignas(32) float all[8];
   _mm256_store_ps(all, sums);
-  for (int64_t i = 0; i < rows_left; ++i) y[i] = all[i];
+  for (int64_t i = 0; i < left; ++i) y[row + i] = all[i] + (w.bias ? w.bias[row + i] : 0);
 }
 
 inline __m256 halves(const uint16_t* h) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(h))); }
@@ -124,10 +129,10 @@ void blocks(const TileView& w, const Int8View& x, int64_t first, int64_t last, f
     for (int half = 0; half < 2; ++half) {
       const int64_t row = block * 16 + half * 8;
       if (x.planes == 1)
-        for (int t = 0; t < T; ++t) store(y + t * ldy + row, sums[t][half], w.rows - row);
+        for (int t = 0; t < T; ++t) store(w, row, y + t * ldy, sums[t][half]);
       else
         for (int t = 0; t + 1 < T; t += 2)
-          store(y + t / 2 * ldy + row, _mm256_add_ps(sums[t][half], sums[t + 1][half]), w.rows - row);
+          store(w, row, y + t / 2 * ldy, _mm256_add_ps(sums[t][half], sums[t + 1][half]));
     }
   }
 }

@@ -102,9 +102,12 @@ inline __m512 halves(const uint16_t* h) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(h)));
 }
 
-inline void store(float* y, __m512 sums, int64_t rows_left) {
-  const __mmask16 mask = rows_left >= 16 ? 0xffff : __mmask16((1u << rows_left) - 1);
-  _mm512_mask_storeu_ps(y, mask, sums);
+// The sums of one row block, with its biases; y: the token's row of results.
+inline void store(const TileView& w, int64_t block, float* y, __m512 sums) {
+  const int64_t left = w.rows - block * 16;
+  const __mmask16 mask = left >= 16 ? 0xffff : __mmask16((1u << left) - 1);
+  if (w.bias) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, w.bias + block * 16));
+  _mm512_mask_storeu_ps(y + block * 16, mask, sums);
 }
 
 template <int BITS, bool MINS>
@@ -127,7 +130,7 @@ void one(const TileView& w, const Int8View& x, int64_t first, int64_t last, floa
         sums = _mm512_fmadd_ps(halves(mins + g * 16), q, sums);
       }
     }
-    store(y + block * 16, sums, w.rows - block * 16);
+    store(w, block, y, sums);
   }
 }
 
@@ -165,10 +168,10 @@ void several(const TileView& w, const Int8View& x, int64_t first, int64_t last, 
       }
     }
     if (x.planes == 1)
-      for (int t = 0; t < T; ++t) store(y + t * ldy + block * 16, sums[t], w.rows - block * 16);
+      for (int t = 0; t < T; ++t) store(w, block, y + t * ldy, sums[t]);
     else
       for (int t = 0; t + 1 < T; t += 2)
-        store(y + t / 2 * ldy + block * 16, _mm512_add_ps(sums[t], sums[t + 1]), w.rows - block * 16);
+        store(w, block, y + t / 2 * ldy, _mm512_add_ps(sums[t], sums[t + 1]));
   }
 }
 
@@ -211,10 +214,10 @@ void sparse(const TileView& w, const Int8View& x, int64_t first, int64_t last, f
                                   _mm512_mul_ps(sw, _mm512_set1_ps(x.scales[t * groups + g])), sums[t]);
     }
     if (x.planes == 1)
-      for (int t = 0; t < T; ++t) store(y + t * ldy + block * 16, sums[t], w.rows - block * 16);
+      for (int t = 0; t < T; ++t) store(w, block, y + t * ldy, sums[t]);
     else
       for (int t = 0; t + 1 < T; t += 2)
-        store(y + t / 2 * ldy + block * 16, _mm512_add_ps(sums[t], sums[t + 1]), w.rows - block * 16);
+        store(w, block, y + t / 2 * ldy, _mm512_add_ps(sums[t], sums[t + 1]));
   }
 }
 

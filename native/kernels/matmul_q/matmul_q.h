@@ -13,5 +13,7 @@ PAPERLAB_DECLARE(avx2)
 PAPERLAB_DECLARE(avx512)
 #undef PAPERLAB_DECLARE
 
+void matmul_q_amx(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy);
+
 int tile_code(const TileView& w, int64_t row_block, int64_t group, int64_t quad, int lane);  // ref.cc; dense
 }  // namespace pl

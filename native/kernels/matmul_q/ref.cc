@@ -73,7 +73,7 @@ void matmul_q_ref(const TileView& w, const Int8View& x, int tokens, int64_t firs
     }
     for (int t = 0; t < tokens; ++t)
       for (int row = 0; row < 16 && block * 16 + row < w.rows; ++row)
-        y[t * ldy + block * 16 + row] = float(sums[t * 16 + row]);
+        y[t * ldy + block * 16 + row] = float(sums[t * 16 + row] + (w.bias ? w.bias[block * 16 + row] : 0));
   }
 }
 
