@@ -30,8 +30,8 @@ PL_API const char* pl_error(void);
 PL_API const char* pl_isas(void); /* kernels that run here, separated by spaces, the plainest first */
 
 /* bits: 0 leaves weights as the files have them; 8, 4, 3, 2 round those that are floats, in groups of `group` columns
- * (0: whole rows). activation_bits: to what activations are rounded before they meet packed weights; 8, 16, or 0 for 16
- * in language models and 8 in encoders. threads 0: one per core. isa NULL: PAPERLAB_ISA, else the best. */
+ * (0: whole rows; -1: whole rows in encoders of 8 bits, else 64). activation_bits: to what activations are rounded before they meet packed weights; 8
+ * or 16. threads 0: one per core. isa NULL: PAPERLAB_ISA, else the best. */
 PL_API pl_model* pl_load(const char* path, int bits, int64_t group, int symmetric, int activation_bits, int threads,
                          const char* isa);
 PL_API void pl_free(pl_model* model); /* sessions keep what they need */

@@ -7,7 +7,7 @@
 
 namespace pl {
 
-Bert::Bert(Tensors&& tensors, const Options& options) : Model(options, 8) {
+Bert::Bert(Tensors&& tensors, const Options& options) : Model(options) {
   tensors_ = std::move(tensors);
   const Json& config = tensors_.config;
   const auto sized = [&](const char* name, int64_t most) {

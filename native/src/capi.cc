@@ -36,7 +36,8 @@ auto guarded(decltype(std::declval<F>()()) otherwise, F f) -> decltype(f()) {
 }
 
 Packing packing_of(int bits, int64_t group, bool symmetric) {
-  if (bits) check_layout(bits, 1, 1, group ? group : 64, false, !symmetric);
+  if (bits) check_layout(bits, 1, 1, group > 0 ? group : 64, false, !symmetric);
+  if (group < -1) fail("groups of %lld columns", (long long)group);
   return {bits, group, symmetric};
 }
 
@@ -79,7 +80,7 @@ pl_model* pl_load(const char* path, int bits, int64_t group, int symmetric, int 
   return guarded(nullptr, [&]() -> pl_model* {
     Options options;
     options.packing = packing_of(bits, group, symmetric != 0);
-    if (activation_bits != 0 && activation_bits != 8 && activation_bits != 16)
+    if (activation_bits != 8 && activation_bits != 16)
       fail("activations of %d bits; 8 and 16 are possible", activation_bits);
     options.activation_bits = activation_bits;
     options.threads = threads;

@@ -139,7 +139,7 @@ void Session::store(int64_t layer, int64_t kv_head, int64_t position, const floa
   else put(static_cast<uint16_t*>(keys), static_cast<uint16_t*>(values), float_to_bf16);
 }
 
-Llama::Llama(Tensors&& tensors, const Options& options) : Model(options, 16) {
+Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
   tensors_ = std::move(tensors);
   c_ = read_config(tensors_);
   const Packing& packing = options.packing;

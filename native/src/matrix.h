@@ -24,7 +24,8 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// How a matrix of floats is to be packed. group 0: one scale for a whole row.
+// How a matrix of floats is to be packed. group 0: one scale for a whole row; -1, to load_model only:
+// whole rows in encoders of 8 bits, else 64.
 struct Packing {
   int bits = 0;  // 0: leave it as it is
   int64_t group = 64;

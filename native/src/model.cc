@@ -23,15 +23,16 @@ int checked_threads(int threads) {
 
 }  // namespace
 
-Model::Model(const Options& options, int activation_bits)
+Model::Model(const Options& options)
     : runtime(options.isa.empty() ? kernels_here() : kernels_named(options.isa), checked_threads(options.threads),
-              (options.activation_bits ? options.activation_bits : activation_bits) / 8) {}
+              options.activation_bits / 8) {}
 
-std::shared_ptr<Model> load_model(const std::string& path, const Options& options) {
+std::shared_ptr<Model> load_model(const std::string& path, Options options) {
   Tensors tensors = open_model(path);
   if (const Json* quantized = tensors.config.find("quantization_config"); quantized && !quantized->is_null())
     fail("%s is quantized in a format that is not known here; give the original weights", path.c_str());
   const std::string type = tensors.config.get_text("model_type", "");
+  if (options.packing.group < 0) options.packing.group = type == "bert" && options.packing.bits == 8 ? 0 : 64;
   if (type == "bert") return std::make_shared<Bert>(std::move(tensors), options);
   return std::make_shared<Llama>(std::move(tensors), options);
 }

@@ -12,7 +12,7 @@ namespace pl {
 struct Options {
   Packing packing;  // for matrices that the files hold as floats
   int threads = 0;  // 0: as many as there are cores this process may use
-  int activation_bits = 0;  // 8, or 16 (two planes of 8); 0: 16 for language models, 8 for encoders
+  int activation_bits = 16;  // or 8: planes of 8 bits
   std::string isa;  // empty: PAPERLAB_ISA, else the best
 };
 
@@ -75,7 +75,7 @@ class Model {
   std::mutex busy;  // one forward pass at a time
 
  protected:
-  Model(const Options& options, int activation_bits);
+  explicit Model(const Options& options);
   Tensors tensors_;
   std::vector<std::shared_ptr<void>> owns_;
 };
@@ -130,7 +130,7 @@ class Bert : public Model {
   Scratch x_, qkv_, attended_, mlp_, keys_, values_;
 };
 
-std::shared_ptr<Model> load_model(const std::string& path, const Options& options);
+std::shared_ptr<Model> load_model(const std::string& path, Options options);
 
 struct Sampling {
   float temperature = 0;  // 0: greedy

@@ -121,16 +121,16 @@ def dequantized(model, layout):
         weight = module.weight.detach().numpy().copy()
         keep = layout.mask(weight)
         codes, scales, mins = round_to_nearest(
-            weight, layout.bits, layout.group or 0, symmetric=layout.symmetric, keep=keep
+            weight, layout.bits, layout.columns, symmetric=layout.symmetric, keep=keep
         )
-        with Laid(codes, scales, mins, keep, layout.bits, layout.group or 0) as laid:
+        with Laid(codes, scales, mins, keep, layout.bits, layout.columns) as laid:
             module.weight.data = torch.from_numpy(laid.read())
     return model
 
 
 LAYOUTS = [
     Layout(8),
-    Layout(8, group=None),
+    Layout(8, group="row"),
     Layout(4),
     Layout(4, group=32, symmetric=False),
     Layout(3),

@@ -107,12 +107,16 @@ inline void finish(const Work& k, int64_t block, int64_t t, int64_t tokens, cons
   const __m512 sw = halves(k.w.scales + block * 16);
   const __m512 bias = k.w.bias ? _mm512_maskz_loadu_ps(rows, k.w.bias + block * 16) : _mm512_setzero_ps();
   const int zero = k.w.zero();
-  float* y = k.y + t * k.ldy + block * 16;
-  for (int64_t i = 0; i < tokens; ++i, y += k.ldy) {
+  float* y = k.y + t / k.x.planes * k.ldy + block * 16;
+  const auto scaled = [&](int64_t i) {
     const __m512i v = _mm512_sub_epi32(_mm512_loadu_si512(whole + i * 16), _mm512_set1_epi32(zero * k.x.sums[t + i]));
-    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_mul_ps(sw, _mm512_set1_ps(k.x.scales[t + i])));
-    _mm512_mask_storeu_ps(y, rows, _mm512_add_ps(scaled, bias));
-  }
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_mul_ps(sw, _mm512_set1_ps(k.x.scales[t + i])));
+  };
+  if (k.x.planes == 1)
+    for (int64_t i = 0; i < tokens; ++i, y += k.ldy) _mm512_mask_storeu_ps(y, rows, _mm512_add_ps(scaled(i), bias));
+  else
+    for (int64_t i = 0; i < tokens; i += 2, y += k.ldy)
+      _mm512_mask_storeu_ps(y, rows, _mm512_add_ps(_mm512_add_ps(scaled(i), scaled(i + 1)), bias));
 }
 
 // 32 tokens x 2 row blocks. b: their codes as bytes.
@@ -121,7 +125,7 @@ void large(const Work& k, int64_t block, int64_t t, const uint8_t* b0, const uin
   alignas(64) float sums[4][256];
   const int64_t padded = k.x.padded, group = k.w.group;
   const int8_t *a0 = k.x.q + t * padded, *a1 = a0 + 16 * padded;
-  const bool single = k.w.groups() == 1 && k.x.planes == 1 && !k.w.mins;
+  const bool single = k.w.groups() == 1 && !k.w.mins;
   for (int64_t g = 0; g < k.w.groups(); ++g) {
     _tile_zero(0);
     _tile_zero(1);

@@ -9,7 +9,7 @@ import numpy as np
 from paperlab.engine.native import EngineError, call, library, pointer
 from paperlab.engine.text import Tokens
 
-_AT_ONCE = 2048  # tokens of one call: their activations stay in the caches
+_AT_ONCE = 512  # tokens of one call: their activations stay in the caches
 
 
 class Encoder:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from paperlab.engine.encoder import Encoder
 from paperlab.engine.language import LanguageModel
@@ -13,28 +14,29 @@ def load(
     path: str | Path,
     *,
     bits: int | None = None,
-    group: int | None = 64,
+    group: int | Literal["row"] | None = None,
     symmetric: bool = True,
-    activation_bits: int | None = None,
+    activation_bits: int = 16,
     threads: int | None = None,
     isa: str | None = None,
 ) -> LanguageModel | Encoder:
     """A language model, or a sentence encoder, from a folder (config.json, *.safetensors, tokenizer.json) or a .gguf.
 
     bits: None computes with the weights as the files hold them; 8, 4, 3 or 2 rounds those that are floats, in groups
-    of `group` input columns (None: whole rows). activation_bits: 8 or 16, to what activations are rounded, group by
-    group, before they meet weights in few bits; None: 16 in language models, where 8 costs some 0.3 % of perplexity,
-    and 8 in encoders. threads: None takes one per core. isa: one of `instruction_sets()`,
+    of `group` input columns ("row": whole rows; None: "row" for encoders in 8 bits, else 64). activation_bits: 16 or
+    8, to what activations are rounded, group by group, before they meet weights in few bits (8 is faster, and costs
+    a language model some 0.3 % of perplexity). threads: None takes one per core. isa: one of `instruction_sets()`,
     None the best. Raises EngineError.
     """
     if bits not in (None, 8, 4, 3, 2):
         raise EngineError(f"{bits} bits per weight; known are 8, 4, 3 and 2, and None for the weights as they are")
     if threads is not None and threads < 1:
         raise EngineError(f"{threads} threads; at least 1 is needed, and None takes one per core")
-    if activation_bits not in (None, 8, 16):
+    if activation_bits not in (8, 16):
         raise EngineError(f"activations of {activation_bits} bits; 8 and 16 are possible")
     name = isa.encode() if isa else None
-    words = (bits or 0, group or 0, int(symmetric), activation_bits or 0, threads or 0, name)
+    columns = -1 if group is None else 0 if group == "row" else group
+    words = (bits or 0, columns, int(symmetric), activation_bits, threads or 0, name)
     handle = call("load", str(path).encode(), *words)
     try:
         about = json.loads(library().pl_info(handle))

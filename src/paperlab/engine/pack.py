@@ -32,12 +32,12 @@ _BESIDE = (
 class Layout:
     """How a matrix is stored. bits 16 leaves it as it is.
 
-    group: input columns to a scale, a multiple of 16, or None for whole rows. keep: the part of the weights that is
+    group: input columns to a scale, a multiple of 16, or "row" for whole rows. keep: the part of the weights that is
     kept, 1.0 for all; the largest of each row stay. pattern "2:4" keeps the two largest of every four instead.
     """
 
     bits: int = 8
-    group: int | None = 64
+    group: int | Literal["row"] = 64
     symmetric: bool = True
     keep: float = 1.0
     pattern: Literal["unstructured", "2:4"] = "unstructured"
@@ -51,6 +51,11 @@ class Layout:
             raise EngineError(f"keep={self.keep}; a part above 0 and up to 1 is needed")
         if self.sparse and (self.bits not in (8, 4) or not self.symmetric):
             raise EngineError("sparse matrices take 8 or 4 bits and are symmetric")
+
+    @property
+    def columns(self) -> int:
+        """The group as the compiled part takes it: 0 for whole rows."""
+        return 0 if self.group == "row" else self.group
 
     @property
     def sparse(self) -> bool:
@@ -131,7 +136,7 @@ def pack(
             "rows": rows,
             "columns": columns,
             "bits": layout.bits,
-            "group": layout.group or columns + -columns % 64,
+            "group": layout.columns or columns + -columns % 64,
         }
         metadata[f"paperlab.{stem}"] = json.dumps(about | {"symmetric": layout.symmetric, "sparse": layout.sparse})
         bits += 8 * sum(array.nbytes for array in arrays.values())
@@ -151,6 +156,6 @@ def pack(
 def packed(weight: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
     """The arrays of one packed matrix, from (rows, columns) float32."""
     keep = layout.mask(weight)
-    group = layout.group or 0
+    group = layout.columns
     codes, scales, mins = round_to_nearest(weight, layout.bits, group, symmetric=layout.symmetric, keep=keep)
     return tiles(codes, scales, mins, keep, layout.bits, group)
