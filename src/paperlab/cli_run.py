@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from paperlab.core.record import Record
 
-EVERY = 15.0  # seconds between two plain lines on the same arm
+EVERY = 5.0  # seconds between two plain lines on the same arm
 
 
 def run(slug: str, **options: Any) -> "list[Record]":
@@ -113,6 +113,8 @@ def _said(event: dict[str, Any]) -> str:
             return _stage(event)
         case "left" | "skipped":
             return f"note: {event['message']}"
+        case "recorded":
+            return f"recorded: {' '.join(record.id for record in event['records'])}"
         case "error":
             return f"  {event['arm']}: failed: {event['message']}"
     return ""

@@ -89,3 +89,31 @@ def test_killed_at_random_moments(tmp_path: Path, kills: int, timed: bool) -> No
     assert start(home, timed).wait(120) == 0
     assert samples(home) == samples(tmp_path / "unbroken")
     assert not list(home.glob("runs/*"))
+
+
+STAGES = RUN.replace("TIMED=TIMED", "TIMED=False").replace(
+    'check = Check(claim="planted"', 'check = Check(also={"planted_too": "loss"}, claim="planted"'
+)
+
+
+def test_a_resumed_run_of_two_stages_does_the_first_one_once(tmp_path: Path) -> None:
+    """The first stage's record is there when the second is killed: the same command, resumed, adds only the second."""
+    environment = {**os.environ, "PAPERLAB_HOME": str(tmp_path)}
+    draw = random.Random(5)
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", STAGES], env=environment)
+        deadline = time.monotonic() + 20
+        while not records(tmp_path) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+        if not list(tmp_path.glob("runs/*")):
+            break
+    before = records(tmp_path)
+    assert before
+    if list(tmp_path.glob("runs/*")):
+        assert subprocess.run([sys.executable, "-c", STAGES], env=environment, timeout=60).returncode == 0
+    after = records(tmp_path)
+    assert sorted(str(row["task"]) for row in after) == ["planted", "planted_too"]
+    assert {row["id"] for row in before} <= {row["id"] for row in after}

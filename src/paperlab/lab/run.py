@@ -76,10 +76,11 @@ def run_checks(
     if scale not in SCALES:
         raise RunError(f"no scale {scale!r}; use one of {', '.join(SCALES)}")
     records: list[Record] = []
+    journals: list[Journal] = []
     unfit: ModelError | None = None
     for stage, members in _stages(checks, scale, model, data, seeds).items():
         try:
-            records += _run_stage(method, stage, members, resume, progress)
+            records += _run_stage(method, stage, members, resume, progress, journals)
         except ModelError as error:
             if model is None:
                 raise
@@ -87,6 +88,10 @@ def run_checks(
             progress({"kind": "skipped", "task": stage.task, "message": str(error)})
     if unfit and not records:
         raise unfit
+    # Only now: a run of several stages that is killed in the last one must find the first ones done when resumed.
+    progress({"kind": "recorded", "records": records})
+    for journal in journals:
+        journal.close()
     return records
 
 
@@ -115,8 +120,10 @@ def _stages(
     return stages
 
 
-def _run_stage(method: Method, stage: Stage, checks: list[Check], resume: bool, progress: Progress) -> list[Record]:
-    """All arms of `checks` on one setting, then a record for each check."""
+def _run_stage(
+    method: Method, stage: Stage, checks: list[Check], resume: bool, progress: Progress, journals: list["Journal"]
+) -> list[Record]:
+    """All arms of `checks` on one setting, then a record for each check; its journal is left in `journals`."""
     task = load_task(stage.task)
     driver = importlib.import_module(f"paperlab.lab.drivers.{task.DRIVER}")
     by_name = {name: arm for check in checks for name, arm in _named_arms(check)}
@@ -155,7 +162,7 @@ def _run_stage(method: Method, stage: Stage, checks: list[Check], resume: bool, 
         describe_machine(append(record).parent.parent)
         progress({"kind": "record", "record": record})
     publish()
-    journal.close()
+    journals.append(journal)
     return records
 
 
@@ -322,8 +329,10 @@ class Journal:
         )
 
     def close(self) -> None:
-        """The records are written: the journal is no longer needed."""
-        shutil.rmtree(self.folder)
+        """The records are written: the journal is no longer needed. It goes at once or not at all."""
+        self.folder.rename(self.folder.with_name(f".done-{self.folder.name}-{os.getpid()}"))
+        for done in self.folder.parent.glob(".done-*"):
+            shutil.rmtree(done, ignore_errors=True)
 
 
 def _line(row: dict[str, Any]) -> bytes:

@@ -4,6 +4,8 @@ PAPERLAB_DATABASE    postgresql://user:password@host:port/name; default: SQLite 
 PAPERLAB_SECRET_KEY  default: made once, kept in PAPERLAB_HOME
 PAPERLAB_HOSTS       names that the site answers to, separated by commas; default: this machine only
 PAPERLAB_RATE        API requests of one client: a second / at once; "off" for no limit; default: 10/60
+PAPERLAB_RUN_HOURS   after which a full run is stopped, a quick one after a quarter of them; default: 4
+PAPERLAB_RUN_MEMORY  gigabytes that a run may take; default: three quarters of the machine's
 """
 
 import os
@@ -88,6 +90,20 @@ def rate(text: str | None) -> limits.Rate | None:
         raise SettingError(f"PAPERLAB_RATE {text!r}: expected a second/at once, such as 10/60, or off") from error
 
 
+def positive(name: str, default: float | None) -> float | None:
+    """A number above zero. Raises SettingError."""
+    text = os.environ.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise SettingError(f"{name} {text!r}: expected a number above zero")
+    return value
+
+
 DATABASES = {"default": database(os.environ.get("PAPERLAB_DATABASE"), home())}
 SECRET_KEY = secret(home())
 DEBUG = False
@@ -98,6 +114,8 @@ ALLOWED_HOSTS = [name.strip() for name in os.environ.get("PAPERLAB_HOSTS", "").s
 ]
 PAPERLAB_RATE = rate(os.environ.get("PAPERLAB_RATE"))
 PAPERLAB_LOCAL = not os.environ.get("PAPERLAB_HOSTS")  # for whoever sits at this machine, and not limited for them
+PAPERLAB_RUN_HOURS = positive("PAPERLAB_RUN_HOURS", 4.0)
+PAPERLAB_RUN_MEMORY = positive("PAPERLAB_RUN_MEMORY", None)
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -106,6 +124,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "paperlab.site.catalogue",
+    "paperlab.site.runs",  # before the pages: it fills their places
     "paperlab.site.pages",
 ]
 MIDDLEWARE = [

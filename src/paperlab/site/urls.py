@@ -11,6 +11,7 @@ urlpatterns = [
     re_path(r"^api/?$", docs),
     path("api/", api.urls),
     re_path(r"^api(/.*)?$", missing),
+    path("", include("paperlab.site.runs.urls")),
     path("", include("paperlab.site.pages.urls")),
 ]
 

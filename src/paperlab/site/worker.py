@@ -148,7 +148,10 @@ def main(*, child: bool = False) -> None:
     import filelock
 
     from paperlab.site.child import follow_parent
-    from paperlab.site.start import start
+    from paperlab.site.start import configure, start
+
+    configure()
+    from paperlab.site.runs import runner
 
     stop = threading.Event()
 
@@ -168,6 +171,8 @@ def main(*, child: bool = False) -> None:
             with lock:
                 logger.debug("worker %d begins", os.getpid())
                 todo = jobs()
+                # Beside them: a run lasts minutes, and cancelling it should not wait for a job that lasts as long.
+                threading.Thread(target=runner.work, args=(stop,), name="runs", daemon=True).start()
                 while not stop.is_set():
                     if not turn(todo, time.monotonic()):
                         stop.wait(TICK)

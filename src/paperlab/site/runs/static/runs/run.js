@@ -1,0 +1,28 @@
+// A run's page, kept up to date: by server-sent events, by asking now and then where those do not come through.
+"use strict";
+(() => {
+  const live = document.querySelector("#live[data-events]");
+  if (!live) return;
+  let polling = 0;
+
+  const show = (now) => {
+    if (!now || !now.open) return location.reload();
+    const open = live.querySelector("details")?.open;
+    live.innerHTML = now.html; // the server's own template, which escapes what runs say
+    const log = live.querySelector("details");
+    if (log && open !== undefined) log.open = open;
+    const lines = live.querySelector("pre");
+    if (lines) lines.scrollTop = lines.scrollHeight;
+  };
+  const poll = () => {
+    fetch(live.dataset.live, { headers: { Accept: "application/json" } })
+      .then((answer) => (answer.ok ? answer.json().then(show) : undefined))
+      .catch(() => {}); // the site is away: the next time
+  };
+  const fall = () => { polling ||= setInterval(poll, 3000); };
+
+  if (!("EventSource" in window)) return fall();
+  const source = new EventSource(live.dataset.events);
+  source.onmessage = (event) => { clearInterval(polling); polling = 0; show(JSON.parse(event.data)); };
+  source.onerror = fall; // a closed source stays closed; one that comes back ends the polling
+})();

@@ -1,0 +1,213 @@
+"""Pages of the queue: ask for a run, see it live, cancel it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+from asgiref.sync import sync_to_async
+from django.core.paginator import Paginator
+from django.db import connections
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from paperlab.core.paper import papers as catalogue
+from paperlab.site import evidence
+from paperlab.site.api import shapes
+from paperlab.site.runs import forms, queue
+from paperlab.site.runs.models import Run
+
+PAGE = 30
+LOOK = 1.0  # seconds between two looks at a run that is watched
+WATCHED = 300.0  # seconds after which a stream ends; browsers open it again
+STREAMS = 24  # at once, in one process: each looks once a second
+_watching = 0
+
+
+def _refused(request: HttpRequest) -> HttpResponse:
+    return render(request, "runs/refused.html", status=403)
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def ask(request: HttpRequest, name: str) -> HttpResponse:
+    """The form for a paper's checks; by POST, into the queue."""
+    if not queue.may(request):
+        return _refused(request)
+    row = None if "\0" in name else shapes.find(name)
+    slug = (row.slug or "") if row is not None else name
+    found = queue.of_paper(slug) if slug else []
+    if not found:
+        raise Http404("no check is written for this paper")
+    wrong: dict[str, str] = {}
+    sent = request.POST.dict()
+    chosen = sent.get("method", "") if request.method == "POST" else request.GET.get("method", "")
+    if request.method == "POST":
+        method = next((m for m in found if m.slug == chosen), found[0] if not chosen else None)
+        if method is None:
+            wrong[""] = f"{slug} has no method {chosen[:80]!r}"
+        else:
+            try:
+                run = queue.ask(method, {name: str(value) for name, value in sent.items()}, request.user)
+                return redirect(f"/runs/{run.pk}")
+            except queue.Refused as error:
+                wrong = error.problems
+    claim = request.GET.get("claim", "") if request.method != "POST" else sent.get("claim", "")
+    told = {
+        "title": catalogue()[found[0].card.paper].title if found[0].card.paper in catalogue() else found[0].slug,
+        "back": f"/papers/{quote(name, safe='/~')}",
+        "forms": [form(m, claim, sent if m.slug == chosen else None, wrong) for m in found],
+        "wrong": wrong,
+        "present": queue.present(),
+    }
+    return render(request, "runs/ask.html", told, status=400 if wrong else 200)
+
+
+def form(method: Any, claim: str = "", sent: Any = None, wrong: Any = None) -> dict[str, Any]:
+    """What the form of one method needs."""
+    claims = [check.claim for check in method.card.checks]
+    chosen = claim if claim in claims else ""
+    return {
+        "method": method.slug,
+        "claims": claims,
+        "claim": chosen,
+        "scale": (sent or {}).get("scale", "quick"),
+        "fields": forms.fields(method, chosen, sent, wrong if sent else None),
+        "once": queue.once(),
+    }
+
+
+@never_cache
+@require_GET
+def runs(request: HttpRequest) -> HttpResponse:
+    """The queue, newest first."""
+    if not queue.may(request):
+        return _refused(request)
+    page = Paginator(Run.objects.defer("log").select_related("who"), PAGE).get_page(request.GET.get("page"))
+    if request.path.endswith(".json"):
+        return JsonResponse({"runs": [said(run) for run in page], "worker": queue.present()})
+    return render(request, "runs/runs.html", {"page": page, "present": queue.present()})
+
+
+def said(run: Run) -> dict[str, Any]:
+    """A run as JSON."""
+    return {
+        "id": run.pk,
+        "method": run.method,
+        "paper": run.paper or None,
+        "claim": run.claim or None,
+        "scale": run.scale,
+        "params": run.params,
+        "state": run.state,
+        "stopping": run.stop and run.open,
+        "progress": run.progress,
+        "records": run.records,
+        "error": run.error or None,
+        "starts": run.starts,
+        "asked": shapes.moment(run.asked),
+        "started": shapes.moment(run.started),
+        "ended": shapes.moment(run.ended),
+    }
+
+
+def _told(run: Run) -> dict[str, Any]:
+    """What a run's page shows."""
+    known = evidence.evidence() if run.records else None
+    return {
+        "run": run,
+        "arms": [(name, *step, round(100 * step[1] / step[2]) if step[2] else 0)
+                 for name, step in run.progress.get("arms", {}).items()],
+        "verdicts": [known.verdicts[name] for name in run.records if known and name in known.verdicts],
+        "ahead": queue.ahead(run) if run.open else 0,
+        "present": queue.present() if run.open else True,
+    }  # fmt: skip
+
+
+@never_cache
+@require_GET
+def run(request: HttpRequest, pk: int) -> HttpResponse:
+    """One run, live."""
+    if not queue.may(request):
+        return _refused(request)
+    row = get_object_or_404(Run, pk=pk)
+    if request.path.endswith(".json"):
+        return JsonResponse({**said(row), "log": row.log, "worker": queue.present()})
+    if request.path.endswith("/live"):
+        return JsonResponse(_live(row))
+    return render(request, "runs/run.html", _told(row))
+
+
+def _live(row: Run) -> dict[str, Any]:
+    return {"open": row.open, "html": render_to_string("runs/live.html", _told(row))}
+
+
+@never_cache
+@require_POST
+def cancel(request: HttpRequest, pk: int) -> HttpResponse:
+    """Take a run back."""
+    if not queue.may(request):
+        return _refused(request)
+    queue.cancel(get_object_or_404(Run, pk=pk))
+    return redirect(f"/runs/{pk}")
+
+
+@never_cache
+@require_POST
+def again(request: HttpRequest, pk: int) -> HttpResponse:
+    """Go on with an interrupted run."""
+    if not queue.may(request):
+        return _refused(request)
+    queue.again(get_object_or_404(Run, pk=pk))
+    return redirect(f"/runs/{pk}")
+
+
+def _look(pk: int) -> dict[str, Any] | None:
+    try:
+        row = Run.objects.filter(pk=pk).first()
+        return None if row is None else _live(row)
+    finally:
+        connections.close_all()  # a stream lives for minutes: it must not keep a connection of the pool
+
+
+def _enter(request: HttpRequest, pk: int) -> HttpResponse | None:
+    if not queue.may(request):
+        return _refused(request)
+    get_object_or_404(Run, pk=pk)
+    return None
+
+
+@require_GET
+async def events(request: HttpRequest, pk: int) -> HttpResponseBase:
+    """The run as server-sent events: one at once, one whenever something has changed, the last when it has ended."""
+    refused = await sync_to_async(_enter)(request, pk)
+    if refused is not None:
+        return refused
+    if _watching >= STREAMS:
+        return HttpResponse("too many are watching; ask again", status=503, headers={"Retry-After": "5"})
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingHttpResponse(_stream(pk), content_type="text/event-stream", headers=headers)
+
+
+async def _stream(pk: int) -> AsyncIterator[bytes]:
+    global _watching
+    _watching += 1
+    try:
+        before, loop = "", asyncio.get_running_loop()
+        end = loop.time() + WATCHED
+        yield b"retry: 2000\n\n"
+        while loop.time() < end:
+            live = await sync_to_async(_look)(pk)
+            now = json.dumps(live)
+            # A comment now and then: it keeps proxies from closing, and shows a reader that has left.
+            yield f"data: {now}\n\n".encode() if now != before else b":\n\n"
+            before = now
+            if live is None or not live["open"]:
+                return
+            await asyncio.sleep(LOOK)
+    finally:
+        _watching -= 1
