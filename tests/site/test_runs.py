@@ -397,3 +397,15 @@ def test_the_worker_thread_ends_its_run_when_told(home: Path, monkeypatch: pytes
     follow(one, lambda _: (home / "stub" / "started").exists())
     one.close()
     assert gone(home)
+
+
+def test_the_page_of_a_paper_has_the_button(home: Path, page: None, client: Any, settings_public: None) -> None:
+    """For those who may; and the address of a form leads nowhere else."""
+    from django.conf import settings
+
+    assert 'action="/papers/easyquant/run"' not in client.get(f"/papers/{SLUG}").content.decode()
+    settings.PAPERLAB_LOCAL = True
+    shown = client.get(f"/papers/{SLUG}").content.decode()
+    assert 'action="/papers/easyquant/run"' in shown
+    assert "csrfmiddlewaretoken" in shown
+    assert client.get("/static/runs/run.js").status_code == 200
