@@ -1,5 +1,6 @@
 """What only a server can do wrong, and that nothing of it is imported unless asked for."""
 
+import json
 import os
 import subprocess
 import sys
@@ -83,3 +84,17 @@ def test_quotes_and_signs_in_filters(engine):
         assert found(category=(odd,)) == []
         assert found(family=(odd,)) == []
         found(odd)
+
+
+def test_an_index_in_a_file_is_read_by_the_next_process(tmp_path):
+    pytest.importorskip("milvus_lite")
+    told = {**os.environ, "PAPERLAB_HOME": str(tmp_path), "PAPERLAB_ENCODER": "none"}
+    told["PAPERLAB_SEARCH"] = str(tmp_path / "papers.db")
+
+    def paperlab(*words: str) -> str:
+        command = [sys.executable, "-m", "paperlab", *words]
+        return subprocess.run(command, env=told, check=True, capture_output=True, text=True).stdout
+
+    assert paperlab("index").startswith("375 papers by words")
+    rows = json.loads(paperlab("search", "easyquant", "--json"))
+    assert rows[0]["slug"] == "easyquant"

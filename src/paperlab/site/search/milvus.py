@@ -45,7 +45,11 @@ def _client(uri: str) -> Any:
         raise Unreachable("PAPERLAB_SEARCH: `pip install 'paperlab[milvus]'` brings Milvus's client") from error
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs whole tracebacks of what it raises
     try:
-        return MilvusClient(uri, timeout=10)
+        server = MilvusClient(uri, timeout=10)
+        for name in server.list_collections():  # Milvus Lite forgets at its end what is loaded
+            if name.startswith(PREFIX):
+                server.load_collection(name)
+        return server
     except Exception as error:  # its errors have no common base
         raise said(uri, error) from error
 
