@@ -130,7 +130,7 @@ def checked(slug: str, mark: str) -> list[Checked]:
             runs = [Run(row, figures.record(row["id"]), place) for row, place in zip(now + before, places, strict=True)]
             key = f"claim-{re.sub(r'[^a-z0-9]+', '-', check.claim.lower()).strip('-')}-{check.hash[:6]}"
             metrics = sorted(set(check.tasks.values()))
-            sentence = " ".join(_upper(check_sentence(check, metric)) for metric in metrics)
+            sentence = _upper(check_sentence(check, " or ".join(metrics)))
             today = runs[: len(now)]
             found.append(
                 Checked(

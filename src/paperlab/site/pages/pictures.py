@@ -19,7 +19,7 @@ from paperlab.site.pages.atom import conditional
 from paperlab.site.pages.paper import find
 
 SIZE = (1200, 630)
-_FONT = Path(__file__).parent / "static" / "pages" / "vendor" / "newsreader.woff2"
+_FONT = Path(__file__).parent / "static" / "pages" / "vendor" / "newsreader-5.3.0.woff2"
 _GROUND, _INK, _SOFT, _LINK = "#f7f7f4", "#1b1f24", "#57606b", "#0a5ca8"
 _COLOURS = {
     "holds": ("#0b5d1e", "#ddf3e0"),

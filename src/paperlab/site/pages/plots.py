@@ -14,8 +14,8 @@ from django.utils.safestring import SafeString, mark_safe
 
 from paperlab.core.words import clean, number, percent, span
 
-WIDE = 380  # of a drawing, in units that are about CSS pixels on a phone
-LETTER = 6.1  # mean width of a letter of 11 units
+WIDE = 360  # of a drawing, in units that are about CSS pixels on a phone
+LETTER = 7.2  # mean width of a letter, as large as the style sheet makes it on a phone
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ def gains(bars: Sequence[Bar], *, margin: float, expect: str, key: str) -> SafeS
     parts.append(f'<line class="zero" x1="{at(0):.1f}" x2="{at(0):.1f}" y1="{top}" y2="{bottom}"/>')
     for i, bar in enumerate(known):
         parts.append(_bar(bar, at, top + row * i, left, right))
-    toward = "better" if expect == "equal" else "as the check expects"
-    parts.append(_text(right, bottom + 28, f"gain over the baseline; right of zero: {toward}", "axis", "end"))
+    parts.append(
+        _text(right, bottom + 30, "better →" if expect == "equal" else "as the check expects →", "axis", "end")
+    )
     says = "; ".join(
         f"{bar.label}: {percent(bar.gain)} {span(bar.low, bar.high, percent)}, {bar.word}" for bar in known
     )
@@ -101,10 +102,10 @@ def _bar(bar: Bar, at: Scale, y: float, left: float, right: float) -> str:
         f'<a class="mark {bar.kind}" href="{escape(bar.href)}"><title>{escape(clean(told))}</title>',
         f'<rect class="hit" x="0" y="{y}" width="{WIDE}" height="42"/>',
     ]
-    figure = f"{percent(bar.gain)} · {bar.word}"
+    figure = percent(bar.gain)
     room = int((right - left) / LETTER) - len(figure) - 2
     label = bar.label if len(bar.label) <= room else bar.label[: room - 1] + "…"
-    parts.append(_text(left, y + 14, label, "label", "start"))
+    parts.append(_text(left, y + 14, label, "name", "start"))
     parts.append(_text(right, y + 14, figure, "figure", "end"))
     if bar.low == bar.low and bar.high == bar.high:
         x1, x2 = at(bar.low), at(bar.high)
@@ -186,7 +187,7 @@ def pareto(
         parts.append(_shape("holds" if s.front else "beside", cx, cy))
         place = _place(clean(s.label)[:34], cx, cy, taken, (left, top, right, bottom)) if s.front else None
         if place is not None:
-            parts.append(_text(place[0], place[1], clean(s.label)[:34], "label", "start"))
+            parts.append(_text(place[0], place[1], clean(s.label)[:34], "name", "start"))
         parts.append("</a>")
     parts.append(_text(right, bottom + 28, cost, "axis", "end"))
     parts.append(_text(4, 12, f"{quality} ({better} is better)", "axis", "start"))

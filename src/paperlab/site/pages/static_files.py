@@ -18,6 +18,7 @@ from django.utils.cache import get_conditional_response
 from paperlab.site.packing import accepted
 
 _TYPES = {".woff2": "font/woff2", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_VENDOR = "/vendor/"  # files of others: the version is in their names
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def address(path: str) -> str:
     held = _find(path)
     if held is None:
         raise LookupError(f"no static file {path!r}")
-    return f"/{settings.STATIC_URL.strip('/')}/{path}?v={held.mark}"
+    whole = f"/{settings.STATIC_URL.strip('/')}/{path}"
+    return whole if _VENDOR in path else f"{whole}?v={held.mark}"
 
 
 def serve(request: HttpRequest, path: str) -> HttpResponse:
@@ -62,7 +64,7 @@ def serve(request: HttpRequest, path: str) -> HttpResponse:
     held = None if "\0" in path or len(path) > 300 else _find(path)
     if held is None:
         raise Http404("no such file")
-    for_ever = request.GET.get("v") == held.mark
+    for_ever = _VENDOR in path or request.GET.get("v") == held.mark
     headers = {
         "Cache-Control": "public, max-age=31536000, immutable" if for_ever else "public, no-cache",
         "ETag": f'"{held.mark}"',

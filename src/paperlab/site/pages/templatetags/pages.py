@@ -1,10 +1,12 @@
 """Filters and tags of the pages."""
 
 import math
+import re
+from html import escape
 from typing import Any
 
 from django import template
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
 from paperlab.core import words
 from paperlab.site.pages import addresses, cards, static_files, text
@@ -65,6 +67,8 @@ def things(count: int, one: str, many: str = "") -> str:
 
 
 @register.filter
-def title_tag(value: str) -> SafeString | str:
-    """A title for the window: plain text, which the template escapes."""
-    return text.plain(value)
+def said(value: str) -> SafeString:
+    """A sentence of our own, with what stands between backticks as code."""
+    parts = re.split(r"`([^`]*)`", value[:1].upper() + value[1:])
+    pieces = [f"<code>{escape(part)}</code>" if i % 2 else escape(part) for i, part in enumerate(parts)]
+    return mark_safe("".join(pieces))

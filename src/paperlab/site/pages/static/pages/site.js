@@ -13,11 +13,11 @@
     at = Math.max(0, Math.min(all.length - 1, at + step));
     before?.classList.remove("at");
     all[at].classList.add("at");
-    all[at].querySelector("h3 a").focus({ preventScroll: true });
+    all[at].querySelector(".name a").focus({ preventScroll: true });
     all[at].scrollIntoView({ block: "nearest" });
     if (at === all.length - 1) document.querySelector("[data-more]")?.click();
   };
-  const open = () => document.querySelector(".card.at h3 a")?.click();
+  const open = () => document.querySelector(".card.at .name a")?.click();
   const vote = () => (document.querySelector(".card.at [data-vote]") ?? document.querySelector("main > * [data-vote]"))?.click();
   const find = () => document.querySelector("[data-find]")?.focus();
   const help = () => document.querySelector("#keys")?.showModal();
