@@ -77,6 +77,7 @@ def engine(request: pytest.FixtureRequest, store: None, monkeypatch: pytest.Monk
         server = milvus.client(request.getfixturevalue("milvus"))
         for name in server.list_collections():
             server.drop_collection(name)
+        milvus.forget()
     return str(request.param)
 
 

@@ -55,6 +55,7 @@ def test_a_state_that_cannot_be_read_leads_to_a_new_index(engine):
     index().refresh()
     server = milvus.client(index().setting())
     server.upsert(milvus.STATES, [{"key": 1, "said": "{oops", "orders": [0.0, 0.0]}])
+    milvus.forget()
     assert len(found(limit=100)) == 10
 
 
@@ -69,6 +70,7 @@ def test_collections_that_are_gone_are_made_again(engine):
     index().refresh()
     server = milvus.client(index().setting())
     server.drop_collection("paperlab_papers_0001")
+    milvus.forget()
     assert index().engine().trouble
     results = search(Query("model"))
     assert results.hits

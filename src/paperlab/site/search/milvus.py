@@ -17,6 +17,7 @@ staleness).
 import json
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 PREFIX = "paperlab_"
 STATES = f"{PREFIX}states"
+FRESH = 0.5  # seconds for which a state is not asked for again
 WINDOW = 16_000  # rows in one answer; the server gives 16,384
 
 _opening = threading.Lock()
@@ -232,9 +234,22 @@ class Milvus:
         return self._count(self.name("papers"), f"text_match(stems, {json.dumps(' '.join(stems))})") if stems else 0
 
 
+_last: tuple[float, Milvus] | None = None
+
+
 def engine(uri: str) -> Milvus:
-    """The index on a server, as of now. Raises Unreachable."""
-    return Milvus(uri)
+    """The index on a server, as it was at most FRESH seconds ago. Raises Unreachable."""
+    global _last
+    last = _last  # another thread may forget it
+    if last is None or last[1].uri != uri or time.monotonic() - last[0] > FRESH:
+        last = _last = (time.monotonic(), Milvus(uri))
+    return last[1]
+
+
+def forget() -> None:
+    """Ask the server again: its state is known to be another."""
+    global _last
+    _last = None
 
 
 # -- conditions --------------------------------------------------------------------------------------------------------

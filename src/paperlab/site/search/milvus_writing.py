@@ -9,7 +9,7 @@ from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import encoder as encoders
 from paperlab.site.search.document import BATCH, COLUMNS, Document, documents, stored
 from paperlab.site.search.engine import PROBES, Progress, State, ahead, amiss, judge, text_hash
-from paperlab.site.search.milvus import PREFIX, STATES, WINDOW, Milvus, in_order, quoted, said
+from paperlab.site.search.milvus import PREFIX, STATES, WINDOW, Milvus, forget, in_order, quoted, said
 from paperlab.site.search.trending import NEVER
 from paperlab.site.search.words import PLAIN, placed
 
@@ -92,6 +92,7 @@ def keep(server: Any, state: State, middle: Sequence[float] | None = None) -> No
     if middle is not None:
         rows.append({"key": 2, "said": json.dumps(list(middle)), "orders": [0.0, 0.0]})
     server.upsert(STATES, rows)
+    forget()
 
 
 def refresh(uri: str, *, meaning: bool, anew: bool, progress: Progress | None) -> None:
