@@ -260,7 +260,9 @@ def test_smollm2_in_float32_and_from_its_gguf_file(smollm2):
         out = model.generate(torch.tensor([chat]), max_new_tokens=40, do_sample=False)[0, len(chat) :].tolist()
     text = tokenizer.decode(out, skip_special_tokens=True)
     assert "".join(mine.generate(chat, max_tokens=40, cache_bits=32)) == text
-    assert list(packed.generate_ids(chat, max_tokens=len(out), cache_bits=32, ignore_end=True)) == out
+    assert packed.ids(TEXT) == ids
+    assert packed.ids([{"role": "user", "content": "What is the capital of Italy?"}]) == chat
+    assert "".join(packed.generate(chat, max_tokens=40, cache_bits=32)) == text
 
 
 def test_minilm_in_float32_and_in_8_bits():

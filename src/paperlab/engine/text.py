@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paperlab.engine import gguf
 from paperlab.engine.native import EngineError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Tokens:
     def of(cls, path: Path) -> "Tokens":
         """What lies in a model folder. A folder without tokenizer.json works with token ids only."""
         if path.is_file():
-            return cls(path)
+            return cls._of_gguf(path)
         said = _json(path / "tokenizer_config.json")
         template = said.get("chat_template")
         if (path / "chat_template.jinja").is_file():
@@ -82,9 +83,36 @@ class Tokens:
         tokens.ends = frozenset(ends)
         return tokens
 
+    @classmethod
+    def _of_gguf(cls, file: Path) -> "Tokens":
+        found = gguf.fields(file)
+        names = found.get("tokenizer.ggml.tokens", [])
+        specials, ends = {}, set()
+        for name, key in (
+            ("bos_token", "bos"),
+            ("eos_token", "eos"),
+            ("unk_token", "unknown"),
+            ("pad_token", "padding"),
+        ):
+            token = found.get(f"tokenizer.ggml.{key}_token_id")
+            specials[name] = names[token] if isinstance(token, int) and token < len(names) else ""
+        for key in ("eos", "eot", "eom"):
+            token = found.get(f"tokenizer.ggml.{key}_token_id")
+            ends |= {token} if isinstance(token, int) else set()
+        template = found.get("tokenizer.chat_template")
+        return cls(
+            file,
+            gguf.tokenizer(found),
+            template if isinstance(template, str) else None,
+            specials,
+            frozenset(ends),
+        )
+
     def _need(self) -> "Tokenizer":
         if self.tokenizer is None:
-            raise EngineError(f"no tokenizer.json beside {self.source}; give token ids, or put the file there")
+            raise EngineError(
+                f"no tokenizer that is known here in {self.source}; give token ids, or put tokenizer.json there"
+            )
         return self.tokenizer
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
