@@ -311,6 +311,50 @@ void repack(const Tensor& tensor, Matrix& matrix) {
   take_tiles(matrix, lay_tiles(matrix.rows, matrix.columns, whole ? 8 : 4, 32, codes.data(), scales.data(), minimum ? mins.data() : nullptr, nullptr));
 }
 
+// compressed-tensors' "pack-quantized": NAME.weight_packed holds codes in 32-bit words along the columns, the first in
+// the lowest bits, moved up by half their range; weight_scale one scale per row and group (or row); weight_zero_point,
+// where it is, words along the rows.
+void repack_compressed(const Tensors& tensors, const std::string& name, Matrix& matrix) {
+  const Tensor &packed = tensors.need(name + ".weight_packed"), &scale = tensors.need(name + ".weight_scale");
+  const Tensor* zeros = tensors.find(name + ".weight_zero_point");
+  const int64_t rows = matrix.rows, columns = matrix.columns;
+  if (tensors.find(name + ".weight_g_idx")) fail("%s has its columns reordered (weight_g_idx), which is not known here", name.c_str());
+  if (packed.dtype != "I32" || packed.shape.size() != 2 || packed.shape[0] != rows || packed.shape[1] < 1)
+    fail("%s.weight_packed should hold %lld rows of I32", name.c_str(), (long long)rows);
+  const int64_t words = packed.shape[1];
+  const int bits = words == (columns + 7) / 8 ? 4 : words == (columns + 3) / 4 ? 8 : 0;
+  if (!bits) fail("%s.weight_packed has %lld words to a row of %lld columns: neither 4 nor 8 bits", name.c_str(), (long long)words, (long long)columns);
+  if (scale.shape.size() != 2 || scale.shape[0] != rows || scale.shape[1] < 1 || columns % scale.shape[1])
+    fail("%s.weight_scale has no shape that fits %lld x %lld", name.c_str(), (long long)rows, (long long)columns);
+  const int64_t groups = scale.shape[1], group = groups == 1 ? 0 : columns / groups, each = 32 / bits;
+  std::vector<float> plain(size_t(rows * groups));
+  to_float(scale, 0, rows * groups, plain.data());
+  const auto word_at = [](const Tensor& tensor, int64_t i) {
+    uint32_t word;
+    std::memcpy(&word, tensor.data + i * 4, 4);
+    return word;
+  };
+  const uint32_t mask = (1u << bits) - 1;
+  if (zeros && (zeros->dtype != "I32" || zeros->count() != (rows + each - 1) / each * groups))
+    fail("%s.weight_zero_point has another size than its scales ask for", name.c_str());
+  std::vector<uint16_t> scales(plain.size()), mins(zeros ? plain.size() : 0);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t g = 0; g < groups; ++g) {
+      const float s = plain[size_t(row * groups + g)];
+      scales[size_t(row * groups + g)] = float_to_half(s);
+      if (!zeros) continue;
+      const uint32_t zero = word_at(*zeros, row / each * groups + g) >> (row % each * bits) & mask;
+      mins[size_t(row * groups + g)] = float_to_half(-s * float(zero));
+    }
+  check_finite(scales.data(), int64_t(scales.size()), name + ".weight_scale");
+  check_finite(mins.data(), int64_t(mins.size()), name + ".weight_zero_point");
+  std::vector<uint8_t> codes(size_t(rows * columns));
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t c = 0; c < columns; ++c)
+      codes[size_t(row * columns + c)] = uint8_t(word_at(packed, row * words + c / each) >> (c % each * bits) & mask);
+  take_tiles(matrix, lay_tiles(rows, columns, bits, group, codes.data(), scales.data(), zeros ? mins.data() : nullptr, nullptr));
+}
+
 }  // namespace
 
 Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows, int64_t columns, const Packing& packing) {
@@ -319,6 +363,10 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
   if (tensors.find(name + ".codes")) {
     load_packed(tensors, name, matrix);
     matrix.tiled = true;
+    return matrix;
+  }
+  if (tensors.find(name + ".weight_packed")) {
+    repack_compressed(tensors, name, matrix);
     return matrix;
   }
   const Tensor& tensor = tensors.need(name + ".weight");

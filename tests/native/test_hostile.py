@@ -80,7 +80,7 @@ def test_the_model_itself_is_sound(tmp_path):
         ({"rope_theta": 0}, "rope_theta"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, '"yarn"'),
         ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantized in a format"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized by .gptq."),
     ],
 )
 def test_impossible_configurations(config, message, tmp_path):
