@@ -341,6 +341,62 @@ def methods(family: Family = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def pack(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a registered name or a hub id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
+    bits: Annotated[int, typer.Option(metavar="N", help="Bits per weight: 8, 4, 3 or 2.")] = 8,
+    group: Annotated[int, typer.Option(metavar="N", help="Columns to a scale; 0 takes whole rows.")] = 64,
+    asymmetric: Annotated[bool, typer.Option("--asymmetric", help="A minimum per group beside its scale.")] = False,
+    keep: Annotated[float, typer.Option(metavar="PART", help="Keep the largest part of each row, 0.5 say.")] = 1.0,
+    pattern: Annotated[
+        Literal["unstructured", "2:4"], typer.Option(metavar="unstructured|2:4", help="Which weights may be left out.")
+    ] = "unstructured",
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="JSON: a layout per name pattern.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Pack a model in few bits or sparse, for the CPU engine."""
+    from paperlab import cli_engine
+    from paperlab.engine import Layout
+
+    layouts = (
+        cli_engine.read_recipe(recipe)
+        if recipe
+        else [("*", Layout(bits, group or "row", not asymmetric, keep, pattern))]
+    )
+    report = cli_engine.pack(model, out, layouts)
+    if as_json:
+        from paperlab.cli_text import write_json
+
+        return write_json([{"out": str(out), **report}])
+    size = report["bytes"] / 1e6
+    typer.echo(f"{out}: {size:.1f} MB, {report['bits_per_weight']:.3f} bits per weight of {report['weights']:,}")
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a registered name, a hub id.")],
+    bits: Annotated[int | None, typer.Option(metavar="N", help="Round float weights: 8, 4, 3 or 2 bits.")] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="As many threads; one per core.")] = None,
+    temperature: Annotated[float, typer.Option(metavar="T", min=0, help="0 takes the likeliest word.")] = 0.7,
+    top_p: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Draw from this much probability.")] = 0.9,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed says the same.")] = 0,
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="The longest answer.")] = 512,
+) -> None:
+    """Talk with a language model on the CPU engine; an empty line leaves."""
+    from paperlab import cli_engine
+    from paperlab.engine import load
+    from paperlab.engine.language import LanguageModel
+
+    loaded = load(cli_engine.place(model), bits=bits, threads=threads)
+    if not isinstance(loaded, LanguageModel):
+        raise Misuse(f"{model} is an encoder of texts; chat takes a language model")
+    options = {"temperature": temperature, "top_p": top_p, "seed": seed, "max_tokens": max_tokens}
+    cli_engine.chat(loaded, options)
+
+
+@app.command()
 def run(
     slug: Annotated[str, typer.Argument(metavar="SLUG", help="The paper or method whose checks to run.")],
     claim: Annotated[str | None, typer.Option(metavar="NAME", help="Only the check of this name.")] = None,

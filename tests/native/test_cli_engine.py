@@ -1,0 +1,58 @@
+"""`paperlab pack` and `paperlab chat`."""
+
+import io
+import json
+
+import pytest
+from test_hostile import model
+from typer.testing import CliRunner
+
+from paperlab import cli_engine
+from paperlab.cli import app
+from paperlab.engine import Layout, load
+
+
+def test_pack_writes_what_the_engine_loads(tmp_path):
+    model(tmp_path / "a")
+    done = CliRunner().invoke(
+        app, ["pack", str(tmp_path / "a"), "-o", str(tmp_path / "b"), "--bits", "4", "--group", "16", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.stdout)
+    assert row["bits_per_weight"] < 6
+    assert load(tmp_path / "b").about["hidden"] == 32
+    again = CliRunner().invoke(app, ["pack", str(tmp_path / "a"), "-o", str(tmp_path / "b")])
+    assert again.exit_code == 2
+    assert "already holds a model" in again.stderr
+
+
+def test_pack_by_a_recipe(tmp_path):
+    model(tmp_path / "a")
+    file = tmp_path / "recipe.json"
+    file.write_text('[{"match": "*", "bits": 4, "group": 16}, {"match": "*.down_proj", "bits": 8, "keep": 0.5}]')
+    assert cli_engine.read_recipe(file) == [("*", Layout(4, 16)), ("*.down_proj", Layout(8, keep=0.5))]
+    done = CliRunner().invoke(app, ["pack", str(tmp_path / "a"), "-o", str(tmp_path / "b"), "--recipe", str(file)])
+    assert done.exit_code == 0, done.output
+    for text in ("{", "[1]", '[{"bits": 4}]', '[{"match": "*", "bitz": 4}]'):
+        file.write_text(text)
+        done = CliRunner().invoke(app, ["pack", str(tmp_path / "a"), "-o", str(tmp_path / "c"), "--recipe", str(file)])
+        assert done.exit_code == 2
+        assert "a recipe is a list" in done.stderr
+
+
+def test_chat_answers_line_by_line(monkeypatch, capsys):
+    class Echo:
+        def generate(self, messages, **options):
+            yield from (f"{len(messages)} ", messages[-1]["content"])
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nthere\n\nnever read\n"))
+    cli_engine.chat(Echo(), {})
+    assert capsys.readouterr().out == "1 hello\n3 there\n"
+
+
+@pytest.mark.parametrize("words", [["chat", "nowhere"], ["pack", "nowhere", "-o", "x"]])
+def test_unknown_models_are_refused_in_one_line(words, tmp_path):
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert "nowhere" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
