@@ -70,6 +70,8 @@ def test_a_query_written_as_parameters_is_read_back(query):
         ({"category": ["cs.CL; drop"]}, "category"),
         ({"year": ["20x4"]}, "year"),
         ({"year": ["-"]}, "year"),
+        ({"year": ["2020\0"]}, "year"),
+        ({"year": ["\u202e2020"]}, "year"),
         ({"year": ["20202024"]}, "year"),
         ({"verdict": ["true"]}, "verdict"),
         ({"sort": ["luck"]}, "sort"),

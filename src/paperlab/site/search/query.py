@@ -151,8 +151,9 @@ def read(params: Mapping[str, Sequence[str]]) -> Query:
     verdict:holds has:code is:runnable sort:date. Parameters of other names are ignored.
     """
     problems: dict[str, str] = {}
-    cleaned = {name: [clean.line(value[: 4 * TEXT_LIMIT]) for value in values] for name, values in params.items()}
-    asked = {name: [value for value in values if value] for name, values in cleaned.items()}
+    asked = {name: [value.strip() for value in values if value.strip()] for name, values in params.items()}
+    for name in {"q", "author"} & set(asked):  # words; other values are refused as they stand
+        asked[name] = [said for value in asked[name] if (said := clean.line(value[: 4 * TEXT_LIMIT]))]
     text = " ".join(asked.get("q", []))
 
     def inline(match: re.Match[str]) -> str:
