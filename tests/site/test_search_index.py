@@ -139,7 +139,7 @@ def test_damaged_words_are_built_anew(how, way, files, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "how", ["no rows", "no full", "cut rows", "cut full", "no prefix", "cut prefix", "bad axes", "cut axes", "all"]
+    "how", ["no rows", "no full", "cut rows", "cut full", "no codes", "cut codes", "bad codes", "all"]
 )
 def test_damaged_vectors_are_made_again(how, files, meaning, monkeypatch):
     from paperlab.site.search import vectors
@@ -152,7 +152,7 @@ def test_damaged_vectors_are_made_again(how, files, meaning, monkeypatch):
     monkeypatch.setattr(index(), "_opened", index().Embedded())
     folder = next(index().folder().glob("0*/vectors-*"))
     what, _, name = how.partition(" ")
-    file = folder / ("axes.npz" if name == "axes" else name)
+    file = next(folder.glob("codes.*")) if name == "codes" else folder / name
     if what == "all":
         shutil.rmtree(folder)
     elif what == "no":
@@ -173,7 +173,7 @@ def test_what_a_killed_writer_left_behind_is_cut_off(files, meaning):
     fill(20)
     index().refresh()
     folder = next(index().folder().glob("0*/vectors-*"))
-    for name, junk in (("rows", b"x" * 7), ("full", b"y" * 333), ("prefix", b"z" * 10)):
+    for name, junk in (("rows", b"x" * 7), ("full", b"y" * 333), ("codes.partial", b"z" * 10)):
         with open(folder / name, "ab") as stream:
             stream.write(junk)
     before = content()

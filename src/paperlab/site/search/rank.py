@@ -27,7 +27,7 @@ from paperlab.site.search.engine import Engine
 from paperlab.site.search.query import DEPTH, EVERYTHING, NOT_RUN, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
 from paperlab.site.search.words import STEMS, Asked, asked
 
-POOL = 200  # papers that each side puts forward
+POOL = 100  # papers that each side puts forward
 WEIGHT = 0.5  # of meaning, fully trusted
 SNIPPET = 240  # characters
 MENDED = 0.3  # of a text's words have to be unknown for slips to be mended
@@ -59,16 +59,21 @@ def search(query: Query, *, facets: bool = False) -> Results:
         notes.append("no paper holds a word of the query; a near one was looked for in its place")
         text = suggestion
     words = asked(text)
-    if words.phrases and not engine.total(words, within, strict=False):
+    if words.phrases and not engine.trouble and not engine.total(words, within, strict=False):
         notes.append("no paper holds the words in quotes in this order; they were looked for as single words")
         words = replace(words, phrases=())
     strict = query.sort != "relevance" or not text
-    total = _beside.submit(engine.total, words, within, strict=strict) if words or not text else None
-    hits = _listed(engine, words, within) if strict else _ranked(engine, text, words, within, notes)
+    if strict:
+        hits, total = _listed(engine, words, within), engine.total(words, within, strict=True)
+    else:
+        hits, total = _ranked(engine, text, words, within, notes)
+    counted = engine.facets(words, within, strict=strict) if facets else {}
+    if engine.trouble and engine.trouble not in notes:  # met only now
+        notes.append(engine.trouble)
     return Results(
         hits=_shown(hits, words),
-        total=max(total.result() if total else 0, query.offset + len(hits)),
-        facets=engine.facets(words, within, strict=strict) if facets else {},
+        total=max(total, query.offset + len(hits)),
+        facets=counted,
         suggestion=suggestion,
         notes=tuple(notes),
         seconds=time.perf_counter() - begun,
@@ -132,12 +137,15 @@ def _listed(engine: Engine, words: Asked, within: Within) -> Ranked:
     return [(key, 0.0, Why()) for key in engine.listed(words, within, order, query.limit, query.offset)]
 
 
-def _ranked(engine: Engine, text: str, words: Asked, within: Within, notes: list[str]) -> Ranked:
+def _ranked(engine: Engine, text: str, words: Asked, within: Within, notes: list[str]) -> tuple[Ranked, int]:
+    """The page that is asked for, and how many papers hold a word."""
     query = within.query
-    told = _beside.submit(_meaning, engine, text, within, POOL, notes)
-    by_words = engine.words(words, within, POOL) if words else []
+    told = _beside.submit(_by_words, engine, words, within)
+    vector = _vector(engine, text, notes)
+    near = _beside.submit(engine.meaning, vector, within, POOL) if vector is not None else None
     first = _exact(text, within, engine)
-    vector, by_meaning = told.result()
+    by_words, total = told.result()
+    by_meaning = near.result() if near else []
     bm25, cosines = dict(by_words), dict(by_meaning)
     word_rank = {key: rank for rank, (key, _) in enumerate(by_words, 1)}
     meaning_rank = {key: rank for rank, (key, _) in enumerate(by_meaning, 1)}
@@ -158,7 +166,7 @@ def _ranked(engine: Engine, text: str, words: Asked, within: Within, notes: list
         inside = set(ranked)
         ranked += [key for key, _ in deep if key not in inside]
     ranked = ranked[:DEPTH]
-    return [
+    page = [
         (
             key,
             scores[key],
@@ -166,34 +174,38 @@ def _ranked(engine: Engine, text: str, words: Asked, within: Within, notes: list
         )
         for key in ranked[query.offset : query.offset + query.limit]
     ]
+    return page, total
+
+
+def _by_words(engine: Engine, words: Asked, within: Within) -> tuple[Scored, int]:
+    """What the words put forward, and how many papers hold one."""
+    return (engine.words(words, within, POOL), engine.total(words, within, strict=False)) if words else ([], 0)
 
 
 def fused(bm25: dict[int, float], cosines: dict[int, float], background: float, weight: float) -> dict[int, float]:
-    """Scores from 0 to 1 by the formula above. Without vectors words count alone, without words vectors do."""
-    if not cosines:
-        weight = 0.0
-    elif not bm25:
+    """Scores from 0 to 1 by the formula above. Without vectors words count alone, without words vectors do; a paper
+    that has no vector yet is judged by its words."""
+    if not bm25:
         weight = 1.0
     most = max(bm25.values(), default=0.0) or 1.0
     reach = max(max(cosines.values(), default=0.0) - background, 1e-9)
-    return {
-        key: (1 - weight) * bm25.get(key, 0.0) / most
-        + weight * max(0.0, cosines.get(key, background) - background) / reach
-        for key in {*bm25, *cosines}
-    }
+    scores = {}
+    for key in {*bm25, *cosines}:
+        scores[key] = bm25.get(key, 0.0) / most
+        if key in cosines:
+            near = max(0.0, cosines[key] - background) / reach
+            scores[key] = (1 - weight) * scores[key] + weight * near
+    return scores
 
 
-def _meaning(engine: Engine, text: str, within: Within, pool: int, notes: list[str]) -> tuple[Any, Scored]:
-    """The text's vector and the papers nearest to it; None and nothing where meaning takes no part."""
+def _vector(engine: Engine, text: str, notes: list[str]) -> Any:
+    """The text's vector; None where meaning takes no part."""
     encoder = engine.encoder()
-    if encoder is None:
-        if not engine.trouble:
-            notes.append("only words were searched, not meaning: `paperlab index` makes the vectors")
-        return None, []
-    if engine.trust == 0.0:
-        return None, []
-    vector = encoder.query(text.replace('"', " "))
-    return vector, engine.meaning(vector, within, pool)
+    if encoder is None and not engine.trouble:
+        notes.append("only words were searched, not meaning: `paperlab index` makes the vectors")
+    if encoder is None or engine.trust == 0.0:
+        return None
+    return encoder.query(text.replace('"', " "))
 
 
 def _exact(text: str, within: Within, engine: Engine) -> dict[int, str]:

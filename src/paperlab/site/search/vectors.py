@@ -1,40 +1,41 @@
-"""The vector index: nearest neighbours by a scan of short int8 prefixes, then of the full vectors behind the best.
+"""The vector index: short codes rank all vectors roughly, then the full vectors of the best decide.
 
-Files: `rows` (key and text's hash, 16 bytes a row), `full` (the vectors, float16), `prefix` (int8), `axes.npz`. A row
-is only ever appended; a later row of the same key replaces an earlier one. `rows` is written last, so what a killed
-process left behind it is cut off by the next writer.
+Files: `rows` (key and text's hash, 16 bytes a row), `full` (the vectors, float16) and `codes.<n>`. A row is only ever
+appended; a later row of the same key replaces an earlier one. `rows` is written last, so what a killed process left
+behind it is cut off by the next writer.
 
-The prefix: vectors are turned onto the principal axes of those that are stored, and the first PREFIX coordinates kept
-as int8. Their products rank well enough that the true neighbours are among the first CANDIDATES, which are then scored
-by their full vectors. It is made when there are FROM vectors, and again at every eightfold growth; below that the full
-vectors are scanned.
+The codes are FAISS's 4-bit product quantization in its fast-scan layout (Jégou, Douze and Schmid 2011, "Product
+quantization for nearest neighbor search"; André, Kermarrec and Le Scouarnec 2015, "Cache locality is not enough"): a
+quarter of a byte per coordinate, so a million vectors are 48 MB. The true neighbours are nearly always among the first
+CANDIDATES by codes. They are trained when there are FROM vectors, on <n> of them, and again at every eightfold growth;
+rows that have no codes yet are few and compared one by one.
 """
 
-import itertools
 import os
-import time
-import zipfile
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numkong
 import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-PREFIX = 128  # coordinates at most
 CANDIDATES = 1_500  # rows whose full vectors are looked at
-FROM = 20_000  # vectors from which on the prefix pays
+FROM = 20_000  # vectors from which on codes pay; also how many rows may be without
 GROWTH = 8
-SAMPLE = 50_000  # vectors that the axes are made of
-PART = 65_536  # rows turned at a time
+SAMPLE = 20_000  # vectors that the codes are trained on
+ROUNDS = 10  # of k-means
+PART = 65_536  # rows read at a time
 ROW = np.dtype([("key", "<i8"), ("hash", "<u8")])
 GONE = 0  # the hash of a row that says: no vector any more
 
-_threads = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="vectors")
+
+def _faiss() -> Any:
+    import faiss
+
+    faiss.omp_set_num_threads(1)  # queries run beside each other; threads within one would only wait for each other
+    return faiss
 
 
 class Vectors:
@@ -42,17 +43,8 @@ class Vectors:
 
     def __init__(self, folder: Path, dimension: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.dimension, self.short = folder, dimension, min(PREFIX, dimension)
+        self.folder, self.dimension = folder, dimension
         self._open()
-
-    def _forget(self) -> None:
-        self.count = 0
-        self.made: int | None = None
-        self.keys = np.zeros(0, np.int64)
-        self.hashes = np.zeros(0, np.uint64)
-        self.alive = np.zeros(0, bool)
-        self.row: dict[int, int] = {}
-        self.axes: Array | None = None
 
     def __len__(self) -> int:
         return int(self.alive.sum())
@@ -62,8 +54,8 @@ class Vectors:
         return [key for key, row in self.row.items() if self.alive[row]]
 
     def reload(self) -> bool:
-        """See the rows that were appended since. False if that is not enough, because the axes were made anew or rows
-        are fewer than before: they must be opened again."""
+        """See the rows that were appended since. False if that is not enough, because there are new codes or fewer rows
+        than before: they must be opened again."""
         if self._stamp() != self.made or self._whole() < self.count:
             return False
         try:
@@ -73,25 +65,25 @@ class Vectors:
         return True
 
     def _open(self) -> None:
-        """Read all from the files. Axes may be made anew meanwhile: then once more."""
-        for _ in range(100):
-            self._forget()
-            self.made = self._stamp()
-            try:
-                if self.made is not None:
-                    with np.load(self.folder / "axes.npz") as kept:
-                        self.axes = kept["axes"]
-                        self.scale, self.middle = float(kept["scale"]), kept["middle"]
-                self._extend()
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                if self._stamp() == self.made:  # not in the making, but damaged: all vectors are scanned without them
-                    with suppress(OSError):
-                        (self.folder / "axes.npz").unlink()
-                continue
-            if self._stamp() == self.made:
-                return
-            time.sleep(0.01)
-        raise OSError(f"{self.folder}: the vectors cannot be read; `paperlab index --anew` makes them again")
+        """Read all from the files. Codes that cannot be read, or are of more rows than there are, are left out."""
+        self.count, self.covered = 0, 0
+        self.keys, self.hashes = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+        self.alive, self.dead = np.zeros(0, bool), np.zeros(0, np.int64)
+        self.tail = np.zeros((0, self.dimension), np.float32)
+        self.row: dict[int, int] = {}
+        self.codes: Any = None
+        self.made = self._stamp()
+        if self.made:
+            with suppress(RuntimeError, OSError):  # the writer puts new ones in their place
+                self.codes = _faiss().read_index(str(self.folder / self.made[0]))
+        if self.codes is not None and (self.codes.ntotal > self._whole() or self.codes.d != self.dimension):
+            self.codes = None
+        self.covered = self.codes.ntotal if self.codes is not None else 0
+        self.middle = np.zeros(self.dimension, np.float32)
+        self._extend()
+        if self.count:
+            some = np.flatnonzero(self.alive)[:: max(1, self.count // 5_000)]
+            self.middle = np.asarray(self.full[some], np.float32).mean(0) if len(some) else self.middle
 
     def _whole(self) -> int:
         """How many rows there are with their vectors."""
@@ -104,8 +96,6 @@ class Vectors:
             return
         # Another thread may be reading: the vectors are there before the rows that point to them.
         self.full = np.memmap(self.folder / "full", np.float16, "r", shape=(count, self.dimension))
-        if self.axes is not None:
-            self.prefix = np.memmap(self.folder / "prefix", np.int8, "r", shape=(count, self.short))
         new = np.fromfile(self.folder / "rows", ROW, offset=self.count * ROW.itemsize, count=count - self.count)
         keys = new["key"].astype(np.int64)
         self.keys, self.hashes = np.concatenate([self.keys, keys]), np.concatenate([self.hashes, new["hash"]])
@@ -117,13 +107,20 @@ class Vectors:
         alive[self.hashes == GONE] = False
         self.alive, self.dead = alive, np.flatnonzero(~alive)
         self.row.update(latest)
+        first = max(self.count, self.covered)
+        if first < count:
+            self.tail = np.concatenate([self.tail, np.asarray(self.full[first:count], np.float32)])
         self.count = count
-        if self.axes is None:
-            self.middle = np.asarray(self.full[alive], np.float32).mean(0) if alive.any() else np.zeros(self.dimension)
+        if self.codes is None:
+            self.middle = self.tail[alive].mean(0) if alive.any() else self.middle
 
-    def _stamp(self) -> int | None:
+    def _stamp(self) -> tuple[str, int] | None:
+        """Which codes there are: those trained on most vectors."""
+        found = [(int(path.suffix[1:]), path) for path in self.folder.glob("codes.*") if path.suffix[1:].isdecimal()]
+        if not found:
+            return None
         try:
-            return (self.folder / "axes.npz").stat().st_mtime_ns
+            return max(found)[1].name, max(found)[1].stat().st_mtime_ns
         except OSError:
             return None
 
@@ -139,12 +136,10 @@ class Vectors:
         rows = np.zeros(len(keys), ROW)
         rows["key"], rows["hash"] = keys, hashes
         _append(self.folder / "full", vectors.astype(np.float16))
-        if self.axes is not None:
-            _append(self.folder / "prefix", self._short(vectors))
         _append(self.folder / "rows", rows)
         self._extend()
-        if self.count >= max(FROM, GROWTH * self._made_of()):
-            self._turn()
+        if len(self.tail) >= FROM:
+            self._encode()
 
     def remove(self, keys: Sequence[int]) -> None:
         """Take vectors out, those of unknown keys too."""
@@ -152,46 +147,39 @@ class Vectors:
         if known:
             self.append(known, [GONE] * len(known), np.zeros((len(known), self.dimension), np.float32))
 
-    def _made_of(self) -> int:
-        if self.axes is None:
-            return 0
-        with np.load(self.folder / "axes.npz") as kept:
-            return int(kept["count"])
-
     def _cut(self) -> None:
         """Take off what a killed writer left behind the last whole row."""
         if not self.reload():
             self._open()
-        for name, size in (("rows", ROW.itemsize), ("full", 2 * self.dimension), ("prefix", self.short)):
+        for name, size in (("rows", ROW.itemsize), ("full", 2 * self.dimension)):
             file = self.folder / name
             if file.exists() and file.stat().st_size > self.count * size:
                 os.truncate(file, self.count * size)
 
-    def _turn(self) -> None:
-        """Make the axes, and the prefix of every row, in new files that get their names at the end."""
-        chosen = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(self.alive))[:SAMPLE])
-        sample = np.asarray(self.full[chosen], np.float32)
-        _, axes = np.linalg.eigh(np.cov(sample.T))
-        axes = np.ascontiguousarray(axes[:, ::-1][:, : self.short], np.float32)
-        scale = 127 / float(np.quantile(np.abs(sample @ axes).max(1), 0.999))
-        self.axes, self.scale = axes, scale
-        partial = self.folder / "prefix.partial"
-        with open(partial, "wb") as stream:
-            for start in range(0, self.count, PART):
-                stream.write(self._short(np.asarray(self.full[start : start + PART], np.float32)).tobytes())
-            stream.flush()
+    def _encode(self) -> None:
+        """Give every row codes, in a new file that gets its name at the end."""
+        faiss = _faiss()
+        trained = int(self.made[0].partition(".")[2]) if self.made and self.codes is not None else 0
+        if self.codes is None or self.count >= GROWTH * trained:
+            trained = self.count
+            chosen = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(self.alive))[:SAMPLE])
+            parts = next(n for n in range(max(1, self.dimension // 4), 0, -1) if self.dimension % n == 0)
+            codes = faiss.IndexPQFastScan(self.dimension, parts, 4, faiss.METRIC_INNER_PRODUCT)
+            codes.pq.cp.niter, codes.pq.cp.min_points_per_centroid = ROUNDS, 1
+            codes.train(np.asarray(self.full[chosen], np.float32))
+        else:
+            codes = faiss.read_index(str(self.folder / f"codes.{trained}"))  # readers in this process keep theirs
+        for start in range(codes.ntotal, self.count, PART):
+            codes.add(np.asarray(self.full[start : min(start + PART, self.count)], np.float32))
+        partial = self.folder / "codes.partial"
+        faiss.write_index(codes, str(partial))
+        with open(partial, "rb") as stream:
             os.fsync(stream.fileno())
-        made = self.folder / "axes.partial.npz"
-        np.savez(made, axes=axes, scale=scale, middle=sample.mean(0), count=self.count)
-        # A reader between the two renames would read one with the other's numbers: without axes it scans all.
-        (self.folder / "axes.npz").unlink(missing_ok=True)
-        os.replace(partial, self.folder / "prefix")
-        os.replace(made, self.folder / "axes.npz")
+        os.replace(partial, self.folder / f"codes.{trained}")
+        for old in self.folder.glob("codes.*"):
+            if old.name != f"codes.{trained}":
+                old.unlink(missing_ok=True)
         self._open()
-
-    def _short(self, vectors: Array) -> Array:
-        assert self.axes is not None
-        return np.clip(np.rint(vectors @ self.axes * self.scale), -127, 127).astype(np.int8)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -200,25 +188,25 @@ class Vectors:
         if among is not None:
             found = list(self.scores(vector, among).items())
             return sorted(found, key=lambda row: (-row[1], row[0]))[:limit]
-        if not self.count:
-            return []
-        if self.axes is None:
-            near = _nearest(self.full, vector.astype(np.float16), self.dead, limit)
-        else:
-            # The query is scaled by itself: only the order counts here.
-            turned = vector @ self.axes
-            short = np.rint(turned * (127 / max(float(np.abs(turned).max()), 1e-9))).astype(np.int8)
-            near = _nearest(self.prefix, short, self.dead, max(CANDIDATES, 2 * limit))
-        cosines = np.asarray(self.full[near], np.float32) @ vector
-        order = np.lexsort((self.keys[near], -cosines))[:limit]
-        return [(int(self.keys[near[i]]), float(cosines[i])) for i in order if self.alive[near[i]]]
+        alive, keys, tail = self.alive, self.keys, self.tail
+        rows, cosines = np.arange(self.covered, self.covered + len(tail)), _products(tail, vector)
+        if self.codes is not None:
+            wanted = max(CANDIDATES, 2 * limit)
+            _, near = self.codes.search(vector[None], min(wanted + min(len(self.dead), wanted), self.covered))
+            near = near[0][near[0] >= 0]
+            rows = np.concatenate([near, rows])
+            cosines = np.concatenate([_products(self.full[near], vector), cosines])
+        inside = alive[rows]
+        rows, cosines = rows[inside], cosines[inside]
+        order = np.lexsort((keys[rows], -cosines))[:limit]
+        return list(zip(keys[rows[order]].tolist(), cosines[order].tolist(), strict=True))
 
     def scores(self, vector: Array, keys: Collection[int]) -> dict[int, float]:
         """Cosine of these papers; those without a vector are left out."""
         held = [(key, at) for key in keys if (at := self.row.get(key)) is not None and self.alive[at]]
         if not held:
             return {}
-        cosines = np.asarray(self.full[[at for _, at in held]], np.float32) @ vector
+        cosines = _products(self.full[[at for _, at in held]], vector)
         return {key: float(cosine) for (key, _), cosine in zip(held, cosines, strict=True)}
 
     def vector(self, key: int) -> Array | None:
@@ -231,26 +219,13 @@ class Vectors:
         return float(vector @ self.middle)
 
 
+def _products(rows: Array, vector: Array) -> Array:
+    """Inner products, (n,) float32. Not by `@`: BLAS would wake threads that spin beside other queries."""
+    return np.einsum("ij,j->i", np.asarray(rows, np.float32), np.asarray(vector, np.float32))
+
+
 def _append(file: Path, content: Array) -> None:
     with open(file, "ab") as stream:
         stream.write(np.ascontiguousarray(content).tobytes())
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _nearest(rows: Array, vector: Array, dead: Array, limit: int) -> Array:
-    """Row numbers of the largest inner products, in no order; the scan is split over threads."""
-    parts = min(_threads._max_workers, max(1, len(rows) // 20_000))
-    edges = [len(rows) * part // parts for part in range(parts + 1)]
-
-    def scan(start: int, stop: int) -> tuple[Array, Array]:
-        products = np.asarray(numkong.cdist(vector[None], rows[start:stop], "inner"))[0]
-        inside = dead[np.searchsorted(dead, start) : np.searchsorted(dead, stop)] if len(dead) else dead
-        products[inside - start] = -np.inf
-        near = np.argpartition(-products, limit)[:limit] if limit < len(products) else np.arange(len(products))
-        return near + start, products[near]
-
-    spans = list(itertools.pairwise(edges))
-    found = [scan(*span) for span in spans] if parts == 1 else list(_threads.map(lambda span: scan(*span), spans))
-    near, products = (np.concatenate(some) for some in zip(*found, strict=True))
-    return near if len(near) <= limit else near[np.argpartition(-products, limit)[:limit]]
