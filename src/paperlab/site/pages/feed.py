@@ -67,7 +67,7 @@ def around(day: date, kind: Kind) -> Span:
     if kind == "month":
         return Span("month", day.replace(day=1), day.replace(day=monthrange(day.year, day.month)[1]))
     monday = day - timedelta(day.weekday())
-    return Span("week", monday, monday + timedelta(6))
+    return Span("week", monday, monday + timedelta(min(6, (date.max - monday).days)))
 
 
 def read(params: Mapping[str, str]) -> Span | None:
