@@ -17,6 +17,8 @@ SITE = (
     "defusedxml",
     "filelock",
     "httpx2",
+    "markdown_it",
+    "nh3",
     "ninja",
     "psycopg",
     "uvicorn",

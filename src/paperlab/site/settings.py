@@ -124,7 +124,9 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "paperlab.site.catalogue",
-    "paperlab.site.runs",  # before the pages: it fills their places
+    "paperlab.site.runs",  # these before the pages: they fill their places
+    "paperlab.site.people",
+    "paperlab.site.digest",
     "paperlab.site.pages",
 ]
 MIDDLEWARE = [
@@ -136,6 +138,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "paperlab.site.people.who.Here",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -163,6 +166,10 @@ LOGGING = {
         "paperlab": {"handlers": ["stderr"], "level": "INFO"},
     },
 }
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not PAPERLAB_LOCAL  # a public site has TLS in front
+SESSION_COOKIE_AGE = 90 * 86400
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 200
 STATIC_URL = "static/"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"

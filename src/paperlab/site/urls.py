@@ -12,6 +12,7 @@ urlpatterns = [
     path("api/", api.urls),
     re_path(r"^api(/.*)?$", missing),
     path("", include("paperlab.site.runs.urls")),
+    path("", include("paperlab.site.people.urls")),
     path("", include("paperlab.site.pages.urls")),
 ]
 

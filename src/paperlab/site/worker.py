@@ -118,6 +118,20 @@ def jobs() -> list[Job]:
     return [Job("words", words()), Job("meaning", meaning()), Job("verdicts", verdicts())]
 
 
+def light() -> list[Job]:
+    """What waits for others rather than for this machine: it is done beside the rest, in a thread of its own."""
+    from paperlab.site.people import fetching
+
+    return [Job("submissions", fetching.fetch)]
+
+
+def _beside(stop: threading.Event) -> None:
+    todo = light()
+    while not stop.is_set():
+        if not turn(todo, time.monotonic()):
+            stop.wait(TICK)
+
+
 def turn(todo: list[Job], now: float) -> bool:
     """Give each job that is due its turn; whether one did something. A job that fails waits, the others go on."""
     from django.db import close_old_connections
@@ -173,6 +187,7 @@ def main(*, child: bool = False) -> None:
                 todo = jobs()
                 # Beside them: a run lasts minutes, and cancelling it should not wait for a job that lasts as long.
                 threading.Thread(target=runner.work, args=(stop,), name="runs", daemon=True).start()
+                threading.Thread(target=_beside, args=(stop,), name="light", daemon=True).start()
                 while not stop.is_set():
                     if not turn(todo, time.monotonic()):
                         stop.wait(TICK)

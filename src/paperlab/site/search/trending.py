@@ -2,6 +2,7 @@
 
     trending(paper, day) = sum over the days it was listed, up to `day`, of
                            (1 + votes + comments / 2) * 2^(-(day - listed) / HALF_LIFE)
+                         + the same without the 1 over the votes and comments of people here, each on its own day
 
 In force since 2026-11-21. The order of papers does not depend on `day` as long as nothing is listed later, because
 every score shrinks by the same factor: log2 of the sum, counted from year 1, is a number that an index can keep.
@@ -9,10 +10,14 @@ every score shrinks by the same factor: log2 of the sum, counted from year 1, is
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
+from typing import Any
+
+from django.db.models import Count
 
 from paperlab.site.catalogue.models import Sighting
+from paperlab.site.people.models import Comment, Vote
 
 HALF_LIFE = 3.0  # days
 WINDOW = 60  # days looked back: what is older counts less than a millionth
@@ -24,20 +29,29 @@ def points(upvotes: int | None, comments: int | None) -> float:
     return 1 + (upvotes or 0) + (comments or 0) / 2
 
 
+def _days(**which: Any) -> Iterator[tuple[int, date, float]]:
+    """(paper, day, what that day is worth) of the lists and of the people here."""
+    rows = Sighting.objects.filter(**which).values_list("paper", "day", "upvotes", "comments")
+    for paper, day, upvotes, comments in rows:
+        yield paper, day, points(upvotes, comments)
+    for model, worth in ((Vote, 1.0), (Comment, 0.5)):
+        told = model.objects.filter(**which).values_list("paper", "day").annotate(count=Count("pk")).order_by()
+        for paper, day, count in told:
+            yield paper, day, worth * count
+
+
 def trending(on: date, limit: int = 50) -> list[tuple[int, float]]:
     """The papers that are talked about on a day: (key, score), highest first; later votes are not looked at."""
-    rows = Sighting.objects.filter(day__lte=on, day__gt=on - timedelta(WINDOW), paper__withdrawn=False)
     scores: dict[int, float] = defaultdict(float)
-    for paper, day, upvotes, comments in rows.values_list("paper", "day", "upvotes", "comments"):
-        scores[paper] += points(upvotes, comments) * 2 ** (-(on - day).days / HALF_LIFE)
+    for paper, day, worth in _days(day__lte=on, day__gt=on - timedelta(WINDOW), paper__withdrawn=False):
+        scores[paper] += worth * 2 ** (-(on - day).days / HALF_LIFE)
     return sorted(scores.items(), key=lambda row: (-row[1], row[0]))[:limit]
 
 
 def static(papers: Iterable[int]) -> dict[int, float]:
     """The number that orders papers as `trending` does, whatever the day: log2 of the sum, the day being year 1."""
     logs: dict[int, list[float]] = defaultdict(list)
-    rows = Sighting.objects.filter(paper__in=list(papers)).values_list("paper", "day", "upvotes", "comments")
-    for paper, day, upvotes, comments in rows:
-        logs[paper].append(math.log2(points(upvotes, comments)) + day.toordinal() / HALF_LIFE)
+    for paper, day, worth in _days(paper__in=list(papers)):
+        logs[paper].append(math.log2(worth) + day.toordinal() / HALF_LIFE)
     # 2^(day/3) has thousands of digits: the largest is taken out of the sum
     return {paper: max(some) + math.log2(sum(2 ** (one - max(some)) for one in some)) for paper, some in logs.items()}

@@ -1,0 +1,149 @@
+"""What people leave here. All of it goes with the account, and comes out with its export."""
+
+from django.conf import settings
+from django.db import models
+
+from paperlab.site.catalogue.models import Paper
+
+
+def _user() -> "models.ForeignKey[models.Model, models.Model]":
+    return models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
+
+
+class SignIn(models.Model):
+    """A wish to sign in by a mailed link. digest: of the token, which only the mail holds; empty until it is sent."""
+
+    email = models.CharField(max_length=150)
+    next = models.CharField(max_length=500, blank=True, default="")
+    digest = models.CharField(max_length=64, blank=True, default="", db_index=True)
+    asked = models.DateTimeField(auto_now_add=True, db_index=True)
+    expires = models.DateTimeField(null=True, blank=True)
+    used = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.pk}, {self.asked}"
+
+
+class Vote(models.Model):
+    """One of a person for a paper. day: when, in UTC; it counts for trending on that day."""
+
+    user = _user()
+    paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="votes")
+    day = models.DateField()
+
+    class Meta:
+        """Once."""
+
+        constraints = (models.UniqueConstraint(fields=("paper", "user"), name="one_vote_each"),)
+
+    def __str__(self) -> str:
+        return f"{self.user_id} for {self.paper_id}"
+
+
+class Comment(models.Model):
+    """A comment in Markdown. once: what its form was sent with; the same form sent twice is one comment."""
+
+    user = _user()
+    paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="said")
+    body = models.TextField()
+    once = models.CharField(max_length=64, unique=True)
+    day = models.DateField()
+    at = models.DateTimeField(auto_now_add=True)
+    edited = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """In the order in which they were said."""
+
+        ordering = ("at", "pk")
+
+    def __str__(self) -> str:
+        return f"{self.pk} on {self.paper_id}"
+
+
+class Collection(models.Model):
+    """A list of papers of one's own, with a note."""
+
+    user = _user()
+    name = models.CharField(max_length=120)
+    note = models.TextField(blank=True, default="")
+    made = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """By name, each once."""
+
+        ordering = ("name",)
+        constraints = (models.UniqueConstraint(fields=("user", "name"), name="one_collection_of_a_name"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Kept(models.Model):
+    """A paper in a collection, with a note."""
+
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="kept")
+    paper = models.ForeignKey(Paper, on_delete=models.CASCADE)
+    note = models.TextField(blank=True, default="")
+    added = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """The last first, each paper once."""
+
+        ordering = ("-added", "-pk")
+        constraints = (models.UniqueConstraint(fields=("collection", "paper"), name="kept_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.paper_id} in {self.collection_id}"
+
+
+class Read(models.Model):
+    """A paper that somebody has read."""
+
+    user = _user()
+    paper = models.ForeignKey(Paper, on_delete=models.CASCADE)
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Once."""
+
+        constraints = (models.UniqueConstraint(fields=("user", "paper"), name="read_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.user_id}: {self.paper_id}"
+
+
+class Follow(models.Model):
+    """What somebody follows. kind: family, author, search (as an address has it) or claim (method:claim)."""
+
+    user = _user()
+    kind = models.CharField(max_length=10)
+    value = models.CharField(max_length=500)
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Once."""
+
+        ordering = ("kind", "value")
+        constraints = (models.UniqueConstraint(fields=("user", "kind", "value"), name="followed_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.value}"
+
+
+class Submission(models.Model):
+    """An arXiv id that somebody asked for. state: waiting, here, unknown (to arXiv) or failed; said: why."""
+
+    arxiv = models.CharField(max_length=40, unique=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True)
+    state = models.CharField(max_length=10, default="waiting", db_index=True)
+    said = models.TextField(blank=True, default="")
+    tries = models.PositiveSmallIntegerField(default=0)
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """The last first."""
+
+        ordering = ("-at", "-pk")
+
+    def __str__(self) -> str:
+        return f"{self.arxiv}: {self.state}"

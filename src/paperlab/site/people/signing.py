@@ -1,0 +1,105 @@
+"""Signing in by a mailed link, or by a password for those who set one. Nothing here tells who has an account."""
+
+import hashlib
+import secrets
+from datetime import timedelta
+
+from django.contrib.auth import authenticate, login, logout
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods, require_POST
+
+from paperlab.site.people import who
+from paperlab.site.people.models import SignIn
+
+GOOD_FOR = timedelta(minutes=15)
+
+
+def address(text: str) -> str:
+    """An e-mail address in its one form. Raises ValidationError."""
+    said = text.strip().lower()
+    if len(said) > 150:
+        raise ValidationError("the address is longer than 150 characters")
+    validate_email(said)
+    return said
+
+
+def digest(token: str) -> str:
+    """A token as it is kept."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+@never_cache
+@sensitive_post_parameters("password")
+@require_http_methods(["GET", "HEAD", "POST"])
+def sign_in(request: HttpRequest) -> HttpResponse:
+    """The form; by POST, a wish for a letter, or a password."""
+    told = {"next": who.back(request, ""), "email": "", "wrong": ""}
+    if request.method != "POST":
+        return render(request, "people/sign_in.html", told)
+    try:
+        email = address(request.POST.get("email", ""))
+    except ValidationError:
+        told |= {"wrong": "This is no e-mail address.", "email": request.POST.get("email", "")[:150]}
+        return render(request, "people/sign_in.html", told, status=400)
+    if password := request.POST.get("password", ""):
+        if wait := who.slow_down(request, "password", email):
+            return wait
+        user = authenticate(request, username=email, password=password[:4096])
+        if user is None:
+            told |= {"wrong": "Address and password do not belong together.", "email": email}
+            return render(request, "people/sign_in.html", told, status=400)
+        login(request, user)
+        return redirect(who.back(request, "/"))
+    if wait := who.slow_down(request, "sign-in", email):
+        return wait
+    SignIn.objects.create(email=email, next=who.back(request, ""))
+    return render(request, "people/sent.html", {"email": email})
+
+
+def letters() -> list[tuple[SignIn, str]]:
+    """The wishes that wait for their letter, each with a new token; what is long over is forgotten."""
+    now = timezone.now()
+    SignIn.objects.filter(asked__lt=now - timedelta(days=1)).delete()
+    waiting = SignIn.objects.filter(digest="", used=None, asked__gt=now - timedelta(hours=1)).order_by("pk")[:50]
+    return [(row, secrets.token_urlsafe(32)) for row in waiting]
+
+
+def written(row: SignIn, token: str) -> bool:
+    """Note that a letter with this token is about to go; False where another worker was first."""
+    until = timezone.now() + GOOD_FOR
+    return bool(SignIn.objects.filter(pk=row.pk, digest="").update(digest=digest(token), expires=until))
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def link(request: HttpRequest, token: str) -> HttpResponse:
+    """The mailed link: reading it asks, for programs read mail too; only the button signs in, and only once."""
+    now = timezone.now()
+    rows = SignIn.objects.filter(digest=digest(token), used=None, expires__gt=now)
+    row = rows.first()
+    if row is None or (request.method == "POST" and not rows.update(used=now)):
+        answer = render(request, "people/spent.html", status=410)
+    elif request.method == "POST":
+        user, _ = User.objects.get_or_create(username=row.email, defaults={"email": row.email})
+        if user.is_active:
+            login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+        answer = redirect(who.inside(row.next, "/"))
+    else:
+        answer = render(request, "people/link.html", {"email": row.email})
+    answer.headers["Referrer-Policy"] = "no-referrer"
+    return answer
+
+
+@never_cache
+@require_POST
+def sign_out(request: HttpRequest) -> HttpResponse:
+    """End the session."""
+    logout(request)
+    return redirect("/")

@@ -1,0 +1,88 @@
+"""What the pages of papers show of people."""
+
+from typing import Any
+
+from django import template
+from django.http import HttpRequest
+
+from paperlab.core.card import methods
+from paperlab.site.catalogue.models import Paper
+from paperlab.site.pages import addresses
+from paperlab.site.people import doing, who
+from paperlab.site.people.markdown import html
+from paperlab.site.people.models import Collection, Comment, Follow, Read, Vote
+
+register = template.Library()
+register.filter("markdown", html)
+SHOWN = 200  # comments on a page
+
+
+def _known(context: dict[str, Any], key: int) -> tuple[dict[int, int], set[int]]:
+    """(votes here, those of the reader) of all papers that the page lists, asked for once."""
+    request: HttpRequest = context["request"]
+    held: dict[int, int] | None = getattr(request, "paperlab_votes", None)
+    if held is None or key not in held:
+        listed = [one.key for name in ("cards", "related") for one in context.get(name) or () if hasattr(one, "key")]
+        keys = list({key, *listed})
+        held = dict.fromkeys(keys, 0) | doing.votes(keys)
+        mine = (
+            set(Vote.objects.filter(user=request.user.pk, paper__in=keys).values_list("paper", flat=True))
+            if request.user.is_authenticated
+            else set()
+        )
+        request.paperlab_votes, request.paperlab_mine = held, mine
+    return held, request.paperlab_mine
+
+
+@register.inclusion_tag("people/vote.html", takes_context=True)
+def vote_button(context: dict[str, Any], key: int, url: str) -> dict[str, Any]:
+    """The vote for one paper."""
+    if "request" not in context:
+        return {}
+    votes, mine = _known(context, key)
+    request = context["request"]
+    return {
+        "request": request, "key": key, "url": url, "count": votes[key], "mine": key in mine,
+        "csrf_token": context.get("csrf_token"),
+    }  # fmt: skip
+
+
+@register.simple_tag
+def paper_url(row: Paper) -> str:
+    """The address of a paper's page."""
+    return addresses.paper(row)
+
+
+@register.inclusion_tag("people/comments.html", takes_context=True)
+def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
+    """What people said of a paper, and the forms of the reader."""
+    request: HttpRequest | None = context.get("request")
+    if request is None:
+        return {}
+    user = request.user if request.user.is_authenticated else None
+    said = list(Comment.objects.filter(paper=row).select_related("user")[:SHOWN])
+    claims = [
+        f"{method.slug}:{check.claim}"
+        for method in methods().values()
+        for check in method.card.checks
+        if row.slug and method.card.paper == row.slug and check.role == "claim"
+    ]
+    told: dict[str, Any] = {
+        "request": request, "user": user, "row": row, "url": addresses.paper(row), "said": said, "once": doing.once(),
+        "csrf_token": context.get("csrf_token"), "here": who.HERE,
+    }  # fmt: skip
+    if user is not None:
+        told["read"] = Read.objects.filter(user=user.pk, paper=row).exists()
+        told["collections"] = Collection.objects.filter(user=user.pk)
+        told["kept"] = Collection.objects.filter(user=user.pk, kept__paper=row)
+        followed = set(Follow.objects.filter(user=user.pk).values_list("kind", "value"))
+        wanted = [("family", row.family)] if row.family else []
+        wanted += [("author", str(name)) for name in row.authors[:6]] + [("claim", name) for name in claims]
+        told["follows"] = [(kind, value, (kind, value) in followed) for kind, value in wanted]
+    return told
+
+
+@register.simple_tag(takes_context=True)
+def is_local(context: dict[str, Any]) -> bool:
+    """Whether the reader sits at this machine and need not sign in."""
+    return "request" in context and who.local(context["request"])

@@ -1,0 +1,23 @@
+"""Addresses of the people."""
+
+from django.urls import path, re_path
+
+from paperlab.site.people import signing, views
+
+urlpatterns = [
+    path("sign-in", signing.sign_in),
+    path("sign-in/<str:token>", signing.link),
+    path("sign-out", signing.sign_out),
+    path("account", views.account),
+    path("account/export.json", views.export),
+    path("account/delete", views.forget),
+    path("collections", views.collections),
+    path("collections/<int:pk>", views.collection),
+    path("comments/<int:pk>", views.comment),
+    path("follow", views.follow),
+    path("submit", views.submit),
+    re_path(r"^papers/(?P<name>.+)/vote$", views.vote),
+    re_path(r"^papers/(?P<name>.+)/read$", views.read),
+    re_path(r"^papers/(?P<name>.+)/comment$", views.say),
+    re_path(r"^papers/(?P<name>.+)/keep$", views.keep),
+]

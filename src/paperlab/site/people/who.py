@@ -1,0 +1,102 @@
+"""Who asks: on one's own machine the one person who sits there, elsewhere whoever has signed in."""
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.utils.functional import SimpleLazyObject
+from django.utils.http import url_has_allowed_host_and_scheme
+
+from paperlab.core.home import home
+from paperlab.site.api import limits
+from paperlab.site.pages.refused import refused
+
+HERE = "you"  # the name of the one person on a machine of one's own
+
+View = Callable[..., HttpResponse]
+# How often one client, or one account, may do a thing: so many a second on the long run, so many at once.
+RATES = {
+    "sign-in": limits.Rate(1 / 60, 5),  # letters to one address, from one client
+    "password": limits.Rate(1 / 120, 8),
+    "write": limits.Rate(1 / 5, 30),
+    "submit": limits.Rate(1 / 60, 10),
+    "subscribe": limits.Rate(1 / 60, 5),
+}
+
+
+def local(request: HttpRequest) -> bool:
+    """Whether this is somebody at this machine, on a site that is theirs alone."""
+    return bool(settings.PAPERLAB_LOCAL and limits.is_loopback(request.META.get("REMOTE_ADDR") or ""))
+
+
+class Here:
+    """Middleware behind Django's own: at one's own machine, nobody needs to sign in."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """The answer to a request."""
+        if local(request):
+            known = request.user
+
+            def user() -> AbstractBaseUser | AnonymousUser:
+                return known if known.is_authenticated else User.objects.get_or_create(username=HERE)[0]
+
+            request.user = SimpleLazyObject(user)
+        return self.get_response(request)
+
+
+def back(request: HttpRequest, otherwise: str) -> str:
+    """Where the form wants to go then: an address of this site, or `otherwise`."""
+    return inside(request.POST.get("next") or request.GET.get("next") or "", otherwise)
+
+
+def inside(wanted: str, otherwise: str) -> str:
+    """An address if it is one of this site, else `otherwise`."""
+    if wanted.startswith("/") and url_has_allowed_host_and_scheme(wanted, allowed_hosts=None):
+        return wanted[:500]
+    return otherwise
+
+
+@cache
+def _buckets(what: str) -> limits.Buckets:
+    return limits.Buckets(home() / "rates.sqlite3", RATES[what])
+
+
+def slow_down(request: HttpRequest, what: str, *names: str) -> HttpResponse | None:
+    """The answer to who does a thing too often: this client, or anybody to one of these names. None if all is well.
+
+    At one's own machine nothing is limited.
+    """
+    if local(request):
+        return None
+    client = limits.client(request.META.get("REMOTE_ADDR") or "")
+    taken = [_buckets(what).take(f"{what} {name}") for name in (client, *names)]
+    wait = max(one.wait for one in taken)
+    if all(one.allowed for one in taken):
+        return None
+    answer = refused(request, 429, "Too often", f"Wait {max(1, round(wait))} seconds, then try again.")
+    answer.headers["Retry-After"] = str(max(1, round(wait)))
+    return answer
+
+
+def person(view: View) -> View:
+    """A view for people who have signed in; others are led there and back."""
+
+    @wraps(view)
+    def inner(request: HttpRequest, *words: Any, **named: Any) -> HttpResponse:
+        if not request.user.is_authenticated:
+            to = request.get_full_path() if request.method == "GET" else back(request, "/")
+            return redirect(f"/sign-in?{urlencode({'next': to})}")
+        if request.method == "POST" and (wait := slow_down(request, "write", f"user {request.user.pk}")):
+            return wait
+        return view(request, *words, **named)
+
+    return inner
