@@ -576,6 +576,25 @@ def up(
 
 
 @app.command()
+def digest(
+    date: Annotated[str | None, typer.Option(metavar="DAY", help="Of this day, YYYY-MM-DD; else yesterday.")] = None,
+    to_file: Annotated[
+        Path | None, typer.Option("--to-file", metavar="DIR", help="Write the letters there; nothing is sent or noted.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count whom it would go to.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send the digests of a day that were not sent yet."""
+    from paperlab.cli_text import write_json
+    from paperlab.site.digest import command
+
+    row = command.run(date, to_file, dry_run)
+    if as_json:
+        return write_json([row])
+    typer.echo(command.sentence(row, dry=dry_run))
+
+
+@app.command()
 def verify(as_json: Json = False) -> None:
     """Recompute every verdict from the samples of its record."""
     from paperlab.cli_text import write_json

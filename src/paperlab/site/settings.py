@@ -4,6 +4,10 @@ PAPERLAB_DATABASE    postgresql://user:password@host:port/name; default: SQLite 
 PAPERLAB_SECRET_KEY  default: made once, kept in PAPERLAB_HOME
 PAPERLAB_HOSTS       names that the site answers to, separated by commas; default: this machine only
 PAPERLAB_RATE        API requests of one client: a second / at once; "off" for no limit; default: 10/60
+PAPERLAB_URL         the site's address in letters; default: https:// and the first host, or http://localhost:8000
+PAPERLAB_SMTP        the mail relay, smtp://user:password@host:port?tls=start; default: files in PAPERLAB_HOME/outbox
+PAPERLAB_FROM        who letters are from
+PAPERLAB_DIGEST_HOUR the hour, in UTC, from which yesterday's digest goes; default: 6
 PAPERLAB_RUN_HOURS   after which a full run is stopped, a quick one after a quarter of them; default: 4
 PAPERLAB_RUN_MEMORY  gigabytes that a run may take; default: three quarters of the machine's
 """
@@ -114,6 +118,12 @@ ALLOWED_HOSTS = [name.strip() for name in os.environ.get("PAPERLAB_HOSTS", "").s
 ]
 PAPERLAB_RATE = rate(os.environ.get("PAPERLAB_RATE"))
 PAPERLAB_LOCAL = not os.environ.get("PAPERLAB_HOSTS")  # for whoever sits at this machine, and not limited for them
+PAPERLAB_SMTP = os.environ.get("PAPERLAB_SMTP", "")
+PAPERLAB_URL = os.environ.get("PAPERLAB_URL") or (
+    "http://localhost:8000" if PAPERLAB_LOCAL else f"https://{ALLOWED_HOSTS[0].lstrip('.')}"
+)
+PAPERLAB_FROM = os.environ.get("PAPERLAB_FROM") or "paperlab <paperlab@localhost>"
+PAPERLAB_DIGEST_HOUR = positive("PAPERLAB_DIGEST_HOUR", 6.0)
 PAPERLAB_RUN_HOURS = positive("PAPERLAB_RUN_HOURS", 4.0)
 PAPERLAB_RUN_MEMORY = positive("PAPERLAB_RUN_MEMORY", None)
 INSTALLED_APPS = [

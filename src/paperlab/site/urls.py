@@ -13,6 +13,7 @@ urlpatterns = [
     re_path(r"^api(/.*)?$", missing),
     path("", include("paperlab.site.runs.urls")),
     path("", include("paperlab.site.people.urls")),
+    path("", include("paperlab.site.digest.urls")),
     path("", include("paperlab.site.pages.urls")),
 ]
 

@@ -120,9 +120,10 @@ def jobs() -> list[Job]:
 
 def light() -> list[Job]:
     """What waits for others rather than for this machine: it is done beside the rest, in a thread of its own."""
+    from paperlab.site.digest import letters, send
     from paperlab.site.people import fetching
 
-    return [Job("submissions", fetching.fetch)]
+    return [Job("letters", letters.urgent), Job("submissions", fetching.fetch), Job("digest", send.due())]
 
 
 def _beside(stop: threading.Event) -> None:

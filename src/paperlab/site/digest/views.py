@@ -1,0 +1,98 @@
+"""Subscribe, confirm, unsubscribe. The answers are the same whoever is subscribed."""
+
+import secrets
+from urllib.parse import urlencode
+
+from django.core.exceptions import ValidationError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods
+
+from paperlab.core.paper import FAMILIES
+from paperlab.site.digest import letters
+from paperlab.site.digest.models import ACTIVE, STOPPED, SUPPRESSED, Subscription
+from paperlab.site.people import doing, signing, who
+
+MOST = 50  # interests
+
+
+def _interests(request: HttpRequest) -> list[tuple[str, str]]:
+    """What the form asks for. Raises doing.Refused."""
+    given = [("family", value) for value in request.POST.getlist("family")]
+    given += [("author", value) for value in request.POST.get("authors", "").split(",") if value.strip()]
+    if words := request.POST.get("search", "").strip():
+        given.append(("search", urlencode({"q": words})))
+    given += [("claim", value) for value in request.POST.getlist("claim") if value]
+    if len(given) > MOST:
+        raise doing.Refused(f"{MOST} interests are the most")
+    return list(dict.fromkeys(doing.interest(kind, value) for kind, value in given))
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def subscribe(request: HttpRequest) -> HttpResponse:
+    """The form; by POST, a letter that asks whether its owner wants the digest."""
+    told = {"families": FAMILIES, "claim": request.GET.get("claim", "")[:300], "wrong": ""}
+    if request.method != "POST":
+        return render(request, "digest/subscribe.html", told)
+    try:
+        email, interests = signing.address(request.POST.get("email", "")), _interests(request)
+    except ValidationError:
+        told["wrong"] = "This is no e-mail address."
+    except doing.Refused as error:
+        told["wrong"] = str(error)
+    if told["wrong"]:
+        return render(request, "digest/subscribe.html", told, status=400)
+    if wait := who.slow_down(request, "subscribe", email):
+        return wait
+    every = "week" if request.POST.get("every") == "week" else "day"
+    changes = {"every": every, "interests": interests}
+    row, _ = Subscription.objects.get_or_create(email=email, defaults={"nonce": secrets.token_hex(12)})
+    # Nothing changes before the owner of the address says so; who has told us to stop for good gets no letter.
+    Subscription.objects.filter(pk=row.pk).exclude(state=SUPPRESSED).update(changes=changes, wanted=True)
+    return render(request, "digest/sent.html", {"email": email})
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def confirm(request: HttpRequest, token: str) -> HttpResponse:
+    """The mailed link: reading it asks, the button confirms, once."""
+    rows = Subscription.objects.filter(digest=signing.digest(token), expires__gt=timezone.now())
+    row = rows.first()
+    if row is None:
+        return render(request, "people/spent.html", status=410)
+    if request.method == "POST":
+        changed = {
+            "state": ACTIVE,
+            "confirmed": timezone.now(),
+            "digest": "",
+            "expires": None,
+            "changes": {},
+            "said": "",
+        }
+        wanted = {key: row.changes[key] for key in ("every", "interests") if key in row.changes}
+        if not rows.exclude(state=SUPPRESSED).update(**changed, **wanted):
+            return render(request, "people/spent.html", status=410)
+        return render(request, "digest/confirmed.html", {"every": wanted.get("every", row.every)})
+    answer = render(request, "digest/confirm.html", {"email": row.email})
+    answer.headers["Referrer-Policy"] = "no-referrer"
+    return answer
+
+
+@csrf_exempt  # RFC 8058: mail programs post here without a cookie; the link itself is the permission
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
+    """One-click unsubscription by POST; reading the link only asks."""
+    row = letters.unseal(token)
+    if row is None:
+        raise Http404("no such link")
+    if request.method == "POST":
+        Subscription.objects.filter(pk=row.pk).exclude(state=SUPPRESSED).update(state=STOPPED, wanted=False, digest="")
+        return render(request, "digest/stopped.html")
+    answer = render(request, "digest/unsubscribe.html", {"stopped": row.state != ACTIVE})
+    answer.headers["Referrer-Policy"] = "no-referrer"
+    return answer
