@@ -231,7 +231,7 @@ def test_subscribing_takes_the_owner_of_the_address(relay: Relay) -> None:
     assert (row.email, row.state, row.interests) == ("new@example.org", "pending", [])
     assert letters.urgent()
     assert not letters.urgent()
-    ((to, letter),) = relay.letters
+    ((_, letter),) = relay.letters
     link = next(word for word in letter.get_body(("plain",)).get_content().split() if "/subscribe/" in word)
     where = "/" + link.split("/", 3)[3]
     token = where.rpartition("/")[2]

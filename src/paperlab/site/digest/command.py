@@ -23,8 +23,6 @@ def run(on: str | None, to: Path | None, dry: bool) -> dict[str, Any]:
 
 def sentence(row: dict[str, Any], *, dry: bool) -> str:
     """The counts, for people."""
-    said = f"{row['date']}: {row['people']:,} subscribed, {row['sent']:,} {'would be' if dry else ''} sent".replace(
-        "  ", " "
-    )
+    said = f"{row['date']}: {row['people']:,} subscribed, {row['sent']:,} {'would be sent' if dry else 'sent'}"
     names = {"nothing": "had nothing new", "before": "sent before", "refused": "refused", "unsure": "unsure"}
     return said + "".join(f", {row[key]:,} {words}" for key, words in names.items() if row[key])

@@ -1,4 +1,4 @@
-"""Letters: how they are made, and those that must go at once: the link to sign in, the question whether to subscribe."""
+"""Letters: how they are made, and those that go at once: the link to sign in, the question whether to subscribe."""
 
 import logging
 import secrets

@@ -5,6 +5,7 @@ handed over, surely not handed over, and unsure.
 """
 
 import os
+import re
 import smtplib
 import socket
 import ssl
@@ -127,8 +128,8 @@ class Smtp:
             self.close()
             raise Away(f"the relay {self.host}:{self.port}: {' '.join(str(error).split())}") from error
         try:
-            text = letter.as_bytes(policy=letter.policy.clone(linesep="\r\n"))
-            relay.send(smtplib._quote_periods(text.rstrip(b"\r\n")) + b"\r\n.\r\n")  # type: ignore[attr-defined]
+            body = letter.as_bytes(policy=letter.policy.clone(linesep="\r\n")).rstrip(b"\r\n")
+            relay.send(re.sub(rb"(?m)^\.", b"..", body) + b"\r\n.\r\n")
             code, said = relay.getreply()
         except (OSError, smtplib.SMTPException) as error:
             self.close()
@@ -160,9 +161,8 @@ def read(url: str) -> Smtp | None:
         if parts.scheme in ("smtp", "smtps") and host and tls in ("none", "start") and not parts.path.strip("/"):
             whole = parts.scheme == "smtps"
             user, password = unquote(parts.username or ""), unquote(parts.password or "")
-            return Smtp(
-                host, port or (465 if whole else 587 if user else 25), user, password, "whole" if whole else tls
-            )
+            usual = 465 if whole else 587 if user else 25
+            return Smtp(host, port or usual, user, password, "whole" if whole else tls)
     raise SmtpError("PAPERLAB_SMTP: expected smtp://user:password@host:port?tls=start, or smtps://user:password@host")
 
 
