@@ -12,10 +12,16 @@
 namespace pl {
 namespace {
 
+// Tiles 0-3: sums of 16 tokens x 16 rows; 4, 5: 16 tokens x `columns` activations; 6, 7: as many columns of 16 rows.
 struct alignas(64) TileShapes {
+  explicit TileShapes(int columns) {
+    for (int i = 0; i < 8; ++i) bytes[i] = 64, rows[i] = 16;
+    bytes[4] = bytes[5] = uint16_t(columns);
+    rows[6] = rows[7] = uint8_t(columns / 4);
+  }
   uint8_t palette = 1, start = 0, zero[14] = {};
-  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  uint16_t bytes[16] = {};
+  uint8_t rows[16] = {};
 };
 
 // One row block's codes as bytes, quad after quad.
@@ -66,6 +72,7 @@ struct Work {
   const Int8View& x;
   float* y;
   int64_t ldy;
+  int step;  // columns at a time: 64, or as many of them as divide the group
 };
 
 inline __m512 halves(const uint16_t* h) {
@@ -131,7 +138,7 @@ void large(const Work& k, int64_t block, int64_t t, const uint8_t* b0, const uin
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t c = g * group; c < (g + 1) * group; c += 64) {
+    for (int64_t c = g * group; c < (g + 1) * group; c += k.step) {
       _tile_loadd(4, a0 + c, padded);
       _tile_loadd(6, b0 + c * 16, 64);
       _tile_dpbsud(0, 4, 6);
@@ -160,7 +167,7 @@ void small(const Work& k, int64_t block, int64_t t, int64_t tokens, const int8_t
   alignas(64) float sums[256];
   for (int64_t g = 0; g < k.w.groups(); ++g) {
     _tile_zero(0);
-    for (int64_t c = g * k.w.group; c < (g + 1) * k.w.group; c += 64) {
+    for (int64_t c = g * k.w.group; c < (g + 1) * k.w.group; c += k.step) {
       _tile_loadd(4, a + c, k.x.padded);
       _tile_loadd(6, b + c * 16, 64);
       _tile_dpbsud(0, 4, 6);
@@ -194,11 +201,12 @@ void matmul_q_amx(const TileView& w, const Int8View& x, int tokens, int64_t firs
   const int64_t rows = int64_t(tokens) * x.planes, whole = rows / 16 * 16, rest = rows - whole;
   const bool bytes = w.bits == 8 && !w.masks;
   const size_t block_bytes = size_t(w.padded) * 16;
-  uint8_t* held = rows < 16 || w.group % 64 ? nullptr : scratch(block_bytes * (bytes ? 1 : 3));
+  uint8_t* held = rows < 16 ? nullptr : scratch(block_bytes * (bytes ? 1 : 3));
   if (!held) return matmul_q_avx512(w, x, tokens, first, last, y, ldy);
-  const TileShapes shapes;
+  const int step = int(w.group % 64 ? w.group & -w.group : 64);  // groups are multiples of 16
+  const TileShapes shapes(step);
   _tile_loadconfig(&shapes);
-  const Work k{w, x, y, ldy};
+  const Work k{w, x, y, ldy, step};
   int8_t* tail = reinterpret_cast<int8_t*>(held);  // the last tokens, filled up to 16
   if (rest) {
     std::memcpy(tail, x.q + whole * x.padded, size_t(rest * x.padded));

@@ -18,65 +18,70 @@ inline __m512i four(const int8_t* x) {
 inline __m512i load(const uint8_t* codes) { return _mm512_loadu_si512(codes); }
 inline __m512i dot(__m512i sum, __m512i codes, const int8_t* x) { return _mm512_dpbusd_epi32(sum, codes, four(x)); }
 
-// Sums over one group for T tokens, of code * q. With one token every shift counts, so codes stay where they are in
-// their bytes and the whole sums are shifted back at the end (exact: every product is a multiple). N: sums kept
-// apart, which hides the latency of a single chain.
-template <int BITS>
-inline __m512i group_one(const uint8_t* codes, const int8_t* x, int64_t group, __m512i start) {
-  const __m512i none = _mm512_setzero_si512();
+// Whole sums over one group for one or two rows of activations: with so few every shift counts, so codes stay where
+// they are in their bytes and the sums are shifted back at the end (exact: every product is a multiple). Four sums are
+// kept apart per row, which hides the latency of a single chain. whole: where the sums start, and where they end.
+template <int BITS, int T>
+inline void few_sums(const uint8_t* codes, const int8_t* x, int64_t stride, int64_t group, __m512i (&whole)[T]) {
+  __m512i sums[T][4];
+  for (int t = 0; t < T; ++t) {
+    sums[t][0] = whole[t];
+    sums[t][1] = sums[t][2] = sums[t][3] = _mm512_setzero_si512();
+  }
+  const auto take = [&](int k, __m512i v, int64_t column) {
+    for (int t = 0; t < T; ++t) sums[t][k] = dot(sums[t][k], v, x + t * stride + column);
+  };
   if constexpr (BITS == 8) {
-    __m512i a = start, b = none, c = none, d = none;
-    int64_t i = 0;
-    for (; i + 16 <= group; i += 16, codes += 256) {
-      a = dot(a, load(codes), x + i);
-      b = dot(b, load(codes + 64), x + i + 4);
-      c = dot(c, load(codes + 128), x + i + 8);
-      d = dot(d, load(codes + 192), x + i + 12);
+    for (int64_t i = 0; i < group; i += 16, codes += 256) {
+      take(0, load(codes), i);
+      take(1, load(codes + 64), i + 4);
+      take(2, load(codes + 128), i + 8);
+      take(3, load(codes + 192), i + 12);
     }
-    return _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
+    for (int t = 0; t < T; ++t)
+      whole[t] = _mm512_add_epi32(_mm512_add_epi32(sums[t][0], sums[t][1]), _mm512_add_epi32(sums[t][2], sums[t][3]));
   } else if constexpr (BITS == 4) {
     const __m512i low = _mm512_set1_epi8(0x0f), high = _mm512_set1_epi8(char(0xf0));
-    __m512i a = start, b = none, c = none, d = none;
     for (int64_t i = 0; i < group; i += 16, codes += 128) {
       const __m512i v = load(codes), w = load(codes + 64);
-      a = dot(a, _mm512_and_si512(v, low), x + i);
-      b = dot(b, _mm512_and_si512(v, high), x + i + 4);
-      c = dot(c, _mm512_and_si512(w, low), x + i + 8);
-      d = dot(d, _mm512_and_si512(w, high), x + i + 12);
+      take(0, _mm512_and_si512(v, low), i);
+      take(1, _mm512_and_si512(v, high), i + 4);
+      take(2, _mm512_and_si512(w, low), i + 8);
+      take(3, _mm512_and_si512(w, high), i + 12);
     }
-    return _mm512_add_epi32(_mm512_add_epi32(a, c), _mm512_srai_epi32(_mm512_add_epi32(b, d), 4));
+    for (int t = 0; t < T; ++t)
+      whole[t] = _mm512_add_epi32(_mm512_add_epi32(sums[t][0], sums[t][2]),
+                                  _mm512_srai_epi32(_mm512_add_epi32(sums[t][1], sums[t][3]), 4));
   } else {
     const __m512i m0 = _mm512_set1_epi8(3), m1 = _mm512_set1_epi8(12), m2 = _mm512_set1_epi8(48);
     const __m512i m3 = _mm512_set1_epi8(char(192));
-    __m512i a = start, b = none, c = none, d = none;
     const uint8_t* thirds = codes + group / 16 * 64;
     for (int64_t i = 0; i < group; i += 16, codes += 64) {
       const __m512i v = load(codes);
-      if constexpr (BITS == 2) {
-        a = dot(a, _mm512_and_si512(v, m0), x + i);
-        b = dot(b, _mm512_and_si512(v, m1), x + i + 4);
-        c = dot(c, _mm512_and_si512(v, m2), x + i + 8);
-        d = dot(d, _mm512_and_si512(v, m3), x + i + 12);
-      } else {
+      __m512i p = _mm512_and_si512(v, m0), q = _mm512_and_si512(v, m1), r = _mm512_and_si512(v, m2);
+      __m512i s = _mm512_and_si512(v, m3);
+      if constexpr (BITS == 3) {
         // The third bit is worth 4; in its quad's place in the byte that is 4, 16, 64 and, for the last quad, more
         // than a byte holds: that one is moved down first.
         uint64_t bit[4];
         __builtin_memcpy(bit, thirds, 32);
         thirds += 32;
-        __m512i p = _mm512_and_si512(v, m0), q = _mm512_and_si512(v, m1), r = _mm512_and_si512(v, m2);
-        __m512i s = _mm512_and_si512(_mm512_srli_epi16(v, 6), m0);
+        s = _mm512_and_si512(_mm512_srli_epi16(v, 6), m0);
         p = _mm512_mask_add_epi8(p, bit[0], p, _mm512_set1_epi8(4));
         q = _mm512_mask_add_epi8(q, bit[1], q, _mm512_set1_epi8(16));
         r = _mm512_mask_add_epi8(r, bit[2], r, _mm512_set1_epi8(64));
         s = _mm512_mask_add_epi8(s, bit[3], s, _mm512_set1_epi8(4));
-        a = dot(a, p, x + i);
-        b = dot(b, q, x + i + 4);
-        c = dot(c, r, x + i + 8);
-        d = dot(d, s, x + i + 12);
       }
+      take(0, p, i);
+      take(1, q, i + 4);
+      take(2, r, i + 8);
+      take(3, s, i + 12);
     }
-    const __m512i bc = _mm512_add_epi32(_mm512_srai_epi32(b, 2), _mm512_srai_epi32(c, 4));
-    return _mm512_add_epi32(_mm512_add_epi32(a, bc), BITS == 2 ? _mm512_srai_epi32(d, 6) : d);
+    for (int t = 0; t < T; ++t) {
+      const __m512i middle = _mm512_add_epi32(_mm512_srai_epi32(sums[t][1], 2), _mm512_srai_epi32(sums[t][2], 4));
+      const __m512i last = BITS == 2 ? _mm512_srai_epi32(sums[t][3], 6) : sums[t][3];
+      whole[t] = _mm512_add_epi32(_mm512_add_epi32(sums[t][0], middle), last);
+    }
   }
 }
 
@@ -110,30 +115,6 @@ inline void store(const TileView& w, int64_t block, float* y, __m512 sums) {
   _mm512_mask_storeu_ps(y + block * 16, mask, sums);
 }
 
-template <int BITS, bool MINS>
-void one(const TileView& w, const Int8View& x, int64_t first, int64_t last, float* y) {
-  const int64_t groups = w.groups(), bytes = w.group_bytes(), group = w.group;
-  const int zero = MINS ? 0 : w.zero();
-  for (int64_t block = first; block < last; ++block) {
-    const uint8_t* codes = w.codes + block * groups * bytes;
-    const uint16_t* scales = w.scales + block * groups * 16;
-    const uint16_t* mins = MINS ? w.mins + block * groups * 16 : nullptr;
-    __m512 sums = _mm512_setzero_ps();
-    for (int64_t g = 0; g < groups; ++g, codes += bytes) {
-      // 4 KiB ahead: over the page that the hardware's own prefetcher stops at
-      _mm_prefetch(reinterpret_cast<const char*>(codes + 4096), _MM_HINT_T0);
-      const __m512i whole = group_one<BITS>(codes, x.q + g * group, group, _mm512_set1_epi32(-zero * x.sums[g]));
-      const __m512 sx = _mm512_set1_ps(x.scales[g]);
-      sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), _mm512_mul_ps(halves(scales + g * 16), sx), sums);
-      if constexpr (MINS) {
-        const __m512 q = _mm512_mul_ps(_mm512_set1_ps(float(x.sums[g])), sx);
-        sums = _mm512_fmadd_ps(halves(mins + g * 16), q, sums);
-      }
-    }
-    store(w, block, y, sums);
-  }
-}
-
 template <int BITS, bool MINS, int T>
 void several(const TileView& w, const Int8View& x, int64_t first, int64_t last, float* y, int64_t ldy) {
   const int64_t groups = w.groups(), bytes = w.group_bytes(), group = w.group;
@@ -148,13 +129,19 @@ void several(const TileView& w, const Int8View& x, int64_t first, int64_t last, 
       __m512i whole[T];
       for (int t = 0; t < T; ++t) whole[t] = _mm512_set1_epi32(-zero * x.sums[t * groups + g]);
       const int8_t* q = x.q + g * group;
-      constexpr int kUnroll = BITS == 8 ? 2 : 4;
-      for (int64_t i = 0; i < group / 4; i += kUnroll) {
+      if constexpr (T <= 2) {
+        // 4 KiB ahead: over the page that the hardware's own prefetcher stops at
+        _mm_prefetch(reinterpret_cast<const char*>(codes + 4096), _MM_HINT_T0);
+        few_sums<BITS>(codes, q, x.padded, group, whole);
+      } else {
+        constexpr int kUnroll = BITS == 8 ? 2 : 4;
+        for (int64_t i = 0; i < group / 4; i += kUnroll) {
 #pragma GCC unroll 4
-        for (int u = 0; u < kUnroll; ++u) {
-          const __m512i v = quad<BITS>(codes, i + u, group);
+          for (int u = 0; u < kUnroll; ++u) {
+            const __m512i v = quad<BITS>(codes, i + u, group);
 #pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) whole[t] = dot(whole[t], v, q + t * x.padded + (i + u) * 4);
+            for (int t = 0; t < T; ++t) whole[t] = dot(whole[t], v, q + t * x.padded + (i + u) * 4);
+          }
         }
       }
       const __m512 sw = halves(scales + g * 16);
@@ -244,7 +231,7 @@ void dense(const TileView& w, const Int8View& x, int tokens, int64_t first, int6
       case 8: return several<BITS, MINS, 8>(w, part, from, to, out, ldy);
       case 4: return several<BITS, MINS, 4>(w, part, from, to, out, ldy);
       case 2: return several<BITS, MINS, 2>(w, part, from, to, out, ldy);
-      default: return one<BITS, MINS>(w, part, from, to, out);
+      default: return several<BITS, MINS, 1>(w, part, from, to, out, ldy);
     }
   });
 }
