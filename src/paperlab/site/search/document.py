@@ -80,7 +80,8 @@ def stored(after: tuple[int, int] = (0, 0), *, size: int = BATCH) -> Iterator[li
 
     revision, key = after
     while True:
-        behind = Q(revision=revision, pk__gt=key) | Q(revision__gt=revision)
+        # One range of the index with an exception; as "this revision and further, or a later one" it would be a scan.
+        behind = Q(revision__gte=revision) & ~Q(revision=revision, pk__lte=key)
         rows = list(Paper.objects.filter(behind).order_by("revision", "pk").values_list(*COLUMNS)[:size])
         if not rows:
             return

@@ -73,7 +73,8 @@ def parsed(text: str) -> State | None:
 
 def after(reached: tuple[int, int]) -> Q:
     """The papers that changed since."""
-    return Q(revision=reached[0], pk__gt=reached[1]) | Q(revision__gt=reached[0])
+    # One range of the index with an exception; with an OR the database scans the store.
+    return Q(revision__gte=reached[0]) & ~Q(revision=reached[0], pk__lte=reached[1])
 
 
 def amiss(held: Iterable[int], reached: tuple[int, int]) -> tuple[list[int], list[int]]:

@@ -84,18 +84,21 @@ def behind(most: int = 1_000_000) -> int:
             return 0
     reached = now.words
     last = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
-    return Paper.objects.filter(after(reached))[:most].count() if last > reached[0] else 0
+    return Paper.objects.filter(after(reached)).order_by()[:most].count() if last > reached[0] else 0
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def refresh(*, meaning: bool = True, anew: bool = False, wait: float = 600, progress: Progress | None = None) -> None:
+def refresh(
+    *, meaning: bool = True, anew: bool = False, check: bool = True, wait: float = 600, progress: Progress | None = None
+) -> None:
     """Bring the index up to the store: words first, then vectors. Safe to interrupt; goes on where it stopped.
 
     meaning: also vectors, the encoder being fetched if need be. anew: build it from nothing; the old one answers until
-    the new one's words are there. Raises Busy, and EncoderError or PackageError when the words are done but no vectors
-    can be.
+    the new one's words are there. check: also look for papers that left the store without a trace, which takes half a
+    minute among a million if there are any. Raises Busy, and EncoderError or PackageError when the words are done but
+    no vectors can be.
     """
     with writing(folder(), wait):
         if setting():
@@ -109,7 +112,7 @@ def refresh(*, meaning: bool = True, anew: bool = False, wait: float = 600, prog
             except Damaged:
                 anew = True
         target = now if now.generation and not anew else State(generation=_next(now.generation))
-        target = _write_words(target, progress, switch=target.generation == now.generation)
+        target = _write_words(target, progress, switch=target.generation == now.generation, check=check)
         keep(target)
         _clean(target.generation)
         if meaning and encoders.setting() != "none":
@@ -128,7 +131,7 @@ def _clean(generation: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_words(now: State, progress: Progress | None, *, switch: bool) -> State:
+def _write_words(now: State, progress: Progress | None, *, switch: bool, check: bool) -> State:
     """Take in what changed. switch: tell readers after every commit, not only at the end."""
     words = Words(folder() / now.generation / "words")
     total = ahead(now.words) if progress else 0
@@ -153,7 +156,7 @@ def _write_words(now: State, progress: Progress | None, *, switch: bool) -> Stat
             commit()
     if pending:
         commit()
-    if len(words) != Paper.objects.filter(withdrawn=False).count():
+    if check and len(words) != Paper.objects.filter(withdrawn=False).count():
         gone, lost = amiss(words.keys(everything(), max(1, len(words))), now.words)
         for start in range(0, len(lost), BATCH):
             words.write(documents(Paper.objects.filter(pk__in=lost[start : start + BATCH]).values_list(*COLUMNS)))

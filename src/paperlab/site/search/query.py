@@ -114,7 +114,7 @@ class Hit:
 @dataclass(frozen=True)
 class Results:
     """An answer. total: papers that hold the filters and at least one word of the text; sorted by date or trending, all
-    of its words.
+    of its words. Where the words are common it is an estimate.
 
     facets: {name: {value: papers}} over those. suggestion: the text with misspelt words mended, which was
     looked for in its place, or "".

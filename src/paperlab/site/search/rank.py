@@ -107,7 +107,7 @@ def _follow(notes: list[str]) -> None:
         notes.append("the search index is behind the store; `paperlab index` brings it up to date")
         return
     with contextlib.suppress(index.Busy):
-        index.refresh(meaning=False, wait=0)
+        index.refresh(meaning=False, check=False, wait=0)
 
 
 def _keys(query: Query) -> frozenset[int] | None:

@@ -21,7 +21,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-CANDIDATES = 1_500  # rows whose full vectors are looked at
+CANDIDATES = 2_000  # rows whose full vectors are looked at
 FROM = 20_000  # vectors from which on codes pay; also how many rows may be without
 GROWTH = 8
 SAMPLE = 20_000  # vectors that the codes are trained on

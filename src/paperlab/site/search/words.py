@@ -1,5 +1,6 @@
 """The word index: BM25 over title and text, filters, orders, counts. tantivy, in a folder; the store can rebuild it."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from paperlab.site.search.query import Within
 
 TERMS = 48  # different words of a query that are looked for, the rarest first
 PROSE = 12  # different words, without stop words; who asks with more writes prose
+COUNTED = 50_000  # postings that are gone through to count papers
 LONG = 60  # letters; what is longer is no word
 SMALL, LARGE = 15_000_000, 400_000_000  # bytes that a writer may hold: a few papers, or all of them
 
@@ -171,11 +173,20 @@ class Words:
         return self._keys_at([address for _, address in found.hits])
 
     def count(self, words: Asked, where: Where | None, *, strict: bool) -> int:
-        """How many papers hold the condition and every word (strict), or at least one."""
+        """How many papers hold the condition and every word (strict), or at least one; an estimate if many do."""
+        if words and not strict and not words.phrases and (many := self._estimate(words)):
+            return many if where is None else round(many / len(self) * self.count(Asked(), where, strict=False))
         query = self._query(words, where, strict=strict) if words else where
         if query is None:
             return len(self)
         return int(self.searcher.search(query, 1, True).count or 0)  # type: ignore[attr-defined]
+
+    def _estimate(self, words: Asked) -> int:
+        """Papers with at least one of the words, taking words as independent; 0 where there are few enough to count."""
+        held = [self.searcher.doc_freq("text", term) for term in words.terms]
+        if sum(held) <= COUNTED:
+            return 0
+        return round(len(self) * (1 - math.prod(max(0.0, 1 - n / len(self)) for n in held)))
 
     def keys(self, where: Where, limit: int) -> list[int]:
         """Keys of papers that hold a condition, up to a limit."""
@@ -215,11 +226,14 @@ class Words:
         parts = []
         for term in terms:
             part = tantivy.Query.term_query(SCHEMA, "text", term)
-            if self.searcher.doc_freq("names", term):  # "qbert" for Q-BERT; a stem is good enough for a name
-                part = tantivy.Query.disjunction_max_query([part, tantivy.Query.term_query(SCHEMA, "names", term)])
-            parts.append((kind, part))
-        for name in words.names:
-            parts.append((Occur.Should, tantivy.Query.term_query(SCHEMA, "names", name)))
+            name = tantivy.Query.term_query(SCHEMA, "names", term)
+            if not self.searcher.doc_freq("names", term):
+                parts.append((kind, part))
+            elif strict:  # "qbert" for Q-BERT; a stem is good enough for a name
+                parts.append((kind, _any([part, name])))
+            else:  # plain terms side by side: tantivy skips what cannot be among the best only for those
+                parts += [(kind, part), (kind, name)]
+        parts += [(Occur.Should, tantivy.Query.term_query(SCHEMA, "names", name)) for name in words.names]
         every = [tantivy.Query.phrase_query(SCHEMA, "text", list(phrase)) for phrase in words.phrases]
         every += [tantivy.Query.boolean_query(parts)] if parts else []
         if where is not None:
