@@ -568,9 +568,27 @@ def up(
         str, typer.Option(metavar="ADDRESS", help="Whom to listen to: 0.0.0.0 is everybody.")
     ] = "127.0.0.1",
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="How many processes serve the site.")] = 1,
+    public: Annotated[
+        bool, typer.Option("--public", help="For others: first check what that needs, and say what is missing.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="With --public: only check.")] = False,
 ) -> None:
     """Start the site, its API and the worker; ctrl-C stops them."""
     from paperlab.site.up import up as start
+
+    if check and not public:
+        raise Misuse("--check looks at what a public site needs: give --public too")
+    if public:
+        from paperlab.site import public as fitness
+
+        found = fitness.findings(host)
+        for one in found:
+            mark = "ok" if one.ok else "--" if one.needed else "? "
+            typer.echo(f"{mark}  {one.name}: {one.said}{'; ' + one.advice if one.advice else ''}", err=not check)
+        if any(one.needed and not one.ok for one in found):
+            raise _fail("not fit for others yet; docs/howto/run_the_site.md says how", 2)
+        if check:
+            return
 
     start(host, port, workers, lambda said: typer.echo(said, err=True))
 

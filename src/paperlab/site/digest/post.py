@@ -105,6 +105,11 @@ class Smtp:
         self._held = made
         return made
 
+    def try_(self) -> None:
+        """Connect, sign in and leave. Raises Away."""
+        self._open()
+        self.close()
+
     def hand_over(self, letter: EmailMessage) -> None:
         """One transaction. Until the text has begun to flow, nothing can have been sent."""
         relay = self._open()
