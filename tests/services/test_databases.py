@@ -16,7 +16,9 @@ def environment(database: str, home: Path) -> dict[str, str]:
     return {**os.environ, "PAPERLAB_DATABASE": database, "PAPERLAB_HOME": str(home), "PAPERLAB_TEST_HOME": str(home)}
 
 
-@pytest.mark.parametrize("module", ["test_store.py", "test_sources.py"])
+@pytest.mark.parametrize(
+    "module", ["test_store.py", "test_sources.py", "test_runs.py", "test_people.py", "test_digest.py"]
+)
 def test_the_tests_of_sqlite_pass(module, database, tmp_path):
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/site/{module}"]
     done = subprocess.run(

@@ -1,5 +1,7 @@
 """A site for others as it would be deployed: PostgreSQL, a relay, names; what is missing is said before it starts."""
 
+# ruff: noqa: F401, F811 (fixtures of another file)
+
 import asyncio
 import email
 import email.policy
@@ -21,7 +23,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from tests.services.test_up import Up, start, wait  # noqa: F401
+from tests.services.test_up import Up, start, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,7 +93,7 @@ def test_people_sign_in_by_mail_and_strangers_run_nothing(
     start: Callable[..., Up],
     database: str,
     relay: tuple[Relay, str],
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     box, smtp = relay
     environment = settings(database, smtp)
@@ -103,14 +105,14 @@ def test_people_sign_in_by_mail_and_strangers_run_nothing(
     with httpx.Client(base_url=up.address, headers=proxied, timeout=30) as one:
         jar: dict[str, str] = {}
 
-        def ask(method: str, path: str, **sent: str) -> httpx.Response:
+        def ask(verb: str, path: str, **sent: str) -> httpx.Response:
             headers = {
                 "Cookie": "; ".join(f"{k}={v}" for k, v in jar.items()),
                 "Referer": "https://papers.example.org/",
             }
-            if method == "POST":
+            if verb == "POST":
                 sent["csrfmiddlewaretoken"] = jar.get("csrftoken", "")
-            answer = one.request(method, path, data=sent or None, headers=headers)
+            answer = one.request(verb, path, data=sent or None, headers=headers)
             for cookie in answer.headers.get_list("set-cookie"):
                 name, _, value = cookie.partition(";")[0].partition("=")
                 jar[name] = value
@@ -135,7 +137,7 @@ def test_people_sign_in_by_mail_and_strangers_run_nothing(
     assert "Traceback" not in up.text()
 
 
-def test_killed_under_load_nothing_is_lost_or_doubled(start: Callable[..., Up], tmp_path: Path) -> None:  # noqa: F811
+def test_killed_under_load_nothing_is_lost_or_doubled(start: Callable[..., Up], tmp_path: Path) -> None:
     """kill -9 of servers and worker while people vote, comment and subscribe: what was answered is there, once."""
     up = start("--workers", "2")
     answered: dict[str, list[str]] = {"comment": [], "subscribe": []}
