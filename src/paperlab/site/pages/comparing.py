@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlencode
 
 from django.http import Http404, HttpRequest, HttpResponse
@@ -12,6 +13,7 @@ from django.utils.safestring import SafeString
 
 from paperlab.core.panels import Panel, Point, labels, to_csv
 from paperlab.core.paper import FAMILIES
+from paperlab.site.evidence import evidence
 from paperlab.site.pages import figures, plots
 
 AT = {"bytes": "equal bytes", "time": "equal time", "quality": "equal quality"}
@@ -62,7 +64,7 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     down = sort.startswith("-")
     column = sort.lstrip("-") if sort.lstrip("-") in SORTS else ""
     found = figures.compared(family)
-    sections = [section(panel, i, at, column, down, found) for i, panel in enumerate(found.panels, 1)]
+    sections = _sections(family, evidence().mark, at, column, down)
     heads = [
         (name, said, f"?{urlencode({'at': at, 'sort': f'-{name}' if column == name and not down else name})}",
          ("descending" if down else "ascending") if column == name else "")
@@ -72,6 +74,12 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     told = {"family": family, "at": at, "kinds": AT, "column": column, "heads": heads, "sections": sections,
             "found": found}  # fmt: skip
     return render(request, "pages/compare.html", told)
+
+
+@lru_cache(maxsize=128)
+def _sections(family: str, mark: str, at: str, column: str, down: bool) -> list[Section]:
+    found = figures.compared(family)
+    return [section(panel, i, at, column, down, found) for i, panel in enumerate(found.panels, 1)]
 
 
 def section(panel: Panel, i: int, at: str, column: str, down: bool, found: figures.Compared) -> Section:

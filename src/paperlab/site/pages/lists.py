@@ -1,11 +1,13 @@
 """Pages that list papers: the feed by day, week and month, trending, the newest, a family."""
 
 from collections import Counter
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
 
 from paperlab.core.paper import FAMILIES
 from paperlab.core.paper import papers as catalogue
@@ -148,17 +150,21 @@ def recently_checked(limit: int = CHECKED) -> list[dict[str, Any]]:
 
 
 @cache
-def _family_counts() -> dict[str, int]:
-    return dict(Counter(paper.family for paper in catalogue().values()))
+def _families() -> list[tuple[str, int]]:
+    """The families with how many bundled papers each has."""
+    counted = Counter(paper.family for paper in catalogue().values())
+    return [(name, counted[name]) for name in FAMILIES if counted[name]]
 
 
 def aside() -> dict[str, Any]:
     """What stands beside every list."""
-    counted = _family_counts()
-    return {
-        "checked": recently_checked(),
-        "families": [(family, counted[family]) for family in FAMILIES if counted.get(family)],
-    }
+    return {"beside": _beside(evidence().mark), "families": _families()}
+
+
+@lru_cache(maxsize=4)
+def _beside(mark: str) -> SafeString:
+    """The lists beside, which change only with the records."""
+    return render_to_string("pages/parts/beside.html", {"checked": recently_checked(), "families": _families()})
 
 
 def families(request: HttpRequest) -> HttpResponse:

@@ -75,7 +75,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "row": row,
         "name": addresses.name(row),
         "url": addresses.paper(row),
-        "title": text.rich(row.title),
+        "title": text.rich(row.title, lines=False),
         "bare": text.plain(row.title),
         "authors": row.authors[:AUTHORS],
         "others": row.authors[AUTHORS:500],

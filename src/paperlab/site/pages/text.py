@@ -63,15 +63,15 @@ def _safe(element: Element, source: str = "") -> str:
 
 
 @lru_cache(maxsize=4096)
-def rich(value: str) -> SafeString:
-    """One line or paragraph as HTML."""
+def rich(value: str, lines: bool = True) -> SafeString:
+    """One line or paragraph as HTML. lines: formulas may stand on lines of their own."""
     if "$" not in value and "\\" not in value and "~" not in value:
         return mark_safe(escape(value))
     parts, at = [], 0
     for match in _MATHS.finditer(value):
         parts.append(_words(value[at : match.start()]))
         display = match["display"] or match["bracket"]
-        parts.append(formula((display or match["round"] or match["inline"]).strip(), bool(display)))
+        parts.append(formula((display or match["round"] or match["inline"]).strip(), lines and bool(display)))
         at = match.end()
     parts.append(_words(value[at:]))
     return mark_safe("".join(parts))
