@@ -356,18 +356,31 @@ def pack(
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="JSON: a layout per name pattern.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="SLUG", help="A paper's quantizer; what it leaves alone stays as it is.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of --method.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A text file or name, for a --method that looks at data.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Pack a model in few bits or sparse, for the CPU engine."""
     from paperlab import cli_engine
     from paperlab.engine import Layout
 
-    layouts = (
-        cli_engine.read_recipe(recipe)
-        if recipe
-        else [("*", Layout(bits, group or "row", not asymmetric, keep, pattern))]
-    )
-    report = cli_engine.pack(model, out, layouts)
+    if method:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as between:
+            layouts = cli_engine.read_recipe(recipe) if recipe else [("*", Layout(16))]
+            given = cli_engine.by_method(model, method, settings or [], data, Path(between))
+            report = cli_engine.pack(between, out, layouts, given)
+    else:
+        plain = [("*", Layout(bits, group or "row", not asymmetric, keep, pattern))]
+        report = cli_engine.pack(model, out, cli_engine.read_recipe(recipe) if recipe else plain)
     if as_json:
         from paperlab.cli_text import write_json
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paperlab.engine.language import LanguageModel
-    from paperlab.engine.pack import Recipe
+    from paperlab.engine.pack import Codes, Recipe
+    from paperlab.kit.quantized import Quantized
+
+CALIBRATION = 32  # texts that a method which looks at data is shown
 
 
 def place(name: str) -> Path:
@@ -34,7 +37,60 @@ def read_recipe(file: Path) -> "Recipe":
         ) from None
 
 
-def pack(model: str, out: Path, recipe: "Recipe") -> dict[str, Any]:
+def by_method(model: str, slug: str, settings: list[str], data: str | None, into: Path) -> "dict[str, Codes]":
+    """Apply a method to a model; its folder goes to `into`, what it quantized is returned."""
+    import shutil
+
+    import paperlab
+    from paperlab.assets.models import load_causal_lm, load_encoder
+    from paperlab.assets.texts import load_text
+    from paperlab.core.card import find_method
+    from paperlab.core.signature import parse
+    from paperlab.engine.pack import BESIDE
+
+    method = find_method(slug)
+    apply = paperlab.load(method.slug, **dict(parse(method, setting) for setting in settings))
+    source = place(model)
+    kind = json.loads((source / "config.json").read_text(encoding="utf-8")).get("model_type")
+    loaded, tokenizer, _ = (load_encoder if kind == "bert" else load_causal_lm)(str(source))
+    texts = load_text(data).documents[:CALIBRATION] if data else None
+    small = apply(loaded, calibration=texts, tokenizer=tokenizer)
+    small.save_pretrained(into)
+    for file in BESIDE:
+        if (source / file).is_file() and not (into / file).exists():
+            (into / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / file, into / file)
+    return {name: codes_of(name, layer) for name, layer in small.compressed.layers.items()}
+
+
+def codes_of(name: str, layer: "Quantized") -> "Codes":
+    """A method's matrix as the engine stores it. Raises EngineError for what the engine has no kernel for."""
+    import numpy as np
+
+    from paperlab.engine import Codes, EngineError
+
+    held = [
+        what
+        for what, has in (
+            ("a codebook", layer.codebook is not None),
+            ("exact outliers", layer.outliers is not None),
+            ("a low-rank part", layer.low_rank is not None),
+            (f"{layer.bits} bits", layer.bits not in (2, 3, 4, 8) if isinstance(layer.bits, int | float) else True),
+        )
+        if has
+    ]
+    if held:
+        raise EngineError(f"{name} has {', '.join(held)}: the engine packs plain codes of 8, 4, 3 and 2 bits so far")
+    bits, rows = int(layer.bits), layer.shape[0]
+    spread = lambda part: np.repeat(part.numpy().astype(np.float32), rows // part.shape[0], axis=0)  # noqa: E731
+    scales, codes = spread(layer.scale), layer.codes.numpy().astype(np.int32)
+    if layer.zero is None:
+        return Codes(bits, (codes + (1 << (bits - 1))).astype(np.uint8), scales.astype(np.float16))
+    mins = -spread(layer.zero) * scales
+    return Codes(bits, codes.astype(np.uint8), scales.astype(np.float16), mins.astype(np.float16))
+
+
+def pack(model: str | Path, out: Path, recipe: "Recipe", given: "dict[str, Codes] | None" = None) -> dict[str, Any]:
     """Pack and report; progress on standard error where a terminal watches."""
     from paperlab.engine import pack as work
 
@@ -42,7 +98,7 @@ def pack(model: str, out: Path, recipe: "Recipe") -> dict[str, Any]:
         if sys.stderr.isatty():
             print(f"\r\x1b[K{name}", end="", file=sys.stderr, flush=True)
 
-    report = work(place(model), out, recipe, tell)
+    report = work(place(str(model)), out, recipe, given, tell)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     return report

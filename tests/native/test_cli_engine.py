@@ -56,3 +56,48 @@ def test_unknown_models_are_refused_in_one_line(words, tmp_path):
     assert done.exit_code == 2
     assert "nowhere" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A small model with a tokenizer, and its folder."""
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from test_models import SMALL, make
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(SMALL["vocab_size"])}, "w0"))
+    folder = tmp_path / "trained"
+    model = make(folder, "llama-wide-heads", intermediate_size=192)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(folder)
+    return model, folder
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"bits": 4, "group": 32}, {"bits": 8, "symmetric": True}, {"bits": 3, "group": 16}, {"bits": 2, "group": 96}],
+    ids=str,
+)
+def test_pack_by_a_method_computes_what_the_method_made(params, trained, tmp_path):
+    from test_models import IDS, logits_of, relative
+
+    import paperlab
+
+    model, folder = trained
+    settings = [word for name, value in params.items() for word in ("--set", f"{name}={value}")]
+    command = ["pack", str(folder), "-o", str(tmp_path / "b"), "--method", "round-to-nearest", *settings, "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    small = paperlab.load("round-to-nearest", **params)(model)
+    mine = load(tmp_path / "b")
+    logits = mine.forward([(mine.session(cache_bits=32), IDS)], every=True)
+    assert relative(logits, logits_of(small, IDS)) < (1e-3 if params.get("symmetric") else 1e-2)  # float16 minima
+
+
+def test_a_method_whose_codes_have_no_kernel_is_refused(trained, tmp_path):
+    _, folder = trained
+    done = CliRunner().invoke(app, ["pack", str(folder), "-o", str(tmp_path / "b"), "--method", "easyquant"])
+    assert done.exit_code == 2
+    assert "exact outliers" in done.stderr
+    assert not (tmp_path / "b").exists()

@@ -46,11 +46,11 @@ KINDS = {
 }
 
 
-def make(folder, kind="llama", dtype=torch.float32, seed=0):
+def make(folder, kind="llama", dtype=torch.float32, seed=0, **sizes):
     """A small model with random weights, saved as a folder; the same in float32."""
     name, more = KINDS[kind]
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{name}Config")(**{**SMALL, **more})
+    config = getattr(transformers, f"{name}Config")(**{**SMALL, **more, **sizes})
     model = getattr(transformers, f"{name}ForCausalLM")(config)
     for key, parameter in model.named_parameters():
         if key.endswith(("norm.weight", "layernorm.weight", "bias")):

@@ -12,6 +12,6 @@ Needs the distribution `paperlab-engine` (the compiled part), numpy and tokenize
 
 from paperlab.engine.load import load
 from paperlab.engine.native import EngineError, available, instruction_sets
-from paperlab.engine.pack import Layout, pack
+from paperlab.engine.pack import Codes, Layout, pack
 
-__all__ = ["EngineError", "Layout", "available", "instruction_sets", "load", "pack"]
+__all__ = ["Codes", "EngineError", "Layout", "available", "instruction_sets", "load", "pack"]

@@ -3,7 +3,7 @@
 import fnmatch
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from paperlab.engine.native import EngineError, round_to_nearest, tiles
 
 _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head")
 _BERT = ("query", "key", "value", "dense")
-_BESIDE = (
+BESIDE = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -79,6 +79,28 @@ class Layout:
         return out
 
 
+@dataclass(frozen=True)
+class Codes:
+    """A matrix that was quantized elsewhere.
+
+    codes: (rows, columns) uint8; scales, mins: (rows, groups) float16, groups of a multiple of 16 columns or one.
+    W = scales * (codes - 2^(bits - 1)) where mins is None, else scales * codes + mins.
+    """
+
+    bits: int
+    codes: np.ndarray
+    scales: np.ndarray
+    mins: np.ndarray | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """What `pack` writes for it. Raises EngineError where its groups are no whole number of columns."""
+        columns, groups = self.codes.shape[1], self.scales.shape[1]
+        if columns % groups:
+            raise EngineError(f"{groups} groups do not divide {columns} columns")
+        return Layout(self.bits, "row" if groups == 1 else columns // groups, self.mins is None)
+
+
 Recipe = Sequence[tuple[str, Layout]]
 
 
@@ -91,12 +113,14 @@ def pack(
     source: str | Path,
     out: str | Path,
     recipe: Layout | Recipe,
+    given: Mapping[str, Codes] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, float]:
     """Pack the model folder `source` into the folder `out`, which must not hold a model yet.
 
     recipe: one layout for all matrices, or (pattern, layout) pairs over their names, the last match counting:
-    [("*", Layout(4)), ("lm_head", Layout(8))]. Codes are the nearest ones.
+    [("*", Layout(4)), ("lm_head", Layout(8))]. Codes are the nearest ones, except for the
+    matrices in `given`, by name, whose codes are another's work and whose weights in `source` are not looked at.
     Gives bytes, weights, and bits per weight over the packed matrices. Raises EngineError.
     """
     source, out = Path(source), Path(out)
@@ -118,7 +142,14 @@ def pack(
         stem = name.removesuffix(".weight")
         matrix = stem != name and len(weights.shape(name)) == 2
         inside = not bert or ".layer." in stem
-        layout = layout_of(stem, recipe) if matrix and inside and stem.endswith(_BERT if bert else _LLAMA) else None
+        ready = (given or {}).get(stem)
+        layout = (
+            ready.layout
+            if ready
+            else layout_of(stem, recipe)
+            if matrix and inside and stem.endswith(_BERT if bert else _LLAMA)
+            else None
+        )
         if stem == "lm_head" and config.get("tie_word_embeddings"):
             continue
         if layout is None or layout.bits == 16:
@@ -126,7 +157,10 @@ def pack(
             continue
         progress(stem)
         try:
-            arrays = packed(weights.floats(name), layout)
+            if ready:
+                arrays = tiles(ready.codes, ready.scales, ready.mins, None, ready.bits, layout.columns)
+            else:
+                arrays = packed(weights.floats(name), layout)
         except EngineError as error:
             raise EngineError(f"{name}: {error}") from None
         rows, columns = weights.shape(name)
@@ -144,7 +178,7 @@ def pack(
     if not count:
         raise EngineError(f"no matrix of {source} matches the recipe")
     out.mkdir(parents=True, exist_ok=True)
-    for file in _BESIDE:
+    for file in BESIDE:
         if (source / file).is_file():
             (out / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / file, out / file)
