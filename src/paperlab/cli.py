@@ -613,12 +613,24 @@ def digest(
         Path | None, typer.Option("--to-file", metavar="DIR", help="Write the letters there; nothing is sent or noted.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count whom it would go to.")] = False,
+    bounce: Annotated[
+        bool, typer.Option("--bounce", help="Read a delivery report on standard input: write there no more.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Send the digests of a day that were not sent yet."""
     from paperlab.cli_text import write_json
     from paperlab.site.digest import command
 
+    if bounce:
+        import sys
+
+        rows = command.bounced(sys.stdin.buffer.read(1_000_000))
+        if as_json:
+            return write_json(rows)
+        for one in rows:
+            typer.echo(f"{one['address']}: {'written to no more' if one['subscribed'] else 'was not subscribed'}")
+        return
     row = command.run(date, to_file, dry_run)
     if as_json:
         return write_json([row])

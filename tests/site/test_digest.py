@@ -367,3 +367,43 @@ def test_killed_at_random_moments_nobody_gets_two(relay: Relay, tmp_path: Path, 
     assert len(got) == len(set(got))  # nobody twice
     assert people - kills <= len(got) <= people  # and of each kill, one letter at most may be lost
     assert threading.active_count() < 50
+
+
+REPORT = """\
+From: MAILER-DAEMON@mail.example.org
+Content-Type: multipart/report; report-type=delivery-status; boundary="b"
+MIME-Version: 1.0
+
+--b
+Content-Type: text/plain
+
+It did not work.
+--b
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mail.example.org
+
+Final-Recipient: rfc822; P1@example.org
+Action: {action}
+Status: {status}
+
+--b--
+"""
+
+
+def test_a_report_of_a_bounce_is_read(store: None) -> None:
+    from paperlab.site.digest import bounces, send
+    from paperlab.site.digest.models import Subscription
+
+    person(1)
+    assert bounces.failed(REPORT.format(action="delayed", status="4.4.1").encode()) == []
+    assert bounces.failed(REPORT.format(action="failed", status="4.2.2").encode()) == []
+    (gone,) = bounces.failed(REPORT.format(action="failed", status="5.1.1").encode())
+    assert send.suppress(gone, "bounced")
+    assert Subscription.objects.get().state == "suppressed"
+    draw, whole = random.Random(1), REPORT.format(action="failed", status="5.1.1").encode()
+    for _ in range(300):  # whatever comes in, it is read or left
+        broken = bytearray(whole)
+        for _ in range(draw.randrange(1, 20)):
+            broken[draw.randrange(len(broken))] = draw.randrange(256)
+        bounces.failed(bytes(broken[: draw.randrange(len(broken))]))

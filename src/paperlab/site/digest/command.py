@@ -21,6 +21,14 @@ def run(on: str | None, to: Path | None, dry: bool) -> dict[str, Any]:
     return {"date": str(when), **asdict(counts)}
 
 
+def bounced(report: bytes) -> list[dict[str, Any]]:
+    """Read one delivery report; the addresses that it names as gone, and whether they were subscribed."""
+    start()
+    from paperlab.site.digest import bounces, send
+
+    return [{"address": one, "subscribed": send.suppress(one, "bounced")} for one in bounces.failed(report)]
+
+
 def sentence(row: dict[str, Any], *, dry: bool) -> str:
     """The counts, for people."""
     said = f"{row['date']}: {row['people']:,} subscribed, {row['sent']:,} {'would be sent' if dry else 'sent'}"

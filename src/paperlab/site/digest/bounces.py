@@ -1,0 +1,30 @@
+"""Bounces: reports of mail that could not be delivered (RFC 3464), read to write to such addresses no more."""
+
+import email
+import email.policy
+import re
+from email.message import EmailMessage
+
+LIMIT = 1_000_000  # bytes of one report
+
+
+def failed(report: bytes) -> list[str]:
+    """The addresses that a delivery report says are unreachable for good; none for anything else."""
+    try:
+        letter = email.message_from_bytes(report[:LIMIT], policy=email.policy.default)
+        parts = [part for part in letter.walk() if part.get_content_type() == "message/delivery-status"]
+        found = []
+        for part in parts:
+            for block in part.get_payload() or ():
+                if isinstance(block, EmailMessage) and (address := _gone(block)):
+                    found.append(address)
+        return found
+    except (ValueError, LookupError, TypeError, AttributeError):  # what the parser does not expect of hostile mail
+        return []
+
+
+def _gone(block: EmailMessage) -> str:
+    action, status = str(block.get("Action", "")).strip().lower(), str(block.get("Status", "")).strip()
+    kind, _, address = str(block.get("Original-Recipient") or block.get("Final-Recipient") or "").partition(";")
+    for_good = action == "failed" and re.match(r"5\.", status) and kind.strip().lower() == "rfc822"
+    return address.strip().strip("<>").lower() if for_good else ""
