@@ -1,6 +1,7 @@
 """The word index: BM25 over title and text, filters, orders, counts. tantivy, in a folder; the store can rebuild it."""
 
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ TERMS = 48  # different words of a query that are looked for, the rarest first
 PROSE = 12  # different words, without stop words; who asks with more writes prose
 COUNTED = 50_000  # postings that are gone through to count papers
 LONG = 60  # letters; what is longer is no word
+THREADS = min(4, os.cpu_count() or 1)  # that write many papers
 SMALL, LARGE = 15_000_000, 400_000_000  # bytes that a writer may hold: a few papers, or all of them
 
 Where = tantivy.Query  # a condition that papers must hold
@@ -123,7 +125,7 @@ class Words:
 
         A process killed within this leaves the index as it was before.
         """
-        writer = self.index.writer(LARGE if large else SMALL, 1)
+        writer = self.index.writer(LARGE, THREADS) if large else self.index.writer(SMALL, 1)
         count = 0
         for key in gone:
             writer.delete_documents_by_term("key", key)
