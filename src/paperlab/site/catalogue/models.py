@@ -51,6 +51,7 @@ class Paper(models.Model):
         """Newest first where nothing else is asked."""
 
         ordering = ("-published", "-id")
+        indexes = (models.Index(fields=("year", "published"), name="paper_by_year"),)
 
     def __str__(self) -> str:
         return f"{self.slug or self.arxiv or self.pk}: {self.title[:80]}"
