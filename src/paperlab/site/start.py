@@ -34,13 +34,14 @@ def start() -> None:
 
     home().mkdir(parents=True, exist_ok=True)
     try:
-        executor = MigrationExecutor(connection)
-        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-            with filelock.FileLock(home() / "migrate.lock", timeout=300):
+        # One process at a time: a second one that connects while the first makes the file finds it locked at once.
+        with filelock.FileLock(home() / "migrate.lock", timeout=300):
+            executor = MigrationExecutor(connection)
+            if executor.migration_plan(executor.loader.graph.leaf_nodes()):
                 call_command("migrate", interactive=False, verbosity=0)
-        bundled.load()
+            bundled.load()
     except filelock.Timeout as error:
-        raise StoreError(f"{error.lock_file}: another paperlab has been migrating for 5 minutes; stop it") from error
+        raise StoreError(f"{error.lock_file}: another paperlab has been starting for 5 minutes; stop it") from error
     except DatabaseError as error:
         said = " ".join(str(error).split())
         raise StoreError(
