@@ -23,7 +23,6 @@ SITE = (
     "psycopg",
     "uvicorn",
 )  # what only the extra `site` brings
-NOT_RUN = "not run"  # beside the verdicts: there is a check, and no record of it
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer carries its own click, which is private
 
 
@@ -189,7 +188,7 @@ def papers(
     """List the catalogue: papers, and what their checks said here."""
     from paperlab.core.paper import FAMILIES, KINDS
     from paperlab.core.paper import papers as catalogue
-    from paperlab.core.standing import MIXED
+    from paperlab.core.standing import MIXED, NOT_RUN
     from paperlab.core.verdict import WORDS
 
     family, kind = _one_of(family, "family", FAMILIES), _one_of(kind, "kind", KINDS)

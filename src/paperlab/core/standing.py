@@ -10,6 +10,7 @@ from paperlab.core.record import records_folder
 from paperlab.core.verdict import FILE, Row, Standings, counts, current, publish, published
 
 MIXED = "mixed"  # the word over claims whose verdicts differ
+NOT_RUN = "not run"  # there is a check, and no record of it
 
 
 def refresh(folder: Path) -> None:

@@ -5,6 +5,16 @@ from typing import Any
 
 from paperlab.core.card import Check
 
+# Every verdict of the closed list: short word for CSS, a sign that repeats the colour, what it means.
+SIGNS = {
+    "holds": ("holds", "✓", "the interval lies beyond the margin"),
+    "holds in direction": ("direction", "↗", "beyond zero, but not beyond the margin"),
+    "fails": ("fails", "✗", "beyond zero the other way, or equivalence rejected"),
+    "undecided": ("undecided", "?", "the interval includes both"),
+    "not comparable": ("apart", "≠", "something that should be equal is not"),
+    "error": ("error", "!", "the run broke off"),
+}
+
 
 def clean(text: object) -> str:
     """Text from a record without control characters: XML forbids them, and a terminal would obey them."""

@@ -8,18 +8,10 @@ import jinja2
 from markupsafe import Markup
 
 from paperlab.core.record import write_atomically
-from paperlab.core.words import clean, megabytes, number, percent, seconds, span
+from paperlab.core.words import SIGNS, clean, megabytes, number, percent, seconds, span
 from paperlab.lab.plots import COLOURS, Plot
 
-WORDS = {  # every verdict of the closed list: short word for CSS, a sign that repeats the colour, what it means
-    "holds": ("holds", "✓", "the interval lies beyond the margin"),
-    "holds in direction": ("direction", "↗", "beyond zero, but not beyond the margin"),
-    "fails": ("fails", "✗", "beyond zero the other way, or equivalence rejected"),
-    "undecided": ("undecided", "?", "the interval includes both"),
-    "not comparable": ("apart", "≠", "something that should be equal is not"),
-    "error": ("error", "!", "the run broke off"),
-    "interrupted": ("error", "…", "the run was stopped before its end"),
-}
+WORDS = SIGNS | {"interrupted": ("error", "…", "the run was stopped before its end")}
 
 # The plot's colours and the page's own. Text on its ground reaches a contrast of 4.5 in both (tested).
 LIGHT = {

@@ -9,11 +9,11 @@ from ninja import Schema
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from paperlab.core.paper import FAMILIES, KINDS
-from paperlab.core.standing import MIXED
+from paperlab.core.standing import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.api.problems import bad
 from paperlab.site.catalogue.clean import FIRST_YEAR
-from paperlab.site.search.query import DEPTH, LIMIT, NOT_RUN, SORTS
+from paperlab.site.search.query import DEPTH, LIMIT, SORTS
 
 
 def _day(value: Any) -> Any:

@@ -4,10 +4,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from paperlab.core.paper import FAMILIES
+from paperlab.core.standing import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.pages import cards
 from paperlab.site.search import trending
-from paperlab.site.search.query import NOT_RUN
 
 
 def about(request: HttpRequest) -> HttpResponse:
@@ -26,4 +26,4 @@ def about(request: HttpRequest) -> HttpResponse:
 
 def feeds(request: HttpRequest) -> HttpResponse:
     """Every feed there is."""
-    return render(request, "pages/feeds.html", {"families": FAMILIES, "words": (*WORDS, "mixed", NOT_RUN)})
+    return render(request, "pages/feeds.html", {"families": FAMILIES, "words": (*WORDS, MIXED, NOT_RUN)})

@@ -6,20 +6,15 @@ from datetime import date
 
 from django.utils.safestring import SafeString
 
+from paperlab.core import words
 from paperlab.core.verdict import WORDS
 from paperlab.site.api import shapes
 from paperlab.site.catalogue.models import Paper
 from paperlab.site.evidence import Evidence, evidence, runnable
 from paperlab.site.pages import addresses, text
 
-# Every word of a verdict: its class in the style sheet, a sign that repeats the colour, what it means.
-SIGNS = {
-    "holds": ("holds", "✓", "the interval lies beyond the margin"),
-    "holds in direction": ("direction", "↗", "beyond zero, but not beyond the margin"),
-    "fails": ("fails", "✗", "beyond zero the other way, or equivalence rejected"),
-    "undecided": ("undecided", "?", "the interval includes both"),
-    "not comparable": ("apart", "≠", "something that should be equal is not"),
-    "error": ("error", "!", "the run broke off"),
+# Every word that a badge may show; the site's own beside those of verdicts.
+SIGNS = words.SIGNS | {
     "not yet run": ("unrun", "○", "a check is written, and nobody has run it here"),
     "mixed": ("mixed", "±", "its claims came out differently"),
 }

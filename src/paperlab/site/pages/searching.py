@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from paperlab.core.paper import FAMILIES
-from paperlab.core.standing import MIXED
+from paperlab.core.standing import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.pages import cards
 from paperlab.site.pages.lists import aside
@@ -41,7 +41,7 @@ def search(request: HttpRequest) -> HttpResponse:
         "results": results,
         "cards": cards.with_hits(found, results.hits),
         "facets": _facets(results.facets, asked),
-        "words": [(word, word in asked.verdict) for word in (*WORDS, MIXED, query.NOT_RUN)],
+        "words": [(word, word in asked.verdict) for word in (*WORDS, MIXED, NOT_RUN)],
         "sorts": query.SORTS,
         "active": _active(asked),
         "next": _address(replace(asked, offset=asked.offset + asked.limit)) if _more(asked, results) else "",

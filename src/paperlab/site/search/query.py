@@ -7,7 +7,7 @@ from html import escape
 from typing import Literal, get_args
 
 from paperlab.core.paper import FAMILIES
-from paperlab.core.standing import MIXED
+from paperlab.core.standing import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.catalogue import clean
 
@@ -15,7 +15,6 @@ Sort = Literal["relevance", "date", "trending"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 TEXT_LIMIT = 2_000  # characters that are looked at; an abstract pasted whole fits
 DEPTH = 1_000  # places that are ranked; a reader who goes deeper should filter
-NOT_RUN = "not run"  # there is a check, and no record of it
 LIMIT = 100  # hits in one answer
 
 Snippet = tuple[tuple[str, bool], ...]  # pieces of plain text, and whether each matched

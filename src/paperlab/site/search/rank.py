@@ -5,8 +5,8 @@ are put on a scale from 0 (what an unrelated paper has) to 1 (its best hit for t
 
     score = (1 - w) * BM25 / BM25 of the best  +  w * (cosine - background) / (cosine of the best - background)
 
-with w = trust / 2, where trust is measured on the stored papers themselves (`index.judge`): an encoder that is bad here
-takes no part, instead of pulling the words down as it does in rank fusion. Figures: benchmarks/search_quality.md.
+with w = trust / 2, where trust is measured on the stored papers themselves (`engine.judge`): an encoder that is bad
+here takes no part, instead of pulling the words down as it does in rank fusion. Figures: benchmarks/search/quality.md.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from typing import Any
 
 from paperlab.core.card import methods
 from paperlab.core.paper import papers
-from paperlab.core.standing import MIXED, count, one_word
+from paperlab.core.standing import MIXED, NOT_RUN, count, one_word
 from paperlab.site.catalogue import clean
 from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import index
 from paperlab.site.search.engine import Engine
-from paperlab.site.search.query import DEPTH, EVERYTHING, NOT_RUN, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
+from paperlab.site.search.query import DEPTH, EVERYTHING, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
 from paperlab.site.search.words import STEMS, Asked, asked
 
 POOL = 100  # papers that each side puts forward
@@ -237,8 +237,8 @@ def _suggestion(engine: Engine, text: str) -> str:
     if not unknown or len(unknown) < MENDED * len(written):
         return ""
     near = {word: engine.near(word) or word for word in unknown}
-    new = re.sub(r"[^\W\d_]{4,40}", lambda match: near.get(match[0], match[0]), text[:300])
-    return new if new != text[:300] else ""
+    new = re.sub(r"[^\W\d_]{4,40}", lambda match: near.get(match[0], match[0]), text)
+    return new if new != text else ""
 
 
 def _shown(ranked: Ranked, words: Asked) -> tuple[Hit, ...]:
