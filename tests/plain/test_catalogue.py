@@ -14,8 +14,6 @@ from paperlab.core.paper import (
     arxiv_id,
     find_paper,
     papers,
-    search,
-    words,
 )
 
 SCHEMA = json.loads((CATALOGUE.parent / "catalogue.schema.json").read_text(encoding="utf-8"))
@@ -123,35 +121,3 @@ def test_arxiv_ids_are_read_in_every_form():
     assert arxiv_id("1909.05840") == arxiv_id("arxiv:1909.05840v2") == "1909.05840"
     assert arxiv_id("bitnet-1.58") is None
     assert arxiv_id("cs/0301012") is None
-
-
-@pytest.mark.parametrize(
-    ("query", "first"),
-    [("low rank compensation", "zeroquant-v2-lorc"), ("2403.02775", "easyquant"), ("baq", "baq"), ("qbert", "q-bert"),
-     ("kv cache", "kv-adaquant"), ("bitnet", "bitnet-1-58-bottom-up"),
-     ("hessian mixed precision", "interlayer-hessian-mixed-precision"),
-     ("PV-Tuning: Beyond Straight-Through Estimation for Extreme LLM Compression", "pv-tuning"),
-     ("straight-through estimation vector quantized LLM", "pv-tuning"), ("qwen3", "qwen3-quantization-study")],
-)  # fmt: skip
-def test_search_puts_the_obvious_paper_first(query, first):
-    assert search(query)[0][0].slug == first
-
-
-def test_search_forgives_typos_spelling_and_unfinished_words():
-    assert "speculative-decoding" in [paper.slug for paper, _ in search("speculativ decodign")[:3]]
-    assert [p.slug for p, _ in search("quantisation")] == [p.slug for p, _ in search("quantization")]
-    assert "easyquant" in [paper.slug for paper, _ in search("easyq")]
-
-
-def test_search_finds_every_paper_by_its_own_title():
-    assert [slug for slug, paper in papers().items() if search(paper.title)[0][0].slug != slug] == []
-
-
-def test_search_ranks_by_falling_score_and_may_find_nothing():
-    scores = [score for _, score in search("quantization outliers activations")]
-    assert scores == sorted(scores, reverse=True)
-    assert search("xyzzyqwv") == search("") == search("9999.99999") == []
-
-
-def test_words_are_stemmed_and_joined():
-    assert words("Q-BERT quantised Québec policies") == ["q", "bert", "qbert", "quantize", "quebec", "policy"]

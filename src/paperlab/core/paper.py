@@ -1,12 +1,8 @@
-"""Papers: the catalogue's rows, how to find one, and a small lexical search over them."""
+"""Papers: the catalogue's rows, and how to find one by its name."""
 
 import difflib
 import json
-import math
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -114,106 +110,6 @@ def find_paper(name: str) -> Paper:
         return known[slug]
     near = [other for other in known if slug in other] if len(slug) > 2 else []
     near += [other for other in difflib.get_close_matches(slug, known, n=3, cutoff=0.6) if other not in near]
-    near = (near or [paper.slug for paper, _ in search(name)])[:3]
+    near = near[:3]
     hint = f"; did you mean {', '.join(near)}?" if near else "; `paperlab papers` lists them, `paperlab search` finds"
     raise UnknownPaper(f"no paper {name!r}{hint}")
-
-
-# Fields and their weights: a word in the name says more about a paper than one in a claim.
-WEIGHTS = {"slug": 3.0, "title": 3.0, "method": 3.0, "family": 1.5, "summary": 1.0, "claims": 0.7}
-K1, B = 1.2, 0.6  # BM25's saturation and length normalisation
-_ENDINGS = ("izations", "ization", "izing", "ized", "izes", "izer", "ize")
-
-
-def words(text: str) -> list[str]:
-    """Lower-case stems without accents, in order. Hyphenated words also count as one ("q-bert" finds "qbert")."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    found: list[str] = []
-    for chunk in re.findall(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*", plain):
-        parts = re.split(r"[-_.]", chunk)
-        found += [_stem(part) for part in parts]
-        if len(parts) > 1:
-            found.append("".join(parts))
-    return found
-
-
-def _stem(word: str) -> str:
-    word = word.replace("isation", "ization").replace("ising", "izing").replace("ised", "ized")
-    if word.endswith("ise") and len(word) > 6:
-        word = word[:-3] + "ize"
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 4:
-            return word[: -len(ending)] + "ize"
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    if word.endswith(("ss", "us", "is")):
-        return word
-    return word[:-1] if word.endswith("s") and len(word) > 3 else word
-
-
-@cache
-def _index() -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Postings {word: {slug: weight}}, each already saturated and normalised; and idf by word."""
-    counts: dict[str, dict[str, Counter[str]]] = {}
-    for slug, paper in papers().items():
-        claims = " ".join(f"{claim.claim} {claim.setting}" for claim in paper.claims)
-        texts = {"slug": slug, "title": paper.title, "method": paper.method, "family": paper.family,
-                 "summary": paper.summary, "claims": claims}  # fmt: skip
-        counts[slug] = {field: Counter(words(text)) for field, text in texts.items()}
-    mean = {field: sum(c[field].total() for c in counts.values()) / len(counts) for field in WEIGHTS}
-    postings: dict[str, dict[str, float]] = {}
-    for slug, fields in counts.items():
-        frequency: dict[str, float] = {}
-        for field, found in fields.items():
-            length = 1 - B + B * found.total() / mean[field]
-            for word, count in found.items():
-                frequency[word] = frequency.get(word, 0.0) + WEIGHTS[field] * count / length
-        for word, tf in frequency.items():
-            postings.setdefault(word, {})[slug] = tf * (K1 + 1) / (tf + K1)
-    total = len(counts)
-    idf = {word: math.log(1 + (total - len(hits) + 0.5) / (len(hits) + 0.5)) for word, hits in postings.items()}
-    return postings, idf
-
-
-def _near(word: str, vocabulary: Iterable[str]) -> dict[str, float]:
-    """The catalogue's words that `word` may stand for, with how much they count: itself, what it begins, typos."""
-    found = {word: 1.0} if word in vocabulary else {}
-    if len(word) >= 3:
-        for other in vocabulary:
-            if other != word and other.startswith(word):
-                found[other] = 0.6 * len(word) / len(other)
-    if not found and len(word) >= 4:
-        found = dict.fromkeys(difflib.get_close_matches(word, vocabulary, n=3, cutoff=0.75), 0.5)
-    return found
-
-
-def search(query: str) -> list[tuple[Paper, float]]:
-    """Papers that match `query`, best first, with their scores.
-
-    An exact slug, arXiv id or title comes first. The rest is ranked by BM25F (Robertson, Zaragoza and Taylor 2004,
-    "Simple BM25 extension to multiple weighted fields") over slug, title, method, family, summary and claims;
-    a paper that matches more of the words goes before one that matches fewer often.
-    """
-    known = papers()
-    plain = " ".join(query.split()).lower()
-    wanted = arxiv_id(query)
-    if wanted:
-        return [(paper, 1.0) for paper in known.values() if paper.arxiv == wanted]
-    exact = [p for p in known.values() if plain.replace("_", "-") == p.slug or plain == p.title.lower()]
-    postings, idf = _index()
-    asked = list(dict.fromkeys(words(query)))
-    scores: dict[str, float] = {}
-    matched: Counter[str] = Counter()
-    for word in asked:
-        best: dict[str, float] = {}
-        for other, share in _near(word, postings).items():
-            for slug, weight in postings[other].items():
-                best[slug] = max(best.get(slug, 0.0), share * weight * idf[other])
-        for slug, score in best.items():
-            scores[slug] = scores.get(slug, 0.0) + score
-            matched[slug] += 1
-    ranked = {slug: score * matched[slug] / len(asked) for slug, score in scores.items()}
-    top = 1 + 2 * max(ranked.values(), default=0.0)
-    for paper in exact:
-        ranked[paper.slug] = top
-    return [(known[slug], ranked[slug]) for slug in sorted(ranked, key=lambda slug: (-ranked[slug], slug))]

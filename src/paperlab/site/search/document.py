@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from paperlab.core.paper import papers
 from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import trending
+from paperlab.site.search.spelling import american
 
 BATCH = 2_000  # papers in one query to the store
 COLUMNS = ("pk", "revision", "slug", "arxiv", "title", "abstract", "authors", "categories", "published", "year",
@@ -15,7 +16,9 @@ COLUMNS = ("pk", "revision", "slug", "arxiv", "title", "abstract", "authors", "c
 
 @dataclass(frozen=True)
 class Document:
-    """One paper. key: its key in the store. text: what words are looked for in; passage: what is embedded.
+    """One paper. key: its key in the store. text: what words are looked for in, in American spelling.
+
+    passage: what is embedded.
 
     names: spellings under which the paper is asked for that are no words of the text ("qbert" for Q-BERT).
     day: of publication, counted from year 1; 0 if unknown. trend: `trending.static`.
@@ -61,7 +64,7 @@ def _documents(batch: list[dict]) -> Iterator[Document]:
             key=row["pk"],
             revision=row["revision"],
             title=row["title"],
-            text="\n".join(part for part in (row["title"], said, row["method"], claims) if part),
+            text=american("\n".join(part for part in (row["title"], said, row["method"], claims) if part)),
             passage=". ".join(part for part in (row["title"], row["abstract"] or row["summary"]) if part),
             names=" ".join(compounds(f"{row['title']} {row['slug'] or ''}")),
             authors=row["authors"],

@@ -25,7 +25,7 @@ from paperlab.site.search.words import Asked, asked
 if TYPE_CHECKING:
     from paperlab.site.search.vectors import Array
 
-LAYOUT = 2  # rises when what is indexed changes; an index of another layout is built anew
+LAYOUT = 3  # rises when what is indexed changes; an index of another layout is built anew
 LOCK = 7_203_911  # of the database, for writers on several machines
 PROBES, PROBED = 64, 10  # papers that an encoder is judged by, and how many neighbours of each
 

@@ -25,6 +25,7 @@ from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import index
 from paperlab.site.search.engine import Engine
 from paperlab.site.search.query import DEPTH, EVERYTHING, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
+from paperlab.site.search.spelling import american
 from paperlab.site.search.words import STEMS, Asked, asked
 
 POOL = 100  # papers that each side puts forward
@@ -205,7 +206,7 @@ def _vector(engine: Engine, text: str, notes: list[str]) -> Any:
         notes.append("only words were searched, not meaning: `paperlab index` makes the vectors")
     if encoder is None or engine.trust == 0.0:
         return None
-    return encoder.query(text.replace('"', " "))
+    return encoder.query(american(text.replace('"', " ")))
 
 
 def _exact(text: str, within: Within, engine: Engine) -> dict[int, str]:
@@ -256,8 +257,13 @@ def _shown(ranked: Ranked, words: Asked) -> tuple[Hit, ...]:
 def _pattern(words: Asked) -> re.Pattern[str] | None:
     # A stem is the beginning of its words but for a last i that was y ("famili").
     stems = {stem[:-1] if stem.endswith("i") and len(stem) > 3 else stem for stem in words.terms}
-    found = "|".join(re.escape(stem) for stem in sorted(stems, key=lambda stem: (-len(stem), stem)))
+    found = "|".join(_either(stem) for stem in sorted(stems, key=lambda stem: (-len(stem), stem)))
     return re.compile(rf"\b(?:{found})\w*", re.IGNORECASE) if found else None
+
+
+def _either(stem: str) -> str:
+    """A pattern for a stem in British and American spelling."""
+    return re.sub("or$", "ou?r", re.sub("(?<=[iy])z", "[sz]", re.escape(stem)))
 
 
 def mark(text: str, pattern: re.Pattern[str] | None) -> Snippet:

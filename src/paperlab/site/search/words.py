@@ -12,6 +12,7 @@ from tantivy import FieldType, Filter, Occur, Order, TextAnalyzerBuilder, Tokeni
 
 from paperlab.site.search.document import Document, compounds
 from paperlab.site.search.query import Within
+from paperlab.site.search.spelling import american
 
 TERMS = 48  # different words of a query that are looked for, the rarest first
 PROSE = 12  # different words, without stop words; who asks with more writes prose
@@ -74,7 +75,7 @@ def asked(text: str) -> Asked:
 
     In a text of more than PROSE different words quotes are punctuation, as in an abstract or a question in prose.
     """
-    parts = text.replace("“", '"').replace("”", '"').split('"')
+    parts = american(text).replace("“", '"').replace("”", '"').split('"')
     if len(parts) % 2 == 0:
         parts[-2:] = [" ".join(parts[-2:])]
     terms = tuple(dict.fromkeys(STEMS.analyze(" ".join(parts))))
@@ -208,7 +209,7 @@ class Words:
 
     def known(self, word: str) -> bool:
         """Whether any paper holds a word (as written; its stem counts)."""
-        stems = STEMS.analyze(word)
+        stems = STEMS.analyze(american(word))
         return not stems or any(self.searcher.doc_freq("text", stem) for stem in stems) or self._named(word)
 
     def near(self, word: str) -> str:
@@ -252,11 +253,17 @@ class Words:
 
 
 def near(word: str, words: Sequence[str], papers: Callable[[str], int]) -> str:
-    """The nearest of some words, of equally near ones that of the most papers; "" if none is near."""
+    """Of some words the one of the most papers that begins so, else the nearest; "" if none is near.
+
+    Of equally near ones it is that of the most papers.
+    """
     from rapidfuzz import distance, process
 
     if len(word) < 4 or word.isdecimal():
         return ""
+    begun = [(held, other) for other in words if other.startswith(word) and (held := papers(other))]
+    if begun:
+        return max(begun)[1]
     most = 1 if len(word) < 6 else 2
     close = process.extract(word, words, scorer=distance.OSA.distance, score_cutoff=most, limit=20)
     counted = [(distance, -papers(other), other) for other, distance, _ in close]

@@ -1,0 +1,35 @@
+"""British and American spelling are one: "quantisation" finds what "quantization" finds, and the other way round."""
+
+import re
+
+# Words in -ise that are no verbs in -ize, by their ends ("noise", "otherwise", "supervised", "compromise").
+_KEPT = ("ois", "ais", "uis", "wis", "cis", "vis", "promis", "premis", "demis", "compris", "surpris", "enterpris",
+         "upris", "sunris", "franchis", "expertis", "treatis", "merchandis", "paradis")  # fmt: skip
+_WHOLE = ("aris", "ris", "pris", "mis", "dis", "vis", "wis", "bis", "this")
+_BRITISH = re.compile(
+    r"\b(?P<is>[a-z]{2,40}is)(?P<end>e|ed|es|er|ers|ing|ation|ations|able|ability)\b"
+    r"|\b(?P<lys>[a-z]{2,40}lys)(?=(?:e|ed|ing|er|ers)\b)"
+    r"|\b(?P<our>[a-z]{3,40}ou)(?=r(?:s|ed|ing|al|ally|able|ably|hood|hoods|ful|less|ite|ites)?\b)",
+    re.IGNORECASE,
+)
+
+
+def american(text: str) -> str:
+    """The text as an American writes it, as far as an index needs: -ize, -yze and -or for -ise, -yse and -our."""
+    return _BRITISH.sub(_folded, text)
+
+
+def _folded(match: re.Match[str]) -> str:
+    if match["our"]:
+        return match["our"][:-1]
+    if match["lys"]:
+        return match["lys"][:-1] + _like(match["lys"][-1])
+    stem, end = match["is"], match["end"]
+    lower = stem.lower()
+    if not end.lower().startswith("at") and (lower in _WHOLE or lower.endswith(_KEPT)):
+        return match[0]
+    return stem[:-1] + _like(stem[-1]) + end
+
+
+def _like(letter: str) -> str:
+    return "Z" if letter.isupper() else "z"
