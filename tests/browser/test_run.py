@@ -51,9 +51,7 @@ def package(tmp_path: Path) -> Path:
     told.mkdir()
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: own-methods\nVersion: 0\n")
     (told / "entry_points.txt").write_text("[paperlab.methods]\nown = own_methods:folder\n")
-    (room / "__init__.py").write_text(
-        "from pathlib import Path\n\n\ndef folder():\n    return Path(__file__).parent\n"
-    )
+    (room / "__init__.py").write_text("from pathlib import Path\n\n\ndef folder():\n    return Path(__file__).parent\n")
     (room / "quantization" / "browser_check.py").write_text(METHOD.replace("PAPER", PAPER))
     return tmp_path / "own"
 

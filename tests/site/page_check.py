@@ -3,6 +3,11 @@
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
+# What a parser ends an open paragraph for, wherever it stands in it.
+NO_TEXT = {
+    "address", "article", "aside", "blockquote", "details", "dialog", "div", "dl", "fieldset", "figure", "footer", "ul",
+    "form", "h1", "h2", "h3", "h4", "header", "hr", "main", "nav", "ol", "p", "pre", "section", "summary", "table",
+}  # fmt: skip
 VOID = {"meta", "link", "input", "br", "img", "hr", "line", "rect", "circle", "path", "mspace"}
 
 
@@ -23,6 +28,10 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         known = dict(attrs)
+        if tag == "form" and "form" in self.open:
+            self.wrong.append(f"a form in a form, which browsers leave out: {known}")
+        if tag in NO_TEXT and "p" in self.open:
+            self.wrong.append(f"<{tag}> ends the paragraph that it is in: {known}")
         if tag not in VOID:
             self.open.append(tag)
         if tag == "script" and not (known.get("src") or "").startswith("/static/"):

@@ -78,7 +78,7 @@ def confirm(request: HttpRequest, token: str) -> HttpResponse:
             return render(request, "people/spent.html", status=410)
         return render(request, "digest/confirmed.html", {"every": wanted.get("every", row.every)})
     answer = render(request, "digest/confirm.html", {"email": row.email})
-    answer.headers["Referrer-Policy"] = "no-referrer"
+    answer.headers["Referrer-Policy"] = "same-origin"
     return answer
 
 
@@ -94,5 +94,5 @@ def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
         Subscription.objects.filter(pk=row.pk).exclude(state=SUPPRESSED).update(state=STOPPED, wanted=False, digest="")
         return render(request, "digest/stopped.html")
     answer = render(request, "digest/unsubscribe.html", {"stopped": row.state != ACTIVE})
-    answer.headers["Referrer-Policy"] = "no-referrer"
+    answer.headers["Referrer-Policy"] = "same-origin"
     return answer

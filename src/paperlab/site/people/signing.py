@@ -93,7 +93,7 @@ def link(request: HttpRequest, token: str) -> HttpResponse:
         answer = redirect(who.inside(row.next, "/"))
     else:
         answer = render(request, "people/link.html", {"email": row.email})
-    answer.headers["Referrer-Policy"] = "no-referrer"
+    answer.headers["Referrer-Policy"] = "same-origin"
     return answer
 
 
