@@ -37,7 +37,7 @@ PL_API pl_model* pl_load(const char* path, int bits, int64_t group, int symmetri
 PL_API void pl_free(pl_model* model); /* sessions keep what they need */
 PL_API const char* pl_info(pl_model* model); /* JSON; valid until the model is freed */
 
-/* cache_bits: 16 (bfloat16) or 32. context 0: 4096 or the model's own, whichever is less. */
+/* cache_bits: 32, 16 (bfloat16), 8 or 4. context 0: 4096 or the model's own, whichever is less. */
 PL_API pl_session* pl_session_new(pl_model* model, int64_t context, int cache_bits);
 PL_API void pl_session_free(pl_session* session);
 PL_API int64_t pl_session_length(const pl_session* session);
@@ -78,8 +78,10 @@ PL_API int pl_kernel_matmul_q(const char* isa, const pl_tiles* tiles, const int8
                               const int32_t* sums, int tokens, int planes, float* y);
 PL_API int pl_kernel_matmul_f(const char* isa, int type, const void* w, int64_t rows, int64_t columns, const float* x,
                               int tokens, float* y); /* type: 0 float32, 1 float16, 2 bfloat16 */
-PL_API int pl_kernel_attend(const char* isa, const float* q, int queries, int head, float scale, int type,
-                            const void* keys, const void* values, int positions, int causal, float* out);
+/* keys, values: (positions, head), kept in `bits` first; kept_keys, kept_values: what the cache then holds of them. */
+PL_API int pl_kernel_attend(const char* isa, const float* q, int queries, int head, float scale, int bits,
+                            const float* keys, const float* values, int positions, int causal, float* kept_keys,
+                            float* kept_values, float* out);
 /* name: rms_norm, layer_norm, silu_mul, gelu, gelu_tanh, softmax. a, b: weight and bias, or up. */
 PL_API int pl_kernel_row(const char* isa, const char* name, const float* x, const float* a, const float* b,
                          float epsilon, int64_t n, float* y);

@@ -62,15 +62,28 @@ struct Int8View {
   int planes;  // 1 or 2
 };
 
+// One head's keys and values in 32 (float32), 16 (bfloat16), 8 or 4 bits. Keys lie in blocks of 16 positions, so that a
+// register holds the same column of several. In 8 bits x = scale * code, code -127 to 127; in 4 bits
+// x = scale * (code - 7.5), code 0 to 15; a scale (bfloat16) per position.
+//     32, 16, 8 bits   keys [position / 16][head][16], values [position][head]
+//     4 bits           keys [position / 16][head / 2][16], the even column in the low half of a byte;
+//                      values [position][head / 16][8], column c in the low half, column c + 8 in the high half
+// What is kept in 8 or 4 bits are rotated keys and values (src/cache.h); to a kernel that makes no difference.
+struct CacheView {
+  int bits = 32;
+  int64_t head = 0;  // width of a head, a multiple of 16
+  void* keys = nullptr;
+  void* values = nullptr;
+  uint16_t* key_scales = nullptr;  // [position], 8 and 4 bits
+  uint16_t* value_scales = nullptr;
+};
+
 struct Attention {
   const float* q;        // [query][q_stride], one head's part
   int64_t q_stride;
   int queries;
-  int head;              // width of a head, a multiple of 16
   float scale;
-  Type type;             // of keys and values: F32 or BF16
-  const void* keys;      // [position / 16][head][16]
-  const void* values;    // [position][head]
+  CacheView cache;
   int positions;         // how many a query may see; with causal, the last query: earlier ones see one less each
   bool causal;
   float* scores;         // scratch: queries x round_up(positions, 16)

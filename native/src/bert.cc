@@ -144,8 +144,8 @@ void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, Pooli
       const int queries = std::min(16, text.length - first);
       thread_local std::vector<float> scores;
       scores.resize(size_t(queries * span));
-      k.attend({qkv + (text.first + first) * all + h * head_, all, queries, int(head_), float(1 / std::sqrt(double(head_))), Type::F32,
-                keys + at, values + at, text.length, false, scores.data(), attended + (text.first + first) * width + h * head_, width});
+      k.attend({qkv + (text.first + first) * all + h * head_, all, queries, float(1 / std::sqrt(double(head_))),
+                {32, head_, keys + at, values + at}, text.length, false, scores.data(), attended + (text.first + first) * width + h * head_, width});
     });
     runtime.multiply({attended, width, width, n}, {{&layer.out, qkv, width}});
     runtime.each(n, [&](int t) {

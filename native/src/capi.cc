@@ -98,8 +98,7 @@ pl_session* pl_session_new(pl_model* model, int64_t context, int cache_bits) {
   return guarded(nullptr, [&]() -> pl_session* {
     auto llama = std::dynamic_pointer_cast<Llama>(model->model);
     if (!llama) fail("this model is an encoder: it embeds texts, and generates and scores none");
-    if (cache_bits != 16 && cache_bits != 32) fail("a cache of %d bits; 16 and 32 are possible", cache_bits);
-    return new pl_session(std::move(llama), context, cache_bits == 16 ? Type::BF16 : Type::F32);
+    return new pl_session(std::move(llama), context, cache_bits);
   });
 }
 
@@ -229,13 +228,23 @@ int pl_kernel_matmul_f(const char* isa, int type, const void* w, int64_t rows, i
   });
 }
 
-int pl_kernel_attend(const char* isa, const float* q, int queries, int head, float scale, int type, const void* keys,
-                     const void* values, int positions, int causal, float* out) {
+int pl_kernel_attend(const char* isa, const float* q, int queries, int head, float scale, int bits, const float* keys,
+                     const float* values, int positions, int causal, float* kept_keys, float* kept_values, float* out) {
   return guarded(-1, [&] {
-    if (head % 16 || head < 16) fail("heads of %d columns; a multiple of 16 is needed", head);
-    std::vector<float> scores(size_t(queries) * size_t(round_up(positions, 16)));
-    kernels_named(isa).attend({q, head, queries, head, scale, type_of(type), keys, values, positions, causal != 0,
-                               scores.data(), out, head});
+    if (head % 16 || head < 16 || head > 1024) fail("heads of %d columns; a multiple of 16 up to 1024 is needed", head);
+    const int64_t whole = round_up(positions, 16);
+    const size_t bytes = size_t(whole * cache_bytes(bits, head));
+    const Buffer k(bytes), v(bytes), key_scales(size_t(whole) * 2), value_scales(size_t(whole) * 2);
+    CacheView cache{bits, head, k.as<void>(), v.as<void>()};
+    if (bits < 16) cache.key_scales = key_scales.as<uint16_t>(), cache.value_scales = value_scales.as<uint16_t>();
+    for (int64_t i = 0; i < positions; ++i) {
+      cache_put(cache, i, keys + i * head, values + i * head);
+      cache_get(cache, i, kept_keys + i * head, kept_values + i * head);
+    }
+    std::vector<float> scores(size_t(queries * whole)), turned(q, q + queries * head);
+    for (int i = 0; bits < 16 && i < queries; ++i) rotate(turned.data() + i * head, head);
+    kernels_named(isa).attend({turned.data(), head, queries, scale, cache, positions, causal != 0, scores.data(), out, head});
+    for (int i = 0; bits < 16 && i < queries; ++i) rotate(out + i * head, head);
     return 0;
   });
 }

@@ -1,7 +1,5 @@
 // The Llama layout: RMS norms, rotary positions, grouped query attention, a gated MLP; with Qwen's biases and norms of
 // queries and keys where the configuration or the files have them.
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cmath>
 
@@ -89,55 +87,6 @@ LlamaConfig read_config(const Tensors& tensors) {
 }
 
 }  // namespace
-
-void Session::Unmap::operator()(void* at) const { munmap(at, bytes); }
-
-Session::Cache Session::reserve() const {
-  const LlamaConfig& c = model->config();
-  const size_t bytes = size_t(times(times(uint64_t(c.layers * c.kv_heads), uint64_t(context_)), uint64_t(c.head * type_bytes(type_))));
-  // Only what is written takes memory.
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (at == MAP_FAILED) fail("no memory for a context of %lld tokens", (long long)context_);
-  return Cache(at, Unmap{bytes});
-}
-
-Session::Session(std::shared_ptr<Llama> owner, int64_t context, Type type) : model(std::move(owner)), type_(type) {
-  const int64_t most = model->config().context;
-  if (context < 0 || context > most) fail("a context of %lld tokens; this model takes 1 to %lld", (long long)context, (long long)most);
-  context_ = round_up(context ? context : std::min<int64_t>(most, 4096), 16);
-  keys_ = reserve();
-  values_ = reserve();
-}
-
-void* Session::at(const Cache& cache, int64_t layer, int64_t kv_head) const {
-  const LlamaConfig& c = model->config();
-  return static_cast<uint8_t*>(cache.get()) + (layer * c.kv_heads + kv_head) * context_ * c.head * type_bytes(type_);
-}
-
-void Session::truncate(int64_t length) {
-  if (length < 0 || length > length_) fail("cannot cut a text of %lld tokens to %lld", (long long)length_, (long long)length);
-  length_ = length;
-}
-
-uint64_t Session::bytes() const {
-  const LlamaConfig& c = model->config();
-  return uint64_t(2 * c.layers * c.kv_heads * length_ * c.head * type_bytes(type_));
-}
-
-void Session::store(int64_t layer, int64_t kv_head, int64_t position, const float* key, const float* value) {
-  const int64_t head = model->config().head;
-  const auto put = [&](auto* keys, auto* values, auto round) {
-    keys += position / 16 * head * 16 + position % 16;
-    values += position * head;
-    for (int64_t d = 0; d < head; ++d) {
-      keys[d * 16] = round(key[d]);
-      values[d] = round(value[d]);
-    }
-  };
-  void *keys = at(keys_, layer, kv_head), *values = at(values_, layer, kv_head);
-  if (type_ == Type::F32) put(static_cast<float*>(keys), static_cast<float*>(values), [](float v) { return v; });
-  else put(static_cast<uint16_t*>(keys), static_cast<uint16_t*>(values), float_to_bf16);
-}
 
 Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
   tensors_ = std::move(tensors);
@@ -271,8 +220,10 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
           v[d * step + other] = b * cosine[d] + a * sine[d];
         }
       }
+      Session& session = *part_of[size_t(t)]->session;
       for (int64_t n = 0; n < c_.kv_heads; ++n)
-        part_of[size_t(t)]->session->store(i, n, place[size_t(t)], row_qkv + q_width + n * head, row_qkv + q_width + kv_width + n * head);
+        cache_put(session.cache(i, n), place[size_t(t)], row_qkv + q_width + n * head, row_qkv + q_width + kv_width + n * head);
+      for (int64_t n = 0; session.rotated() && n < c_.heads; ++n) rotate(row_qkv + n * head, head);
     });
     runtime.pool.run(int(int64_t(runs.size()) * c_.heads), [&](int piece) {
       const Run& now = runs[size_t(piece / c_.heads)];
@@ -280,9 +231,11 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
       thread_local std::vector<float> scores;
       const int positions = int(now.part->session->length()) + now.first + now.count;
       scores.resize(size_t(now.count * round_up(positions, 16)));
-      k.attend({qkv + now.row * all + n * head, all, now.count, int(head), float(1 / std::sqrt(double(head))), now.part->session->type(),
-                now.part->session->keys(i, shared), now.part->session->values(i, shared), positions, true, scores.data(),
-                attended + now.row * q_width + n * head, q_width});
+      const Session& session = *now.part->session;
+      float* out = attended + now.row * q_width + n * head;
+      k.attend({qkv + now.row * all + n * head, all, now.count, float(1 / std::sqrt(double(head))), session.cache(i, shared), positions,
+                true, scores.data(), out, q_width});
+      for (int t = 0; session.rotated() && t < now.count; ++t) rotate(out + t * q_width, head);
     });
     runtime.multiply({attended, q_width, q_width, tokens}, {{&layer.out, h, width}});
     runtime.each(tokens, [&](int t) {

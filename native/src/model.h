@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cache.h"
 #include "runtime.h"
 
 namespace pl {
@@ -34,15 +35,13 @@ class Llama;
 // Keys and values of one text.
 class Session {
  public:
-  Session(std::shared_ptr<Llama> model, int64_t context, Type type);
+  Session(std::shared_ptr<Llama> model, int64_t context, int bits);  // 32, 16, 8 or 4
   int64_t length() const { return length_; }
   int64_t context() const { return context_; }
-  Type type() const { return type_; }
   void truncate(int64_t length);
   uint64_t bytes() const;
-  void store(int64_t layer, int64_t kv_head, int64_t position, const float* key, const float* value);
-  const void* keys(int64_t layer, int64_t kv_head) const { return at(keys_, layer, kv_head); }
-  const void* values(int64_t layer, int64_t kv_head) const { return at(values_, layer, kv_head); }
+  bool rotated() const { return bits_ < 16; }  // queries and results are to be rotated as well (cache.h)
+  CacheView cache(int64_t layer, int64_t kv_head) const;
   const std::shared_ptr<Llama> model;
   void grow(int64_t tokens) { length_ += tokens; }
 
@@ -52,11 +51,11 @@ class Session {
     void operator()(void* at) const;
   };
   using Cache = std::unique_ptr<void, Unmap>;
-  Cache reserve() const;
-  void* at(const Cache& cache, int64_t layer, int64_t kv_head) const;
+  Cache reserve(int64_t per_position) const;
+  int64_t position_bytes() const;  // of one head's keys, or values
   int64_t context_, length_ = 0;
-  Type type_;
-  Cache keys_, values_;  // [layer][kv head][context][head]; keys in blocks of 16 positions
+  int bits_;
+  Cache keys_, values_, key_scales_, value_scales_;  // [layer][kv head][context]
 };
 
 struct Part {  // of a batch: the next tokens of one session

@@ -397,6 +397,7 @@ def chat(
     top_p: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Draw from this much probability.")] = 0.9,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed says the same.")] = 0,
     max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="The longest answer.")] = 512,
+    cache_bits: Annotated[int, typer.Option(metavar="N", help="Keys and values in 32, 16, 8 or 4 bits.")] = 16,
 ) -> None:
     """Talk with a language model on the CPU engine; an empty line leaves."""
     from paperlab import cli_engine
@@ -406,7 +407,13 @@ def chat(
     loaded = load(cli_engine.place(model), bits=bits, threads=threads)
     if not isinstance(loaded, LanguageModel):
         raise Misuse(f"{model} is an encoder of texts; chat takes a language model")
-    options = {"temperature": temperature, "top_p": top_p, "seed": seed, "max_tokens": max_tokens}
+    options = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "cache_bits": cache_bits,
+    }
     cli_engine.chat(loaded, options)
 
 

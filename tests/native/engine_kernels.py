@@ -59,31 +59,13 @@ def matmul_f(isa, weight, x):
     return y
 
 
-def attend(isa, q, keys, values, *, causal, bf16=False):
-    """q: (queries, head); keys, values: (positions, head), float32 -> (queries, head)."""
-    positions, head = keys.shape
-    whole = -(-positions // 16) * 16
-    blocked = np.zeros((whole, head), np.float32)
-    blocked[:positions] = keys
-    blocked = np.ascontiguousarray(blocked.reshape(-1, 16, head).transpose(0, 2, 1))
-    if bf16:
-        blocked, values = to_bf16(blocked), to_bf16(values)
-    out = np.empty_like(q)
-    data = (array.ctypes.data_as(ctypes.c_void_p) for array in (blocked, values))
-    call(
-        "kernel_attend",
-        isa.encode(),
-        pointer(q),
-        len(q),
-        head,
-        head**-0.5,
-        2 if bf16 else 0,
-        *data,
-        positions,
-        int(causal),
-        pointer(out),
-    )
-    return out
+def attend(isa, q, keys, values, *, causal, bits=32):
+    """q: (queries, head); keys, values: (positions, head), float32 -> (queries, head), and keys and values as kept."""
+    out, kept = np.empty_like(q), (np.empty_like(keys), np.empty_like(values))
+    shape = len(q), q.shape[1], q.shape[1] ** -0.5, bits
+    texts = pointer(keys), pointer(values), len(keys), int(causal)
+    call("kernel_attend", isa.encode(), pointer(q), *shape, *texts, *map(pointer, kept), pointer(out))
+    return out, *kept
 
 
 def row(isa, name, x, a=None, b=None, epsilon=0.0):

@@ -50,6 +50,16 @@ def test_chat_answers_line_by_line(monkeypatch, capsys):
     assert capsys.readouterr().out == "1 hello\n3 there\n"
 
 
+def test_chat_keeps_its_cache_in_the_bits_that_were_asked_for(trained):
+    _, folder = trained
+    (folder / "chat_template.jinja").write_text("w1 w2")
+    for bits, code in ((4, 0), (7, 2)):
+        words = ["chat", str(folder), "--cache-bits", str(bits), "--max-tokens", "3"]
+        done = CliRunner().invoke(app, words, input="hello\n")
+        assert done.exit_code == code, done.output
+    assert "a cache of 7 bits; 32, 16, 8 and 4 are possible" in done.stderr
+
+
 @pytest.mark.parametrize("words", [["chat", "nowhere"], ["pack", "nowhere", "-o", "x"]])
 def test_unknown_models_are_refused_in_one_line(words, tmp_path):
     done = CliRunner().invoke(app, words)

@@ -105,6 +105,25 @@ def test_tokens_one_by_one_in_parts_and_in_batches_are_the_same_text(tmp_path):
     assert len(session) == len(IDS)
 
 
+def test_a_cache_of_few_bits(tmp_path):
+    make(tmp_path, head_dim=48)
+    model = engine.load(tmp_path)
+    losses = {bits: -model.score(IDS, cache_bits=bits).mean() for bits in (32, 16, 8, 4)}
+    assert abs(losses[8] - losses[32]) < 0.01
+    assert abs(losses[4] - losses[32]) < 0.3
+    for bits, per_value in ((32, 4), (16, 2), (8, 1 + 2 / 48), (4, 0.5 + 2 / 48)):
+        session = model.session(cache_bits=bits)
+        whole = model.forward([(session, IDS)], every=True)
+        assert session.bytes == round(2 * 3 * 2 * len(IDS) * 48 * per_value)
+        session.truncate(33)
+        assert session.bytes == round(2 * 3 * 2 * 33 * 48 * per_value)
+        model.forward([(session, IDS[:10])])
+        session.truncate(33)
+        assert (model.forward([(session, IDS[33:])], every=True) == whole[33:]).all()
+        single = model.session(cache_bits=bits)
+        assert (np.concatenate([model.forward([(single, [token])]) for token in IDS]) == whole).all()
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_change_no_bit(threads, tmp_path):
     make(tmp_path)

@@ -14,7 +14,10 @@ Prompt = str | Sequence[int] | Sequence[Message]
 
 
 class Session:
-    """One text's keys and values. cache_bits: 16 (bfloat16) or 32; context: the most tokens, None at most 4096."""
+    """One text's keys and values.
+
+    cache_bits: 32, 16 (bfloat16), 8 or 4, in which they are kept; context: the most tokens, None at most 4096.
+    """
 
     def __init__(self, model: "LanguageModel", context: int | None = None, cache_bits: int = 16) -> None:
         if context is not None and context < 1:
@@ -24,6 +27,11 @@ class Session:
 
     def __len__(self) -> int:
         return int(library().pl_session_length(self.handle))
+
+    @property
+    def bytes(self) -> int:
+        """What the tokens so far take."""
+        return int(library().pl_session_bytes(self.handle))
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens (drafted ones that were not accepted, for example)."""
@@ -89,6 +97,7 @@ class LanguageModel:
 
         temperature 0 takes the likeliest token; else top_k, top_p and min_p narrow the choice in this order (0, 1 and 0
         leave it). The same seed draws the same text. session: go on with one, its tokens come before the prompt's.
+        cache_bits: 32, 16, 8 or 4, in which keys and values are kept.
         """
         ids = self.ids(prompt)
         if not ids:

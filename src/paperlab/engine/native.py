@@ -72,7 +72,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "kernel_quantize": (c_int, (c_char_p, _F, c_int, c_int64, c_int64, c_int, POINTER(c_int8), _F, _I)),
     "kernel_matmul_q": (c_int, (c_char_p, c_void_p, POINTER(c_int8), _F, _I, c_int, c_int, _F)),
     "kernel_matmul_f": (c_int, (c_char_p, c_int, c_void_p, c_int64, c_int64, _F, c_int, _F)),
-    "kernel_attend": (c_int, (c_char_p, _F, c_int, c_int, c_float, c_int, c_void_p, c_void_p, c_int, c_int, _F)),
+    "kernel_attend": (c_int, (c_char_p, _F, c_int, c_int, c_float, c_int, _F, _F, c_int, c_int, _F, _F, _F)),
     "kernel_row": (c_int, (c_char_p, c_char_p, _F, _F, _F, c_float, c_int64, _F)),
     "test_pool": (c_int, (c_int, c_int, _I, c_int)),
 }
