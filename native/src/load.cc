@@ -1,0 +1,215 @@
+// Matrices from files: our own container, floats, and the blocks of GGUF and compressed-tensors, whose codes and scales are kept.
+#include <algorithm>
+#include <cmath>
+
+#include "matrix.h"
+
+namespace pl {
+namespace {
+
+void want_shape(const Tensor& tensor, const std::string& name, int64_t rows, int64_t columns) {
+  if (tensor.shape.size() != 2 || tensor.shape[0] != rows || tensor.shape[1] != columns) {
+    std::string is;
+    for (int64_t d : tensor.shape) is += (is.empty() ? "" : " x ") + std::to_string(d);
+    fail("%s is %s where the configuration says %lld x %lld", name.c_str(), is.c_str(), (long long)rows, (long long)columns);
+  }
+}
+
+void take_tiles(Matrix& matrix, Tiles&& tiles) {
+  auto kept = std::make_shared<Tiles>(std::move(tiles));
+  matrix.tiled = true;
+  matrix.tiles = kept->view;
+  matrix.owns.push_back(kept);
+}
+
+// A companion of packed codes: its bytes as they lie in the file, checked for type and number.
+template <class T>
+const T* companion(const Tensors& tensors, const std::string& name, const char* dtype, int64_t count, Matrix& owner) {
+  const Tensor& tensor = tensors.need(name);
+  if (tensor.dtype != dtype || tensor.count() != count)
+    fail("%s should hold %lld values of %s; it holds %lld of %s", name.c_str(), (long long)count, dtype,
+         (long long)tensor.count(), tensor.dtype.c_str());
+  if (reinterpret_cast<uintptr_t>(tensor.data) % alignof(T) == 0) return reinterpret_cast<const T*>(tensor.data);
+  auto copy = std::make_shared<Buffer>(tensor.bytes);
+  std::memcpy(copy->as<uint8_t>(), tensor.data, tensor.bytes);
+  owner.owns.push_back(copy);
+  return copy->as<T>();
+}
+
+void check_finite(const uint16_t* halves, int64_t n, const std::string& name) {
+  uint32_t worst = 0;
+  for (int64_t i = 0; i < n; ++i) worst = std::max(worst, uint32_t(halves[i] & 0x7fff));
+  if (worst >= 0x7c00) fail("%s holds NaN or infinite values; the file is damaged", name.c_str());
+}
+
+void load_packed(const Tensors& tensors, const std::string& name, Matrix& matrix) {
+  const auto described = tensors.metadata.find("paperlab." + name);
+  if (described == tensors.metadata.end()) fail("%s.codes is there, but the file's metadata does not describe it", name.c_str());
+  const Json about = Json::parse(described->second, "the description of " + name);
+  TileView& v = matrix.tiles;
+  v.rows = matrix.rows, v.columns = matrix.columns;
+  if (about.get_int("rows", -1) != v.rows || about.get_int("columns", -1) != v.columns)
+    fail("%s is packed as %lld x %lld where the configuration says %lld x %lld", name.c_str(), (long long)about.get_int("rows", -1),
+         (long long)about.get_int("columns", -1), (long long)v.rows, (long long)v.columns);
+  const int64_t bits = about.get_int("bits", 0);
+  v.group = about.get_int("group", 0);
+  const bool sparse = about.get_bool("sparse", false), mins = !about.get_bool("symmetric", true);
+  check_layout(bits > 8 ? 0 : int(bits), v.rows, v.columns, v.group, sparse, mins);
+  v.bits = int(bits);
+  v.padded = padded_columns(v.columns, v.group);
+  const int64_t per_group = v.row_blocks() * v.groups() * 16, quads = v.row_blocks() * v.padded / 4;
+  v.scales = companion<uint16_t>(tensors, name + ".scales", "F16", per_group, matrix);
+  check_finite(v.scales, per_group, name + ".scales");
+  if (mins) {
+    v.mins = companion<uint16_t>(tensors, name + ".mins", "F16", per_group, matrix);
+    check_finite(v.mins, per_group, name + ".mins");
+  }
+  if (!sparse) {
+    v.codes = companion<uint8_t>(tensors, name + ".codes", "U8", v.row_blocks() * v.groups() * v.group_bytes(), matrix);
+    return;
+  }
+  v.masks = companion<uint64_t>(tensors, name + ".masks", "U64", quads, matrix);
+  v.starts = companion<uint64_t>(tensors, name + ".starts", "U64", v.row_blocks(), matrix);
+  // Where codes are read follows from the masks alone; the stated starts and the number of codes must agree with them.
+  uint64_t held = 0;
+  for (int64_t block = 0; block < v.row_blocks(); ++block) {
+    if (v.starts[block] != held) fail("%s.starts disagrees with %s.masks; the file is damaged", name.c_str(), name.c_str());
+    for (int64_t i = 0; i < v.padded / 4; ++i) {
+      const uint64_t ones = uint64_t(__builtin_popcountll(v.masks[block * (v.padded / 4) + i]));
+      held += v.bits == 8 ? ones : (ones + 1) / 2;
+    }
+  }
+  v.codes = companion<uint8_t>(tensors, name + ".codes", "U8", int64_t(held) + 64, matrix);
+}
+
+// GGUF's blocks of 32 are our groups of 32 with the same codes and scales: nothing is lost.
+void repack(const Tensor& tensor, Matrix& matrix) {
+  const bool whole = tensor.dtype == "Q8_0", minimum = tensor.dtype == "Q4_1";
+  const int64_t bytes = whole ? 34 : minimum ? 20 : 18, groups = matrix.columns / 32;
+  std::vector<uint8_t> codes(matrix.rows * matrix.columns);
+  std::vector<uint16_t> scales(matrix.rows * groups), mins(minimum ? matrix.rows * groups : 0);
+  for (int64_t i = 0; i < matrix.rows * groups; ++i) {
+    const uint8_t* block = tensor.data + i * bytes;
+    std::memcpy(&scales[i], block, 2);
+    if (minimum) std::memcpy(&mins[i], block + 2, 2);
+    for (int place = 0; place < 32; ++place)
+      codes[i * 32 + place] = whole ? uint8_t(block[2 + place] ^ 128)
+                                    : block[(minimum ? 4 : 2) + place % 16] >> (place / 16 * 4) & 15;
+  }
+  check_finite(scales.data(), int64_t(scales.size()), "a scale in the file");
+  check_finite(mins.data(), int64_t(mins.size()), "a minimum in the file");
+  take_tiles(matrix, lay_tiles(matrix.rows, matrix.columns, whole ? 8 : 4, 32, codes.data(), scales.data(), minimum ? mins.data() : nullptr, nullptr));
+}
+
+// compressed-tensors' "pack-quantized": NAME.weight_packed holds codes in 32-bit words along the columns, the first in
+// the lowest bits, moved up by half their range; weight_scale one scale per row and group (or row); weight_zero_point,
+// where it is, words along the rows.
+void repack_compressed(const Tensors& tensors, const std::string& name, Matrix& matrix) {
+  const Tensor &packed = tensors.need(name + ".weight_packed"), &scale = tensors.need(name + ".weight_scale");
+  const Tensor* zeros = tensors.find(name + ".weight_zero_point");
+  const int64_t rows = matrix.rows, columns = matrix.columns;
+  if (tensors.find(name + ".weight_g_idx")) fail("%s has its columns reordered (weight_g_idx), which is not known here", name.c_str());
+  if (packed.dtype != "I32" || packed.shape.size() != 2 || packed.shape[0] != rows || packed.shape[1] < 1)
+    fail("%s.weight_packed should hold %lld rows of I32", name.c_str(), (long long)rows);
+  const int64_t words = packed.shape[1];
+  const int bits = words == (columns + 7) / 8 ? 4 : words == (columns + 3) / 4 ? 8 : 0;
+  if (!bits) fail("%s.weight_packed has %lld words to a row of %lld columns: neither 4 nor 8 bits", name.c_str(), (long long)words, (long long)columns);
+  if (scale.shape.size() != 2 || scale.shape[0] != rows || scale.shape[1] < 1 || columns % scale.shape[1])
+    fail("%s.weight_scale has no shape that fits %lld x %lld", name.c_str(), (long long)rows, (long long)columns);
+  const int64_t groups = scale.shape[1], group = groups == 1 ? 0 : columns / groups, each = 32 / bits;
+  std::vector<float> plain(size_t(rows * groups));
+  to_float(scale, 0, rows * groups, plain.data());
+  const auto word_at = [](const Tensor& tensor, int64_t i) {
+    uint32_t word;
+    std::memcpy(&word, tensor.data + i * 4, 4);
+    return word;
+  };
+  const uint32_t mask = (1u << bits) - 1;
+  if (zeros && (zeros->dtype != "I32" || zeros->count() != (rows + each - 1) / each * groups))
+    fail("%s.weight_zero_point has another size than its scales ask for", name.c_str());
+  std::vector<uint16_t> scales(plain.size()), mins(zeros ? plain.size() : 0);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t g = 0; g < groups; ++g) {
+      const float s = plain[size_t(row * groups + g)];
+      scales[size_t(row * groups + g)] = float_to_half(s);
+      if (!zeros) continue;
+      const uint32_t zero = word_at(*zeros, row / each * groups + g) >> (row % each * bits) & mask;
+      mins[size_t(row * groups + g)] = float_to_half(-s * float(zero));
+    }
+  check_finite(scales.data(), int64_t(scales.size()), name + ".weight_scale");
+  check_finite(mins.data(), int64_t(mins.size()), name + ".weight_zero_point");
+  std::vector<uint8_t> codes(size_t(rows * columns));
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t c = 0; c < columns; ++c)
+      codes[size_t(row * columns + c)] = uint8_t(word_at(packed, row * words + c / each) >> (c % each * bits) & mask);
+  take_tiles(matrix, lay_tiles(rows, columns, bits, group, codes.data(), scales.data(), zeros ? mins.data() : nullptr, nullptr));
+}
+
+}  // namespace
+
+Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows, int64_t columns, const Packing& packing) {
+  Matrix matrix;
+  matrix.rows = rows, matrix.columns = columns;
+  if (tensors.find(name + ".codes")) {
+    load_packed(tensors, name, matrix);
+    matrix.tiled = true;
+    return matrix;
+  }
+  if (tensors.find(name + ".weight_packed")) {
+    repack_compressed(tensors, name, matrix);
+    return matrix;
+  }
+  const Tensor& tensor = tensors.need(name + ".weight");
+  want_shape(tensor, name + ".weight", rows, columns);
+  const bool plain = tensor.dtype == "F32" || tensor.dtype == "F16" || tensor.dtype == "BF16";
+  if (plain && !packing.bits) {
+    const Type type = tensor.dtype == "F32" ? Type::F32 : tensor.dtype == "F16" ? Type::F16 : Type::BF16;
+    matrix.floats = {type, rows, columns, tensor.data, nullptr};
+    if (reinterpret_cast<uintptr_t>(tensor.data) % uintptr_t(type_bytes(type))) {
+      auto copy = std::make_shared<Buffer>(tensor.bytes);
+      std::memcpy(copy->as<uint8_t>(), tensor.data, tensor.bytes);
+      matrix.floats.data = copy->as<uint8_t>();
+      matrix.owns.push_back(copy);
+    }
+    return matrix;
+  }
+  if (!packing.bits && tensor.dtype[0] == 'Q' && tensor.dtype != "Q6_K") {
+    repack(tensor, matrix);
+    return matrix;
+  }
+  if (!plain && tensor.dtype[0] != 'Q')
+    fail("%s.weight is of type %s; F32, F16 and BF16 are known", name.c_str(), tensor.dtype.c_str());
+  if (!packing.bits) {  // Q6_K: its scales need more than float16 holds
+    auto copy = std::make_shared<Buffer>(size_t(rows * columns) * 4);
+    to_float(tensor, 0, rows * columns, copy->as<float>());
+    matrix.floats = {Type::F32, rows, columns, copy->as<float>(), nullptr};
+    matrix.owns.push_back(copy);
+    return matrix;
+  }
+  // A strip of 16 rows at a time would do; the whole matrix at once is simpler and still small.
+  const int64_t padded = padded_columns(columns, packing.group), groups = packing.group ? padded / packing.group : 1;
+  Buffer whole(size_t(rows * columns) * 4);
+  to_float(tensor, 0, rows * columns, whole.as<float>());
+  std::vector<uint8_t> codes(rows * columns);
+  std::vector<uint16_t> scales(rows * groups), mins(packing.symmetric ? 0 : rows * groups);
+  try {
+    round_to_nearest(whole.as<float>(), rows, columns, packing, codes.data(), scales.data(), packing.symmetric ? nullptr : mins.data(), nullptr);
+  } catch (const Error& error) {
+    fail("%s.weight: %s", name.c_str(), error.what());
+  }
+  take_tiles(matrix, lay_tiles(rows, columns, packing.bits, packing.group, codes.data(), scales.data(), packing.symmetric ? nullptr : mins.data(), nullptr));
+  return matrix;
+}
+
+const float* load_vector(const Tensors& tensors, const std::string& name, int64_t n, Matrix& owner) {
+  const Tensor& tensor = tensors.need(name);
+  if (tensor.count() != n) fail("%s holds %lld values where the configuration says %lld", name.c_str(), (long long)tensor.count(), (long long)n);
+  auto copy = std::make_shared<Buffer>(size_t(n) * 4);
+  to_float(tensor, 0, n, copy->as<float>());
+  for (int64_t i = 0; i < n; ++i)
+    if (!std::isfinite(copy->as<float>()[i])) fail("%s holds NaN or infinite values; the file is damaged", name.c_str());
+  owner.owns.push_back(copy);
+  return copy->as<float>();
+}
+
+}  // namespace pl
