@@ -78,6 +78,10 @@ PL_API int pl_kernel_matmul_q(const char* isa, const pl_tiles* tiles, const int8
                               const int32_t* sums, int tokens, int planes, float* y);
 PL_API int pl_kernel_matmul_f(const char* isa, int type, const void* w, int64_t rows, int64_t columns, const float* x,
                               int tokens, float* y); /* type: 0 float32, 1 float16, 2 bfloat16 */
+/* y (tokens, rows) += B z + (exact weights) x; b: float16 [row / 16][rank][16]; starts NULL: no exact weights. */
+PL_API int pl_kernel_beside(const char* isa, int64_t rows, int64_t rank, const uint16_t* b, const uint32_t* starts,
+                            const uint16_t* columns, const float* differences, const float* z, const float* x,
+                            int64_t width, int tokens, float* y);
 /* keys, values: (positions, head), kept in `bits` first; kept_keys, kept_values: what the cache then holds of them. */
 PL_API int pl_kernel_attend(const char* isa, const float* q, int queries, int head, float scale, int bits,
                             const float* keys, const float* values, int positions, int causal, float* kept_keys,

@@ -50,6 +50,17 @@ struct TileView {
   int zero() const { return 1 << (bits - 1); }
 };
 
+// What a packed matrix may have beside its codes: B (A x) of a low rank, and single weights kept exactly.
+struct BesideView {
+  int64_t rows = 0, rank = 0;
+  const uint16_t* b = nullptr;  // float16 [row / 16][rank][16]; the other factor, A (rank, columns), is a FloatView
+  // The exact weights of row r are those from starts[r] to starts[r + 1], by ascending column. differences: what each
+  // is more than the rest of the matrix (codes, low rank) says.
+  const uint32_t* starts = nullptr;
+  const uint16_t* columns = nullptr;
+  const float* differences = nullptr;
+};
+
 // Activations in 8 bits, per token and group: x[c] = scale[c / group] * q[c], |q| <= 127; sums[g]: the sum of q. With
 // two planes a token has a second row right after its first, which holds what the first left over, in steps 254 times
 // finer: 15 bits in all, and to a kernel just another token whose result is added to the first's.
@@ -103,6 +114,9 @@ struct Kernels {
   void (*quantize)(const float* x, int64_t columns, int64_t padded, int64_t group, int planes, int8_t* q, float* scales,
                    int32_t* sums);
   void (*attend)(const Attention& job);
+  // y += B z + (exact weights) x for rows of the blocks [first, last); z: (tokens, rank), A x.
+  void (*add_beside)(const BesideView& w, const float* z, const float* x, int64_t ldx, int tokens, int64_t first,
+                     int64_t last, float* y, int64_t ldy);
 
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t n, float* y);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, int64_t n, float* y);

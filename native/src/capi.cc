@@ -228,6 +228,15 @@ int pl_kernel_matmul_f(const char* isa, int type, const void* w, int64_t rows, i
   });
 }
 
+int pl_kernel_beside(const char* isa, int64_t rows, int64_t rank, const uint16_t* b, const uint32_t* starts,
+                     const uint16_t* columns, const float* differences, const float* z, const float* x, int64_t width,
+                     int tokens, float* y) {
+  return guarded(-1, [&] {
+    kernels_named(isa).add_beside({rows, rank, b, starts, columns, differences}, z, x, width, tokens, 0, (rows + 15) / 16, y, rows);
+    return 0;
+  });
+}
+
 int pl_kernel_attend(const char* isa, const float* q, int queries, int head, float scale, int bits, const float* keys,
                      const float* values, int positions, int causal, float* kept_keys, float* kept_values, float* out) {
   return guarded(-1, [&] {

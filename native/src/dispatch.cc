@@ -9,6 +9,7 @@
 #endif
 
 #include "attention/attention.h"
+#include "beside/beside.h"
 #include "common.h"
 #include "matmul_f/matmul_f.h"
 #include "matmul_q/matmul_q.h"
@@ -18,10 +19,10 @@ namespace pl {
 
 #define PAPERLAB_ROWS(isa) rms_norm_##isa, layer_norm_##isa, silu_mul_##isa, gelu_##isa, gelu_tanh_##isa, softmax_##isa
 #define PAPERLAB_TABLE(isa) \
-  Kernels { #isa, matmul_q_##isa, matmul_f_##isa, quantize_##isa, attend_##isa, PAPERLAB_ROWS(isa) }
+  Kernels { #isa, matmul_q_##isa, matmul_f_##isa, quantize_##isa, attend_##isa, add_beside_##isa, PAPERLAB_ROWS(isa) }
 // AMX beside AVX-512: only products of many tokens differ
 #define PAPERLAB_AMX \
-  Kernels { "amx", matmul_q_amx, matmul_f_avx512, quantize_avx512, attend_avx512, PAPERLAB_ROWS(avx512) }
+  Kernels { "amx", matmul_q_amx, matmul_f_avx512, quantize_avx512, attend_avx512, add_beside_avx512, PAPERLAB_ROWS(avx512) }
 
 namespace {
 

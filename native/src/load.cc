@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "companions.h"
 #include "matrix.h"
 
 namespace pl {
@@ -20,26 +21,6 @@ void take_tiles(Matrix& matrix, Tiles&& tiles) {
   matrix.tiled = true;
   matrix.tiles = kept->view;
   matrix.owns.push_back(kept);
-}
-
-// A companion of packed codes: its bytes as they lie in the file, checked for type and number.
-template <class T>
-const T* companion(const Tensors& tensors, const std::string& name, const char* dtype, int64_t count, Matrix& owner) {
-  const Tensor& tensor = tensors.need(name);
-  if (tensor.dtype != dtype || tensor.count() != count)
-    fail("%s should hold %lld values of %s; it holds %lld of %s", name.c_str(), (long long)count, dtype,
-         (long long)tensor.count(), tensor.dtype.c_str());
-  if (reinterpret_cast<uintptr_t>(tensor.data) % alignof(T) == 0) return reinterpret_cast<const T*>(tensor.data);
-  auto copy = std::make_shared<Buffer>(tensor.bytes);
-  std::memcpy(copy->as<uint8_t>(), tensor.data, tensor.bytes);
-  owner.owns.push_back(copy);
-  return copy->as<T>();
-}
-
-void check_finite(const uint16_t* halves, int64_t n, const std::string& name) {
-  uint32_t worst = 0;
-  for (int64_t i = 0; i < n; ++i) worst = std::max(worst, uint32_t(halves[i] & 0x7fff));
-  if (worst >= 0x7c00) fail("%s holds NaN or infinite values; the file is damaged", name.c_str());
 }
 
 void load_packed(const Tensors& tensors, const std::string& name, Matrix& matrix) {
@@ -152,6 +133,7 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
   matrix.rows = rows, matrix.columns = columns;
   if (tensors.find(name + ".codes")) {
     load_packed(tensors, name, matrix);
+    load_beside(tensors, name, matrix);
     matrix.tiled = true;
     return matrix;
   }

@@ -20,7 +20,8 @@ Buffer::Buffer(size_t bytes) : size_(bytes) {
 
 uint64_t Matrix::bytes() const {
   if (!tiled) return uint64_t(rows * columns * type_bytes(floats.type));
-  const uint64_t per_group = uint64_t(tiles.row_blocks() * tiles.groups()) * (tiles.mins ? 64 : 32);
+  const uint64_t extra = beside ? beside->bytes() : 0;
+  const uint64_t per_group = uint64_t(tiles.row_blocks() * tiles.groups()) * (tiles.mins ? 64 : 32) + extra;
   if (!tiles.masks) return uint64_t(tiles.row_blocks() * tiles.groups() * tiles.group_bytes()) + per_group;
   const int64_t quads = tiles.row_blocks() * tiles.padded / 4;
   uint64_t held = 0;
@@ -32,7 +33,12 @@ uint64_t Matrix::bytes() const {
 }
 
 void Matrix::row(int64_t index, float* out) const {
-  if (tiled) return read_rows(tiles, index, index + 1, out);
+  if (tiled) {
+    read_rows(tiles, index, index + 1, out);
+    if (!beside) return;
+    beside->add_low_rank(index, out);
+    return beside->put_exact(index, out);
+  }
   Tensor tensor;
   tensor.dtype = floats.type == Type::F32 ? "F32" : floats.type == Type::F16 ? "F16" : "BF16";
   tensor.data = static_cast<const uint8_t*>(floats.data);

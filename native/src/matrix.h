@@ -49,11 +49,23 @@ void round_to_nearest(const float* weight, int64_t rows, int64_t columns, const 
 // (last - first) rows of a tiled matrix as floats.
 void read_rows(const TileView& view, int64_t first, int64_t last, float* out);
 
+// What a packed matrix has beside its codes: a low-rank part, and weights kept exactly.
+struct Beside {
+  BesideView view;
+  FloatView a{};  // (rank, columns) float16
+  Tensor values;  // the exact weights
+  std::vector<float> differences;
+  uint64_t bytes() const;
+  void add_low_rank(int64_t row, float* out) const;
+  void put_exact(int64_t row, float* out) const;
+};
+
 struct Matrix {
   bool tiled = false;
   FloatView floats{};
   TileView tiles{};
   int64_t rows = 0, columns = 0;
+  std::shared_ptr<const Beside> beside;  // tiled ones may have it
   std::vector<std::shared_ptr<void>> owns;
   uint64_t bytes() const;  // read by one product, bias left out
   void row(int64_t index, float* out) const;

@@ -16,6 +16,26 @@ Int8View Runtime::rounded(const Activations& x, int64_t group, int64_t padded, i
   return {q, scales, sums, padded, groups, planes};
 }
 
+// A x of each product that has a low-rank part, (tokens, rank); null for the others.
+std::vector<const float*> Runtime::low_ranks(const Activations& x, std::initializer_list<Product> products) {
+  std::vector<const float*> out;
+  int64_t total = 0;
+  for (const Product& product : products) total += product.matrix->beside ? product.matrix->beside->view.rank : 0;
+  if (!total) return std::vector<const float*>(products.size(), nullptr);
+  float* z = low_.get<float>(size_t(total * x.tokens));
+  for (const Product& product : products) {
+    const FloatView* a = product.matrix->beside ? &product.matrix->beside->a : nullptr;
+    out.push_back(a ? z : nullptr);
+    if (!a || !a->rows) continue;
+    const int64_t step = std::max<int64_t>(4, round_up((1 << 16) / (a->columns * x.tokens), 4));  // rows worth a piece
+    pool.run(int((a->rows + step - 1) / step), [&](int i) {
+      k.matmul_f(*a, x.x, x.stride, x.tokens, i * step, std::min((i + 1) * step, a->rows), z, a->rows);
+    });
+    z += a->rows * x.tokens;
+  }
+  return out;
+}
+
 void Runtime::multiply(const Activations& x, std::initializer_list<Product> products) {
   // Products of one call nearly always share their grouping; a second one gets a slot of its own.
   Int8View views[2];
@@ -53,6 +73,7 @@ void Runtime::multiply(const Activations& x, std::initializer_list<Product> prod
       pieces_.push_back({&product, first, std::min(first + step, units)});
   }
   const Product* begin = products.begin();
+  const std::vector<const float*> low = low_ranks(x, products);
   pool.run(int(pieces_.size()), [&](int i) {
     const Piece& piece = pieces_[size_t(i)];
     const Product& product = *piece.product;
@@ -60,6 +81,7 @@ void Runtime::multiply(const Activations& x, std::initializer_list<Product> prod
     if (m.tiled) {
       const Int8View& view = views[slot_of[size_t(&product - begin)]];
       k.matmul_q(m.tiles, view, x.tokens, piece.first, piece.last, product.y, product.stride);
+      if (m.beside) k.add_beside(m.beside->view, low[size_t(&product - begin)], x.x, x.stride, x.tokens, piece.first, piece.last, product.y, product.stride);
     } else {
       k.matmul_f(m.floats, x.x, x.stride, x.tokens, piece.first, piece.last, product.y, product.stride);
     }

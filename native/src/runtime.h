@@ -65,8 +65,9 @@ class Runtime {
     int64_t first, last;
   };
   Int8View rounded(const Activations& x, int64_t group, int64_t padded, int slot);
+  std::vector<const float*> low_ranks(const Activations& x, std::initializer_list<Product> products);
   std::vector<Piece> pieces_;
-  Scratch codes_[2], scales_[2], sums_[2];
+  Scratch codes_[2], scales_[2], sums_[2], low_;
 };
 
 }  // namespace pl

@@ -352,6 +352,8 @@ def pack(
     pattern: Annotated[
         Literal["unstructured", "2:4"], typer.Option(metavar="unstructured|2:4", help="Which weights may be left out.")
     ] = "unstructured",
+    outliers: Annotated[float, typer.Option(metavar="PART", help="Keep so many weights exactly, 0.005 say.")] = 0.0,
+    rank: Annotated[int, typer.Option(metavar="N", help="Add a low-rank part for what the codes lose.")] = 0,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="JSON: a layout per name pattern.")
     ] = None,
@@ -378,7 +380,7 @@ def pack(
             given = cli_engine.by_method(model, method, settings or [], data, Path(between))
             report = cli_engine.pack(between, out, layouts, given)
     else:
-        plain = [("*", Layout(bits, group or "row", not asymmetric, keep, pattern))]
+        plain = [("*", Layout(bits, group or "row", not asymmetric, keep, pattern, outliers, rank))]
         report = cli_engine.pack(model, out, cli_engine.read_recipe(recipe) if recipe else plain)
     if as_json:
         from paperlab.cli_text import write_json

@@ -73,21 +73,21 @@ def codes_of(name: str, layer: "Quantized") -> "Codes":
         what
         for what, has in (
             ("a codebook", layer.codebook is not None),
-            ("exact outliers", layer.outliers is not None),
-            ("a low-rank part", layer.low_rank is not None),
             (f"{layer.bits} bits", layer.bits not in (2, 3, 4, 8) if isinstance(layer.bits, int | float) else True),
         )
         if has
     ]
     if held:
-        raise EngineError(f"{name} has {', '.join(held)}: the engine packs plain codes of 8, 4, 3 and 2 bits so far")
+        raise EngineError(f"{name} has {', '.join(held)}: the engine packs codes of 8, 4, 3 and 2 bits so far")
     bits, rows = int(layer.bits), layer.shape[0]
     spread = lambda part: np.repeat(part.numpy().astype(np.float32), rows // part.shape[0], axis=0)  # noqa: E731
     scales, codes = spread(layer.scale), layer.codes.numpy().astype(np.int32)
-    if layer.zero is None:
-        return Codes(bits, (codes + (1 << (bits - 1))).astype(np.uint8), scales.astype(np.float16))
-    mins = -spread(layer.zero) * scales
-    return Codes(bits, codes.astype(np.uint8), scales.astype(np.float16), mins.astype(np.float16))
+    low, out = layer.low_rank, layer.outliers
+    factors = (low.left.numpy(), low.right.numpy()) if low else None
+    exact = (out.row.numpy(), out.column.numpy(), out.value.numpy()) if out else None
+    mins = None if layer.zero is None else (-spread(layer.zero) * scales).astype(np.float16)
+    unsigned = (codes + (1 << (bits - 1)) if layer.zero is None else codes).astype(np.uint8)
+    return Codes(bits, unsigned, scales.astype(np.float16), mins, factors, exact)
 
 
 def pack(model: str | Path, out: Path, recipe: "Recipe", given: "dict[str, Codes] | None" = None) -> dict[str, Any]:

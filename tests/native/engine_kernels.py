@@ -68,6 +68,21 @@ def attend(isa, q, keys, values, *, causal, bits=32):
     return out, *kept
 
 
+def beside(isa, left, outliers, z, x, y):
+    """y (tokens, rows) += z left^T + x E^T; left: (rows, rank) float16, E: the rows x columns given by `outliers`."""
+    rows, rank = left.shape
+    whole = np.zeros((rows + -rows % 16, rank), np.float16)
+    whole[:rows] = left
+    b = np.ascontiguousarray(whole.reshape(len(whole) // 16, 16, rank).transpose(0, 2, 1))
+    row, column = outliers.nonzero()
+    starts = np.searchsorted(row, np.arange(rows + 1)).astype(np.uint32)
+    out, column, value = y.copy(), column.astype(np.uint16), outliers[row, column]
+    exact = (pointer(starts), pointer(column), pointer(value)) if len(row) else (None, None, None)
+    words = rows, rank, pointer(b) if rank else None, *exact, pointer(z), pointer(x), x.shape[1], len(x), pointer(out)
+    call("kernel_beside", isa.encode(), *words)
+    return out
+
+
 def row(isa, name, x, a=None, b=None, epsilon=0.0):
     y = np.empty_like(x)
     call("kernel_row", isa.encode(), name.encode(), pointer(x), pointer(a), pointer(b), epsilon, len(x), pointer(y))

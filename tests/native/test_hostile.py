@@ -172,7 +172,7 @@ def test_more_lying_headers(tmp_path):
 @given(data=st.data())
 def test_flipped_bytes_of_a_packed_file(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("flip")
-    pack(model(folder / "a"), folder / "b", Layout(4, keep=0.5, group=16))
+    pack(model(folder / "a"), folder / "b", Layout(4, keep=0.5, group=16, outliers=0.02, rank=2))
     file = folder / "b" / "model.safetensors"
     whole = bytearray(file.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -218,6 +218,60 @@ def test_packed_files_that_contradict_themselves(tmp_path):
         refused(changed("codes", tensors[f"{stem}.codes"][1], about), message)
     write(source / "model.safetensors", tensors, {})
     refused(source, "does not describe|missing")
+
+
+def test_what_lies_beside_codes_may_contradict_them(tmp_path):
+    from paperlab.engine.container import Weights
+
+    source = tmp_path / "b"
+    pack(model(tmp_path / "a"), source, Layout(4, group=16, outliers=0.02, rank=3))
+    weights = Weights(source)
+    tensors = {name: (weights.kind(name), np.array(weights.raw(name))) for name in weights.names()}
+    stem = "model.layers.0.mlp.up_proj"
+    engine.load(source)
+
+    def changed(part, change, **about):
+        kind, array = tensors[f"{stem}.{part}"]
+        array = array.copy()
+        array = array if (result := change(array)) is None else result
+        said = json.dumps(json.loads(weights.metadata[f"paperlab.{stem}"]) | about)
+        write(
+            source / "model.safetensors",
+            {**tensors, f"{stem}.{part}": (kind, array)},
+            weights.metadata | {f"paperlab.{stem}": said},
+        )
+        return source
+
+    def put(at, value):
+        return lambda array: array.__setitem__(at, value)
+
+    first = int(np.flatnonzero(np.diff(tensors[f"{stem}.outliers.starts"][1]))[0])
+    for part, change, message in (
+        ("low_rank.a", lambda a: a[:2], r"low_rank\.a should hold 96 values"),
+        ("low_rank.a", put((1, 1), np.nan), "NaN or infinite"),
+        ("low_rank.b", put(5, np.inf), "NaN or infinite"),
+        ("outliers.starts", put(0, 1), "starts does not end"),
+        ("outliers.starts", put(-1, 2**32 - 1), "starts does not end"),
+        ("outliers.starts", put(first, 2**31), "goes back"),
+        ("outliers.columns", put(slice(None), 32), "does not ascend"),
+        ("outliers.columns", lambda a: a[:-1], "should hold"),
+        ("outliers.values", put(0, np.nan), "NaN or infinite"),
+        ("outliers.values", lambda a: a[:-1], "should hold"),
+    ):
+        refused(changed(part, change), message)
+    same = lambda a: None  # noqa: E731
+    for about, message in (
+        ({"rank": -1}, "rank -1"),
+        ({"rank": 33}, "rank 33"),
+        ({"outliers": -5}, "-5 exact"),
+        ({"outliers": 2**60}, "exact weights in a matrix"),
+    ):
+        refused(changed("low_rank.a", same, **about), message)
+    for layout in ({"rank": -1}, {"outliers": 0.6}, {"outliers": float("nan")}):
+        with pytest.raises(EngineError):
+            Layout(4, **layout)
+    with pytest.raises(EngineError, match="rank 40 is more"):
+        pack(tmp_path / "a", tmp_path / "c", Layout(4, rank=40))
 
 
 def test_impossible_requests(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from engine_kernels import Laid, attend, from_bf16, matmul_f, quantize, row, to_bf16
+from engine_kernels import Laid, attend, beside, from_bf16, matmul_f, quantize, row, to_bf16
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
@@ -172,6 +172,30 @@ def test_float_products(isa, kind, seed, rows, columns, tokens):
     assert (np.abs(y - x @ exact.T) <= bound).all()
     alone = np.concatenate([matmul_f(isa, weight, x[t : t + 1]) for t in range(tokens)])
     assert (y == alone).all(), "a token's result depends on the tokens beside it"
+
+
+@each_isa
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=seeds,
+    rows=st.integers(1, 70),
+    columns=widths,
+    tokens=st.integers(1, 9),
+    rank=st.integers(0, 20),
+    density=st.sampled_from([0, 0.01, 0.3]),
+)
+def test_low_rank_and_exact_weights(isa, seed, rows, columns, tokens, rank, density):
+    random = np.random.default_rng(seed)
+    left = random.standard_normal((rows, rank)).astype(np.float16)
+    exact = random.standard_normal((rows, columns)).astype(np.float32) * (random.random((rows, columns)) < density)
+    z, x, y = (random.standard_normal((tokens, n)).astype(np.float32) for n in (rank, columns, rows))
+    out = beside(isa, left, exact, z, x, y)
+    wide = [a.astype(np.float64) for a in (z, left, x, exact, y)]
+    truth = wide[0] @ wide[1].T + wide[2] @ wide[3].T + wide[4]
+    size = np.abs(wide[0]) @ np.abs(wide[1]).T + np.abs(wide[2]) @ np.abs(wide[3]).T + np.abs(wide[4])
+    assert (np.abs(out - truth) <= EPSILON * (rank + columns + 2) * size).all()
+    alone = [beside(isa, left, exact, z[t : t + 1], x[t : t + 1], y[t : t + 1]) for t in range(tokens)]
+    assert (out == np.concatenate(alone)).all(), "a token's result depends on the tokens beside it"
 
 
 @each_isa

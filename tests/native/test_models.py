@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 from paperlab import engine  # noqa: E402
 from paperlab.engine.native import EngineError, round_to_nearest  # noqa: E402
-from paperlab.engine.pack import Layout, pack  # noqa: E402
+from paperlab.engine.pack import Layout, pack, packed  # noqa: E402
 
 SMALL = {
     "vocab_size": 517,
@@ -138,12 +138,24 @@ def dequantized(model, layout):
     assert seen
     for module in linear:
         weight = module.weight.detach().numpy().copy()
-        keep = layout.mask(weight)
-        codes, scales, mins = round_to_nearest(
-            weight, layout.bits, layout.columns, symmetric=layout.symmetric, keep=keep
-        )
+        arrays = packed(weight, layout)
+        rows = len(weight)
+        rest, exact = weight.copy(), np.zeros_like(weight, bool)
+        if layout.outliers:
+            starts, column = arrays["outliers.starts"], arrays["outliers.columns"]
+            exact[np.repeat(np.arange(rows), np.diff(starts)), column] = True
+            assert exact.sum() == round(weight.size * layout.outliers)
+            rest[exact] = 0
+        keep = layout.mask(rest)
+        codes, scales, mins = round_to_nearest(rest, layout.bits, layout.columns, symmetric=layout.symmetric, keep=keep)
         with Laid(codes, scales, mins, keep, layout.bits, layout.columns) as laid:
-            module.weight.data = torch.from_numpy(laid.read())
+            result = laid.read()
+        if layout.rank:
+            before = np.linalg.norm((rest - result)[~exact])
+            left = arrays["low_rank.b"].reshape(-1, layout.rank, 16).transpose(0, 2, 1).reshape(-1, layout.rank)[:rows]
+            result += left.astype(np.float32) @ arrays["low_rank.a"].astype(np.float32)
+            assert np.linalg.norm((rest - result)[~exact]) < before
+        module.weight.data = torch.from_numpy(np.where(exact, weight, result))
     return model
 
 
@@ -157,6 +169,10 @@ LAYOUTS = [
     Layout(8, keep=0.5),
     Layout(4, keep=0.25),
     Layout(4, pattern="2:4"),
+    Layout(4, outliers=0.01),
+    Layout(3, symmetric=False, rank=5),
+    Layout(2, outliers=0.02, rank=8),
+    Layout(8, keep=0.5, outliers=0.005, rank=1),
 ]
 
 
@@ -168,7 +184,10 @@ def test_packed_logits_equal_the_dequantized_model(layout, isa, tmp_path):
     mine = engine.load(tmp_path / "b", isa=isa)
     logits = mine.forward([(mine.session(cache_bits=32), IDS)], every=True)
     assert relative(logits, logits_of(model, IDS)) < 3e-4  # activations keep 15 bits per group
-    assert report["bits_per_weight"] < layout.bits * 1.4 + 2 + layout.sparse
+    beside = 80 * layout.outliers + layout.rank * 16 * 2 / 96
+    assert report["bits_per_weight"] < layout.bits * 1.4 + 2 + layout.sparse + beside
+    size = mine.about["bytes_per_token"] * 8 / mine.about["weights_per_token"]
+    assert size == pytest.approx(report["bits_per_weight"] * 1.05, rel=0.15)
 
 
 def test_a_recipe_may_differ_by_matrix(tmp_path):

@@ -9,7 +9,16 @@ columns), instead of NAME.weight:
     NAME.masks   U64   sparse: one bit per weight, 64 to a quad of 16 rows x 4 columns
     NAME.starts  U64   sparse: where the codes of each 16 rows begin, in bytes
 
-and in the header's metadata, under "paperlab.NAME", a JSON object: rows, columns, bits, group, symmetric, sparse.
+and beside any of them
+
+    NAME.low_rank.a  F16  (rank, columns)
+    NAME.low_rank.b  F16  [row / 16][rank][16]; b @ a is added to what the codes stand for
+    NAME.outliers.starts   U32  (rows + 1,)  where each row's exact weights begin; the last is their number
+    NAME.outliers.columns  U16  their columns, ascending within a row
+    NAME.outliers.values   F16 or F32  the weights themselves, in place of all else
+
+and in the header's metadata, under "paperlab.NAME", a JSON object: rows, columns, bits, group, symmetric, sparse, and
+where they are there rank and outliers (how many).
 Every tensor begins at a multiple of 64 bytes of the file.
 """
 
@@ -33,6 +42,8 @@ _KINDS = {
     "I16": np.int16,
     "I8": np.int8,
     "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
     "U8": np.uint8,
     "BOOL": np.bool_,
 }

@@ -3,6 +3,8 @@
 import ctypes
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import (
     POINTER,
     byref,
@@ -14,6 +16,7 @@ from ctypes import (
     c_int64,
     c_uint8,
     c_uint16,
+    c_uint32,
     c_uint64,
     c_void_p,
 )
@@ -47,6 +50,7 @@ _F = POINTER(c_float)
 _I = POINTER(c_int32)
 _H = POINTER(c_uint16)
 _U = POINTER(c_uint8)
+_W = POINTER(c_uint32)
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "abi": (c_int, ()),
     "error": (c_char_p, ()),
@@ -72,6 +76,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "kernel_quantize": (c_int, (c_char_p, _F, c_int, c_int64, c_int64, c_int, POINTER(c_int8), _F, _I)),
     "kernel_matmul_q": (c_int, (c_char_p, c_void_p, POINTER(c_int8), _F, _I, c_int, c_int, _F)),
     "kernel_matmul_f": (c_int, (c_char_p, c_int, c_void_p, c_int64, c_int64, _F, c_int, _F)),
+    "kernel_beside": (c_int, (c_char_p, c_int64, c_int64, _H, _W, _H, _F, _F, _F, c_int64, c_int, _F)),
     "kernel_attend": (c_int, (c_char_p, _F, c_int, c_int, c_float, c_int, _F, _F, c_int, c_int, _F, _F, _F)),
     "kernel_row": (c_int, (c_char_p, c_char_p, _F, _F, _F, c_float, c_int64, _F)),
     "test_pool": (c_int, (c_int, c_int, _I, c_int)),
@@ -82,6 +87,7 @@ _POINTERS: dict[Any, Any] = {
     np.dtype(np.uint16): _H,
     np.dtype(np.uint8): _U,
 }
+_POINTERS[np.dtype(np.uint32)] = _W
 _POINTERS[np.dtype(np.int8)] = POINTER(c_int8)
 _POINTERS[np.dtype(np.float16)] = _H
 
@@ -142,6 +148,18 @@ def pointer(array: np.ndarray | None) -> Any:
     return array.ctypes.data_as(_POINTERS[array.dtype])
 
 
+@contextmanager
+def _laid(
+    codes: np.ndarray, scales: np.ndarray, mins: np.ndarray | None, keep: np.ndarray | None, bits: int, group: int
+) -> Iterator[int]:
+    rows, columns = codes.shape
+    handle = call("lay", rows, columns, bits, group, pointer(codes), pointer(scales), pointer(mins), pointer(keep))
+    try:
+        yield handle
+    finally:
+        library().pl_tiles_free(handle)
+
+
 def tiles(
     codes: np.ndarray, scales: np.ndarray, mins: np.ndarray | None, keep: np.ndarray | None, bits: int, group: int
 ) -> dict[str, np.ndarray]:
@@ -150,25 +168,31 @@ def tiles(
     codes, keep: (rows, columns) uint8; scales, mins: (rows, groups) float16; group 0: whole rows.
     Gives codes uint8, scales and mins float16, masks and starts uint64, each flat; those that the kind has.
     """
-    rows, columns = codes.shape
-    handle = call("lay", rows, columns, bits, group, pointer(codes), pointer(scales), pointer(mins), pointer(keep))
-    try:
-        out = {}
-        kinds = (
-            ("codes", np.uint8),
-            ("scales", np.float16),
-            ("mins", np.float16),
-            ("masks", np.uint64),
-            ("starts", np.uint64),
-        )
+    kinds = (
+        ("codes", np.uint8),
+        ("scales", np.float16),
+        ("mins", np.float16),
+        ("masks", np.uint64),
+        ("starts", np.uint64),
+    )
+    out = {}
+    with _laid(codes, scales, mins, keep, bits, group) as handle:
         for part, (name, dtype) in enumerate(kinds):
             where = c_void_p()
             size = call("tiles_part", handle, part, byref(where))
             if size:
                 out[name] = np.frombuffer(ctypes.string_at(where.value or 0, size), dtype)
-        return out
-    finally:
-        library().pl_tiles_free(handle)
+    return out
+
+
+def read(
+    codes: np.ndarray, scales: np.ndarray, mins: np.ndarray | None, keep: np.ndarray | None, bits: int, group: int
+) -> np.ndarray:
+    """(rows, columns) float32: the weights that codes stand for; arguments as `tiles` takes them."""
+    out = np.empty(codes.shape, np.float32)
+    with _laid(codes, scales, mins, keep, bits, group) as handle:
+        call("tiles_read", handle, pointer(out))
+    return out
 
 
 def round_to_nearest(

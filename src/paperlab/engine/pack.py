@@ -10,8 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from paperlab.engine import beside
 from paperlab.engine.container import Weights, named, write
-from paperlab.engine.native import EngineError, round_to_nearest, tiles
+from paperlab.engine.native import EngineError, read, round_to_nearest, tiles
 
 _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head")
 _BERT = ("query", "key", "value", "dense")
@@ -34,6 +35,8 @@ class Layout:
 
     group: input columns to a scale, a multiple of 16, or "row" for whole rows. keep: the part of the weights that is
     kept, 1.0 for all; the largest of each row stay. pattern "2:4" keeps the two largest of every four instead.
+    outliers: the part of the weights, those farthest from the mean, that is kept exactly beside the codes. rank: of
+    a low-rank part, in float16, that is added to what the codes stand for, nearest to what they lose.
     """
 
     bits: int = 8
@@ -41,6 +44,8 @@ class Layout:
     symmetric: bool = True
     keep: float = 1.0
     pattern: Literal["unstructured", "2:4"] = "unstructured"
+    outliers: float = 0.0
+    rank: int = 0
 
     def __post_init__(self) -> None:
         if self.bits not in (16, 8, 4, 3, 2):
@@ -49,6 +54,10 @@ class Layout:
             )
         if not 0 < self.keep <= 1:
             raise EngineError(f"keep={self.keep}; a part above 0 and up to 1 is needed")
+        if not 0 <= self.outliers <= 0.5:
+            raise EngineError(f"outliers={self.outliers}; a part from 0 to 0.5 is possible")
+        if self.rank < 0:
+            raise EngineError(f"rank={self.rank}; it cannot be negative")
         if self.sparse and (self.bits not in (8, 4) or not self.symmetric):
             raise EngineError("sparse matrices take 8 or 4 bits and are symmetric")
 
@@ -84,13 +93,16 @@ class Codes:
     """A matrix that was quantized elsewhere.
 
     codes: (rows, columns) uint8; scales, mins: (rows, groups) float16, groups of a multiple of 16 columns or one.
-    W = scales * (codes - 2^(bits - 1)) where mins is None, else scales * codes + mins.
+    W = scales * (codes - 2^(bits - 1)) where mins is None, else scales * codes + mins. low_rank: (rows, rank) and
+    (rank, columns), whose product is added; outliers: row, column and value of weights that are kept exactly.
     """
 
     bits: int
     codes: np.ndarray
     scales: np.ndarray
     mins: np.ndarray | None = None
+    low_rank: tuple[np.ndarray, np.ndarray] | None = None
+    outliers: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -159,6 +171,10 @@ def pack(
         try:
             if ready:
                 arrays = tiles(ready.codes, ready.scales, ready.mins, None, ready.bits, layout.columns)
+                if ready.low_rank:
+                    arrays |= beside.low_rank(*ready.low_rank)
+                if ready.outliers and len(ready.outliers[0]):
+                    arrays |= beside.exact(ready.codes.shape, *ready.outliers)
             else:
                 arrays = packed(weights.floats(name), layout)
         except EngineError as error:
@@ -172,6 +188,10 @@ def pack(
             "bits": layout.bits,
             "group": layout.columns or columns + -columns % 64,
         }
+        if "low_rank.a" in arrays:
+            about["rank"] = len(arrays["low_rank.a"])
+        if "outliers.columns" in arrays:
+            about["outliers"] = len(arrays["outliers.columns"])
         metadata[f"paperlab.{stem}"] = json.dumps(about | {"symmetric": layout.symmetric, "sparse": layout.sparse})
         bits += 8 * sum(array.nbytes for array in arrays.values())
         count += rows * columns
@@ -189,7 +209,18 @@ def pack(
 
 def packed(weight: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
     """The arrays of one packed matrix, from (rows, columns) float32."""
-    keep = layout.mask(weight)
-    group = layout.columns
-    codes, scales, mins = round_to_nearest(weight, layout.bits, group, symmetric=layout.symmetric, keep=keep)
-    return tiles(codes, scales, mins, keep, layout.bits, group)
+    row, column = beside.largest(weight, layout.outliers)
+    rest = weight
+    if len(row):
+        rest = weight.copy()
+        rest[row, column] = 0  # they are not to widen the range of the others
+    keep, group = layout.mask(rest), layout.columns
+    codes, scales, mins = round_to_nearest(rest, layout.bits, group, symmetric=layout.symmetric, keep=keep)
+    arrays = tiles(codes, scales, mins, keep, layout.bits, group)
+    if layout.rank:
+        error = rest - read(codes, scales, mins, keep, layout.bits, group)
+        error[row, column] = 0
+        arrays |= beside.low_rank(*beside.leading(error, layout.rank))
+    if len(row):
+        arrays |= beside.exact((weight.shape[0], weight.shape[1]), row, column, weight[row, column])
+    return arrays

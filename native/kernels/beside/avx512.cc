@@ -1,0 +1,3 @@
+#define ISA avx512
+#define LANES 16
+#include "beside.inc"
