@@ -97,7 +97,7 @@ def opened(chromium: Any, site: str) -> Iterator[Any]:
         context = chromium.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=scripts, **more
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         return Watched(context, site)
 

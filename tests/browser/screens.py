@@ -14,7 +14,8 @@ from playwright.sync_api import sync_playwright
 PAGES = {
     "home": "/", "search": "/search?q=outliers+in+quantization", "paper": "/papers/easyquant",
     "claims": "/papers/easyquant#claims", "compare": "/compare/quantization", "coverage": "/coverage",
-    "about": "/about",
+    "about": "/about", "account": "/account", "collection": "/collections", "follow": "/papers/easyquant#yours",
+    "subscribe": "/subscribe", "submit": "/submit", "sign-in": "/sign-in", "run": "/papers/easyquant/run",
 }  # fmt: skip
 SIZES = ((1440, 900, "light"), (768, 900, "dark"), (320, 640, "light"))
 

@@ -31,6 +31,35 @@ def fill() -> None:
     long = "Donaudampfschifffahrtsgesellschaft" * 8
     items.append(item(120, title=long, abstract=long * 3, authors=[long[:300]], published=now))
     take(items)
+    people()
+
+
+def people() -> None:
+    """What the reader at this machine has: a comment, a collection, interests, a wish, and a run that waits."""
+    from django.contrib.auth.models import User
+
+    from paperlab.core.card import methods
+    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.people import doing, who
+    from paperlab.site.runs import queue
+
+    reader = User.objects.get_or_create(username=who.HERE)[0]
+    other = User.objects.create(username="other@example.org", first_name="Ada L. <b>" + "Long" * 7)
+    paper, long = Paper.objects.get(arxiv="2401.00095"), "Donaudampfschifffahrtsgesellschaft" * 6
+    doing.comment(reader, paper, f"**So** it is: `{long}`\n\n> {long}\n\n- one\n- two\n\n```\n{long}\n```", "1")
+    doing.comment(other, paper, f"<script>alert(1)</script> {long} https://example.org/{long}", "2")
+    kept = doing.collect(reader, f"To read {long[:60]}", f"A note on {long}")
+    doing.keep(kept, paper, True, f"Why: {long}")
+    doing.keep(kept, Paper.objects.get(arxiv="2401.00120"), True)
+    for kind, value in (("family", "quantization"), ("author", long), ("search", f"q={long}&code=1")):
+        doing.follow(reader, kind, value, True)
+    doing.submit(reader, "2405.00009")
+    queue.ask(methods()["easyquant"], {"claim": "nearly-lossless"})
+
+
+def broken(request: object) -> None:
+    """A page that fails."""
+    raise RuntimeError("as the test wants it")
 
 
 def main(port: int) -> None:
@@ -43,7 +72,11 @@ def main(port: int) -> None:
 
     index.refresh(meaning=False)
     import uvicorn
+    from django.urls import path
 
+    from paperlab.site import urls
+
+    urls.urlpatterns.insert(0, path("broken", broken))
     from paperlab.site.asgi import application
 
     uvicorn.run(application, port=port, lifespan="off", log_level="warning")

@@ -164,6 +164,19 @@ def test_an_account_from_its_first_letter_to_its_end(
     page.locator("header [data-vote][aria-pressed=true]").wait_for()
     assert page.locator("header [data-vote]").inner_text().split()[1:] == ["1", "vote", "here"]
 
+    page = seen.go("/account")
+    page.get_by_label("Beside your comments").fill(to)
+    page.get_by_role("button", name="Save").click()
+    assert "no e-mail address" in page.get_by_role("alert").inner_text()
+    page.get_by_label("Beside your comments").fill("Ada <i>L.</i>")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_function("!document.querySelector('[role=alert]')")
+    if scripts:
+        from axe_playwright_python.sync_playwright import Axe
+
+        assert Axe().run(page).response["violations"] == []
+    page = seen.go("/papers/easyquant")
+
     attack = "**bold** <script>alert(1)</script> <img src=x onerror=alert(2)> [x](javascript:alert(3))"
     page.get_by_label("Your comment, in Markdown").fill(attack)
     page.get_by_role("button", name="Say it").click()
@@ -172,6 +185,7 @@ def test_an_account_from_its_first_letter_to_its_end(
     assert comment.locator("strong", has_text="bold").count() == 1
     assert "<script>alert(1)</script> <img src=x onerror=alert(2)>" in comment.inner_text()
     assert comment.locator("script, img, a[href^=javascript]").count() == 0
+    assert comment.inner_text().startswith("Ada <i>L.</i>")
     assert to not in page.content()
 
     page.get_by_role("button", name="Mark as read").click()
@@ -213,7 +227,7 @@ def test_an_account_from_its_first_letter_to_its_end(
     with page.expect_download() as told:
         page.get_by_role("link", name="All that is known of you").click()
     known = json.loads(Path(told.value.path()).read_text())
-    assert known["account"]["email"] == to
+    assert (known["account"]["email"], known["account"]["name"]) == (to, "Ada <i>L.</i>")
     assert [one["paper"] for one in known["votes"]] == ["2403.02775"]
     assert known["comments"][0]["body"] == attack
     assert known["collections"][0]["papers"][0]["note"] == "<b>at home</b> & soon"

@@ -100,3 +100,73 @@ def test_hostile_papers_are_text(opened: Any) -> None:
     assert page.locator("main script").count() == 0
     assert page.locator("math").count() >= 3
     assert [said for said in watched.wrong if "404" not in said] == []
+
+
+def test_a_vote_is_swapped_where_it_stands(opened: Any) -> None:
+    page = opened().go("/papers/easyquant")
+    button = page.locator("[data-vote]").first
+    before = button.get_attribute("aria-pressed")
+    with page.expect_response(lambda answer: answer.url.endswith("/vote")) as answered:
+        button.click()
+    assert answered.value.status == 200
+    page.wait_for_function(f"document.querySelector('[data-vote]').getAttribute('aria-pressed') !== '{before}'")
+    assert page.url.endswith("/papers/easyquant")
+
+
+def test_a_run_is_asked_for_watched_and_cancelled(opened: Any) -> None:
+    """No worker is at work here: the page says so, and the run waits until it is cancelled."""
+    page = opened().go("/papers/easyquant")
+    page.locator("form.run-form button", has_text="Run it").first.click()
+    page.wait_for_url("**/runs/*")
+    assert "Waits in the queue" in page.locator("#live").inner_text()
+    assert "No worker is at work" in page.locator("#live").inner_text()
+    page.get_by_role("button", name="Cancel").click()
+    page.wait_for_function("document.querySelector('#live').innerText.includes('Cancelled')")
+
+
+def test_a_vote_and_an_interest_stand_among_what_a_search_found(opened: Any) -> None:
+    for scripts in (True, False):
+        watched = opened(scripts=scripts)
+        page = watched.go("/search?q=quantization")
+        page.get_by_label("has code").check()
+        if not scripts:
+            page.get_by_role("button", name="Apply").click()
+        page.wait_for_url("**code=1**")
+        vote = page.locator("#list [data-vote]").nth(1)
+        before = vote.get_attribute("aria-pressed")
+        vote.click()
+        page.wait_for_function(
+            f"document.querySelectorAll('#list [data-vote]')[1].getAttribute('aria-pressed') !== '{before}'"
+        )
+        assert "code=1" in page.url
+        page.get_by_role("button", name="Follow this search").click()
+        page.wait_for_load_state()
+        page = watched.go("/account")
+        assert page.locator("bdi", has_text="q=quantization").count() == 1
+        page.get_by_role("button", name="Unfollow q=quantization").click()
+        page.wait_for_function("!document.body.innerText.includes('q=quantization')")
+        assert watched.wrong == []
+
+
+def test_the_other_pages_are_there_without_scripts(opened: Any) -> None:
+    watched = opened(scripts=False)
+    page = watched.go("/compare/quantization")
+    first = page.locator("tbody th[scope=row]").first.inner_text()
+    page.locator("thead a", has_text="size, MB").click()
+    page.locator("th[aria-sort=ascending]").wait_for()
+    page.locator("thead a", has_text="size, MB").click()
+    page.locator("th[aria-sort=descending]").wait_for()
+    assert page.locator("tbody th[scope=row]").first.inner_text() != first
+    before = page.locator("section.claim h2").inner_text()
+    page.get_by_label("Settings").get_by_role("link").first.click()
+    page.wait_for_url("**in=**")
+    assert page.locator("section.claim h2").inner_text() != before
+    page = watched.go("/coverage")
+    rows = page.locator("tbody tr").count()
+    page = watched.go("/coverage?family=quantization")
+    assert 0 < page.locator("tbody tr").count() < rows
+    page = watched.go("/runs/1")  # nobody works here: it waits, and the page asks again by itself
+    with page.expect_navigation(timeout=20_000):
+        pass
+    assert "Waits in the queue" in page.locator("#live").inner_text()
+    assert watched.wrong == []

@@ -342,6 +342,17 @@ def test_only_arxiv_ids_are_fetched(monkeypatch: pytest.MonkeyPatch, paper: Any)
     assert Submission.objects.get().state == "unknown"
 
 
+@pytest.mark.parametrize("name", ["p@example.org", "reader 7", "You", "x" * 41])
+def test_a_name_is_nobody_elses_and_no_address(paper: Any, name: str) -> None:
+    one = here()
+    assert one.post("/account", {"name": "Ada"}).status_code == 302
+    assert one.post("/account", {"name": name}).status_code == 400
+    one.post("/papers/2401.00001/comment", {"body": "Hello"})
+    assert "<bdi>Ada</bdi>" in one.get("/papers/2401.00001").content.decode()
+    assert one.post("/account", {"name": ""}).status_code == 302
+    assert "<bdi>Ada</bdi>" not in one.get("/papers/2401.00001").content.decode()
+
+
 @pytest.mark.usefixtures("public")
 def test_an_account_goes_with_all_it_held(paper: Any) -> None:
     from django.contrib.auth.models import User

@@ -1,12 +1,29 @@
 """One process that serves the site on a socket which it inherits: python -m paperlab.site.server DESCRIPTOR."""
 
+import contextlib
 import os
 import socket
 import sys
+import threading
 
 from paperlab.site.child import follow_parent
 
 DRAIN = 5  # seconds for requests under way, and for streams, when the site stops
+
+
+def warm() -> None:
+    """Load pages and records now rather than for whoever comes first; what cannot be read is said where it is shown."""
+    from django.template.loader import get_template
+    from django.urls import get_resolver
+
+    with contextlib.suppress(Exception):
+        assert get_resolver().url_patterns  # asking is what imports the views
+        for name in ("bundled", "feed", "search", "paper", "compare"):
+            get_template(f"pages/{name}.html")
+        from paperlab.site.pages import figures
+
+        for family, _ in figures.families():
+            figures.compared(family)
 
 
 def main(descriptor: int) -> None:
@@ -28,6 +45,7 @@ def main(descriptor: int) -> None:
         timeout_graceful_shutdown=DRAIN,
     )
     config.load()  # before the event loop runs: what prepares the store may not be called inside it
+    threading.Thread(target=warm, name="warm", daemon=True).start()
     uvicorn.Server(config).run(sockets=[opened])
 
 

@@ -2,6 +2,8 @@
 
 from urllib.parse import quote, urlencode, urlsplit
 
+from django.utils.http import url_has_allowed_host_and_scheme
+
 from paperlab.site.catalogue.models import Paper
 
 
@@ -18,6 +20,13 @@ def paper(row: Paper) -> str:
 def search(**filters: str) -> str:
     """The address of a search."""
     return f"/search?{urlencode({key: value for key, value in filters.items() if value})}"
+
+
+def inside(wanted: str, otherwise: str) -> str:
+    """An address if it is one of this site, else `otherwise`."""
+    if wanted.startswith("/") and url_has_allowed_host_and_scheme(wanted, allowed_hosts=None):
+        return wanted[:500]
+    return otherwise
 
 
 def web(address: str) -> str:

@@ -10,13 +10,15 @@ from urllib.parse import urlencode
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.safestring import SafeString
+from django.utils.text import slugify
 
 from paperlab.core.panels import Panel, Point, labels, to_csv
 from paperlab.core.paper import FAMILIES
+from paperlab.core.words import megabytes, number, seconds
 from paperlab.site.evidence import evidence
 from paperlab.site.pages import figures, plots
 
-AT = {"bytes": "equal bytes", "time": "equal time", "quality": "equal quality"}
+AT = {"bytes": "bytes", "time": "time", "quality": "quality"}
 NEAR = {"bytes": 1.02, "time": 2.0, "quality": 1.02}  # how far apart what counts as equal may be, as a ratio
 SORTS: dict[str, Callable[[Point], float | str]] = {
     "arm": lambda p: str(p.arm),
@@ -41,11 +43,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """One setting: its plot, its bands of arms that are equal, or all its arms in one."""
+    """One setting: its plot, its front by rising cost, its bands of arms that are equal, or all its arms in one."""
 
     panel: Panel
     key: str
     plot: SafeString | None
+    front: tuple[tuple[Line, str], ...]  # with its cost in words
     bands: tuple[tuple[str, tuple[Line, ...]], ...]
 
 
@@ -55,7 +58,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def compare(request: HttpRequest, family: str) -> HttpResponse:
-    """One family."""
+    """One family, one setting at a time."""
     if family not in FAMILIES:
         raise Http404(f"no family {family[:40]!r}")
     at = request.GET.get("at", "bytes")
@@ -64,27 +67,40 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     down = sort.startswith("-")
     column = sort.lstrip("-") if sort.lstrip("-") in SORTS else ""
     found = figures.compared(family)
-    sections = _sections(family, evidence().mark, at, column, down)
+    names = keys(found.panels)
+    largest = max(range(len(names)), key=lambda i: len(found.panels[i].points), default=0)
+    chosen = names.index(request.GET.get("in", "")) if request.GET.get("in") in names else largest
+    one = _section(family, evidence().mark, chosen, at, column, down) if names else None
+    here = {"in": names[chosen]} if names else {}
     heads = [
-        (name, said, f"?{urlencode({'at': at, 'sort': f'-{name}' if column == name and not down else name})}",
+        (name, said, f"?{urlencode({**here, 'at': at, 'sort': f'-{name}' if column == name and not down else name})}",
          ("descending" if down else "ascending") if column == name else "")
         for name, said in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
                            ("build", "build, s"), ("peak", "peak, MB"))
     ]  # fmt: skip
-    told = {"family": family, "at": at, "kinds": AT, "column": column, "heads": heads, "sections": sections,
-            "found": found}  # fmt: skip
+    told = {
+        "family": family, "at": at, "column": column, "heads": heads, "one": one, "found": found,
+        "kinds": [(name, said, f"?{urlencode({**here, 'at': name})}") for name, said in AT.items()],
+        "settings": [(panel, f"?{urlencode({'in': name, 'at': at})}", name == names[chosen])
+                     for name, panel in zip(names, found.panels, strict=True)],
+    }  # fmt: skip
     return render(request, "pages/compare.html", told)
 
 
-@lru_cache(maxsize=128)
-def _sections(family: str, mark: str, at: str, column: str, down: bool) -> list[Section]:
+def keys(panels: Sequence[Panel]) -> list[str]:
+    """A name for each setting in addresses, which stays as long as model, task, version and scale do."""
+    bare = [slugify(f"{p.model} {p.task} {p.version} {p.scale}") or "setting" for p in panels]
+    return [name if name not in bare[:i] else f"{name}-{bare[: i + 1].count(name)}" for i, name in enumerate(bare)]
+
+
+@lru_cache(maxsize=256)
+def _section(family: str, mark: str, i: int, at: str, column: str, down: bool) -> Section:
     found = figures.compared(family)
-    return [section(panel, i, at, column, down, found) for i, panel in enumerate(found.panels, 1)]
+    return section(found.panels[i], keys(found.panels)[i], at, column, down, found)
 
 
-def section(panel: Panel, i: int, at: str, column: str, down: bool, found: figures.Compared) -> Section:
+def section(panel: Panel, key: str, at: str, column: str, down: bool, found: figures.Compared) -> Section:
     """What the page shows of one setting."""
-    key = f"setting-{i}"
     side = "build" if at == "time" else "bytes"
     lines = []
     for n, (point, label) in enumerate(zip(panel.points, labels([p.arm for p in panel.points]), strict=True), 1):
@@ -99,7 +115,9 @@ def section(panel: Panel, i: int, at: str, column: str, down: bool, found: figur
     better = "lower" if panel.better == "lower" else "higher"
     plot = plots.pareto(spots, cost=axis, quality=panel.metric, better=better, key=key)  # type: ignore[arg-type]
     bands = (("", ordered(lines, column, down)),) if column else banded(lines, panel, at)
-    return Section(panel, key, plot, tuple(bands))
+    unit, write, of = (" s", seconds, lambda p: p.build) if at == "time" else (" MB", megabytes, lambda p: p.bytes)
+    front = sorted((line for line in lines if line.front), key=lambda line: of(line.point))
+    return Section(panel, key, plot, tuple((line, write(of(line.point)) + unit) for line in front), tuple(bands))
 
 
 def _where(name: str, found: figures.Compared) -> str:
@@ -144,8 +162,6 @@ def banded(lines: Sequence[Line], panel: Panel, at: str) -> list[tuple[str, tupl
 
 
 def _said(at: str, band: Sequence[Line], of: Callable[[Point], float], metric: str) -> str:
-    from paperlab.core.words import megabytes, number, seconds
-
     low, high = min(of(line.point) for line in band), max(of(line.point) for line in band)
     write = {"bytes": megabytes, "time": seconds, "quality": number}[at]
     unit = {"bytes": " MB", "time": " s", "quality": f" {metric}"}[at]

@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString, mark_safe
 from paperlab.core.words import clean, number, percent, span
 
 WIDE = 360  # of a drawing, in units that are about CSS pixels on a phone
+MOST_LABEL = 34  # letters beside a point
 LETTER = 7.2  # mean width of a letter, as large as the style sheet makes it on a phone
 
 
@@ -168,7 +169,7 @@ def pareto(
     parts = []
     for tick in x_ticks:
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>')
-        parts.append(_text(x(tick), bottom + 14, _short(tick), "tick", "middle"))
+        parts.append(_text(x(tick), bottom + 14, _short(tick), "tick across", "middle"))
     for tick in y_ticks:
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(_text(left - 5, y(tick) + 4, _short(tick), "tick", "end"))
@@ -185,9 +186,10 @@ def pareto(
         cx, cy = x(s.cost), y(s.value)
         parts.append(f'<circle class="hit" cx="{cx:.1f}" cy="{cy:.1f}" r="12"/>')
         parts.append(_shape("holds" if s.front else "beside", cx, cy))
-        place = _place(clean(s.label)[:34], cx, cy, taken, (left, top, right, bottom)) if s.front else None
+        label = clean(s.label) if len(clean(s.label)) <= MOST_LABEL else clean(s.label)[: MOST_LABEL - 1] + "…"
+        place = _place(label, cx, cy, taken, (left, top, right, bottom)) if s.front else None
         if place is not None:
-            parts.append(_text(place[0], place[1], clean(s.label)[:34], "name", "start"))
+            parts.append(_text(place[0], place[1], label, "name", "start"))
         parts.append("</a>")
     parts.append(_text(right, bottom + 28, cost, "axis", "end"))
     parts.append(_text(4, 12, f"{quality} ({better} is better)", "axis", "start"))

@@ -13,6 +13,7 @@ from paperlab.site.pages import (
     robots,
     searching,
     static_files,
+    theme,
 )
 
 urlpatterns = [
@@ -36,6 +37,7 @@ urlpatterns = [
     path("feeds/family/<slug:name>.atom", atom.family),
     path("feeds/verdict/<str:word>.atom", atom.verdict),
     path("feeds/author/<str:name>.atom", atom.author),
+    path("theme", theme.theme),
     path("robots.txt", robots.robots),
     path("sitemap.xml", robots.index),
     path("sitemap-pages.xml", robots.pages),

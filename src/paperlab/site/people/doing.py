@@ -1,5 +1,6 @@
 """What people do with papers: vote, comment, collect, read, follow, submit. Each change is one transaction."""
 
+import re
 import secrets
 from datetime import UTC, date, datetime
 from typing import Any
@@ -20,6 +21,7 @@ from paperlab.site.search import query
 KINDS = ("family", "author", "search", "claim")
 MOST = 500  # collections, follows of one person
 NOTE = 4_000  # characters
+NAME = 40
 
 
 class Refused(ValueError):
@@ -40,6 +42,18 @@ def _moved(papers: list[Paper]) -> None:
     """The papers' places in trending have changed: the index is to look at them again."""
     if papers:
         store.number(papers, store.lock())
+
+
+def rename(user: User, text: str) -> None:
+    """The name beside one's comments; empty: none, only a number. Raises Refused."""
+    name = clean.line(text)
+    if len(name) > NAME:
+        raise Refused(f"the name has {len(name)} characters; {NAME} are the most")
+    if "@" in name:
+        raise Refused("everybody sees the name: no e-mail address can be one")
+    if re.fullmatch(r"(you|reader\s*\d+)", name.casefold()):
+        raise Refused(f"{name!r} is what the site calls others")
+    User.objects.filter(pk=user.pk).update(first_name=name)
 
 
 def vote(user: User, paper: Paper, on: bool) -> None:
@@ -178,7 +192,12 @@ def export(user: User) -> dict[str, Any]:
 
     subscribed = Subscription.objects.filter(email=user.email) if user.email else Subscription.objects.none()
     return {
-        "account": {"email": user.email or None, "joined": str(user.date_joined), "last": str(user.last_login)},
+        "account": {
+            "email": user.email or None,
+            "name": user.first_name or None,
+            "joined": str(user.date_joined),
+            "last": str(user.last_login),
+        },
         "votes": [
             {"paper": name(v.paper), "day": str(v.day)} for v in Vote.objects.filter(user=user).select_related("paper")
         ],

@@ -15,6 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
+from paperlab.site.pages import addresses
 from paperlab.site.people import who
 from paperlab.site.people.models import SignIn
 
@@ -90,7 +91,7 @@ def link(request: HttpRequest, token: str) -> HttpResponse:
         user, _ = User.objects.get_or_create(username=row.email, defaults={"email": row.email})
         if user.is_active:
             login(request, user, backend="django.contrib.auth.backends.ModelBackend")
-        answer = redirect(who.inside(row.next, "/"))
+        answer = redirect(addresses.inside(row.next, "/"))
     else:
         answer = render(request, "people/link.html", {"email": row.email})
     answer.headers["Referrer-Policy"] = "same-origin"

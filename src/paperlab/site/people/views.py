@@ -187,9 +187,15 @@ def submit(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @who.person
 def account(request: HttpRequest) -> HttpResponse:
-    """What one has here; by POST, a password."""
+    """What one has here; by POST, a name or a password."""
     user, wrong = _user(request), ""
-    if request.method == "POST":
+    if request.method == "POST" and "name" in request.POST:
+        try:
+            doing.rename(user, request.POST["name"])
+            return redirect("/account")
+        except doing.Refused as error:
+            wrong = f"{str(error)[:1].upper()}{str(error)[1:]}."
+    elif request.method == "POST":
         password = request.POST.get("password", "")[:4096]
         try:
             if password:

@@ -11,10 +11,10 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.utils.functional import SimpleLazyObject
-from django.utils.http import url_has_allowed_host_and_scheme
 
 from paperlab.core.home import home
 from paperlab.site.api import limits
+from paperlab.site.pages import addresses
 from paperlab.site.pages.refused import refused
 
 HERE = "you"  # the name of the one person on a machine of one's own
@@ -55,14 +55,7 @@ class Here:
 
 def back(request: HttpRequest, otherwise: str) -> str:
     """Where the form wants to go then: an address of this site, or `otherwise`."""
-    return inside(request.POST.get("next") or request.GET.get("next") or "", otherwise)
-
-
-def inside(wanted: str, otherwise: str) -> str:
-    """An address if it is one of this site, else `otherwise`."""
-    if wanted.startswith("/") and url_has_allowed_host_and_scheme(wanted, allowed_hosts=None):
-        return wanted[:500]
-    return otherwise
+    return addresses.inside(request.POST.get("next") or request.GET.get("next") or "", otherwise)
 
 
 @cache
