@@ -71,6 +71,16 @@ PL_API void pl_tiles_free(pl_tiles* tiles);
 PL_API int64_t pl_tiles_part(const pl_tiles* tiles, int part, const void** data);
 PL_API int pl_tiles_read(const pl_tiles* tiles, float* out); /* (rows, columns) */
 
+/* A model's files, tensor by tensor, whatever their format; one caller at a time. list: JSON, {NAME: {"shape", "dtype"}},
+ * with "bits", "group" (0: whole rows), "symmetric" and "sparse" for a matrix in few bits; valid until the files are
+ * freed. read: rows [first, last) of a matrix, or 0 and 1 for any other tensor. scales, mins: (rows, groups) float16. */
+typedef struct pl_files pl_files;
+PL_API pl_files* pl_files_open(const char* path);
+PL_API void pl_files_free(pl_files* files);
+PL_API const char* pl_files_list(const pl_files* files);
+PL_API int pl_files_read(pl_files* files, const char* name, int64_t first, int64_t last, float* out);
+PL_API int pl_files_scales(pl_files* files, const char* name, uint16_t* scales, uint16_t* mins);
+
 /* Single kernels, for tests. */
 PL_API int pl_kernel_quantize(const char* isa, const float* x, int tokens, int64_t columns, int64_t group, int planes,
                               int8_t* q, float* scales, int32_t* sums);

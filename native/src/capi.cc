@@ -2,6 +2,7 @@
 #include <new>
 
 #include "dispatch.h"
+#include "files.h"
 #include "model.h"
 #include "paperlab.h"
 
@@ -16,6 +17,9 @@ struct pl_session : Session {
 };
 struct pl_tiles {
   Tiles tiles;
+};
+struct pl_files : Files {
+  using Files::Files;
 };
 
 namespace {
@@ -63,7 +67,7 @@ Type type_of(int type) {
 
 extern "C" {
 
-int pl_abi(void) { return 1; }
+int pl_abi(void) { return 3; }
 const char* pl_error(void) { return last_error.c_str(); }
 
 const char* pl_isas(void) {
@@ -197,6 +201,27 @@ int64_t pl_tiles_part(const pl_tiles* tiles, int part, const void** data) {
 int pl_tiles_read(const pl_tiles* tiles, float* out) {
   read_rows(tiles->tiles.view, 0, tiles->tiles.view.rows, out);
   return 0;
+}
+
+pl_files* pl_files_open(const char* path) {
+  return guarded(nullptr, [&]() -> pl_files* { return new pl_files(path); });
+}
+
+void pl_files_free(pl_files* files) { delete files; }
+const char* pl_files_list(const pl_files* files) { return files->list().c_str(); }
+
+int pl_files_read(pl_files* files, const char* name, int64_t first, int64_t last, float* out) {
+  return guarded(-1, [&] {
+    files->read(name, first, last, out);
+    return 0;
+  });
+}
+
+int pl_files_scales(pl_files* files, const char* name, uint16_t* scales, uint16_t* mins) {
+  return guarded(-1, [&] {
+    files->scales(name, scales, mins);
+    return 0;
+  });
 }
 
 int pl_kernel_quantize(const char* isa, const float* x, int tokens, int64_t columns, int64_t group, int planes,

@@ -153,9 +153,21 @@ Json make_config(const std::map<std::string, Json>& fields, const std::string& p
                                                        {"rope.freq_base", "rope_theta"}};
   for (const auto& [field, name] : names)
     if (const auto at = fields.find(kind + "." + field); at != fields.end()) put(config, name, at->second);
-  if (const auto at = fields.find(kind + ".rope.scaling.type");
-      at != fields.end() && at->second.text != "none" && !at->second.text.empty())
-    fail("%s scales its rotary positions (%s), which is not known for GGUF here", path.c_str(), at->second.text.c_str());
+  Json scaling;
+  scaling.kind = Json::Object;
+  const std::string from = kind + ".rope.scaling.";
+  if (const auto at = fields.find(from + "type"); at != fields.end() && at->second.text != "none" && !at->second.text.empty()) {
+    if (at->second.text != "linear" && at->second.text != "yarn")
+      fail("%s scales its rotary positions (%s); linear and yarn are known in GGUF", path.c_str(), at->second.text.substr(0, 40).c_str());
+    put(scaling, "rope_type", at->second);
+    const std::pair<const char*, const char*> parts[] = {{"factor", "factor"},
+                                                         {"original_context_length", "original_max_position_embeddings"},
+                                                         {"yarn_beta_fast", "beta_fast"},
+                                                         {"yarn_beta_slow", "beta_slow"}};
+    for (const auto& [field, name] : parts)
+      if (const auto value = fields.find(from + field); value != fields.end()) put(scaling, name, value->second);
+    put(config, "rope_scaling", scaling);
+  }
   const auto special = [&](const char* field, const char* name) {
     if (const auto at = fields.find(std::string("tokenizer.ggml.") + field); at != fields.end())
       put(config, name, at->second);
@@ -229,6 +241,8 @@ Tensors read_gguf(const std::string& path) {
     tensor.data = file->data() + base + offset;
   }
   out.config = make_config(fields, path, !out.find("lm_head.weight"));
+  if (out.find("model.layers.0.self_attn.o_proj.bias")) put(out.config, "attention_bias", truth(true));
+  if (out.find("model.layers.0.mlp.up_proj.bias")) put(out.config, "mlp_bias", truth(true));
   out.gguf = true;
   out.files.push_back(std::move(file));
   return out;

@@ -70,6 +70,15 @@ LlamaConfig read_config(const Tensors& tensors) {
   c.theta = json.get_number("rope_theta", theta);
   if (!(c.theta > 1) || !std::isfinite(c.theta)) fail("config.json: impossible rope_theta");
   c.frequencies = frequencies(json, c.head, c.theta);
+  if (const Tensor* factors = tensors.find("rope_freqs.weight"); factors && tensors.gguf) {  // how GGUF scales Llama 3's
+    if (factors->count() != c.head / 2) fail("rope_freqs.weight holds %lld values where heads have %lld pairs", (long long)factors->count(), (long long)c.head / 2);
+    std::vector<float> by(size_t(c.head / 2));
+    to_float(*factors, 0, c.head / 2, by.data());
+    for (size_t i = 0; i < by.size(); ++i) {
+      if (!(by[i] > 0) || !std::isfinite(by[i])) fail("rope_freqs.weight holds an impossible factor");
+      c.frequencies[i] /= by[i];
+    }
+  }
   c.interleaved = json.get_bool("rope_interleaved", false);
   c.qkv_bias = json.get_bool("attention_bias", type == "qwen2");
   c.out_bias = json.get_bool("attention_bias", false) && type != "qwen2";
@@ -105,7 +114,7 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
     return out;
   };
   embedding_ = matrix("model.embed_tokens", c_.vocabulary, c_.hidden, false);
-  const bool own_head = tensors_.find("lm_head.weight") || tensors_.find("lm_head.codes");
+  const bool own_head = tensors_.find("lm_head.weight") || tensors_.find("lm_head.codes") || tensors_.find("lm_head.weight_packed");
   if (!own_head && !tensors_.config.get_bool("tie_word_embeddings", false) && tensors_.config.find("tie_word_embeddings"))
     fail("lm_head.weight is missing and config.json does not tie it to the embeddings");
   const bool tied = !own_head || tensors_.config.get_bool("tie_word_embeddings", false);

@@ -391,6 +391,73 @@ def pack(
 
 
 @app.command()
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A folder (packed or not), a .gguf file, a registered name, a hub id."),
+    ],
+    to: Annotated[
+        Literal["hf", "compressed-tensors", "gguf"],
+        typer.Option(metavar="hf|compressed-tensors|gguf", help="For transformers; for vLLM; for llama.cpp."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The folder, or the .gguf file, to write.")],
+    bits: Annotated[int | None, typer.Option(metavar="N", help="Quantize on the way: 8, 4, 3 or 2 bits.")] = None,
+    group: Annotated[
+        int | None, typer.Option(metavar="N", help="Columns to a scale; 0: whole rows. Without it 64, in GGUF 32.")
+    ] = None,
+    asymmetric: Annotated[bool, typer.Option("--asymmetric", help="A minimum per group beside its scale.")] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="JSON: a layout per name pattern.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="SLUG", help="A paper's quantizer; what it leaves alone stays as it is.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of --method.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A text file or name, for a --method that looks at data.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--type", metavar="TYPE", help="Of floats: F32, F16, BF16; for GGUF also Q8_0, Q4_0, Q4_1."),
+    ] = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Round codes again that GGUF has no block for.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model for other runtimes: transformers, vLLM, llama.cpp."""
+    from paperlab import cli_engine
+    from paperlab.engine import Layout
+
+    layouts = cli_engine.read_recipe(recipe) if recipe else None
+    if bits:
+        if recipe or method:
+            raise Misuse("--bits quantizes every matrix alike; give it, or --recipe, or --method")
+        columns = (32 if to == "gguf" else 64) if group is None else group
+        layouts = [("*", Layout(bits, columns or "row", not asymmetric))]
+    elif group is not None or asymmetric:
+        raise Misuse("--group and --asymmetric say how --bits are grouped; give --bits too")
+    more: dict[str, Any] = {"recipe": layouts, "dtype": dtype, "requantize": requantize}
+    if method:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as between:
+            given = cli_engine.by_method(model, method, settings or [], data, Path(between))
+            report = cli_engine.export(between, out, to, given=given, **more)
+    else:
+        report = cli_engine.export(model, out, to, **more)
+    if as_json:
+        from paperlab.cli_text import write_json
+
+        return write_json([{"out": str(out), **report}])
+    typer.echo(f"{out}: {report['bytes'] / 1e6:.1f} MB, {report['tensors']} tensors")
+    for note in report["notes"]:
+        typer.echo(f"  {note}")
+
+
+@app.command()
 def chat(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a registered name, a hub id.")],
     bits: Annotated[int | None, typer.Option(metavar="N", help="Round float weights: 8, 4, 3 or 2 bits.")] = None,

@@ -1,4 +1,4 @@
-"""The face of the engine: packing a model, and talking with one."""
+"""The face of the engine: packing and exporting a model, and talking with one."""
 
 import json
 import sys
@@ -99,6 +99,22 @@ def pack(model: str | Path, out: Path, recipe: "Recipe", given: "dict[str, Codes
             print(f"\r\x1b[K{name}", end="", file=sys.stderr, flush=True)
 
     report = work(place(str(model)), out, recipe, given, tell)
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    return report
+
+
+def export(model: str, out: Path, to: str, **options: Any) -> dict[str, Any]:
+    """Export with a bar of progress on standard error where a terminal watches."""
+    from paperlab.engine import export as work
+
+    def tell(name: str, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            filled = 20 * done // max(total, 1)
+            line = f"\r\x1b[K[{'=' * filled}{' ' * (20 - filled)}] {done / 1e6:.0f} of {total / 1e6:.0f} MB  {name}"
+            print(line, end="", file=sys.stderr, flush=True)
+
+    report = work(place(str(model)), out, to, progress=tell, **options)  # type: ignore[arg-type]
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     return report

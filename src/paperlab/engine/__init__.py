@@ -10,8 +10,9 @@
 Needs the distribution `paperlab-engine` (the compiled part), numpy and tokenizers: the extra `engine`.
 """
 
+from paperlab.engine.export import export
 from paperlab.engine.load import load
 from paperlab.engine.native import EngineError, available, instruction_sets
 from paperlab.engine.pack import Codes, Layout, pack
 
-__all__ = ["Codes", "EngineError", "Layout", "available", "instruction_sets", "load", "pack"]
+__all__ = ["Codes", "EngineError", "Layout", "available", "export", "instruction_sets", "load", "pack"]

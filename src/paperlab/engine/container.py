@@ -23,9 +23,11 @@ Every tensor begins at a multiple of 64 bytes of the file.
 """
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -129,22 +131,61 @@ class Weights:
         return np.ascontiguousarray(raw, np.float32)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A tensor to be written. kind: as safetensors spells it; make: gives it when its turn comes."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return math.prod(self.shape) * np.dtype(_KINDS[self.kind]).itemsize
+
+
 def write(file: Path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> None:
     """Write {name: (type, array)} as one safetensors file, whole or not at all."""
+    plan = [Planned(name, kind, array.shape, lambda a=array: a) for name, (kind, array) in tensors.items()]  # type: ignore[misc]
+    write_planned(file, plan, metadata)
+
+
+def write_planned(
+    file: Path,
+    plan: Sequence[Planned],
+    metadata: Mapping[str, str],
+    progress: Callable[[Planned], None] = lambda _: None,
+    align: int = _ALIGN,
+) -> None:
+    """Write tensors one by one as one safetensors file, whole or not at all; only one is in memory at a time.
+
+    align: 1 leaves no gap between tensors, which the safetensors package asks for.
+    """
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    at = 0
-    for name, (kind, array) in tensors.items():
-        entries[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
-        at += array.nbytes + -array.nbytes % _ALIGN if name != list(tensors)[-1] else array.nbytes
+    places, at = [], 0
+    for tensor in plan:
+        places.append(at)
+        entries[tensor.name] = {
+            "dtype": tensor.kind,
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + tensor.nbytes],
+        }
+        at += tensor.nbytes + -tensor.nbytes % align
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-(len(header) + 8) % _ALIGN)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
     try:
         with os.fdopen(handle, "wb") as opened:
             opened.write(len(header).to_bytes(8, "little") + header)
-            for name, (_, array) in tensors.items():
-                opened.seek(8 + len(header) + entries[name]["data_offsets"][0])  # type: ignore[index]
-                opened.write(np.ascontiguousarray(array).data)
+            for tensor, place in zip(plan, places, strict=True):
+                progress(tensor)
+                array = np.ascontiguousarray(tensor.make())
+                if array.nbytes != tensor.nbytes:
+                    raise ValueError(f"{tensor.name} has {array.nbytes} bytes where {tensor.nbytes} were planned")
+                opened.seek(8 + len(header) + place)
+                opened.write(array.data)
             opened.flush()
             os.fsync(opened.fileno())
         os.chmod(temporary, 0o644)

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _PLAIN = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_TEXT, _ARRAY, _CONTROL, _USER = 8, 9, 3, 4
+_TEXT, _ARRAY = 8, 9
+NORMAL, CONTROL, USER, UNUSED = 1, 3, 4, 5  # kinds of tokens
 # How a text is cut before byte pairs are merged, by the name that llama.cpp gives it: a pattern, or None where
 # ByteLevel's own is meant; digits: each one a piece of its own.
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-_CUTS: dict[str, tuple[str | None, bool]] = {
+CUTS: dict[str, tuple[str | None, bool]] = {
     "default": (None, False),
     "gpt-2": (None, False),
     "smollm": (None, True),
@@ -68,9 +69,52 @@ def fields(file: Path) -> dict[str, Any]:
         raise EngineError(f"{file} is no whole GGUF file: {error}") from None
 
 
+_CONFIG = {
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "block_count": "num_hidden_layers",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "context_length": "max_position_embeddings",
+}
+
+
+def config(found: dict[str, Any], *, tied: bool) -> dict[str, Any]:
+    """The fields of a file that the compiled part has accepted, as transformers' config.json has them."""
+    kind = found["general.architecture"]
+    out: dict[str, Any] = {
+        "architectures": [f"{kind.capitalize()}ForCausalLM"],
+        "model_type": kind,
+        "hidden_act": "silu",
+        "tie_word_embeddings": tied,
+        "rms_norm_eps": round(found[f"{kind}.attention.layer_norm_rms_epsilon"], 12),
+    }
+    for field, name in _CONFIG.items():
+        if f"{kind}.{field}" in found:
+            out[name] = found[f"{kind}.{field}"]
+    out.setdefault("num_key_value_heads", out["num_attention_heads"])
+    if names := found.get("tokenizer.ggml.tokens"):
+        out["vocab_size"] = len(names)
+    theta = found.get(f"{kind}.rope.freq_base", 10000.0)
+    scaling = f"{kind}.rope.scaling."
+    rope = {"rope_type": found.get(scaling + "type") or "default", "rope_theta": theta}
+    if rope["rope_type"] == "none":
+        rope["rope_type"] = "default"
+    if rope["rope_type"] != "default":
+        rope["factor"] = found.get(scaling + "factor", 1.0)
+    if scaling + "original_context_length" in found:
+        rope["original_max_position_embeddings"] = found[scaling + "original_context_length"]
+    out["rope_theta"], out["rope_parameters"] = theta, rope
+    for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        if f"tokenizer.ggml.{theirs}_token_id" in found:
+            out[f"{ours}_token_id"] = found[f"tokenizer.ggml.{theirs}_token_id"]
+    return out
+
+
 def tokenizer(found: dict[str, Any]) -> "Tokenizer | None":
     """The byte-level BPE tokenizer of a file's fields; None where they describe another kind."""
-    cut = _CUTS.get(found.get("tokenizer.ggml.pre", "default"))
+    cut = CUTS.get(found.get("tokenizer.ggml.pre", "default"))
     names, merges = found.get("tokenizer.ggml.tokens"), found.get("tokenizer.ggml.merges")
     if found.get("tokenizer.ggml.model") != "gpt2" or cut is None or not names or merges is None:
         return None
@@ -78,16 +122,33 @@ def tokenizer(found: dict[str, Any]) -> "Tokenizer | None":
 
     pattern, digits = cut
     pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
-    made = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, pairs))
+    known = {name: i for i, name in enumerate(names)}
+    llama3 = found.get("tokenizer.ggml.pre") == "llama-bpe"
+    made = Tokenizer(models.BPE(known, pairs, ignore_merges=llama3))
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
     if pattern:
         steps.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
     made.pre_tokenizer = pre_tokenizers.Sequence(steps)
     made.decoder = decoders.ByteLevel()
+    _ends(made, found, names, bos=llama3)
     kinds = found.get("tokenizer.ggml.token_type", [])
     made.add_special_tokens(
-        [AddedToken(n, special=True, normalized=False) for n, k in zip(names, kinds, strict=False) if k == _CONTROL]
+        [AddedToken(n, special=True, normalized=False) for n, k in zip(names, kinds, strict=False) if k == CONTROL]
     )
-    made.add_tokens([AddedToken(n, normalized=False) for n, k in zip(names, kinds, strict=False) if k == _USER])
+    made.add_tokens([AddedToken(n, normalized=False) for n, k in zip(names, kinds, strict=False) if k == USER])
     return made
+
+
+def _ends(made: "Tokenizer", found: dict[str, Any], names: list[str], *, bos: bool) -> None:
+    """Have the tokens added that begin and end a text, where the file asks for them. bos: where it is silent."""
+    from tokenizers import processors
+
+    ids = {}
+    for end, asked in (("bos", bos), ("eos", False)):
+        token = found.get(f"tokenizer.ggml.{end}_token_id")
+        if found.get(f"tokenizer.ggml.add_{end}_token", asked) and isinstance(token, int) and token < len(names):
+            ids[end] = names[token], token
+    if ids:
+        first, last = ([ids[end][0]] if end in ids else [] for end in ("bos", "eos"))
+        made.post_processor = processors.TemplateProcessing([*first, "$A", *last], None, list(ids.values()))

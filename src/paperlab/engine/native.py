@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-_ABI = 1
+_ABI = 3
 
 
 class EngineError(RuntimeError):
@@ -73,6 +73,11 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "tiles_free": (None, (c_void_p,)),
     "tiles_part": (c_int64, (c_void_p, c_int, POINTER(c_void_p))),
     "tiles_read": (c_int, (c_void_p, _F)),
+    "files_open": (c_void_p, (c_char_p,)),
+    "files_free": (None, (c_void_p,)),
+    "files_list": (c_char_p, (c_void_p,)),
+    "files_read": (c_int, (c_void_p, c_char_p, c_int64, c_int64, _F)),
+    "files_scales": (c_int, (c_void_p, c_char_p, _H, _H)),
     "kernel_quantize": (c_int, (c_char_p, _F, c_int, c_int64, c_int64, c_int, POINTER(c_int8), _F, _I)),
     "kernel_matmul_q": (c_int, (c_char_p, c_void_p, POINTER(c_int8), _F, _I, c_int, c_int, _F)),
     "kernel_matmul_f": (c_int, (c_char_p, c_int, c_void_p, c_int64, c_int64, _F, c_int, _F)),

@@ -121,6 +121,13 @@ def layout_of(name: str, recipe: Recipe) -> Layout:
     return next((layout for pattern, layout in reversed(recipe) if fnmatch.fnmatchcase(name, pattern)), Layout(bits=16))
 
 
+def fits(name: str, shape: Sequence[int], bert: bool) -> bool:
+    """Whether a tensor is one of the matrices that recipes are about."""
+    stem = name.removesuffix(".weight")
+    inside = not bert or ".layer." in stem
+    return stem != name and len(shape) == 2 and inside and stem.endswith(_BERT if bert else _LLAMA)
+
+
 def pack(
     source: str | Path,
     out: str | Path,
@@ -152,16 +159,8 @@ def pack(
     bits = count = 0
     for name in weights.names():
         stem = name.removesuffix(".weight")
-        matrix = stem != name and len(weights.shape(name)) == 2
-        inside = not bert or ".layer." in stem
         ready = (given or {}).get(stem)
-        layout = (
-            ready.layout
-            if ready
-            else layout_of(stem, recipe)
-            if matrix and inside and stem.endswith(_BERT if bert else _LLAMA)
-            else None
-        )
+        layout = ready.layout if ready else layout_of(stem, recipe) if fits(name, weights.shape(name), bert) else None
         if stem == "lm_head" and config.get("tie_word_embeddings"):
             continue
         if layout is None or layout.bits == 16:

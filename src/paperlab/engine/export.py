@@ -1,0 +1,230 @@
+"""Write a model in the formats of other runtimes: Hugging Face safetensors, compressed-tensors, GGUF.
+
+Codes are carried over as they are wherever a format has a place for them; they are rounded a second time only where the
+caller says so. The whole comes into being beside its place and is moved there when it is complete.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from paperlab.engine import compressed, ggml
+from paperlab.engine.container import Planned, write_planned
+from paperlab.engine.native import EngineError
+from paperlab.engine.pack import BESIDE, Codes, Layout, Recipe, fits, layout_of
+from paperlab.engine.source import Item, Source
+
+Format = Literal["hf", "compressed-tensors", "gguf"]
+Progress = Callable[[str, int, int], None]
+_FLOATS = ("F32", "F16", "BF16")
+_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_MORE = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
+SHARD = 5_000_000_000
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    to: Format,
+    *,
+    recipe: Layout | Recipe | None = None,
+    given: Mapping[str, Codes] | None = None,
+    dtype: str | None = None,
+    requantize: bool = False,
+    shard: int = SHARD,
+    progress: Progress = lambda name, done, total: None,
+) -> dict[str, Any]:
+    """Write the model folder or GGUF file `source` as `out`: a folder, or for "gguf" a file whose name ends so.
+
+    recipe, given: as for `pack`, to quantize on the way. dtype: of what is written as floats, "F32", "F16" or "BF16"
+    (None: floats keep their own, what codes stand for becomes F32); for GGUF also "Q8_0", "Q4_0" and "Q4_1".
+    requantize: codes that GGUF has no block for may be rounded again. shard: the most bytes of one safetensors file.
+    progress: told the tensor, the bytes written before it, and of how many.
+
+    Gives bytes, tensors, and notes: sentences on what the format holds otherwise. Raises EngineError, and leaves
+    nothing behind then.
+    """
+    source, out = Path(source), Path(out)
+    if to not in ("hf", "compressed-tensors", "gguf"):
+        raise EngineError(f'no format "{to}"; hf, compressed-tensors and gguf are known')
+    types = (*_FLOATS, *ggml.BLOCKS) if to == "gguf" else _FLOATS
+    if dtype not in (None, *types):
+        raise EngineError(f'no type "{dtype}" for {to}; {", ".join(types)} are known')
+    if to == "gguf" and out.suffix != ".gguf":
+        raise EngineError(f"{out}: name a file that ends with .gguf")
+    held = out if to == "gguf" else out / "config.json"
+    if held.exists() or (out / "model.safetensors").exists():
+        raise EngineError(f"{out} already holds a model; give another name, or remove it first")
+    if to != "gguf" and out.is_file():
+        raise EngineError(f"{out} is a file; give the name of a folder")
+    opened = Source(source)
+    bert = opened.config.get("model_type") == "bert"
+    items = [
+        item
+        for item in _chosen(opened, recipe, given or {}, bert, to == "compressed-tensors")
+        if not (item.stem == "lm_head" and opened.config.get("tie_word_embeddings"))
+    ]
+    with _tidy(out) as place:
+        if to == "gguf":
+            return ggml.write(opened, items, place, dtype, requantize, progress, _room(out))
+        notes: list[str] = []
+        config = {key: value for key, value in opened.config.items() if key != "quantization_config"}
+        if to == "hf":
+            plan = [_floating(item, dtype) for item in items]
+        else:
+            plan, notes, config["quantization_config"] = compressed.plan(items, dtype, _floating)
+        kinds = {tensor.kind for tensor in plan if tensor.kind in _FLOATS and len(tensor.shape) == 2}
+        config.pop("torch_dtype", None)
+        config["dtype"] = _TYPES["F16" if to != "hf" else kinds.pop() if len(kinds) == 1 else "F32"]
+        size = _write_folder(plan, place, shard, progress, _room(out))
+        (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _beside(opened, place)
+    return {"bytes": size, "tensors": len(plan), "notes": notes}
+
+
+def _chosen(
+    source: Source, recipe: Layout | Recipe | None, given: Mapping[str, Codes], bert: bool, packed: bool
+) -> list[Item]:
+    """The source's tensors, those that the recipe or `given` names in few bits. packed: for compressed-tensors."""
+    if isinstance(recipe, Layout):
+        recipe = [("*", recipe)]
+    out, matched = [], not recipe
+    for item in source.items.values():
+        free = fits(item.name, item.shape, bert) and not (packed and compressed.is_table(item.stem))
+        layout = layout_of(item.stem, recipe) if recipe and free else Layout(16)
+        if item.stem in given:
+            out.append(item.given(given[item.stem]))
+        elif layout.bits == 16:
+            out.append(item)
+        elif item.grid:
+            raise EngineError(
+                f"{item.name} is in few bits already; give the original weights, or no bits and no recipe"
+            )
+        else:
+            out.append(item.rounded(layout, whole=packed))
+            matched = True
+    if not matched and not given:
+        raise EngineError(f"no matrix of {source.path} matches the recipe")
+    if absent := sorted(set(given) - {item.stem for item in out}):
+        raise EngineError(f"{source.path} has no matrix {absent[0]}, for which codes are given")
+    return out
+
+
+def _floating(item: Item, dtype: str | None) -> Planned:
+    """A tensor as floats of that type; other numbers stay what they are."""
+    kind = dtype if dtype and item.dtype in _FLOATS else item.dtype
+    if kind == item.dtype and item.raw is not None:
+        return Planned(item.name, kind, item.shape, item.raw)
+    return Planned(item.name, kind, item.shape, lambda: as_type(item.floats(), kind, item.name))
+
+
+def as_type(values: np.ndarray, kind: str, name: str) -> np.ndarray:
+    """float32 as F32, F16, or BF16 (its bits as uint16), rounded to nearest even."""
+    if kind == "F16":
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.isinf(half).any() and not np.isinf(values).any():
+            raise EngineError(f"{name} has values beyond 65504, too large for float16; take BF16 or F32")
+        return half
+    if kind != "BF16":
+        return values
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+def _write_folder(plan: list[Planned], place: Path, shard: int, progress: Progress, room: Callable[[int], None]) -> int:
+    """The tensors in as many files as `shard` asks for. Gives their bytes."""
+    total = sum(tensor.nbytes for tensor in plan)
+    room(total)
+    files: list[list[Planned]] = [[]]
+    for tensor in plan:
+        if files[-1] and sum(held.nbytes for held in files[-1]) + tensor.nbytes > shard:
+            files.append([])
+        files[-1].append(tensor)
+    done = 0
+
+    def tell(tensor: Planned) -> None:
+        nonlocal done
+        progress(tensor.name, done, total)
+        done += tensor.nbytes
+
+    where: dict[str, str] = {}
+    for number, tensors in enumerate(files, 1):
+        name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
+        write_planned(place / name, tensors, {"format": "pt"}, tell, align=1)
+        where |= {tensor.name: name for tensor in tensors}
+    if len(files) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (place / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return total
+
+
+def _beside(source: Source, place: Path) -> None:
+    """Tokenizer and settings: copied from a folder, made from a GGUF file's fields."""
+    if source.fields:
+        from paperlab.engine.text import Tokens
+
+        tokens = Tokens.of(source.path)
+        if tokens.tokenizer is None:
+            return
+        tokens.tokenizer.save(str(place / "tokenizer.json"))
+        said: dict[str, Any] = {name: token for name, token in tokens.specials.items() if token}
+        said |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        said["model_max_length"] = source.config["max_position_embeddings"]
+        if tokens.template:
+            said["chat_template"] = tokens.template
+        (place / "tokenizer_config.json").write_text(json.dumps(said, indent=2, ensure_ascii=False), encoding="utf-8")
+        return
+    for name in (*BESIDE, *_MORE):
+        if name != "config.json" and (source.path / name).is_file():
+            (place / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source.path / name, place / name)
+
+
+def _room(out: Path) -> Callable[[int], None]:
+    """Refuses sizes that the disk of `out` has no room for."""
+    folder = next(parent for parent in out.absolute().parents if parent.is_dir())
+
+    def check(size: int) -> None:
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise EngineError(f"{out} takes {size / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB left")
+
+    return check
+
+
+@contextlib.contextmanager
+def _tidy(out: Path) -> Iterator[Path]:
+    """A place beside `out` to write in: what is there at the end becomes `out`, or vanishes with an error."""
+    parent = out.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(dir=parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise EngineError(f"cannot write {out}: {error.strerror}") from None
+    try:
+        yield place / out.name if out.suffix == ".gguf" else place
+        if out.suffix == ".gguf":
+            os.replace(place / out.name, out)
+        elif not out.exists():
+            os.chmod(place, 0o755)
+            os.replace(place, out)
+        else:
+            # A folder that is there keeps its files; config.json comes last, it makes the folder a model.
+            for file in sorted(place.iterdir(), key=lambda file: file.name == "config.json"):
+                os.replace(file, out / file.name)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EngineError(f"the disk of {out} is full; nothing was left there") from None
+        raise EngineError(f"cannot write {out}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,191 @@
+"""What a model's files hold, tensor by tensor, whatever their format: a folder, a packed folder, a GGUF file."""
+
+import json
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paperlab.engine import gguf
+from paperlab.engine.container import Weights
+from paperlab.engine.native import EngineError, call, library, pointer, round_to_nearest
+from paperlab.engine.pack import Codes, Layout
+
+_AT_ONCE = 1 << 22  # weights whose codes are found together
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How codes are scaled. bits: of a code; group: columns to a scale, 0 for whole rows."""
+
+    bits: int
+    group: int
+    symmetric: bool
+    sparse: bool = False
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A matrix as codes (rows, columns) uint8, scales and minima (rows, groups) float16, on a grid.
+
+    W = scales * (codes - 2^(bits - 1)), or scales * codes + mins; the last group may be cut.
+    """
+
+    grid: Grid
+    codes: np.ndarray
+    scales: np.ndarray
+    mins: np.ndarray | None = None
+
+    def spread(self, part: np.ndarray) -> np.ndarray:
+        """(rows, groups) -> (rows, columns) float32."""
+        wide = np.repeat(part.astype(np.float32), self.grid.group or self.codes.shape[1], axis=1)
+        return wide[:, : self.codes.shape[1]]
+
+    def floats(self) -> np.ndarray:
+        """(rows, columns) float32: the weights that the codes stand for."""
+        codes = self.codes.astype(np.float32)
+        if self.mins is None:
+            return self.spread(self.scales) * (codes - (1 << (self.grid.bits - 1)))
+        return self.spread(self.scales) * codes + self.spread(self.mins)
+
+    def turned(self, rows: np.ndarray) -> "Grouped":
+        """The rows in another order."""
+        mins = None if self.mins is None else self.mins[rows]
+        return replace(self, codes=self.codes[rows], scales=self.scales[rows], mins=mins)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A tensor under the name that transformers gives it. grid: None where it is stored as floats.
+
+    dtype: as safetensors spells it; what codes stand for is float32. Nothing is read before it is asked for.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    grid: Grid | None
+    floats: Callable[[], np.ndarray]
+    grouped: Callable[[], Grouped]
+    raw: Callable[[], np.ndarray] | None = None
+
+    @property
+    def stem(self) -> str:
+        """The name without .weight."""
+        return self.name.removesuffix(".weight")
+
+    def rounded(self, layout: Layout, *, whole: bool = False) -> "Item":
+        """The matrix on another grid, its codes the nearest ones. whole: minima are whole numbers of steps."""
+        grid = Grid(layout.bits, layout.columns, layout.symmetric, layout.sparse)
+
+        def grouped() -> Grouped:
+            weight = np.ascontiguousarray(self.floats())
+            keep = layout.mask(weight)
+            try:
+                codes, scales, mins = round_to_nearest(
+                    weight, layout.bits, layout.columns, symmetric=layout.symmetric, keep=keep
+                )
+            except EngineError as error:
+                raise EngineError(f"{self.name}: {error}") from None
+            if keep is not None:
+                codes[keep == 0] = 1 << (layout.bits - 1)
+            if whole and mins is not None:
+                step = scales.astype(np.float32)
+                step[step == 0] = np.inf
+                zeros = np.rint(-mins.astype(np.float32) / step).clip(0, (1 << layout.bits) - 1)
+                mins = (-zeros * scales).astype(np.float16)
+                spread = Grouped(grid, codes, scales).spread
+                codes = np.rint(weight / spread(step) + spread(zeros)).clip(0, (1 << layout.bits) - 1).astype(np.uint8)
+            return Grouped(grid, codes, scales, mins)
+
+        return replace(self, dtype="F32", grid=grid, floats=lambda: grouped().floats(), grouped=grouped, raw=None)
+
+    def given(self, codes: Codes) -> "Item":
+        """The matrix with codes that were found elsewhere."""
+        if codes.codes.shape != self.shape:
+            raise EngineError(f"{self.name} is {self.shape}, the codes given for it are {codes.codes.shape}")
+        layout = codes.layout
+        done = Grouped(Grid(codes.bits, layout.columns, layout.symmetric), codes.codes, codes.scales, codes.mins)
+        return replace(self, dtype="F32", grid=done.grid, floats=done.floats, grouped=lambda: done, raw=None)
+
+
+def pairs_apart(rows: int, heads: int) -> np.ndarray:
+    """The order that takes rows with rotary pairs side by side (llama.cpp) to halves of a head (transformers)."""
+    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
+
+
+class Source:
+    """An opened model. config: config.json, or the same from GGUF's fields (then `fields` holds those)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = call("files_open", str(path).encode())
+        weakref.finalize(self, library().pl_files_free, self._handle)
+        listed = json.loads(library().pl_files_list(self._handle).decode(errors="replace"))
+        self.fields: dict[str, Any] = {}
+        if path.is_file():
+            self.fields = gguf.fields(path)
+            self.config = gguf.config(self.fields, tied="lm_head.weight" not in listed)
+            for name, part in (("attention_bias", "self_attn.o_proj"), ("mlp_bias", "mlp.up_proj")):
+                if f"model.layers.0.{part}.bias" in listed:
+                    self.config[name] = True
+            if "rope_freqs.weight" in listed:
+                raise EngineError(f"{path} keeps its rotary scaling as a table; export from the model's folder instead")
+        else:
+            self.config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        files = None if self.fields else Weights(path)
+        self.items = {name: self._item(name, about, files) for name, about in listed.items()}
+
+    def _item(self, name: str, about: dict[str, Any], files: Weights | None) -> Item:
+        shape = tuple(about["shape"])
+        few = "bits" in about
+        grid = Grid(about["bits"], about["group"], about["symmetric"], about["sparse"]) if few else None
+        turn = self._turn(name, shape)
+        floats = lambda: self._floats(name, shape)[turn]  # noqa: E731
+        grouped = lambda: self._grouped(name, shape, grid).turned(turn)  # noqa: E731
+        if files is not None and not few:
+            return Item(name, shape, about["dtype"], None, floats, grouped, lambda: files.raw(name))
+        dtype = about["dtype"] if about["dtype"] in ("F16", "BF16") else "F32"
+        return Item(name, shape, dtype, grid, floats, grouped)
+
+    def _turn(self, name: str, shape: tuple[int, ...]) -> Any:
+        """What puts the rows of a tensor in transformers' order."""
+        if self.fields and self.config["model_type"] == "llama" and ".self_attn." in name:
+            for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
+                if f".{part}." in name:
+                    return pairs_apart(shape[0], self.config[heads])
+        return slice(None)
+
+    def _floats(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        out = np.empty(shape, np.float32)
+        matrix = len(shape) == 2 and name.endswith(".weight")
+        call("files_read", self._handle, name.encode(), 0, shape[0] if matrix else 1, pointer(out))
+        return out
+
+    def _grouped(self, name: str, shape: tuple[int, ...], grid: Grid | None) -> Grouped:
+        """Codes from weights and scales: any format of the engine's that has both is read, and what is no plain grid
+        is noticed."""
+        if grid is None:
+            raise EngineError(f"{name} is stored as floats: it has no codes")
+        rows, columns = shape
+        scales = np.empty((rows, -(-columns // grid.group) if grid.group else 1), np.float16)
+        mins = None if grid.symmetric else np.empty_like(scales)
+        call("files_scales", self._handle, name.encode(), pointer(scales), pointer(mins))
+        out = Grouped(grid, np.empty(shape, np.uint8), scales, mins)
+        zero = 1 << (grid.bits - 1) if grid.symmetric else 0
+        step = max(1, _AT_ONCE // columns)
+        weight = np.empty((step, columns), np.float32)
+        for first in range(0, rows, step):
+            last = min(first + step, rows)
+            part = Grouped(grid, out.codes[first:last], scales[first:last], None if mins is None else mins[first:last])
+            call("files_read", self._handle, name.encode(), first, last, pointer(weight))
+            truth, scale = weight[: last - first], part.spread(part.scales)
+            offset = part.spread(part.mins) if part.mins is not None else np.float32(0)
+            found = np.rint((truth - offset) / np.where(scale == 0, np.inf, scale)) + zero
+            part.codes[:] = found.clip(0, (1 << grid.bits) - 1)
+            if (np.abs(part.floats() - truth) > 1e-6 * (np.abs(offset) + np.abs(scale) * (1 << grid.bits))).any():
+                raise EngineError(f"{name} is more than codes and scales; export it to Hugging Face's format (--to hf)")
+        return out
