@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="install the test tools too and run the tests")
     parser.add_argument("--only", action="store_true", help="install and run nothing")
     arguments = parser.parse_args()
-    install("engine,lab,site,test" if arguments.test else "engine,lab,site")
+    install("engine,lab,serve,site,test" if arguments.test else "engine,lab,serve,site")
     if arguments.test:
         for what, words in TESTS:
             print(f"== {what}", flush=True)

@@ -23,6 +23,7 @@ SITE = (
     "psycopg",
     "uvicorn",
 )  # what only the extra `site` brings
+SERVE = ("prometheus_client", "starlette")  # and the extra `serve`
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer carries its own click, which is private
 
 
@@ -68,7 +69,8 @@ class _Group(TyperGroup):
         except ImportError as error:
             if error.name is None or error.name.partition(".")[0] == "paperlab":
                 raise
-            extra = "site" if error.name.partition(".")[0] in SITE else "lab"
+            missing = error.name.partition(".")[0]
+            extra = "site" if missing in SITE else "serve" if missing in SERVE else "lab"
             said = f"this needs {error.name}, which is not installed: pip install 'paperlab[{extra}]'"
             raise _fail(said, 2) from error
         except OSError as error:
@@ -613,6 +615,49 @@ def fetch(
     from paperlab.site import intake
 
     _tell_counts(intake.fetch(sources or [], since, until), as_json)
+
+
+@app.command("serve-model")
+def serve_model(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a registered name, a hub id.")],
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Whom to listen to: 0.0.0.0 is everybody; then set a key.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Where to listen; 0 takes a free one.")
+    ] = 8080,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What requests call it; else its file's.")] = None,
+    bits: Annotated[int | None, typer.Option(metavar="N", help="Round float weights: 8, 4, 3 or 2 bits.")] = None,
+    context: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Most tokens of a text, prompt included; else up to 4096.")
+    ] = None,
+    slots: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="Texts that are written together.")] = 8,
+    queue: Annotated[int, typer.Option(metavar="N", min=1, help="Texts that may wait; more get status 429.")] = 128,
+    threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="As many threads; one per core.")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            envvar="PAPERLAB_API_KEY",
+            show_envvar=False,
+            help="What clients must send; better by PAPERLAB_API_KEY, as others see a command's words.",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option("--allow-origin", metavar="URL", help="A site whose pages may call this server. Repeatable."),
+    ] = None,
+) -> None:
+    """Serve a language model or an encoder to OpenAI's clients, on the CPU engine; ctrl-C stops it."""
+    from paperlab import cli_engine
+
+    cli_engine.serve(
+        model,
+        {"bits": bits, "threads": threads},
+        {"name": name, "context": context, "slots": slots, "queue": queue},
+        {"host": host, "port": port, "key": api_key or None, "origins": allow_origin or ()},
+    )
 
 
 @app.command("import")

@@ -137,3 +137,15 @@ def chat(model: "LanguageModel", options: dict[str, Any]) -> None:
             said += piece
         print(flush=True)
         messages.append({"role": "assistant", "content": said})
+
+
+def serve(model: str, loading: dict[str, Any], options: dict[str, Any], where: dict[str, Any]) -> None:
+    """Find a model and serve it until a signal comes; news on standard error."""
+    from paperlab.engine import load
+    from paperlab.engine.serve.run import serve as run
+    from paperlab.engine.serve.service import Options
+
+    path = place(model)
+    name = options["name"] or (Path(model).name or path.resolve().name).removesuffix(".gguf")
+    say = lambda said: print(said, file=sys.stderr, flush=True)  # noqa: E731
+    run(lambda: load(path, **loading), Options(**{**options, "name": name}), **where, say=say)

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paperlab.engine import gguf
 from paperlab.engine.native import EngineError
+from paperlab.engine.writing import Spelling, Writer
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from tokenizers import Tokenizer
 
 Message = dict[str, str]
@@ -133,41 +136,36 @@ class Tokens:
         if self.template is None:
             raise EngineError(f"{self.source} has no chat template; give the prompt as text")
         from jinja2.exceptions import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
         try:
-            text = environment.from_string(self.template).render(
-                messages=list(messages), add_generation_prompt=True, **self.specials
-            )
-        except TemplateError as error:
+            text = self._template.render(messages=list(messages), add_generation_prompt=True, **self.specials)
+        except (TemplateError, TypeError, ValueError, LookupError) as error:  # the template's own mistakes, too
             raise EngineError(f"the chat template of {self.source} refuses these messages: {error}") from None
         return self.encode(text, special=False)
 
     def stream(self, ids: Iterable[int], stop: Sequence[str] = ()) -> Iterator[str]:
         """Text of token ids as it becomes certain: whole characters, and nothing that a stop text may begin with."""
-        from tokenizers.decoders import DecodeStream
-
-        tokenizer, decoder, held = self._need(), DecodeStream(skip_special_tokens=True), ""
+        writer = Writer(self.spelling, stop)
         for token in ids:
-            held += decoder.step(tokenizer, token) or ""
-            cut = min((at for word in stop if (at := held.find(word)) >= 0), default=-1)
-            if cut >= 0:
-                if cut:
-                    yield held[:cut]
+            if piece := writer.push(token):
+                yield piece
+            if writer.cut is not None:
                 return
-            safe = len(held) - max((_overlap(held, word) for word in stop), default=0)
-            if safe:
-                yield held[:safe]
-                held = held[safe:]
-        if held:
-            yield held
+        if piece := writer.end():
+            yield piece
 
+    @cached_property
+    def spelling(self) -> Spelling:
+        """The bytes of each token."""
+        return Spelling(self._need())
 
-def _overlap(text: str, word: str) -> int:
-    """Length of the longest end of `text` that `word` begins with."""
-    return next((n for n in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:n])), 0)
+    @cached_property
+    def _template(self) -> "Template":
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _refuse
+        return environment.from_string(self.template or "")
 
 
 def _refuse(message: str) -> None:

@@ -1,0 +1,242 @@
+"""The addresses of the server."""
+
+import asyncio
+import base64
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from paperlab.engine.serve import guard, requests
+from paperlab.engine.serve.batching import Busy, Stopping
+from paperlab.engine.serve.replies import Reply, failure
+from paperlab.engine.serve.requests import Refused, Wish
+from paperlab.engine.serve.service import Mailbox, Service
+from paperlab.engine.serve.texts import Piece, Text
+
+log = logging.getLogger("paperlab.serve")
+
+
+def application(
+    service: Service,
+    load: Callable[[], Coroutine[Any, Any, None]],
+    *,
+    key: str | None = None,
+    names: frozenset[str] | None = None,
+    origins: Sequence[str] = (),
+) -> Starlette:
+    """The ASGI application. load: runs beside it from its start. key, names: as `guard.Gate`; origins: for CORS."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(load())
+        yield
+        task.cancel()
+
+    routes = [
+        Route("/v1/chat/completions", _Texts(service, requests.chat), methods=["POST"]),
+        Route("/v1/completions", _Texts(service, requests.completion), methods=["POST"]),
+        Route("/v1/embeddings", _embeddings, methods=["POST"]),
+        Route("/v1/models", _models),
+        Route("/v1/models/{name:path}", _model),
+        Route("/health", _health),
+        Route("/metrics", _metrics),
+    ]
+    middleware = [Middleware(guard.Gate, metrics=service.metrics, key=key, names=names)]
+    if origins:
+        headers = ["authorization", "content-type"]
+        middleware.append(Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=headers))
+    handlers: dict[Any, Any] = {HTTPException: _unknown, Refused: _refused, ClientDisconnect: _gone, Exception: _fault}
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+    app.state.service = service
+    return app
+
+
+class _Texts:
+    """Chats and completions: an endpoint by what reads its body."""
+
+    def __init__(self, service: Service, check: Callable[[dict[str, Any]], Wish]) -> None:
+        self.service, self.check = service, check
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        service, request = self.service, Request(scope, receive)
+        _ready(service)
+        wish, texts, reply = await service.apart(self._read, await guard.body(request))
+        try:
+            box = service.submit(texts)
+            work = _stream(reply, box, send) if wish.stream else _whole(reply, box)
+            answer = await _unless_gone(work, receive)
+        except (Busy, Stopping) as error:
+            raise _busy(error) from None
+        finally:
+            service.leave(texts)
+        if answer:
+            await answer(scope, receive, send)
+
+    def _read(self, body: bytes) -> tuple[Wish, list[Text], Reply]:
+        service = self.service
+        wish = self.check(requests.read(body))
+        service.known(wish.model)
+        texts = service.texts(wish)
+        assert service.model is not None
+        spelling, echoes = service.model.tokens.spelling, service.echoes(wish)
+        return wish, texts, Reply(wish, texts, spelling, service.fingerprint, echoes)
+
+
+async def _whole(reply: Reply, box: Mailbox) -> Response:
+    """The answer once every text is finished."""
+    made = {text.index: Piece() for text in reply.texts}
+    left = len(made)
+    while left:
+        for text, piece in await box.take():
+            if piece.error is not None:
+                return _failed(piece.error)
+            whole = made[text.index]
+            whole.text += piece.text
+            whole.tokens += piece.tokens
+            whole.finish = piece.finish
+            left -= piece.finish is not None
+    return JSONResponse(reply.whole([made[text.index] for text in reply.texts]))
+
+
+async def _stream(reply: Reply, box: Mailbox, send: Send) -> Response | None:
+    """Sends the texts as they come. Gives an answer instead where one fails before anything is sent."""
+    left, begun = len(reply.texts), False
+    while left:
+        events: list[bytes] = []
+        for text, piece in await box.take():
+            if piece.error is not None:
+                if not begun:
+                    return _failed(piece.error)
+                await send({"type": "http.response.body", "body": b"".join([*events, failure(piece.error)])})
+                return None
+            events += reply.chunks(text.index, piece)
+            left -= piece.finish is not None
+        if not left:
+            events.append(reply.end())
+        if not begun:
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            begun = True
+        await send({"type": "http.response.body", "body": b"".join(events), "more_body": bool(left)})
+    return None
+
+
+async def _unless_gone(work: Coroutine[Any, Any, Any], receive: Receive) -> Any:
+    """The work's result; None where its client leaves, and the work is cancelled."""
+
+    async def left() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = (asyncio.create_task(work), asyncio.create_task(left()))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return await tasks[0] if tasks[0].done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _embeddings(request: Request) -> Response:
+    service: Service = request.app.state.service
+    _ready(service)
+    body = await guard.body(request)
+
+    def read() -> tuple[requests.Inputs, list[list[int]]]:
+        inputs = requests.embeddings(requests.read(body))
+        service.known(inputs.model)
+        return inputs, service.token_ids(inputs)
+
+    inputs, ids = await service.apart(read)
+    try:
+        job = await _unless_gone(service.embed(ids), request.receive)
+    except (Busy, Stopping) as error:
+        raise _busy(error) from None
+    if job is None:
+        return Response(status_code=499)
+    if job.error is not None:
+        return _failed(job.error)
+
+    def write() -> Response:
+        one = (
+            (lambda v: base64.b64encode(v.astype("<f4").tobytes()).decode()) if inputs.base64 else lambda v: v.tolist()
+        )
+        data = [{"object": "embedding", "index": i, "embedding": one(v)} for i, v in enumerate(job.vectors)]
+        count = sum(map(len, ids))
+        usage = {"prompt_tokens": count, "total_tokens": count}
+        return JSONResponse({"object": "list", "data": data, "model": inputs.model, "usage": usage})
+
+    answer: Response = await service.apart(write)
+    return answer
+
+
+def _entry(service: Service) -> dict[str, Any]:
+    return {"id": service.options.name, "object": "model", "created": service.created, "owned_by": "paperlab"}
+
+
+async def _models(request: Request) -> Response:
+    return JSONResponse({"object": "list", "data": [_entry(request.app.state.service)]})
+
+
+async def _model(request: Request) -> Response:
+    request.app.state.service.known(request.path_params["name"])
+    return JSONResponse(_entry(request.app.state.service))
+
+
+async def _health(request: Request) -> Response:
+    state = request.app.state.service.state
+    return JSONResponse({"status": state}, 200 if state == "ready" else 503)
+
+
+async def _metrics(request: Request) -> Response:
+    page = request.app.state.service.metrics.page()
+    return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _ready(service: Service) -> None:
+    if service.state != "ready":
+        raise Refused(f"the model is not ready: {service.state}", status=503, code="not_ready")
+
+
+def _busy(error: Busy | Stopping) -> Refused:
+    if isinstance(error, Busy):
+        return Refused(str(error), status=429, code="queue_full", kind="rate_limit_error")
+    return Refused(str(error), status=503, code="stopping")
+
+
+def _failed(message: str) -> Response:
+    status = 503 if message == str(Stopping()) else 500
+    return guard.refusal(Refused(message, status=status))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return guard.refusal(error)
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    said = f"{request.method} {request.url.path[:200]}: {error.detail.lower()}"
+    if error.status_code == 404:
+        said += f"; there are {', '.join(guard.PLACES)}"
+    return guard.refusal(Refused(said, status=error.status_code))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    return guard.refusal(Refused("a fault of the server; its log says more", status=500))

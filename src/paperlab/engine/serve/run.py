@@ -1,0 +1,136 @@
+"""The server's process: the socket, the signals, the model that loads while the server already answers."""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TypeVar
+
+import uvicorn
+
+from paperlab.engine.encoder import Encoder
+from paperlab.engine.language import LanguageModel
+from paperlab.engine.serve import guard
+from paperlab.engine.serve.app import application
+from paperlab.engine.serve.service import Options, Service
+
+GRACE = 5.0  # seconds for running texts, once the server is asked to stop
+CONNECTIONS = 512
+BUFFER = 64 << 10  # bytes that the system holds for a reader: one who does not read is noticed soon
+
+T = TypeVar("T")
+
+
+class ServeError(RuntimeError):
+    """The server cannot be started; the message says why and what to do."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ServeError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        opened = socket.socket(found[0], found[1])
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        opened.bind(found[4])
+        opened.listen(1024)
+    except socket.gaierror as error:
+        raise ServeError(f"--host {host!r}: {error.strerror}; give an address of this machine") from error
+    except PermissionError as error:
+        raise ServeError(f"port {port}: {error.strerror}; ports below 1024 need rights, give another --port") from error
+    except OSError as error:
+        taken = "is in use; --port 0 takes a free one"
+        said = taken if "in use" in str(error) else f"{error.strerror}; give another --host"
+        raise ServeError(f"{host} port {port} {said}") from error
+    return opened
+
+
+class Server(uvicorn.Server):
+    """uvicorn, told by a signal to let texts come to their end."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal ends gently, the second at once."""
+        if self.should_exit:
+            os._exit(130)
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """No new texts; running ones have a few seconds."""
+        self.service.stop(GRACE)
+        await super().shutdown(sockets)
+
+
+async def _beside(work: Callable[[], T]) -> T:
+    """Its result, from a thread that the process does not wait for at its end."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except Exception as error:
+            loop.call_soon_threadsafe(done.set_exception, error)
+        else:
+            loop.call_soon_threadsafe(done.set_result, result)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return await done
+
+
+def serve(
+    load: Callable[[], LanguageModel | Encoder],
+    options: Options,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    key: str | None = None,
+    origins: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT. load: opens it. Raises ServeError, and what `load` raises."""
+    opened = listen(host, port)
+    bound, taken = opened.getsockname()[:2]
+    at = f"http://{f'[{bound}]' if ':' in bound else bound}:{taken}"
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="paperlab: %(message)s")
+    service = Service(options)
+    failed: list[Exception] = []
+
+    async def loading() -> None:
+        try:
+            service.start(await _beside(load))
+            say(f"{options.name} is served at {at}/v1; ctrl-C stops it")
+        except Exception as error:
+            failed.append(error)
+            server.should_exit = True
+
+    names = frozenset({"localhost", "127.0.0.1", "::1", host, bound}) if guard.local(host) else None
+    if names is None and key is None:
+        say(f"anybody who reaches {bound} may use this server: give an --api-key (or PAPERLAB_API_KEY)")
+    config = uvicorn.Config(
+        application(service, loading, key=key, names=names, origins=origins),
+        http=guard.Patient,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(GRACE) + 5,
+    )
+    server = Server(config, service)
+    server.run(sockets=[opened])
+    if failed:
+        raise failed[0]
+    if not service.join(GRACE):
+        os._exit(1)  # a run of the model that does not end must not keep the process

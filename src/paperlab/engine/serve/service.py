@@ -1,0 +1,278 @@
+"""The served model between the event loop and its thread: requests become texts, and their pieces come back."""
+
+import asyncio
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from paperlab.engine.encoder import Encoder
+from paperlab.engine.language import LanguageModel, Prompt
+from paperlab.engine.native import EngineError
+from paperlab.engine.serve.batching import Batcher
+from paperlab.engine.serve.embedding import Embedder, Job
+from paperlab.engine.serve.metrics import Metrics
+from paperlab.engine.serve.requests import Inputs, Refused, Wish
+from paperlab.engine.serve.texts import Piece, Text
+from paperlab.engine.writing import Writer
+
+CONTEXT = 4096  # tokens, where nobody says and the model takes more
+LONGEST_WORD = 128  # characters that a token of an encoder's text is taken for, at most
+
+_STEP = 0xD1342543DE82EF95  # between the seeds of a prompt's texts; not the sampler's own stride
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is served. context: tokens of a text, None `CONTEXT`; queue: texts that may wait for a slot."""
+
+    name: str
+    context: int | None = None
+    slots: int = 8
+    queue: int = 128
+
+
+class Mailbox:
+    """Pieces of one request's texts on their way to the answer. On the event loop. caught_up: wakes paused texts."""
+
+    def __init__(self, caught_up: Callable[[], None]) -> None:
+        self._caught_up = caught_up
+        self._pieces: list[tuple[Text, Piece]] = []
+        self._filled = asyncio.Event()
+
+    def put(self, text: Text, piece: Piece) -> None:
+        """From the writing thread, by way of the loop."""
+        self._pieces.append((text, piece))
+        self._filled.set()
+
+    async def take(self) -> list[tuple[Text, Piece]]:
+        """All that has come, at least one; pieces of one text are joined."""
+        await self._filled.wait()
+        self._filled.clear()
+        taken, self._pieces = self._pieces, []
+        joined: dict[int, tuple[Text, Piece]] = {}
+        for text, piece in taken:
+            if text.index not in joined:
+                joined[text.index] = text, piece
+                continue
+            before = joined[text.index][1]
+            before.text += piece.text
+            before.tokens += piece.tokens
+            before.finish, before.error = piece.finish, piece.error
+        paused = any(text.paused for text, _ in taken)
+        for text, _ in taken:
+            text.read += 1
+        if paused:
+            self._caught_up()
+        return list(joined.values())
+
+
+class Service:
+    """A model and its thread, once it is loaded."""
+
+    def __init__(self, options: Options) -> None:
+        self.options, self.metrics = options, Metrics()
+        self.created = int(time.time())
+        self.model: LanguageModel | Encoder | None = None
+        self.batcher: Batcher | None = None
+        self.embedder: Embedder | None = None
+        self.stopping = False
+        self.fingerprint = ""
+        self._boxes: dict[Text, Mailbox] = {}
+        self._futures: dict[Job, asyncio.Future[Job]] = {}
+        self._pool = ThreadPoolExecutor(2, "reading")  # bodies and tokens; long ones take a second
+        self._encoding = threading.Lock()  # a tokenizer that truncates is one caller's
+        self.metrics.watch("paperlab_queued", "Texts, or requests for embeddings, that wait.", self._queued)
+        self.metrics.watch("paperlab_running", "Texts in slots.", lambda: self.batcher.running() if self.batcher else 0)
+
+    @property
+    def state(self) -> str:
+        """In one word: loading, ready, stopping or failed."""
+        worker = self.batcher or self.embedder
+        if self.stopping:
+            return "stopping"
+        return "loading" if worker is None else "ready" if worker.alive() else "failed"
+
+    def start(self, model: LanguageModel | Encoder) -> None:
+        """Serve this model, from the event loop. Raises EngineError."""
+        loop = asyncio.get_running_loop()
+        about = {name: value for name, value in model.about.items() if name != "threads"}
+        self.fingerprint = "paperlab-" + hashlib.sha256(repr(sorted(about.items())).encode()).hexdigest()[:12]
+        queue = self.options.queue
+        model.tokens.spelling  # noqa: B018  made now, as a model without a tokenizer cannot be served
+        if isinstance(model, Encoder):
+            settle: Callable[[Job], Any] = lambda job: loop.call_soon_threadsafe(self._settle, job)  # noqa: E731
+            self.embedder = Embedder(model, self.metrics, settle, queue=queue)
+        else:
+            most = model.about["context"]
+            context = self.options.context or min(most, CONTEXT)
+            if context > most:
+                raise EngineError(f"a context of {context} tokens; this model takes 1 to {most}")
+            spread: Callable[..., Any] = lambda pieces: loop.call_soon_threadsafe(self._spread, pieces)  # noqa: E731
+            slots = self.options.slots
+            self.batcher = Batcher(model, self.metrics, spread, slots=slots, context=context, queue=queue)
+        self.model = model
+
+    def stop(self, grace: float) -> None:
+        """Take nothing new; what runs has `grace` seconds."""
+        self.stopping = True
+        if worker := self.batcher or self.embedder:
+            worker.stop(grace)
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the threads; whether they have ended."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        worker = self.batcher or self.embedder
+        return worker is None or worker.join(timeout)
+
+    async def apart(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Run what takes its time off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    def known(self, name: str) -> None:
+        """Raises Refused for a model that is not the one here."""
+        if name != self.options.name:
+            said = f"the model {name[:100]!r} does not exist here; {self.options.name!r} does"
+            raise Refused(said, "model", status=404, code="model_not_found")
+
+    def texts(self, wish: Wish) -> list[Text]:
+        """What is to be written. Takes its time. Raises Refused."""
+        model, batcher = self.model, self.batcher
+        if not isinstance(model, LanguageModel) or batcher is None:
+            raise Refused(f"{wish.model} is an encoder: it embeds texts (/v1/embeddings), and writes none", "model")
+        spelling, longest = model.tokens.spelling, batcher.context * model.tokens.spelling.longest
+        made: list[Text] = []
+        for prompt in wish.prompts:
+            size = _characters(prompt)
+            if size > longest:  # seen without reading it all
+                raise _overflow(wish, f"at least {size // spelling.longest}", batcher.context)
+            try:
+                ids = model.ids(prompt)
+            except EngineError as error:
+                raise Refused(str(error), "messages" if wish.chat else "prompt") from None
+            if not ids:
+                raise Refused("the prompt has no tokens: there is nothing to continue", "prompt")
+            if not wish.chat and any(token >= model.about["vocabulary"] for token in ids):
+                raise Refused(f"a token id is outside the vocabulary of {model.about['vocabulary']}", "prompt")
+            most = batcher.context - len(ids) if wish.most is None else wish.most
+            if len(ids) + max(most, 1 if wish.most is None else 0) > batcher.context:
+                raise _overflow(wish, str(len(ids)), batcher.context)
+            seed = secrets.randbits(64) if wish.seed is None else wish.seed
+            made += [
+                Text(
+                    len(made) + i,
+                    list(ids),
+                    most=most,
+                    how=wish.how(seed + i * _STEP),
+                    writer=Writer(spelling, wish.stop),
+                    ends=frozenset() if wish.ignore_eos else model.tokens.ends,
+                    logprobs=wish.logprobs,
+                    scores_prompt=wish.echo and wish.logprobs is not None,
+                )
+                for i in range(wish.n)
+            ]
+        return made
+
+    def echoes(self, wish: Wish) -> list[str]:
+        """Each prompt as a text, where it is to be repeated."""
+        if not wish.echo or self.model is None:
+            return []
+        tokens = self.model.tokens
+        return [one if isinstance(one, str) else "".join(tokens.stream(one)) for one in wish.prompts]  # type: ignore[arg-type]
+
+    def submit(self, texts: Sequence[Text]) -> Mailbox:
+        """Have texts written; their pieces come to the mailbox. Raises Busy and Stopping."""
+        assert self.batcher is not None
+        box = Mailbox(self.batcher.poke)
+        for text in texts:
+            self._boxes[text] = box
+        try:
+            self.batcher.submit(texts)
+        except BaseException:
+            self.leave(texts)
+            raise
+        return box
+
+    def leave(self, texts: Sequence[Text]) -> None:
+        """Nobody reads these any more: their slots are free with the next step."""
+        for text in texts:
+            text.cancelled = True
+            self._boxes.pop(text, None)
+        if self.batcher:
+            self.batcher.poke()
+
+    def token_ids(self, inputs: Inputs) -> list[list[int]]:
+        """What is to be embedded. Takes its time. Raises Refused."""
+        model = self.model
+        if not isinstance(model, Encoder):
+            said = f"{inputs.model} is a language model: it writes texts, and embeds none"
+            raise Refused(said, "model")
+        longest, vocabulary = model.longest, model.about["vocabulary"]
+        ids: list[list[int]] = []
+        texts = []
+        for i, one in enumerate(inputs.inputs):
+            if isinstance(one, str):
+                if len(one) > longest * LONGEST_WORD and not inputs.truncate:
+                    raise _too_long(i, f"{len(one)} characters", longest)
+                texts.append(one[: longest * LONGEST_WORD])
+        with self._encoding:
+            encoded = iter(model.tokens.encode_all(texts, longest + (not inputs.truncate)))
+        for i, one in enumerate(inputs.inputs):
+            row = next(encoded) if isinstance(one, str) else list(one)
+            if len(row) > longest:
+                if not inputs.truncate:
+                    size = "more" if isinstance(one, str) else str(len(row))
+                    raise _too_long(i, f"{size} tokens", longest)
+                row = row[:longest]
+            if not row or max(row) >= vocabulary:
+                raise Refused(f"input {i} has a token outside the vocabulary of {vocabulary}, or none", "input")
+            ids.append(row)
+        return ids
+
+    async def embed(self, ids: list[list[int]]) -> Job:
+        """The job, done or failed. Raises Busy and Stopping."""
+        assert self.embedder is not None
+        job = Job(ids)
+        self._futures[job] = asyncio.get_running_loop().create_future()
+        try:
+            self.embedder.submit(job)
+            return await self._futures[job]
+        finally:
+            job.cancelled = True
+            del self._futures[job]
+
+    def _queued(self) -> int:
+        worker = self.batcher or self.embedder
+        return worker.queued() if worker else 0
+
+    def _spread(self, pieces: list[tuple[Text, Piece]]) -> None:
+        for text, piece in pieces:
+            if box := self._boxes.get(text):
+                box.put(text, piece)
+
+    def _settle(self, job: Job) -> None:
+        future = self._futures.get(job)
+        if future and not future.done():
+            future.set_result(job)
+
+
+def _characters(prompt: Prompt) -> int:
+    """At least so many, for texts; 0 for token ids."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(len(one["content"]) for one in prompt if isinstance(one, dict))
+
+
+def _overflow(wish: Wish, size: str, context: int) -> Refused:
+    wanted = f", and {wish.most} more are asked for" if wish.most else ""
+    said = f"this model's context is {context} tokens; the prompt has {size}{wanted}. Shorten the one or the other"
+    return Refused(said, "messages" if wish.chat else "prompt", code="context_length_exceeded")
+
+
+def _too_long(i: int, size: str, longest: int) -> Refused:
+    said = f"input {i} has {size}; this model reads {longest} tokens. Shorten it, or send truncate: true to have it cut"
+    return Refused(said, "input", code="context_length_exceeded")

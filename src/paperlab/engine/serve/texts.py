@@ -1,0 +1,115 @@
+"""A text that is being written, and the pieces in which it reaches its reader."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from paperlab.engine.native import Sampling, call, pointer
+from paperlab.engine.writing import Writer
+
+UNREAD = 256  # pieces that wait for a slow reader before its text pauses
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A token with its natural log probability (None: the first of a prompt), and the likeliest in its place."""
+
+    token: int
+    logprob: float | None
+    likeliest: tuple[tuple[int, float], ...]
+
+
+@dataclass(slots=True)
+class Piece:
+    """What a text has to say since the last time. finish: "stop" or "length" with its last piece; error: it failed."""
+
+    text: str = ""
+    tokens: list[Scored] = field(default_factory=list)
+    finish: str | None = None
+    error: str | None = None
+
+
+class Text:
+    """One text. Made by a request, which may set `cancelled` and raises `read`; the rest is the writing thread's.
+
+    index: which of its request's. ids: the prompt, then what is drawn. most: tokens to draw, 0 for none. logprobs:
+    None, or how many likely tokens to name beside each. scores_prompt: name them for the prompt, too.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        ids: list[int],
+        *,
+        most: int,
+        how: Sampling,
+        writer: Writer,
+        ends: frozenset[int] = frozenset(),
+        logprobs: int | None = None,
+        scores_prompt: bool = False,
+    ) -> None:
+        self.index, self.ids, self.most, self.how, self.writer, self.ends = index, ids, most, how, writer, ends
+        self.logprobs, self.scores_prompt = logprobs, scores_prompt
+        self.prompt = len(ids)
+        self.cached = self.drawn = self.sent = self.read = 0
+        self.cancelled = False
+        self.begun = time.monotonic()
+        self._scored: deque[tuple[int, int, Scored]] = deque()  # where in the text a token begins and ends
+
+    @property
+    def paused(self) -> bool:
+        """Whether its reader is so far behind that it waits."""
+        return self.sent - self.read > UNREAD
+
+    def score(self, at: int, row: np.ndarray | None) -> None:
+        """Note the log probability of the prompt's token `at`, by the logits before it."""
+        token = self.ids[at]
+        self._scored.append((-1, 0, Scored(token, None, ()) if row is None else scored(row, token, self.logprobs or 0)))
+
+    def draw(self, row: np.ndarray) -> Piece | None:
+        """The next token from its logits, which are changed. What there is to say now, if anything."""
+        if self.most == 0:
+            return self.piece("", "length")
+        raw = row.copy() if self.logprobs is not None else row
+        seen = np.array(self.ids, np.int32) if self.how.repetition_penalty != 1.0 else None
+        token = call(
+            "sample", pointer(row), row.size, self.how, self.drawn, pointer(seen), 0 if seen is None else seen.size
+        )
+        self.drawn += 1
+        if token in self.ends:
+            return self.piece(self.writer.end(), "stop")
+        self.ids.append(token)
+        begin = self.writer.made
+        said = self.writer.push(token)
+        if self.logprobs is not None:
+            self._scored.append((begin, self.writer.made, scored(raw, token, self.logprobs)))
+        if self.drawn == self.most:
+            said += self.writer.end()
+        if self.writer.cut is not None:
+            return self.piece(said, "stop")
+        if self.drawn == self.most:
+            return self.piece(said, "length")
+        return self.piece(said) if said else None
+
+    def piece(self, text: str = "", finish: str | None = None) -> Piece:
+        """A piece with the tokens whose text has been given out."""
+        tokens = []
+        cut, given = self.writer.cut, self.writer.given
+        while self._scored:
+            begin, end, token = self._scored[0]
+            if (begin >= cut) if cut is not None else (end > given and finish is None):
+                break
+            tokens.append(token)
+            self._scored.popleft()
+        return Piece(text, tokens, finish)
+
+
+def scored(row: np.ndarray, token: int, count: int) -> Scored:
+    """A token's place in (vocabulary,) logits, and the `count` likeliest."""
+    low = row - row.max()
+    low -= np.log(np.exp(low).sum(dtype=np.float64)).astype(np.float32)
+    best = np.argpartition(low, -count)[-count:] if count < low.size else np.arange(low.size)
+    best = best[np.lexsort((best, -low[best]))] if count else best[:0]
+    return Scored(token, float(low[token]), tuple((int(one), float(low[one])) for one in best))

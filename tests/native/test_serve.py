@@ -1,0 +1,398 @@
+"""`paperlab serve-model` by OpenAI's own client: what it answers is what the engine itself says."""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import openai
+import pytest
+from serving import LONG, WORDS, encoder, language_model, served
+
+from paperlab import engine
+
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is there, then?"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return language_model(tmp_path_factory.mktemp("serve") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with served(folder, "--context", str(LONG)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with server.client() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return engine.load(folder, threads=1)
+
+
+def ask(client, **options):
+    return client.chat.completions.create(model="tiny", **{"messages": CHAT, "max_tokens": 40, **options})
+
+
+def complete(client, prompt="the man in on", **options):
+    return client.completions.create(model="tiny", prompt=prompt, **{"max_tokens": 40, **options})
+
+
+def text_of(stream):
+    """Text, reasons to finish, and usage of a stream of one choice."""
+    said, why, usage = "", [], None
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            said += (choice.delta.content or "") if hasattr(choice, "delta") else choice.text
+            why += [choice.finish_reason] if choice.finish_reason else []
+    return said, why, usage
+
+
+def test_models_health_and_metrics(server, client):
+    assert [one.id for one in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").owned_by == "paperlab"
+    with pytest.raises(openai.NotFoundError, match="'tiny' does"):
+        client.models.retrieve("other")
+    status, _, body = server.raw("GET", "/health")
+    assert (status, json.loads(body)) == (200, {"status": "ready"})
+    before = server.metric("paperlab_tokens_total", kind="written")
+    complete(client, max_tokens=7, extra_body={"ignore_eos": True})
+    assert server.metric("paperlab_tokens_total", kind="written") == before + 7
+    assert server.metric("paperlab_requests_total", endpoint="/v1/completions", code="200") >= 1
+    assert server.metric("paperlab_step_seconds_count") >= 7
+
+
+@pytest.mark.parametrize(
+    "how", [{"temperature": 0}, {"seed": 5}, {"seed": 6, "temperature": 1.5, "top_p": 0.7}], ids=str
+)
+def test_a_chat_is_what_the_engine_says(client, model, how):
+    extra = {"top_k": 50, "min_p": 0.01, "repetition_penalty": 1.1} if how.get("top_p") else {}
+    wanted = "".join(model.generate(CHAT, max_tokens=40, **{"temperature": 1.0, **how, **extra}))
+    whole = ask(client, **how, extra_body=extra)
+    assert whole.choices[0].message.content == wanted
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    said, why, usage = text_of(ask(client, **how, extra_body=extra, **options))
+    assert said == wanted
+    assert why == [whole.choices[0].finish_reason]
+    assert usage.completion_tokens == whole.usage.completion_tokens
+    ids = model.ids(CHAT)
+    assert usage.prompt_tokens == whole.usage.prompt_tokens == len(ids)
+    assert usage.prompt_tokens_details.cached_tokens == len(ids) - 1  # the text before it left them
+
+
+def test_without_a_seed_texts_differ(client):
+    texts = {ask(client).choices[0].message.content for _ in range(3)}
+    assert len(texts) == 3
+
+
+def test_usage_and_reasons_to_finish(client, model):
+    out = complete(client, temperature=0, max_tokens=9, extra_body={"ignore_eos": True})
+    assert (out.usage.completion_tokens, out.choices[0].finish_reason) == (9, "length")
+    ends = [
+        seed
+        for seed in range(40)
+        if len(list(model.generate_ids("the", max_tokens=300, temperature=1, seed=seed))) < 300
+    ]
+    out = complete(client, "the", seed=ends[0], max_tokens=300)
+    drawn = len(list(model.generate_ids("the", max_tokens=300, temperature=1, seed=ends[0])))
+    assert (out.usage.completion_tokens, out.choices[0].finish_reason) == (drawn + 1, "stop")  # the end is drawn, too
+    assert complete(client).usage.completion_tokens <= 40
+    assert (
+        client.completions.create(
+            model="tiny", prompt="a", seed=1, extra_body={"ignore_eos": True}
+        ).usage.completion_tokens
+        == 16
+    )
+
+
+def test_a_stop_text_ends_it_wherever_tokens_part_and_never_shows(client, model):
+    whole = "".join(model.generate("on the", max_tokens=300, temperature=1, seed=3))
+    clean = [i for i in range(5, len(whole) - 4) if "\ufffd" not in whole[i : i + 3]][:40:5]
+    assert len(clean) > 3
+    for at in clean:
+        stop = whole[at : at + 3]
+        wanted = whole[: whole.index(stop)]
+        options = {"seed": 3, "max_tokens": 300, "stop": ["never there", stop], "logprobs": 0}
+        out = complete(client, "on the", **options).choices[0]
+        assert (out.text, out.finish_reason) == (wanted, "stop")
+        assert all(offset < max(1, len(wanted)) for offset in out.logprobs.text_offset)
+        pieces = [c.choices[0].text for c in complete(client, "on the", **options, stream=True) if c.choices]
+        assert "".join(pieces) == wanted
+    assert complete(client, "on the", seed=3, max_tokens=300, stop="never there").choices[0].text == whole
+
+
+def test_logprobs_are_the_engines_scores(client, model):
+    out = ask(client, seed=2, logprobs=True, top_logprobs=3).choices[0]
+    entries = out.logprobs.content
+    said = b"".join(bytes(one.bytes) for one in entries)
+    assert said.decode(errors="replace") == out.message.content
+    ids = model.ids(CHAT)
+    drawn = list(model.generate_ids(CHAT, max_tokens=40, temperature=1, seed=2))
+    scores = model.score([*ids, *drawn])[len(ids) - 1 :]
+    np.testing.assert_allclose([one.logprob for one in entries], scores, atol=1e-5)
+    for one in entries:
+        values = [other.logprob for other in one.top_logprobs]
+        assert len(values) == 3
+        assert values == sorted(values, reverse=True)
+        assert values[0] >= one.logprob
+    streamed = []
+    for chunk in ask(client, seed=2, logprobs=True, stream=True):
+        streamed += chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else []
+    assert [one.logprob for one in streamed] == [one.logprob for one in entries]
+
+
+def test_a_prompt_is_scored_by_echo(client, model):
+    prompt = "the man and the other one in there " * 6
+    out = complete(client, prompt, max_tokens=0, echo=True, logprobs=2).choices[0]
+    assert (out.text, out.finish_reason) == (prompt, "length")
+    ids = model.ids(prompt)
+    assert out.logprobs.token_logprobs[0] is None
+    np.testing.assert_allclose(out.logprobs.token_logprobs[1:], model.score(ids), atol=1e-5)
+    assert [
+        prompt[at : at + len(t)] for at, t in zip(out.logprobs.text_offset, out.logprobs.tokens, strict=True)
+    ] == out.logprobs.tokens
+    assert all(len(top) in (2, 3) for top in out.logprobs.top_logprobs[1:])
+    both = complete(client, ids, max_tokens=3, echo=True, logprobs=0, temperature=0).choices[0]
+    assert both.text.startswith(prompt)
+    assert len(both.logprobs.tokens) == len(ids) + 3
+
+
+def test_several_prompts_and_several_choices(client):
+    one = [complete(client, prompt, seed=4).choices[0].text for prompt in ("the", "on a")]
+    many = complete(client, ["the", "on a"], seed=4, n=2)
+    assert [choice.index for choice in many.choices] == [0, 1, 2, 3]
+    assert [many.choices[0].text, many.choices[2].text] == one
+    assert len({choice.text for choice in many.choices}) == 4
+    assert many.usage.prompt_tokens == 1 + 2
+    streams = ["", "", ""]
+    for chunk in ask(client, seed=8, n=3, stream=True):
+        for choice in chunk.choices:
+            streams[choice.index] += choice.delta.content or ""
+    assert streams == [choice.message.content for choice in ask(client, seed=8, n=3).choices]
+
+
+def test_a_conversation_goes_on_from_what_its_slot_holds(client, model):
+    first = ask(client, messages=[{"role": "user", "content": "another one " * 20}], seed=1)
+    said = first.choices[0].message.content
+    talk = [{"role": "user", "content": "another one " * 20}, {"role": "assistant", "content": said}]
+    talk.append({"role": "user", "content": "and then"})
+    out = ask(client, messages=talk, seed=1, logprobs=True)
+    assert out.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
+    fresh = engine.load(model.tokens.source, threads=1)
+    drawn = list(fresh.generate_ids(talk, max_tokens=40, temperature=1, seed=1))
+    assert out.choices[0].message.content == "".join(fresh.tokens.stream(drawn))
+    ids = fresh.ids(talk)
+    scores = fresh.score([*ids, *drawn])[len(ids) - 1 :]
+    np.testing.assert_allclose([one.logprob for one in out.choices[0].logprobs.content], scores, atol=1e-5)
+
+
+def test_eight_at_once_write_what_they_would_alone(server, client):
+    wishes = [
+        {
+            "prompt": "the man in there and on " * (1 + i * i % 23),
+            "seed": i,
+            "temperature": 0.5 + i % 3,
+            "max_tokens": 20 + 13 * (i % 7),
+        }
+        for i in range(24)
+    ]
+    for wish in wishes:
+        wish["temperature"] = min(wish["temperature"], 2)
+    alone = [complete(client, **wish, logprobs=1).choices[0] for wish in wishes]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda wish: complete(client, **wish, logprobs=1).choices[0], wishes))
+    assert together == alone
+
+
+def test_a_stream_is_whole_characters(client):
+    chunks = [
+        c.choices[0].text
+        for c in complete(client, seed=11, max_tokens=400, stream=True, extra_body={"ignore_eos": True})
+    ]
+    whole = complete(client, seed=11, max_tokens=400, extra_body={"ignore_eos": True}).choices[0].text
+    assert "".join(chunks) == whole
+    assert "\ufffd" in whole  # the model's bytes are broken: each byte that fits nowhere is one sign, and no more
+    said = complete(client, "Grüße, 世界 🙂", max_tokens=0, echo=True).choices[0].text
+    assert said == "Grüße, 世界 🙂"
+
+
+REFUSED = {
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "auto",
+    "response_format": {"type": "json_object"},
+    "logit_bias": {"5": 1},
+    "presence_penalty": 0.5,
+    "frequency_penalty": -1,
+    "temperature": 2.5,
+    "top_p": -0.1,
+    "n": 0,
+    "seed": 1.5,
+    "max_tokens": 0,
+    "stop": ["a", "b", "c", "d", "e"],
+    "top_logprobs": 3,
+    "stream": "yes",
+    "stream_options": {"include_usage": True},
+    "top_k": -1,
+    "best_of_all": 1,
+    "messages": [{"role": "tool", "content": "x"}],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_obeyed_is_refused_by_name(client, name):
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, extra_body={name: REFUSED[name]})
+    assert (caught.value.param or "").startswith(name)
+    assert caught.value.type == "invalid_request_error"
+    assert "\n" not in caught.value.body["message"]
+
+
+def test_what_asks_for_nothing_is_let_through(client):
+    nothing = {
+        "tools": [],
+        "response_format": {"type": "text"},
+        "logit_bias": {},
+        "presence_penalty": 0.0,
+        "stop": None,
+    }
+    nothing |= {"user": "me", "metadata": {"a": "b"}, "tool_choice": "none", "frequency_penalty": 0, "audio": None}
+    parts = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+        CHAT[1],
+    ]
+    out = ask(client, messages=parts, temperature=0, extra_body=nothing)
+    assert out.choices[0].message.content == ask(client, temperature=0).choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"messages": [{"role": "user", "content": "word " * LONG}]}, "context_length_exceeded"),
+        ({"messages": [{"role": "user", "content": "<" * 4_000_000}]}, "context_length_exceeded"),
+        ({"max_tokens": LONG}, "context_length_exceeded"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, None),
+        ({"messages": []}, None),
+    ],
+    ids=["words", "signs", "max_tokens", "image", "empty"],
+)
+def test_chats_that_cannot_be(client, options, code):
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, **options)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"[]", 400),
+        (b"\xff\xfe", 400),
+        (b'{"model": "tiny", "prompt": "\\ud800"}', 400),
+        (b'{"model": "tiny", "prompt": "a", "temperature": NaN}', 400),
+        (b'{"model": "tiny", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", 400),
+        (b'{"model": "tiny", "prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
+        (b'{"model": "tiny", "prompt": [1, 2, 99999]}', 400),
+        (b'{"model": "tiny", "prompt": ' + json.dumps(["a"] * 1000).encode() + b"}", 400),
+        (b'{"model": "other", "prompt": "a"}', 404),
+        (b'{"prompt": "a"}', 400),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bodies_that_cannot_be(server, body, status):
+    got, _, answer = server.raw("POST", "/v1/completions", body)
+    assert got == status
+    assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
+
+
+def test_the_wrong_address_method_and_type(server):
+    assert server.raw("GET", "/v1/completions")[0] == 405
+    assert b"/v1/chat/completions" in server.raw("POST", "/v1/chat", b"{}")[2]
+    assert server.raw("POST", "/v1/completions", b"{}", Content_Type="text/plain")[0] == 415
+    status, headers, _ = server.raw("OPTIONS", "/v1/completions", Origin="https://elsewhere.example")
+    assert "access-control-allow-origin" not in headers
+    assert status == 405
+    assert server.raw("GET", "/v1/models", Host="rebound.example:80")[0] == 421
+
+
+@pytest.fixture(scope="module")
+def embedding(tmp_path_factory):
+    place = encoder(tmp_path_factory.mktemp("serve") / "small")
+    with served(place) as running:
+        yield running, engine.load(place, threads=1)
+
+
+def test_embeddings_are_the_engines(embedding):
+    server, model = embedding
+    texts = [" ".join(WORDS[i : i + 1 + i % 9]) for i in range(50)]
+    wanted = model.embed(texts)
+    with server.client() as client:
+        for form in ("float", "base64", None):  # None: the client asks for base64 and decodes it
+            options = {"encoding_format": form} if form else {}
+            out = client.embeddings.create(model="small", input=texts, **options)
+            vectors = [one.embedding for one in out.data]
+            if form == "base64":
+                import base64
+
+                vectors = [np.frombuffer(base64.b64decode(one), "<f4") for one in vectors]
+            np.testing.assert_allclose(np.array(vectors), wanted, atol=1e-7)
+            assert [one.index for one in out.data] == list(range(50))
+        ids = [model.tokens.encode(text) for text in texts]
+        assert out.usage.prompt_tokens == out.usage.total_tokens == sum(map(len, ids))
+        out = client.embeddings.create(model="small", input=ids, encoding_format="float")
+        np.testing.assert_allclose([one.embedding for one in out.data], wanted, atol=1e-7)
+        one = client.embeddings.create(model="small", input=texts[3], encoding_format="float")
+        np.testing.assert_allclose(one.data[0].embedding, wanted[3], atol=1e-7)
+        with ThreadPoolExecutor(8) as pool:
+            got = list(pool.map(lambda t: client.embeddings.create(model="small", input=t).data[0].embedding, texts))
+        np.testing.assert_allclose(np.array(got), wanted, atol=1e-7)
+
+
+def test_embeddings_that_cannot_be(embedding, client):
+    server, model = embedding
+    long = " ".join(WORDS)
+    with server.client() as small:
+        cases = [
+            ({"input": "w1", "dimensions": 8}, "dimensions", None),
+            ({"input": long}, "input", "context_length_exceeded"),
+            ({"input": "x" * 1_000_000}, "input", "context_length_exceeded"),
+            ({"input": []}, "input", None),
+            ({"input": ""}, "input", None),
+            ({"input": [[5, 640]]}, "input", None),
+            ({"input": [[5, -1]]}, "input", None),
+            ({"input": ["w1"] * 3000}, "input", None),
+        ]
+        for options, param, code in cases:
+            with pytest.raises(openai.BadRequestError) as caught:
+                small.embeddings.create(model="small", **options)
+            assert (caught.value.param, caught.value.code) == (param, code)
+        cut = small.embeddings.create(model="small", input=long, encoding_format="float", extra_body={"truncate": True})
+        np.testing.assert_allclose(cut.data[0].embedding, model.embed([long])[0], atol=1e-7)
+        with pytest.raises(openai.BadRequestError, match="encoder"):
+            small.chat.completions.create(model="small", messages=CHAT)
+    with pytest.raises(openai.BadRequestError, match="language model"):
+        client.embeddings.create(model="tiny", input="a")
+
+
+def test_smollm2_answers(tmp_path):
+    from paperlab.assets.models import model_folder
+    from paperlab.assets.packages import PackageError
+
+    try:
+        place, _ = model_folder("smollm2-135m")
+    except PackageError as error:
+        pytest.skip(str(error))
+    with served(place, "--bits", "8", "--name", "smol") as running, running.client() as client:
+        question = [{"role": "user", "content": "What is the capital of Italy?"}]
+        out = client.chat.completions.create(
+            model="smol", messages=question, temperature=0, max_tokens=30, logprobs=True
+        )
+    assert "Rome" in out.choices[0].message.content
+    assert "".join(one.token for one in out.choices[0].logprobs.content) == out.choices[0].message.content
+    assert all(math.exp(one.logprob) <= 1 for one in out.choices[0].logprobs.content)
