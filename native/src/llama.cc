@@ -215,7 +215,8 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
   }
   for (int64_t i = 0; i < c_.layers; ++i) {
     const Layer& layer = layers_[size_t(i)];
-    runtime.multiply({h, width, width, tokens}, {{&layer.q, qkv, all}, {&layer.k, qkv + q_width, all}, {&layer.v, qkv + q_width + kv_width, all}});
+    runtime.multiply({h, width, width, tokens}, {{&layer.q, qkv, all}, {&layer.k, qkv + q_width, all}, {&layer.v, qkv + q_width + kv_width, all}},
+                     {&layer.out});
     runtime.each(tokens, [&](int t) {
       float* row_qkv = qkv + t * all;
       const float *cosine = turn + t * head, *sine = cosine + half;
@@ -234,7 +235,7 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
         cache_put(session.cache(i, n), place[size_t(t)], row_qkv + q_width + n * head, row_qkv + q_width + kv_width + n * head);
       for (int64_t n = 0; session.rotated() && n < c_.heads; ++n) rotate(row_qkv + n * head, head);
     });
-    runtime.pool.run(int(int64_t(runs.size()) * c_.heads), [&](int piece) {
+    const auto attend = [&](int64_t piece, int64_t) {
       const Run& now = runs[size_t(piece / c_.heads)];
       const int64_t n = piece % c_.heads, shared = n / (c_.heads / c_.kv_heads);
       thread_local std::vector<float> scores;
@@ -245,20 +246,25 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
       k.attend({qkv + now.row * all + n * head, all, now.count, float(1 / std::sqrt(double(head))), session.cache(i, shared), positions,
                 true, scores.data(), out, q_width});
       for (int t = 0; session.rotated() && t < now.count; ++t) rotate(out + t * q_width, head);
-    });
-    runtime.multiply({attended, q_width, q_width, tokens}, {{&layer.out, h, width}});
+    };
+    runtime.spread(int64_t(runs.size()) * c_.heads, 1, attend, [](int) {});
+    runtime.multiply({attended, q_width, q_width, tokens}, {{&layer.out, h, width}}, {&layer.gate, &layer.up});
     runtime.each(tokens, [&](int t) {
       float *to = x + t * width, *from = h + t * width;
       for (int64_t d = 0; d < width; ++d) to[d] += from[d];
       k.rms_norm(to, layer.after.weight, c_.epsilon, width, from);
     });
-    runtime.multiply({h, width, width, tokens}, {{&layer.gate, inner, 2 * c_.inner}, {&layer.up, inner + c_.inner, 2 * c_.inner}});
+    runtime.multiply({h, width, width, tokens}, {{&layer.gate, inner, 2 * c_.inner}, {&layer.up, inner + c_.inner, 2 * c_.inner}},
+                     {&layer.down});
     runtime.each(tokens, [&](int t) {
       float* gate = inner + t * 2 * c_.inner;
       k.silu_mul(gate, gate + c_.inner, c_.inner, gate);
     });
-    runtime.multiply({inner, c_.inner, 2 * c_.inner, tokens}, {{&layer.down, attended, width}});
-    const float* next = i + 1 < c_.layers ? layers_[size_t(i) + 1].before.weight : last_.weight;
+    const Activations gated{inner, c_.inner, 2 * c_.inner, tokens};
+    const Layer* after = i + 1 < c_.layers ? &layers_[size_t(i) + 1] : nullptr;
+    if (after) runtime.multiply(gated, {{&layer.down, attended, width}}, {&after->q, &after->k, &after->v});
+    else runtime.multiply(gated, {{&layer.down, attended, width}}, {output_});
+    const float* next = after ? after->before.weight : last_.weight;
     runtime.each(tokens, [&](int t) {
       float* to = x + t * width;
       for (int64_t d = 0; d < width; ++d) to[d] += attended[t * width + d];

@@ -1,6 +1,8 @@
 #include "runtime.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 namespace pl {
 
@@ -36,57 +38,74 @@ std::vector<const float*> Runtime::low_ranks(const Activations& x, std::initiali
   return out;
 }
 
-void Runtime::multiply(const Activations& x, std::initializer_list<Product> products) {
-  // Products of one call nearly always share their grouping; a second one gets a slot of its own.
-  Int8View views[2];
-  int64_t grouping[2][2] = {};
-  int slots = 0;
-  std::vector<int> slot_of;
-  std::vector<const Product*> later;
-  pieces_.clear();
-  int64_t total = 0;
-  for (const Product& product : products) total += product.matrix->rows * product.matrix->columns;
-  const int64_t wanted = std::max<int64_t>(total * x.tokens / (pool.threads() * 6), 1 << 15);
-  for (const Product& product : products) {
-    const Matrix& m = *product.matrix;
-    if (m.tiled) {
-      int slot = 0;
-      while (slot < slots && (grouping[slot][0] != m.tiles.group || grouping[slot][1] != m.tiles.padded)) ++slot;
-      if (slot == 2) {  // a third grouping: a call of its own
-        later.push_back(&product);
-        slot_of.push_back(-1);
-        continue;
-      }
-      if (slot == slots) {
-        grouping[slot][0] = m.tiles.group, grouping[slot][1] = m.tiles.padded;
-        views[slot] = rounded(x, m.tiles.group, m.tiles.padded, slot);
-        ++slots;
-      }
-      slot_of.push_back(slot);
-    } else {
-      slot_of.push_back(0);
-    }
-    const int64_t units = m.tiled ? m.tiles.row_blocks() : m.rows, unit = m.columns * (m.tiled ? 16 : 1) * x.tokens;
-    int64_t step = std::clamp<int64_t>(wanted / unit, 1, units);
-    if (!m.tiled) step = round_up(step, 4);
-    for (int64_t first = 0; first < units; first += step)
-      pieces_.push_back({&product, first, std::min(first + step, units)});
+namespace {
+
+int64_t blocks_of(const Matrix& m) { return (m.rows + 15) / 16; }
+
+// f(product or matrix, first block, last block) for the parts of a run of blocks, counted over all of a list.
+template <class List, class Of, class F>
+void parts(const List& list, int64_t first, int64_t last, Of&& of, F&& f) {
+  for (const auto& item : list) {
+    const int64_t blocks = blocks_of(*of(item));
+    if (first < blocks && last > 0) f(item, std::max<int64_t>(first, 0), std::min(last, blocks));
+    first -= blocks, last -= blocks;
   }
-  const Product* begin = products.begin();
-  const std::vector<const float*> low = low_ranks(x, products);
-  pool.run(int(pieces_.size()), [&](int i) {
-    const Piece& piece = pieces_[size_t(i)];
-    const Product& product = *piece.product;
-    const Matrix& m = *product.matrix;
-    if (m.tiled) {
-      const Int8View& view = views[slot_of[size_t(&product - begin)]];
-      k.matmul_q(m.tiles, view, x.tokens, piece.first, piece.last, product.y, product.stride);
-      if (m.beside) k.add_beside(m.beside->view, low[size_t(&product - begin)], x.x, x.stride, x.tokens, piece.first, piece.last, product.y, product.stride);
-    } else {
-      k.matmul_f(m.floats, x.x, x.stride, x.tokens, piece.first, piece.last, product.y, product.stride);
-    }
+}
+
+}  // namespace
+
+void Runtime::fetch(std::initializer_list<const Matrix*> next, int run) const {
+  int64_t total = 0;
+  for (const Matrix* m : next) total += blocks_of(*m);
+  const int64_t first = total * run / pool.threads();
+  parts(next, first, first + 1, [](const Matrix* m) { return m; }, [&](const Matrix* m, int64_t block, int64_t) {
+    if (!m->tiled) return;
+    const TileView& w = m->tiles;
+    const auto ask = [](const void* at, int64_t bytes) {
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(at) + i, 0, 2);
+    };
+    ask(w.scales + block * w.groups() * 16, 512);
+    if (w.mins) ask(w.mins + block * w.groups() * 16, 512);
+    if (w.masks) ask(w.masks + block * (w.padded / 4), kLead / 2);
+    ask(w.masks ? w.codes + w.starts[block] : w.codes + block * w.groups() * w.group_bytes(), w.masks ? kLead / 2 : kLead);
   });
-  for (const Product* product : later) multiply(x, {*product});
+}
+
+void Runtime::multiply(const Activations& x, std::initializer_list<Product> products, std::initializer_list<const Matrix*> next) {
+  // Products of one call nearly always share their grouping.
+  std::array<Int8View, 3> views;
+  std::array<std::pair<int64_t, int64_t>, 3> grouping;
+  int slots = 0;
+  const auto slot = [&](const TileView& w) {
+    int s = 0;
+    while (s < slots && grouping[size_t(s)] != std::pair(w.group, w.padded)) ++s;
+    return s;
+  };
+  int64_t total = 0;
+  for (const Product& product : products) {
+    total += blocks_of(*product.matrix);
+    if (!product.matrix->tiled) continue;
+    const TileView& w = product.matrix->tiles;
+    const int s = slot(w);
+    if (s < slots) continue;
+    grouping[size_t(s)] = {w.group, w.padded};
+    views[size_t(s)] = rounded(x, w.group, w.padded, s);
+    ++slots;
+  }
+  const std::vector<const float*> low = low_ranks(x, products);
+  const int64_t block = products.begin()->matrix->columns * 16 * x.tokens;  // multiplications
+  const int64_t step = std::max<int64_t>({1, total / (pool.threads() * 6), (1 << 15) / block});
+  const auto work = [&](int64_t first, int64_t last) {
+    parts(products, first, last, [](const Product& p) { return p.matrix; }, [&](const Product& p, int64_t from, int64_t to) {
+      const Matrix& m = *p.matrix;
+      if (m.tiled) k.matmul_q(m.tiles, views[size_t(slot(m.tiles))], x.tokens, from, to, p.y, p.stride);
+      if (m.beside) k.add_beside(m.beside->view, low[size_t(&p - products.begin())], x.x, x.stride, x.tokens, from, to, p.y, p.stride);
+      if (!m.tiled) k.matmul_f(m.floats, x.x, x.stride, x.tokens, from * 16, std::min(to * 16, m.rows), p.y, p.stride);
+    });
+  };
+  spread(total, step, work, [&](int run) {
+    if (next.size()) fetch(next, run);
+  });
 }
 
 }  // namespace pl

@@ -1,5 +1,7 @@
 // What a model computes with: kernels, threads, and activations that are rounded once for all matrices that take them.
 #pragma once
+#include <algorithm>
+#include <atomic>
 #include <initializer_list>
 #include <vector>
 
@@ -38,10 +40,27 @@ class Runtime {
  public:
   // planes: of 8-bit activations, 1 or 2
   Runtime(const Kernels& kernels, int threads, int activation_planes)
-      : k(kernels), pool(threads), planes(activation_planes) {}
+      : k(kernels), pool(threads), planes(activation_planes), runs_(size_t(pool.threads())) {}
 
-  // y = x W^T + bias for every product; all share x.
-  void multiply(const Activations& x, std::initializer_list<Product> products);
+  // y = x W^T + bias for every product, at most three groupings among them; all share x. next: what will be
+  // multiplied after this; its first bytes are asked for while threads wait for each other.
+  void multiply(const Activations& x, std::initializer_list<Product> products, std::initializer_list<const Matrix*> next = {});
+  // f(first, last) over [0, count) in steps: each thread takes neighbours, so that what is fetched ahead of one step
+  // serves the next; who is done early, because another has less of the machine, takes over from the others' runs.
+  // after(run): on each thread that comes, when nothing is left to take.
+  template <class F, class G>
+  void spread(int64_t count, int64_t step, F&& f, G&& after) {
+    const int runs = pool.threads();
+    for (int r = 0; r < runs; ++r) runs_[size_t(r)].next.store(count * r / runs, std::memory_order_relaxed);
+    pool.run(runs, [&](int mine) {
+      for (int k = 0; k < runs; ++k) {
+        const int r = (mine + k) % runs;
+        const int64_t end = count * (r + 1) / runs;
+        for (int64_t i; (i = runs_[size_t(r)].next.fetch_add(step, std::memory_order_relaxed)) < end;) f(i, std::min(i + step, end));
+      }
+      after(mine);
+    });
+  }
   // f(token) for all: on the caller alone where there are too few to be worth waking anyone.
   template <class F>
   void each(int tokens, F&& f) {
@@ -60,14 +79,15 @@ class Runtime {
   const int planes;
 
  private:
-  struct Piece {
-    const Product* product;
-    int64_t first, last;
+  struct alignas(64) Run {
+    std::atomic<int64_t> next{0};
   };
+  static constexpr int64_t kLead = 8192;  // bytes of the next product that are asked for early
+  void fetch(std::initializer_list<const Matrix*> next, int run) const;
   Int8View rounded(const Activations& x, int64_t group, int64_t padded, int slot);
   std::vector<const float*> low_ranks(const Activations& x, std::initializer_list<Product> products);
-  std::vector<Piece> pieces_;
-  Scratch codes_[2], scales_[2], sums_[2], low_;
+  std::vector<Run> runs_;
+  Scratch codes_[3], scales_[3], sums_[3], low_;
 };
 
 }  // namespace pl

@@ -4,10 +4,15 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#if defined(__linux__)
+#include <sys/sysinfo.h>
+#endif
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <set>
+#include <thread>
 
 namespace pl {
 
@@ -28,12 +33,55 @@ Mapped::Mapped(const std::string& path) {
       fail("cannot map %s: %s", path.c_str(), std::strerror(why));
     }
     data_ = static_cast<const uint8_t*>(at);
+    taken_ = size_;
   }
   close(file);
 }
 
 Mapped::~Mapped() {
-  if (data_) munmap(const_cast<uint8_t*>(data_), size_);
+  if (data_) munmap(const_cast<uint8_t*>(data_), taken_);
+}
+
+void Mapped::settle(const std::string& path) {
+#if defined(__linux__)
+  constexpr uint64_t kLarge = uint64_t(2) << 20;
+  if (size_ < kLarge || taken_ != size_) return;
+  struct sysinfo machine {};
+  if (sysinfo(&machine) != 0 || (uint64_t(machine.freeram) + machine.bufferram) * machine.mem_unit < 2 * size_) return;
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return;
+  const uint64_t room = round_up(int64_t(size_), kLarge), taken = room + kLarge;
+  void* at = mmap(nullptr, taken, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) return void(close(file));
+  // Trimmed to whole large pages.
+  uint8_t* begin = static_cast<uint8_t*>(at);
+  const uint64_t skip = (kLarge - reinterpret_cast<uintptr_t>(begin) % kLarge) % kLarge;
+  if (skip) munmap(begin, skip);
+  if (skip < kLarge) munmap(begin + skip + room, kLarge - skip);
+  begin += skip;
+  madvise(begin, room, MADV_HUGEPAGE);
+  std::atomic<uint64_t> next{0};
+  std::atomic<bool> whole{true};
+  const auto read = [&] {
+    constexpr uint64_t kStep = uint64_t(4) << 20;
+    for (uint64_t from; (from = next.fetch_add(kStep)) < size_;)
+      for (uint64_t to = std::min(from + kStep, size_); from < to;) {
+        const ssize_t got = pread(file, begin + from, to - from, off_t(from));
+        if (got <= 0) return whole.store(false);
+        from += uint64_t(got);
+      }
+  };
+  std::vector<std::thread> helpers;
+  for (unsigned i = 1; i < std::min(4u, std::thread::hardware_concurrency()); ++i) helpers.emplace_back(read);
+  read();
+  for (auto& helper : helpers) helper.join();
+  close(file);
+  if (!whole) return void(munmap(begin, room));  // what is mapped stays
+  munmap(const_cast<uint8_t*>(data_), taken_);
+  data_ = begin, taken_ = room;
+#else
+  (void)path;
+#endif
 }
 
 const Tensor* Tensors::find(std::string_view name) const {
@@ -79,6 +127,12 @@ void read_safetensors(const std::string& path, Tensors& into) {
   if (length > file->size() - 8) fail("%s is cut off inside its header; fetch it again", name);
   const Json header = Json::parse({reinterpret_cast<const char*>(file->data()) + 8, length}, path);
   if (header.kind != Json::Object) fail("%s: its header is no object", name);
+  const Json* described = header.find("__metadata__");
+  for (const auto& [field, value] : described ? described->members : std::vector<std::pair<std::string, Json>>())
+    if (field.starts_with("paperlab.")) {  // weights that are multiplied as they lie
+      file->settle(path);
+      break;
+    }
   const uint8_t* base = file->data() + 8 + length;
   const uint64_t size = file->size() - 8 - length;
   std::vector<std::pair<uint64_t, uint64_t>> ranges;

@@ -19,10 +19,13 @@ class Mapped {
   Mapped& operator=(const Mapped&) = delete;
   const uint8_t* data() const { return data_; }
   uint64_t size() const { return size_; }
+  // Reads the file into memory of large pages in the map's place, where there is plenty of memory: with pages of 4 KiB
+  // the walk through page tables halves the speed at which a model's weights are read. Leaves the map where it cannot.
+  void settle(const std::string& path);
 
  private:
   const uint8_t* data_ = nullptr;
-  uint64_t size_ = 0;
+  uint64_t size_ = 0, taken_ = 0;  // bytes of the file, and of address space
 };
 
 struct Tensor {
