@@ -5,17 +5,13 @@
 import asyncio
 import email
 import email.policy
-import itertools
 import json
 import os
-import random
 import re
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,66 +131,6 @@ def test_people_sign_in_by_mail_and_strangers_run_nothing(
         assert "Strict-Transport-Security" in ask("GET", "/").headers
     assert up.end() == 0
     assert "Traceback" not in up.text()
-
-
-def test_killed_under_load_nothing_is_lost_or_doubled(start: Callable[..., Up], tmp_path: Path) -> None:
-    """kill -9 of servers and worker while people vote, comment and subscribe: what was answered is there, once."""
-    up = start("--workers", "2")
-    answered: dict[str, list[str]] = {"comment": [], "subscribe": []}
-    stop, count = threading.Event(), itertools.count()
-
-    def person() -> None:
-        jar: dict[str, str] = {}
-        while not stop.is_set():
-            number = next(count)
-            try:
-                if "csrftoken" not in jar:
-                    got = up.get("sign-in")
-                    jar["csrftoken"] = re.search(r"csrftoken=(\w+)", got.headers["set-cookie"])[1]  # type: ignore[index]
-                what = "comment" if number % 2 else "subscribe"
-                path = "papers/easyquant/comment" if what == "comment" else "subscribe"
-                sent = {"csrfmiddlewaretoken": jar["csrftoken"], "once": f"form {number}", "body": f"said {number}"}
-                sent["email"] = f"p{number}@example.org"
-                for _ in range(40):  # as a person would: the same form again, until the site answers
-                    try:
-                        cookie = {"Cookie": f"csrftoken={jar['csrftoken']}"}
-                        answer = httpx.post(up.address + path, data=sent, headers=cookie, timeout=10)
-                    except httpx.HTTPError:
-                        time.sleep(0.1)
-                        continue
-                    if answer.status_code in (200, 302):
-                        answered[what].append(str(number))
-                        break
-                    time.sleep(0.1)
-            except (httpx.HTTPError, KeyError):
-                time.sleep(0.1)
-
-    people = [threading.Thread(target=person) for _ in range(4)]
-    for one in people:
-        one.start()
-    draw = random.Random(3)
-    for name in ("server", "worker", "server"):
-        time.sleep(draw.uniform(0.5, 2))
-        children = wait(lambda name=name: up.children()[name], up.text)  # type: ignore[misc]
-        draw.choice(children).kill()
-    time.sleep(2.5)
-    stop.set()
-    for one in people:
-        one.join()
-    assert up.end() == 0
-    with sqlite3.connect(tmp_path / "home" / "paperlab.sqlite3") as store:
-        assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        said = [body.removeprefix("said ") for (body,) in store.execute("SELECT body FROM people_comment")]
-        asked = [mail[1:].partition("@")[0] for (mail,) in store.execute("SELECT email FROM digest_subscription")]
-    for there, told in ((said, answered["comment"]), (asked, answered["subscribe"])):
-        assert len(there) == len(set(there))
-        assert set(told) <= set(there)
-        assert len(told) > 5
-    # Every question whether to subscribe is one letter at most, and none of those that were asked is forgotten.
-    letters = [
-        email.message_from_bytes(file.read_bytes())["To"] for file in (tmp_path / "home" / "outbox").glob("*.eml")
-    ]
-    assert len(letters) == len(set(letters))
 
 
 def test_the_unit_is_one(tmp_path: Path) -> None:

@@ -37,12 +37,22 @@ def valid(text: bytes) -> ElementTree.Element:
     for one in (root, *root.findall(f"{ATOM}entry")):
         for name in ("id", "title", "updated"):
             assert len(one.findall(f"{ATOM}{name}")) == 1, (one.tag, name)
-        assert one.findtext(f"{ATOM}id", "").startswith("tag:")
+        # RFC 4151: a name, a year, then what an address may hold
+        assert re.fullmatch(r"tag:[a-z.]+,2026:[\w.~!$&'()*+,;=:@%/?-]+", one.findtext(f"{ATOM}id", ""), re.ASCII)
         assert _TIME.fullmatch(one.findtext(f"{ATOM}updated", ""))
         links = one.findall(f"{ATOM}link")
         assert all(link.get("href", "").startswith("http://testserver/") for link in links)
         assert len([link for link in links if link.get("rel", "alternate") == "alternate"]) == 1
     assert [link.get("rel") for link in root.findall(f"{ATOM}link")].count("self") == 1
+    assert root.get("{http://www.w3.org/XML/1998/namespace}lang") == "en"
+    for entry in root.findall(f"{ATOM}entry"):
+        for text in (*entry.findall(f"{ATOM}title"), *entry.findall(f"{ATOM}summary")):
+            assert text.get("type", "text") in ("text", "html")
+            assert not list(text)
+        published, updated = entry.findtext(f"{ATOM}published"), entry.findtext(f"{ATOM}updated", "")
+        assert published is None or (_TIME.fullmatch(published) and published <= updated)
+        assert all(one.get("term") for one in entry.findall(f"{ATOM}category"))
+        assert all((one.findtext(f"{ATOM}name") or "").strip() for one in entry.findall(f"{ATOM}author"))
     assert root.find(f"{ATOM}author") is not None or all(
         e.find(f"{ATOM}author") is not None for e in root.findall(f"{ATOM}entry")
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time
 from functools import wraps
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
@@ -202,7 +202,7 @@ def author(request: HttpRequest, name: str) -> HttpResponse:
         f"paperlab: papers by {_line(asked.author[0])}",
         page,
         _entries(keys),
-        name=f"author/{asked.author[0].lower()}",
+        name=f"author/{quote(asked.author[0].lower())}",
     )
 
 

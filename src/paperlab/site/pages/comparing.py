@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from django.utils.text import slugify
 
@@ -70,16 +71,10 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     names = keys(found.panels)
     largest = max(range(len(names)), key=lambda i: len(found.panels[i].points), default=0)
     chosen = names.index(request.GET.get("in", "")) if request.GET.get("in") in names else largest
-    one = _section(family, evidence().mark, chosen, at, column, down) if names else None
     here = {"in": names[chosen]} if names else {}
-    heads = [
-        (name, said, f"?{urlencode({**here, 'at': at, 'sort': f'-{name}' if column == name and not down else name})}",
-         ("descending" if down else "ascending") if column == name else "")
-        for name, said in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
-                           ("build", "build, s"), ("peak", "peak, MB"))
-    ]  # fmt: skip
+    body = _body(family, evidence().mark, chosen, at, column, down) if names else ""
     told = {
-        "family": family, "at": at, "column": column, "heads": heads, "one": one, "found": found,
+        "family": family, "at": at, "body": body, "found": found,
         "kinds": [(name, said, f"?{urlencode({**here, 'at': name})}") for name, said in AT.items()],
         "settings": [(panel, f"?{urlencode({'in': name, 'at': at})}", name == names[chosen])
                      for name, panel in zip(names, found.panels, strict=True)],
@@ -93,10 +88,20 @@ def keys(panels: Sequence[Panel]) -> list[str]:
     return [name if name not in bare[:i] else f"{name}-{bare[: i + 1].count(name)}" for i, name in enumerate(bare)]
 
 
-@lru_cache(maxsize=256)
-def _section(family: str, mark: str, i: int, at: str, column: str, down: bool) -> Section:
+@lru_cache(maxsize=64)
+def _body(family: str, mark: str, i: int, at: str, column: str, down: bool) -> SafeString:
+    """One setting as the page shows it, which changes only with the records."""
     found = figures.compared(family)
-    return section(found.panels[i], keys(found.panels)[i], at, column, down, found)
+    key = keys(found.panels)[i]
+    sorts = {name: f"-{name}" if column == name and not down else name for name in SORTS}
+    heads = [
+        (name, said, f"?{urlencode({'in': key, 'at': at, 'sort': sorts[name]})}",
+         ("descending" if down else "ascending") if column == name else "")
+        for name, said in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
+                           ("build", "build, s"), ("peak", "peak, MB"))
+    ]  # fmt: skip
+    one = section(found.panels[i], key, at, column, down, found)
+    return render_to_string("pages/parts/setting.html", {"one": one, "at": at, "column": column, "heads": heads})
 
 
 def section(panel: Panel, key: str, at: str, column: str, down: bool, found: figures.Compared) -> Section:

@@ -1,9 +1,11 @@
 """The coverage page: every paper of the catalogue, how far it is, and what it still needs."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
 from paperlab.core.paper import FAMILIES, Paper, papers
@@ -57,6 +59,17 @@ def page(request: HttpRequest) -> HttpResponse:
     family, state = request.GET.get("family", ""), request.GET.get("state", "")
     family = family if family in FAMILIES else ""
     state = state if state in STATES else ""
+    told = {
+        "body": _body(evidence().mark, family, state),
+        "atom": "/feeds/checks.atom",
+        "atom_title": "What was checked",
+    }
+    return render(request, "pages/coverage.html", told)
+
+
+@lru_cache(maxsize=64)
+def _body(mark: str, family: str, state: str) -> SafeString:
+    """The page within its frame, which changes only with the records."""
     known, covered = evidence(), coverage()
     everything = [row(paper, known) for paper in papers().values()]
     counted = {name: sum(one.state == name for one in everything) for name in STATES}
@@ -75,7 +88,5 @@ def page(request: HttpRequest) -> HttpResponse:
         "papers": len(everything),
         "family": family,
         "state": state,
-        "atom": "/feeds/checks.atom",
-        "atom_title": "What was checked",
     }
-    return render(request, "pages/coverage.html", told)
+    return render_to_string("pages/parts/coverage.html", told)

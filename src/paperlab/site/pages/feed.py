@@ -5,12 +5,13 @@ from calendar import monthrange
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 from django.db.models import Exists, F, Max, Min, OuterRef, QuerySet
 from django.db.models.functions import Coalesce
 
-from paperlab.site.catalogue.models import Paper, Sighting
+from paperlab.site.catalogue.models import Counter, Paper, Sighting
 from paperlab.site.pages.cards import Place
 from paperlab.site.search.trending import WINDOW, trending
 
@@ -151,10 +152,16 @@ def neighbours(span: Span) -> tuple[Span | None, Span | None]:
 
 def talked_about() -> tuple[date | None, list[Place]]:
     """The trending list: of today, or of the last day that a list was of, where that is long ago."""
-    last = Sighting.objects.filter(day__lte=today()).aggregate(day=Max("day"))["day"]
+    return _talked_about(today(), Counter.objects.filter(name="revision").values_list("value", flat=True).first())
+
+
+@lru_cache(maxsize=4)
+def _talked_about(now: date, revision: int | None) -> tuple[date | None, list[Place]]:
+    """It changes with the day and with the store: votes and comments here count there as changes of the paper."""
+    last = Sighting.objects.filter(day__lte=now).aggregate(day=Max("day"))["day"]
     if last is None:
         return None, []
-    on = today() if today() - last < timedelta(WINDOW) else last
+    on = now if now - last < timedelta(WINDOW) else last
     found = trending(on, TRENDING)
     said = {
         paper: (votes, comments)
