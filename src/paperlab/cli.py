@@ -633,6 +633,7 @@ def serve_model(
     ] = None,
     slots: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="Texts that are written together.")] = 8,
     queue: Annotated[int, typer.Option(metavar="N", min=1, help="Texts that may wait; more get status 429.")] = 128,
+    cache_bits: Annotated[int, typer.Option(metavar="N", help="Keys and values in 32, 16, 8 or 4 bits.")] = 16,
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="As many threads; one per core.")] = None,
     api_key: Annotated[
         str | None,
@@ -655,7 +656,7 @@ def serve_model(
     cli_engine.serve(
         model,
         {"bits": bits, "threads": threads},
-        {"name": name, "context": context, "slots": slots, "queue": queue},
+        {"name": name, "context": context, "slots": slots, "queue": queue, "cache_bits": cache_bits},
         {"host": host, "port": port, "key": api_key or None, "origins": allow_origin or ()},
     )
 

@@ -218,7 +218,7 @@ def test_one_texts_fault_is_not_the_others(folder):
         ]
 
     model.forward = forward
-    batcher = Batcher(model, Metrics(), deliver, slots=4, context=64, queue=2)
+    batcher = Batcher(model, Metrics(), deliver, [model.session(64) for _ in range(4)], context=64, queue=2)
     first = texts()
     batcher.submit(first)
     for _ in first:

@@ -49,20 +49,23 @@ class Slot:
 
 
 class Batcher:
-    """Writes texts with one model. context: tokens of a text, prompt included. deliver: takes what a step has made."""
+    """Writes texts with one model, one in each session at a time.
+
+    context: tokens of a text, prompt included. deliver: takes what a step has made. queue: texts that may wait.
+    """
 
     def __init__(
         self,
         model: LanguageModel,
         metrics: Metrics,
         deliver: Callable[[list[tuple[Text, Piece]]], None],
+        sessions: Sequence[Session],
         *,
-        slots: int,
         context: int,
         queue: int,
     ) -> None:
         self.model, self.metrics, self.deliver, self.context, self.queue = model, metrics, deliver, context, queue
-        self._slots = [Slot(model.session(context)) for _ in range(slots)]  # memory is taken as they fill
+        self._slots = [Slot(session) for session in sessions]
         self._queued: deque[Text] = deque()
         self._said: list[tuple[Text, Piece]] = []
         self._changed = threading.Condition()
@@ -253,6 +256,8 @@ class Batcher:
         self._said.append((text, piece))
 
 
-def _common(held: list[int], ids: list[int]) -> int:
+def _common(held: list[int], ids: list[int], strip: int = 256) -> int:
     """How many tokens two texts begin with alike."""
-    return next((i for i, (a, b) in enumerate(zip(held, ids, strict=False)) if a != b), min(len(held), len(ids)))
+    most = min(len(held), len(ids))
+    start = next((i for i in range(0, most, strip) if held[i : i + strip] != ids[i : i + strip]), most)
+    return next((i for i in range(start, most) if held[i] != ids[i]), most)

@@ -28,12 +28,16 @@ _STEP = 0xD1342543DE82EF95  # between the seeds of a prompt's texts; not the sam
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is served. context: tokens of a text, None `CONTEXT`; queue: texts that may wait for a slot."""
+    """How a model is served. context: tokens of a text, None `CONTEXT`; queue: texts that may wait for a slot.
+
+    cache_bits: as `paperlab.engine.language.Session` has it.
+    """
 
     name: str
     context: int | None = None
     slots: int = 8
     queue: int = 128
+    cache_bits: int = 16
 
 
 class Mailbox:
@@ -113,8 +117,8 @@ class Service:
             if context > most:
                 raise EngineError(f"a context of {context} tokens; this model takes 1 to {most}")
             spread: Callable[..., Any] = lambda pieces: loop.call_soon_threadsafe(self._spread, pieces)  # noqa: E731
-            slots = self.options.slots
-            self.batcher = Batcher(model, self.metrics, spread, slots=slots, context=context, queue=queue)
+            sessions = [model.session(context, self.options.cache_bits) for _ in range(self.options.slots)]
+            self.batcher = Batcher(model, self.metrics, spread, sessions, context=context, queue=queue)
         self.model = model
 
     def stop(self, grace: float) -> None:
