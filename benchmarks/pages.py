@@ -1,10 +1,12 @@
 """How fast the pages are with many papers, and how heavy: requests at a steady rate against a real server.
 
-    python benchmarks/pages.py make HOME --papers FILE.jsonl[.gz|.xz] [--count 100000] [--vectors]
+    python benchmarks/pages.py make HOME --papers FILE.jsonl[.gz|.xz] [--count 100000]
+    python benchmarks/pages.py vectors HOME --papers FILE
     python benchmarks/pages.py run HOME [--rate 20] [--seconds 60] [--out benchmarks/pages.md]
 
 `make` fills a store with papers resampled from real ones (as benchmarks/search/speed.py does), a daily list of 60 for
-each of the last 300 days, and the word index; with --vectors the worker's own vectors too. `run` starts one server
+each of the last 300 days, and the word index; `vectors` adds vectors, as benchmarks/search/speed.py makes them.
+PAPERLAB_DATABASE names another database than SQLite, PAPERLAB_ENCODER=none leaves meaning out. `run` starts one server
 process and asks for the feed, searches, papers and lists in turn, never twice the same search, each request
 when its time has come whether or not the one before is answered. Times are those of the client, gzip on.
 """
@@ -29,9 +31,10 @@ import speed  # the same papers
 
 LISTS, LISTED = 300, 60
 PART = 10_000
+REAL = 2_000  # embeddings that are the encoder's own
 
 
-def make(file: Path, count: int, vectors: bool) -> None:
+def make(file: Path, count: int) -> None:
     """Fill the store and the index."""
     from paperlab.site.start import start
 
@@ -79,7 +82,7 @@ def make(file: Path, count: int, vectors: bool) -> None:
         ),
         batch_size=PART,
     )  # fmt: skip
-    index.refresh(meaning=vectors)
+    index.refresh(meaning=False)
 
 
 def addresses() -> dict[str, list[str]]:
@@ -170,9 +173,10 @@ def run(rate: float, seconds: float, out: Path | None) -> None:
             for one in waiting:
                 one.result()
         load = os.getloadavg()[0]
-        size = (home() / "paperlab.sqlite3").stat().st_size / 1e6
+        file = home() / "paperlab.sqlite3"
+        store = f"store of {file.stat().st_size / 1e6:.0f} MB" if file.exists() else "PostgreSQL"
         lines = [
-            f"{rate:g} requests a second for {seconds:g} s, one server process, store of {size:.0f} MB; "
+            f"{rate:g} requests a second for {seconds:g} s, one server process, {store}; "
             f"{os.cpu_count()} cores, load {load:.1f} at the end, client included.",
             "",
             "| page | requests | median, ms | p95, ms | most, ms | kB, median |",
@@ -202,22 +206,26 @@ def run(rate: float, seconds: float, out: Path | None) -> None:
 def main() -> None:
     """Read the arguments and do what they say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("make", "run"))
+    parser.add_argument("what", choices=("make", "vectors", "run"))
     parser.add_argument("home", type=Path)
     parser.add_argument("--papers", type=Path)
     parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--vectors", action="store_true")
     parser.add_argument("--rate", type=float, default=20)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     os.environ["PAPERLAB_HOME"] = str(given.home)
-    if given.what == "make":
-        if given.papers is None:
-            parser.error("make needs --papers")
-        make(given.papers, given.count, given.vectors)
-    else:
+    if given.what == "run":
         run(given.rate, given.seconds, given.out)
+    elif given.papers is None:
+        parser.error(f"{given.what} needs --papers")
+    elif given.what == "make":
+        make(given.papers, given.count)
+    else:
+        from paperlab.site.start import start
+
+        start()
+        speed.embed(list(speed.papers(given.papers)), REAL)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,6 @@ def resampled(rows: list[dict[str, Any]], count: int) -> Iterator[dict[str, Any]
 
 def make(file: Path, count: int, real: int) -> None:
     """Fill the store and the index."""
-    import numpy as np
-
     from paperlab.site.start import start
 
     start()
@@ -70,10 +68,7 @@ def make(file: Path, count: int, real: int) -> None:
 
     from paperlab.site.catalogue import clean
     from paperlab.site.catalogue.models import Counter, Paper
-    from paperlab.site.search import encoder as encoders
     from paperlab.site.search import index
-    from paperlab.site.search.document import documents, stored
-    from paperlab.site.search.vectors import Vectors
 
     rows = list(papers(file))
     begun, made = time.perf_counter(), 0
@@ -123,6 +118,18 @@ def make(file: Path, count: int, real: int) -> None:
         last[0] = time.perf_counter()
 
     index.refresh(meaning=False, progress=told)
+    embed(rows, real)
+
+
+def embed(rows: list[dict[str, Any]], real: int) -> None:
+    """Give every paper of the store a vector: real embeddings of the first rows, moved about."""
+    import numpy as np
+
+    from paperlab.site.search import encoder as encoders
+    from paperlab.site.search import index
+    from paperlab.site.search.document import documents, stored
+    from paperlab.site.search.vectors import Vectors
+
     encoder = encoders.load()
     real_file = index.folder() / "real.npy"
     base = (

@@ -160,3 +160,41 @@ def read(home: Path, address: str) -> dict[str, list[str]]:
     rows["comment"] = [body.removeprefix("said ") for body in rows["comment"]]
     rows["subscribe"] = [mail[1:].partition("@")[0] for mail in rows["subscribe"]]
     return rows
+
+
+def post(up: Up, path: str, **sent: str) -> httpx.Response:
+    token = re.search(r"csrftoken=(\w+)", up.get("sign-in").headers["set-cookie"])[1]  # type: ignore[index]
+    sent["csrfmiddlewaretoken"] = token
+    return httpx.post(up.address + path, data=sent, headers={"Cookie": f"csrftoken={token}"}, timeout=60)
+
+
+def test_a_locked_database_is_waited_for(start: Callable[..., Up], tmp_path: Path) -> None:
+    up = start()
+    up.get("papers/easyquant")
+    other = sqlite3.connect(tmp_path / "home" / "paperlab.sqlite3", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    threading.Timer(2, lambda: other.execute("ROLLBACK")).start()
+    assert up.get("papers/easyquant").status_code == 200  # reading goes on
+    begun = time.monotonic()
+    assert post(up, "papers/easyquant/comment", body="Said while it was locked", once="1").status_code == 302
+    assert time.monotonic() - begun > 0.5
+    assert "Said while it was locked" in up.get("papers/easyquant").text
+    other.close()
+    assert up.end() == 0
+
+
+def test_a_database_that_is_away_is_said_and_comes_back(start: Callable[..., Up], server: Postgres) -> None:
+    up = start(PAPERLAB_DATABASE=server.address)
+    assert up.get("papers/easyquant").status_code == 200
+    server.kill()
+    for path in ("papers/easyquant", "", "search?q=quantization", "account"):
+        answer = up.get(path)
+        assert answer.status_code == 503, path
+        assert int(answer.headers["Retry-After"]) > 0
+        assert "Try again in a moment" in answer.text
+    assert up.get("api/papers").status_code == 503
+    assert up.get("about").status_code == 200  # asks nothing of the store
+    server.start()
+    wait(lambda: up.get("papers/easyquant").status_code == 200, up.text)
+    assert post(up, "papers/easyquant/comment", body="Back again", once="1").status_code == 302
+    assert up.end() == 0

@@ -1,7 +1,11 @@
 """Pages that say no: what was wrong, and what to do."""
 
+import sys
+
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 
 
 def refused(request: HttpRequest, status: int, title: str, why: str = "") -> HttpResponse:
@@ -26,5 +30,14 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def broken(request: HttpRequest) -> HttpResponse:
-    """500: asks nothing of the store, which may be what broke."""
-    return refused(request, 500, "Something broke here", "It is not your doing; the log of the site says more.")
+    """500, or 503 where the database does not answer. Asks nothing of the store: not even who reads."""
+    away = isinstance(sys.exc_info()[1], (OperationalError, InterfaceError))
+    told = {
+        "status": 503 if away else 500,
+        "title": "The site is busy" if away else "Something broke here",
+        "why": "Its database does not answer; nothing was changed. Try again in a moment."
+        if away
+        else "It is not your doing; the log of the site says more.",
+    }
+    headers = {"Retry-After": "2"} if away else {}
+    return HttpResponse(render_to_string("pages/refused.html", told), status=told["status"], headers=headers)
