@@ -72,7 +72,7 @@ PL_API int64_t pl_tiles_part(const pl_tiles* tiles, int part, const void** data)
 PL_API int pl_tiles_read(const pl_tiles* tiles, float* out); /* (rows, columns) */
 
 /* A model's files, tensor by tensor, whatever their format; one caller at a time. list: JSON, {NAME: {"shape", "dtype"}},
- * with "bits", "group" (0: whole rows), "symmetric" and "sparse" for a matrix in few bits; valid until the files are
+ * with "bits", "group" (0: whole rows), "symmetric", "sparse" and "beside" (more than codes) for a matrix in few bits; valid until the files are
  * freed. read: rows [first, last) of a matrix, or 0 and 1 for any other tensor. scales, mins: (rows, groups) float16. */
 typedef struct pl_files pl_files;
 PL_API pl_files* pl_files_open(const char* path);

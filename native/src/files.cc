@@ -17,6 +17,15 @@ std::string quoted(const std::string& text) {
   return out + "\"";
 }
 
+// The matrix in few bits that a tensor is a part of; empty where there is none.
+std::string packed_name(const Tensors& tensors, const std::string& key) {
+  for (size_t dot = key.rfind('.'); dot != std::string::npos && dot > 0; dot = key.rfind('.', dot - 1)) {
+    const std::string stem = key.substr(0, dot);
+    if (tensors.metadata.count("paperlab." + stem) && tensors.find(stem + ".codes")) return stem;
+  }
+  return "";
+}
+
 }  // namespace
 
 void Files::add(const std::string& name, About about) {
@@ -25,16 +34,16 @@ void Files::add(const std::string& name, About about) {
 
 Files::Files(const std::string& path) : tensors_(open_model(path)) {
   for (const auto& [key, tensor] : tensors_.by_name) {
-    if (const auto dot = key.rfind('.'); dot != std::string::npos && tensors_.metadata.count("paperlab." + key.substr(0, dot))) {
-      const std::string stem = key.substr(0, dot), part = key.substr(dot + 1);
-      if (part == "bias") add(key, {tensor.shape, tensor.dtype});
-      if (part != "codes") continue;
+    if (const std::string stem = packed_name(tensors_, key); !stem.empty()) {
+      if (key == stem + ".bias") add(key, {tensor.shape, tensor.dtype});
+      if (key != stem + ".codes") continue;
       const Json said = Json::parse(tensors_.metadata.at("paperlab." + stem), "the description of " + stem);
       About about{{said.get_int("rows", 0), said.get_int("columns", 0)}, "packed"};
       check_layout(int(said.get_int("bits", 0) & 255), about.shape[0], about.shape[1], said.get_int("group", 0), false, false);
       about.bits = int(said.get_int("bits", 0)), about.group = said.get_int("group", 0);
       about.symmetric = said.get_bool("symmetric", true), about.sparse = said.get_bool("sparse", false);
       if (about.group >= about.shape[1]) about.group = 0;
+      about.beside = said.get_int("rank", 0) > 0 || said.get_int("outliers", 0) > 0;
       add(stem + ".weight", about);
     } else if (ends(key, ".weight_packed")) {
       const std::string stem = key.substr(0, key.size() - std::strlen("_packed"));
@@ -69,7 +78,8 @@ Files::Files(const std::string& path) : tensors_(open_model(path)) {
     list_ += (list_.size() > 1 ? ", " : "") + quoted(name) + ": {\"shape\": [" + shape + "], \"dtype\": " + quoted(about.dtype);
     if (about.bits)
       list_ += ", \"bits\": " + std::to_string(about.bits) + ", \"group\": " + std::to_string(about.group) +
-               ", \"symmetric\": " + (about.symmetric ? "true" : "false") + ", \"sparse\": " + (about.sparse ? "true" : "false");
+               ", \"symmetric\": " + (about.symmetric ? "true" : "false") + ", \"sparse\": " + (about.sparse ? "true" : "false") +
+               ", \"beside\": " + (about.beside ? "true" : "false");
     list_ += "}";
   }
   list_ += "}";

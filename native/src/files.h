@@ -11,7 +11,7 @@ class Files {
  public:
   explicit Files(const std::string& path);
   // JSON: {NAME: {"shape": [...], "dtype": ...}}; a matrix in few bits also has "bits", "group" (0: whole rows),
-  // "symmetric" and "sparse", and is named NAME.weight however its parts are named. Valid as long as this object.
+  // "symmetric", "sparse", and "beside" for low-rank parts and exact weights; it is named NAME.weight. Valid as long as this object.
   const std::string& list() const { return list_; }
   // Rows [first, last) of a matrix, or all numbers of another tensor (first 0, last 1), as floats.
   void read(const std::string& name, int64_t first, int64_t last, float* out);
@@ -24,7 +24,7 @@ class Files {
     std::string dtype;
     int bits = 0;
     int64_t group = 0;
-    bool symmetric = true, sparse = false;
+    bool symmetric = true, sparse = false, beside = false;
   };
   const About& about(const std::string& name) const;
   Matrix& matrix(const std::string& name);

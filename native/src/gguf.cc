@@ -14,10 +14,11 @@ struct Block {
 
 // By GGML's type number; those that are not here are refused by name or number.
 const std::map<uint32_t, Block> kBlocks = {{0, {"F32", 1, 4}},    {1, {"F16", 1, 2}},    {2, {"Q4_0", 32, 18}},
-                                           {3, {"Q4_1", 32, 20}}, {8, {"Q8_0", 32, 34}}, {14, {"Q6_K", 256, 210}},
+                                           {3, {"Q4_1", 32, 20}}, {8, {"Q8_0", 32, 34}}, {12, {"Q4_K", 256, 144}},
+                                           {13, {"Q5_K", 256, 176}}, {14, {"Q6_K", 256, 210}},
                                            {30, {"BF16", 1, 2}}};
 const std::map<uint32_t, const char*> kOther = {{6, "Q5_0"},  {7, "Q5_1"},  {9, "Q8_1"},  {10, "Q2_K"},
-                                                {11, "Q3_K"}, {12, "Q4_K"}, {13, "Q5_K"}, {15, "Q8_K"}};
+                                                {11, "Q3_K"}, {15, "Q8_K"}};
 
 struct Reader {
   const Mapped& file;
@@ -162,6 +163,8 @@ Json make_config(const std::map<std::string, Json>& fields, const std::string& p
     put(scaling, "rope_type", at->second);
     const std::pair<const char*, const char*> parts[] = {{"factor", "factor"},
                                                          {"original_context_length", "original_max_position_embeddings"},
+                                                         {"attn_factor", "attn_factor"},
+                                                         {"yarn_attn_factor", "attn_factor"},
                                                          {"yarn_beta_fast", "beta_fast"},
                                                          {"yarn_beta_slow", "beta_slow"}};
     for (const auto& [field, name] : parts)
@@ -220,7 +223,7 @@ Tensors read_gguf(const std::string& path) {
     const auto block = kBlocks.find(type);
     if (block == kBlocks.end()) {
       const auto other = kOther.find(type);
-      fail("%s: %s is stored as %s; known are F32, F16, BF16, Q8_0, Q4_0, Q4_1 and Q6_K", path.c_str(), name.c_str(),
+      fail("%s: %s is stored as %s; known are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K and Q6_K", path.c_str(), name.c_str(),
            other == kOther.end() ? ("type " + std::to_string(type)).c_str() : other->second);
     }
     if (tensor.shape.empty() || tensor.shape.back() % block->second.values)
@@ -278,6 +281,19 @@ void to_float(const Tensor& tensor, int64_t first, int64_t count, float* out) {
         const int code = block[(minimum ? 4 : 2) + place % 16] >> (place / 16 * 4) & 15;
         out[i - first] = minimum ? scale * float(code) + half(block + 2) : scale * float(code - 8);
       }
+    }
+  } else if (type == "Q4_K" || type == "Q5_K") {
+    // 8 parts of 32 values, each with a scale and a minimum of 6 bits: the first four pairs in bytes of their own, of
+    // the last four the low halves in four more bytes and the rest in the first eight's upper two bits.
+    const int fifth = type == "Q5_K" ? 32 : 0;
+    for (int64_t i = first; i < first + count; ++i) {
+      const uint8_t *block = tensor.data + i / 256 * (144 + fifth), *six = block + 4;
+      const int place = int(i % 256), part = place / 32, column = place % 32;
+      const int scale = part < 4 ? six[part] & 63 : (six[part + 4] & 15) | six[part - 4] >> 6 << 4;
+      const int minimum = part < 4 ? six[part + 4] & 63 : six[part + 4] >> 4 | six[part] >> 6 << 4;
+      int code = block[16 + fifth + part / 2 * 32 + column] >> (part % 2 * 4) & 15;
+      if (fifth) code |= (block[16 + column] >> part & 1) << 4;
+      out[i - first] = half(block) * float(scale) * float(code) - half(block + 2) * float(minimum);
     }
   } else if (type == "Q6_K") {
     for (int64_t i = first; i < first + count; ++i) {

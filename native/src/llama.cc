@@ -14,21 +14,29 @@ int64_t sized(const Json& config, const char* name, int64_t otherwise, int64_t m
   return value;
 }
 
-// Inverse frequencies of the rotary pairs, in float32 as transformers has them.
-std::vector<float> frequencies(const Json& config, int64_t head, double theta) {
+// Inverse frequencies of the rotary pairs, in float32 as transformers has them; `turn` is what cosines and sines are
+// multiplied with.
+std::vector<float> frequencies(const Json& config, int64_t head, double theta, float& turn) {
   const Json* scaling = config.find("rope_scaling");
   if (!scaling || scaling->is_null()) scaling = config.find("rope_parameters");
   std::string type = "default";
   if (scaling && !scaling->is_null()) type = scaling->get_text("rope_type", scaling->get_text("type", "default"));
   std::vector<float> out(size_t(head / 2));
   for (int64_t i = 0; i < head / 2; ++i) out[size_t(i)] = float(1.0 / std::pow(theta, double(2 * i) / double(head)));
+  turn = 1;
   if (type == "default") return out;
-  const double factor = scaling->get_number("factor", 1);
+  const auto positive = [&](const char* name, double otherwise) {
+    const Json* value = scaling->find(name);
+    const double number = value && value->is_null() ? otherwise : scaling->get_number(name, otherwise);
+    if (!(number > 0) || !std::isfinite(number)) fail("config.json: the rotary %s should be above 0", name);
+    return number;
+  };
+  const double factor = positive("factor", 1);
   if (type == "linear") {
     for (float& f : out) f = float(f / factor);
   } else if (type == "llama3") {
-    const double low = scaling->get_number("low_freq_factor", 1), high = scaling->get_number("high_freq_factor", 4);
-    const double original = scaling->get_number("original_max_position_embeddings", 8192);
+    const double low = positive("low_freq_factor", 1), high = positive("high_freq_factor", 4);
+    const double original = positive("original_max_position_embeddings", 8192);
     for (float& f : out) {
       const double wave = 2 * M_PI / f;
       if (wave > original / low) {
@@ -38,8 +46,25 @@ std::vector<float> frequencies(const Json& config, int64_t head, double theta) {
         f = float((1 - smooth) * f / factor + smooth * f);
       }
     }
+  } else if (type == "yarn") {
+    // Pairs that turn often within the original context stay, those that turn hardly once are stretched, and between
+    // the two lies a ramp; attention is sharpened by what cosines and sines gain.
+    const double original = positive("original_max_position_embeddings", double(config.get_int("max_position_embeddings", 2048)));
+    const auto place = [&](double turns) { return double(head) * std::log(original / (turns * 2 * M_PI)) / (2 * std::log(theta)); };
+    double low = place(positive("beta_fast", 32)), high = place(positive("beta_slow", 1));
+    if (scaling->get_bool("truncate", true)) low = std::floor(low), high = std::ceil(high);
+    low = std::max(low, 0.0), high = std::min(high, double(head - 1));
+    if (low == high) high += 0.001;
+    for (size_t i = 0; i < out.size(); ++i) {
+      const double stretched = std::min(std::max((double(i) - low) / (high - low), 0.0), 1.0);
+      out[i] = float(out[i] / factor * stretched + out[i] * (1 - stretched));
+    }
+    const auto gain = [&](double scale) { return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1; };
+    const Json *one = scaling->find("mscale"), *all = scaling->find("mscale_all_dim");
+    const bool both = one && all && one->number != 0 && all->number != 0;
+    turn = float(positive("attention_factor", both ? gain(one->number) / gain(all->number) : gain(1) * positive("attn_factor", 1)));
   } else {
-    fail("config.json scales rotary positions by \"%s\"; default, linear and llama3 are known", type.substr(0, 40).c_str());
+    fail("config.json scales rotary positions by \"%s\"; default, linear, llama3 and yarn are known", type.substr(0, 40).c_str());
   }
   return out;
 }
@@ -69,7 +94,7 @@ LlamaConfig read_config(const Tensors& tensors) {
   if (const Json* rope = json.find("rope_parameters")) theta = rope->get_number("rope_theta", theta);
   c.theta = json.get_number("rope_theta", theta);
   if (!(c.theta > 1) || !std::isfinite(c.theta)) fail("config.json: impossible rope_theta");
-  c.frequencies = frequencies(json, c.head, c.theta);
+  c.frequencies = frequencies(json, c.head, c.theta, c.turn);
   if (const Tensor* factors = tensors.find("rope_freqs.weight"); factors && tensors.gguf) {  // how GGUF scales Llama 3's
     if (factors->count() != c.head / 2) fail("rope_freqs.weight holds %lld values where heads have %lld pairs", (long long)factors->count(), (long long)c.head / 2);
     std::vector<float> by(size_t(c.head / 2));
@@ -196,8 +221,8 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
     embedding_.row(part.tokens[place[size_t(t)] - part.session->length()], x + t * width);
     for (int64_t i = 0; i < half; ++i) {
       const float angle = c_.frequencies[size_t(i)] * float(place[size_t(t)]);
-      turn[t * head + i] = float(std::cos(double(angle)));
-      turn[t * head + half + i] = float(std::sin(double(angle)));
+      turn[t * head + i] = c_.turn * float(std::cos(double(angle)));
+      turn[t * head + half + i] = c_.turn * float(std::sin(double(angle)));
     }
     k.rms_norm(x + t * width, layers_[0].before.weight, c_.epsilon, width, h + t * width);
   });

@@ -155,13 +155,13 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
     }
     return matrix;
   }
-  if (!packing.bits && tensor.dtype[0] == 'Q' && tensor.dtype != "Q6_K") {
+  if (!packing.bits && tensor.dtype[0] == 'Q' && tensor.dtype.back() != 'K') {
     repack(tensor, matrix);
     return matrix;
   }
   if (!plain && tensor.dtype[0] != 'Q')
     fail("%s.weight is of type %s; F32, F16 and BF16 are known", name.c_str(), tensor.dtype.c_str());
-  if (!packing.bits) {  // Q6_K: its scales need more than float16 holds
+  if (!packing.bits) {  // K types: their scales need more than float16 holds
     auto copy = std::make_shared<Buffer>(size_t(rows * columns) * 4);
     to_float(tensor, 0, rows * columns, copy->as<float>());
     matrix.floats = {Type::F32, rows, columns, copy->as<float>(), nullptr};

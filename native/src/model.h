@@ -28,6 +28,7 @@ struct LlamaConfig {
   double theta;
   bool interleaved, qkv_bias, out_bias, mlp_bias, qk_norm;
   std::vector<float> frequencies;  // of the rotary pairs, scaled as the configuration says
+  float turn;                      // and what their cosines and sines are multiplied with
 };
 
 class Llama;

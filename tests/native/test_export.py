@@ -94,7 +94,7 @@ def test_packed_models_as_floats(layout, tmp_path):
     pack(tmp_path / "a", tmp_path / "b", layout)
     told = []
     report = engine.export(tmp_path / "b", tmp_path / "c", "hf", shard=100_000, progress=lambda *row: told.append(row))
-    assert relative(theirs(tmp_path / "c"), truth) < 1e-6
+    assert relative(theirs(tmp_path / "c"), truth) < 1e-5
     assert relative(mine(tmp_path / "c"), truth) < 1e-5
     assert len(list((tmp_path / "c").glob("model-*.safetensors"))) > 3
     assert [row[1] for row in told] == sorted({row[1] for row in told})
@@ -254,8 +254,15 @@ def test_what_compressed_tensors_cannot_hold(tmp_path):
     pack(tmp_path / "a", tmp_path / "b", [("*.q_proj", Layout(4, 32, symmetric=False))])
     with pytest.raises(EngineError, match=r"whole zero points.*Q4_1"):
         engine.export(tmp_path / "b", **to)
+    pack(tmp_path / "a", tmp_path / "d", Layout(4, 32, outliers=0.01))
+    with pytest.raises(EngineError, match="exact weights beside its codes"):
+        engine.export(tmp_path / "d", **to)
+    with pytest.raises(EngineError, match="more beside its codes"):
+        engine.export(tmp_path / "d", tmp_path / "m.gguf", "gguf")
+    with pytest.raises(EngineError, match="for `pack`"):
+        engine.export(tmp_path / "a", tmp_path / "c", "hf", recipe=Layout(4, rank=2))
     assert not (tmp_path / "c").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "d"]
 
 
 def test_a_mixed_recipe_keeps_its_parts_apart(tmp_path):

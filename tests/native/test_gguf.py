@@ -12,17 +12,19 @@ gguf = pytest.importorskip("gguf")
 from paperlab import engine  # noqa: E402
 from paperlab.engine.native import EngineError  # noqa: E402
 
-KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q6_K"]
+KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K"]
 WIDTH, INNER, VOCABULARY, HEADS, KV_HEADS = 256, 512, 64, 4, 2
 
 
 def quantized(weight, kind):
     """A tensor in GGUF's own form, and the values that the gguf package reads back from it."""
     qtype = gguf.GGMLQuantizationType[kind]
-    if kind == "Q6_K":  # the package reads this type and does not write it: random codes and scales
+    if kind.endswith("K"):  # the package reads these types and does not write them: random codes and scales
         random = np.random.default_rng(weight.shape[0])
-        blocks = random.integers(0, 256, (weight.shape[0], weight.shape[1] // 256, 210), np.uint8)
-        blocks[..., 208:] = np.full(blocks.shape[:2], 2e-5, np.float16)[..., None].view(np.uint8)
+        size = gguf.GGML_QUANT_SIZES[qtype][1]
+        blocks = random.integers(0, 256, (weight.shape[0], weight.shape[1] // 256, size), np.uint8)
+        for at, value in {208: 2e-5}.items() if kind == "Q6_K" else {0: 2e-4, 2: 3e-3}.items():
+            blocks[..., at : at + 2] = np.full(blocks.shape[:2], value, np.float16)[..., None].view(np.uint8)
         raw = blocks.reshape(weight.shape[0], -1)
     else:
         raw = gguf.quantize(weight, qtype)
@@ -109,9 +111,9 @@ def test_a_type_that_is_not_known_is_named(tmp_path):
     write(file, "F32")
     raw = bytearray(file.read_bytes())
     at = raw.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 2 * 8
-    raw[at : at + 4] = struct.pack("<I", 12)
+    raw[at : at + 4] = struct.pack("<I", 10)
     file.write_bytes(raw)
-    with pytest.raises(EngineError, match="Q4_K; known are"):
+    with pytest.raises(EngineError, match="Q2_K; known are"):
         engine.load(file)
 
 

@@ -34,12 +34,16 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 KINDS = {
     "llama": ("Llama", {}),
     "llama-tied": ("Llama", {"tie_word_embeddings": True}),
     "llama-wide-heads": ("Llama", {"head_dim": 32, "attention_bias": True, "mlp_bias": True}),
     "llama3-rope": ("Llama", {"rope_parameters": LLAMA3}),
     "linear-rope": ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}}),
+    "yarn-rope": ("Llama", {"rope_parameters": YARN}),
+    "yarn-gain": ("Qwen3", {"head_dim": 32, "rope_parameters": YARN | {"attention_factor": 1.4, "beta_fast": 8.0}}),
+    "yarn-scales": ("Llama", {"rope_parameters": YARN | {"mscale": 0.8, "mscale_all_dim": 0.5, "beta_slow": 2.0}}),
     "mistral": ("Mistral", {"sliding_window": None}),
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", {"head_dim": 32}),

@@ -89,6 +89,11 @@ def _check(item: Item) -> None:
     assert grid is not None
     if grid.bits > 8:
         raise EngineError(f"{item.name} has codes of {grid.bits} bits; pack-quantized holds 4 and 8")
+    if grid.beside:
+        raise EngineError(
+            f"{item.name} has a low-rank part or exact weights beside its codes, and pack-quantized holds neither; "
+            "--to hf writes what they stand for together"
+        )
     if grid.group and item.shape[1] % grid.group:
         raise EngineError(
             f"{item.name}: groups of {grid.group} do not divide {item.shape[1]} columns, as pack-quantized asks; "

@@ -116,6 +116,7 @@ def _typed(item: Item, dtype: str | None, requantize: bool) -> tuple[Item, str]:
     elif not requantize:
         grid, own = item.grid, own or "none"
         what = f"{grid.bits} bits in groups of {grid.group or item.shape[1]}{'' if grid.symmetric else ' with minima'}"
+        what += ", and more beside its codes" if grid.beside else ""
         raise EngineError(
             f"{item.name} ({what}) fits {'no block of GGUF' if own == 'none' else own}"
             f"{f', not {dtype}' if dtype and own != 'none' else ''}: rounding its codes again takes --requantize, "
@@ -134,7 +135,7 @@ def _typed(item: Item, dtype: str | None, requantize: bool) -> tuple[Item, str]:
 def _block(item: Item) -> str | None:
     """The type whose blocks hold the codes of a matrix as they are; None where none does."""
     grid = item.grid
-    if grid is None or item.shape[1] % 32 or grid.group % 32:
+    if grid is None or grid.beside or item.shape[1] % 32 or grid.group % 32:
         return None
     if grid.bits <= 4:
         return "Q4_0" if grid.symmetric else "Q4_1"
@@ -207,6 +208,25 @@ def _rotary_factors(config: dict[str, Any]) -> np.ndarray | None:
     return (1 / ((1 - smooth) / rope["factor"] + smooth)).astype(np.float32)
 
 
+def _yarn(writer: "GGUFWriter", rope: dict[str, Any]) -> None:
+    """llama.cpp multiplies cosines and sines with 1 + 0.1 ln(factor) anyway; what differs is a factor more."""
+    if rope.get("truncate") is False:
+        raise EngineError('GGUF has no place for yarn\'s "truncate": false')
+    usual = gain(rope["factor"], 1)
+    wanted = rope.get("attention_factor")
+    if wanted is None:
+        one, every = rope.get("mscale"), rope.get("mscale_all_dim")
+        wanted = gain(rope["factor"], one) / gain(rope["factor"], every) if one and every else usual
+    writer.add_rope_scaling_attn_factors(wanted / usual)
+    writer.add_rope_scaling_yarn_beta_fast(float(rope.get("beta_fast") or 32))
+    writer.add_rope_scaling_yarn_beta_slow(float(rope.get("beta_slow") or 1))
+
+
+def gain(factor: float, scale: float) -> float:
+    """What yarn multiplies cosines and sines with."""
+    return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
+
+
 def _fields(writer: "GGUFWriter", source: Source, kind: str) -> None:
     """Everything that the file says beside its tensors."""
     import gguf
@@ -237,6 +257,8 @@ def _fields(writer: "GGUFWriter", source: Source, kind: str) -> None:
         writer.add_rope_scaling_factor(rope["factor"])
         if original := rope.get("original_max_position_embeddings"):
             writer.add_rope_scaling_orig_ctx_len(original)
+        if rope["rope_type"] == "yarn":
+            _yarn(writer, rope)
     elif rope["rope_type"] not in ("default", "llama3"):
         raise EngineError(f'GGUF has no place for rotary positions scaled by "{rope["rope_type"]}"')
     vocabulary.write(writer, source, vocabulary_size)

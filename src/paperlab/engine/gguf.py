@@ -1,5 +1,6 @@
 """The fields of a GGUF file, and the tokenizer that they describe. (Tensors are the compiled part's business.)"""
 
+import math
 import mmap
 import struct
 from pathlib import Path
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 _PLAIN = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
-NORMAL, CONTROL, USER, UNUSED = 1, 3, 4, 5  # kinds of tokens
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # kinds of tokens
 # How a text is cut before byte pairs are merged, by the name that llama.cpp gives it: a pattern, or None where
 # ByteLevel's own is meant; digits: each one a piece of its own.
 _LLAMA3 = (
@@ -26,6 +27,7 @@ CUTS: dict[str, tuple[str | None, bool]] = {
     "llama-bpe": (_LLAMA3, False),
     "qwen2": (_LLAMA3.replace("{1,3}", ""), False),
 }
+SPACE = "\u2581"  # what sentencepiece writes for a space
 
 
 class _Reader:
@@ -105,6 +107,14 @@ def config(found: dict[str, Any], *, tied: bool) -> dict[str, Any]:
         rope["factor"] = found.get(scaling + "factor", 1.0)
     if scaling + "original_context_length" in found:
         rope["original_max_position_embeddings"] = found[scaling + "original_context_length"]
+    if rope["rope_type"] == "yarn":
+        said = found.get(scaling + "attn_factor", found.get(scaling + "yarn_attn_factor", 1.0))
+        rope["attention_factor"] = said * (0.1 * math.log(rope["factor"]) + 1 if rope["factor"] > 1 else 1.0)
+        rope |= {
+            f"beta_{end}": found[f"{scaling}yarn_beta_{end}"]
+            for end in ("fast", "slow")
+            if f"{scaling}yarn_beta_{end}" in found
+        }
     out["rope_theta"], out["rope_parameters"] = theta, rope
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         if f"tokenizer.ggml.{theirs}_token_id" in found:
@@ -113,12 +123,29 @@ def config(found: dict[str, Any], *, tied: bool) -> dict[str, Any]:
 
 
 def tokenizer(found: dict[str, Any]) -> "Tokenizer | None":
-    """The byte-level BPE tokenizer of a file's fields; None where they describe another kind."""
-    cut = CUTS.get(found.get("tokenizer.ggml.pre", "default"))
-    names, merges = found.get("tokenizer.ggml.tokens"), found.get("tokenizer.ggml.merges")
-    if found.get("tokenizer.ggml.model") != "gpt2" or cut is None or not names or merges is None:
+    """The tokenizer of a file's fields, byte-level or sentencepiece's BPE; None where they describe another."""
+    names = found.get("tokenizer.ggml.tokens")
+    kind = found.get("tokenizer.ggml.model")
+    if not names or kind not in ("gpt2", "llama"):
         return None
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken
+
+    made = _byte_level(found, names) if kind == "gpt2" else _sentencepiece(found, names)
+    if made is None:
+        return None
+    kinds = found.get("tokenizer.ggml.token_type", [])
+    made.add_special_tokens(
+        [AddedToken(n, special=True, normalized=False) for n, k in zip(names, kinds, strict=False) if k == CONTROL]
+    )
+    made.add_tokens([AddedToken(n, normalized=False) for n, k in zip(names, kinds, strict=False) if k == USER])
+    return made
+
+
+def _byte_level(found: dict[str, Any], names: list[str]) -> "Tokenizer | None":
+    cut, merges = CUTS.get(found.get("tokenizer.ggml.pre", "default")), found.get("tokenizer.ggml.merges")
+    if cut is None or merges is None:
+        return None
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     pattern, digits = cut
     pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
@@ -132,11 +159,33 @@ def tokenizer(found: dict[str, Any]) -> "Tokenizer | None":
     made.pre_tokenizer = pre_tokenizers.Sequence(steps)
     made.decoder = decoders.ByteLevel()
     _ends(made, found, names, bos=llama3)
-    kinds = found.get("tokenizer.ggml.token_type", [])
-    made.add_special_tokens(
-        [AddedToken(n, special=True, normalized=False) for n, k in zip(names, kinds, strict=False) if k == CONTROL]
-    )
-    made.add_tokens([AddedToken(n, normalized=False) for n, k in zip(names, kinds, strict=False) if k == USER])
+    return made
+
+
+def _sentencepiece(found: dict[str, Any], names: list[str]) -> "Tokenizer | None":
+    """Merges follow from the scores: of two neighbours those are joined whose union scores best."""
+    scores = found.get("tokenizer.ggml.scores")
+    if not scores or len(scores) != len(names):
+        return None
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    known = {name: i for i, name in enumerate(names)}
+    pairs = [
+        (-scores[i], i, known[name[:cut]], known[name[cut:]])
+        for name, i in known.items()
+        for cut in range(1, len(name))
+        if name[:cut] in known and name[cut:] in known
+    ]
+    merges = [(names[first], names[second]) for _, _, first, second in sorted(pairs)]
+    unknown = found.get("tokenizer.ggml.unknown_token_id", 0)
+    model = models.BPE(known, merges, unk_token=names[unknown], fuse_unk=True, byte_fallback=True)
+    made = Tokenizer(model)
+    prefix = found.get("tokenizer.ggml.add_space_prefix", True)
+    scheme = "first" if prefix else "never"
+    made.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme, split=False)
+    steps: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    made.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+    _ends(made, found, names, bos=True)
     return made
 
 

@@ -19,12 +19,16 @@ _AT_ONCE = 1 << 22  # weights whose codes are found together
 
 @dataclass(frozen=True)
 class Grid:
-    """How codes are scaled. bits: of a code; group: columns to a scale, 0 for whole rows."""
+    """How codes are scaled. bits: of a code; group: columns to a scale, 0 for whole rows.
+
+    beside: the matrix has a low-rank part or exact weights beside its codes.
+    """
 
     bits: int
     group: int
     symmetric: bool
     sparse: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Item:
 
     def rounded(self, layout: Layout, *, whole: bool = False) -> "Item":
         """The matrix on another grid, its codes the nearest ones. whole: minima are whole numbers of steps."""
+        if layout.rank or layout.outliers:
+            raise EngineError(f"{self.name}: a rank or outliers are for `pack`; export the packed folder then")
         grid = Grid(layout.bits, layout.columns, layout.symmetric, layout.sparse)
 
         def grouped() -> Grouped:
@@ -107,6 +113,8 @@ class Item:
         """The matrix with codes that were found elsewhere."""
         if codes.codes.shape != self.shape:
             raise EngineError(f"{self.name} is {self.shape}, the codes given for it are {codes.codes.shape}")
+        if codes.low_rank or codes.outliers:
+            raise EngineError(f"{self.name} has more than codes: `pack` it, then export the packed folder to hf")
         layout = codes.layout
         done = Grouped(Grid(codes.bits, layout.columns, layout.symmetric), codes.codes, codes.scales, codes.mins)
         return replace(self, dtype="F32", grid=done.grid, floats=done.floats, grouped=lambda: done, raw=None)
@@ -142,7 +150,9 @@ class Source:
     def _item(self, name: str, about: dict[str, Any], files: Weights | None) -> Item:
         shape = tuple(about["shape"])
         few = "bits" in about
-        grid = Grid(about["bits"], about["group"], about["symmetric"], about["sparse"]) if few else None
+        grid = (
+            Grid(about["bits"], about["group"], about["symmetric"], about["sparse"], about["beside"]) if few else None
+        )
         turn = self._turn(name, shape)
         floats = lambda: self._floats(name, shape)[turn]  # noqa: E731
         grouped = lambda: self._grouped(name, shape, grid).turned(turn)  # noqa: E731

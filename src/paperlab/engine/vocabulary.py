@@ -1,9 +1,10 @@
 """A tokenizer as the fields of a GGUF file."""
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
-from paperlab.engine.gguf import CONTROL, CUTS, NORMAL, UNUSED, USER
+from paperlab.engine.gguf import BYTE, CONTROL, CUTS, NORMAL, UNKNOWN, UNUSED, USER
 from paperlab.engine.native import EngineError
 from paperlab.engine.source import Source
 from paperlab.engine.text import Tokens
@@ -25,8 +26,13 @@ def write(writer: "GGUFWriter", source: Source, size: int) -> None:
         writer.add_tokenizer_model("no_vocab")
         return
     said = json.loads(tokens.tokenizer.to_str())
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(cut_of(said))
+    pieces = said["model"].get("byte_fallback") and said["model"].get("type") == "BPE"
+    if pieces:
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(cut_of(said))
     names: list[str | None] = [None] * size
     kinds = [NORMAL] * size
     added = {entry["id"]: (entry["content"], CONTROL if entry["special"] else USER) for entry in said["added_tokens"]}
@@ -35,10 +41,23 @@ def write(writer: "GGUFWriter", source: Source, size: int) -> None:
     for i, (name, kind) in added.items():
         _put(names, i, name)
         kinds[i] = kind
+    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in said["model"]["merges"]]
+    if pieces:
+        for i, name in enumerate(names):
+            if name == said["model"].get("unk_token"):
+                kinds[i] = UNKNOWN
+            elif name and re.fullmatch("<0x[0-9A-F]{2}>", name):
+                kinds[i] = BYTE
     kinds = [UNUSED if name is None else kind for name, kind in zip(names, kinds, strict=True)]
     writer.add_token_list([f"[PAD{i}]" if name is None else name for i, name in enumerate(names)])
     writer.add_token_types(kinds)
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in said["model"]["merges"]])
+    if pieces:  # the rank of the first merge that makes a token is its score
+        ranks: dict[str, int] = {}
+        for rank, (first, second) in enumerate(merges):
+            ranks.setdefault(first + second, rank)
+        writer.add_token_scores([-float(ranks.get(name or "", len(merges))) for name in names])
+    else:
+        writer.add_token_merges([f"{first} {second}" for first, second in merges])
     ids = {}
     for key in ("bos", "eos", "unk", "pad"):
         token = tokens.tokenizer.token_to_id(tokens.specials.get(f"{key}_token") or "")
@@ -50,7 +69,7 @@ def write(writer: "GGUFWriter", source: Source, size: int) -> None:
     empty = tokens.encode("")
     writer.add_add_bos_token(bool(empty) and empty[0] == ids.get("bos"))
     writer.add_add_eos_token(bool(empty) and empty[-1] == ids.get("eos") and empty[-1:] != empty[:1])
-    writer.add_add_space_prefix(False)
+    writer.add_add_space_prefix(bool(pieces) and _prefixed(said))
     if tokens.template:
         writer.add_chat_template(tokens.template)
 
@@ -61,10 +80,19 @@ def _put(names: list[str | None], place: int, name: str) -> None:
     names[place] = name
 
 
+def _prefixed(said: dict[str, Any]) -> bool:
+    """Whether a sentencepiece tokenizer puts a space before a text."""
+    steps = [said.get("normalizer") or {}, said.get("pre_tokenizer") or {}]
+    steps += [part for step in steps for part in step.get("normalizers", [])]
+    return any(step.get("type") == "Prepend" or step.get("prepend_scheme", "never") != "never" for step in steps)
+
+
 def cut_of(said: dict[str, Any]) -> str:
     """llama.cpp's name for how a tokenizer.json cuts texts. Raises EngineError where it has none that is known here."""
     if said["model"].get("type") != "BPE" or (said.get("decoder") or {}).get("type") != "ByteLevel":
-        raise EngineError("only byte-level BPE tokenizers are written as GGUF; --to hf keeps this one as it is")
+        raise EngineError(
+            "only BPE tokenizers of bytes or of sentencepiece are written as GGUF; --to hf keeps this one as it is"
+        )
     step = said.get("pre_tokenizer") or {}
     digits, pattern, regex = False, None, False
     for part in step.get("pretokenizers", [step]):
