@@ -63,7 +63,7 @@ int sample(float* logits, int64_t n, const Sampling& how, uint64_t step, const i
     }
   }
   const float top = largest(logits, n);
-  if (how.temperature == 0) return int(std::find(logits, logits + n, top) - logits);
+  if (how.temperature == 0 || !std::isfinite(top)) return int(std::find(logits, logits + n, top) - logits);
 
   // Logits become weights, relative to the best's, which is 1. What lies 40 temperatures below it would weigh under
   // 1e-17: no draw of 53 bits reaches it. Sums go by blocks: fewer steps to walk, and vectors.

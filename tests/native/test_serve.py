@@ -1,8 +1,9 @@
 """`paperlab serve-model` by OpenAI's own client: what it answers is what the engine itself says."""
 
 import json
-import math
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -221,7 +222,7 @@ def test_a_stream_is_whole_characters(client):
     assert said == "Grüße, 世界 🙂"
 
 
-def test_smollm2_answers(tmp_path):
+def test_the_howto_with_smollm2(capsys):
     from paperlab.assets.models import model_folder
     from paperlab.assets.packages import PackageError
 
@@ -229,11 +230,12 @@ def test_smollm2_answers(tmp_path):
         place, _ = model_folder("smollm2-135m")
     except PackageError as error:
         pytest.skip(str(error))
-    with served(place, "--bits", "8", "--name", "smol") as running, running.client() as client:
-        question = [{"role": "user", "content": "What is the capital of Italy?"}]
-        out = client.chat.completions.create(
-            model="smol", messages=question, temperature=0, max_tokens=30, logprobs=True
-        )
-    assert "Rome" in out.choices[0].message.content
-    assert "".join(one.token for one in out.choices[0].logprobs.content) == out.choices[0].message.content
-    assert all(math.exp(one.logprob) <= 1 for one in out.choices[0].logprobs.content)
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "serve_a_model.md").read_text(encoding="utf-8")
+    program = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    body = re.search(r"-d '(.*?)'", page)[1]
+    with served(place, "--bits", "8") as running:
+        exec(program.replace("http://127.0.0.1:8080", running.url), {})
+        assert "Rome" in capsys.readouterr().out
+        status, _, answer = running.raw("POST", "/v1/completions", body.encode())
+    assert status == 200
+    assert json.loads(answer)["usage"]["completion_tokens"] <= 20

@@ -159,6 +159,8 @@ def test_a_full_queue_and_a_gentle_end(folder):
             say(server)
         assert caught.value.response.headers["retry-after"] == "1"
         assert caught.value.code == "queue_full"
+        with pytest.raises(openai.BadRequestError, match="room for 2"):
+            say(server, n=3)
         heard = threading.Thread(target=lambda: answers.append(_all(running)))
         answers: list[bytes] = []
         heard.start()
@@ -234,7 +236,15 @@ def test_one_texts_fault_is_not_the_others(folder):
     assert [said[first[0]], said[first[2]]] == alone
     with pytest.raises(Busy):
         batcher.submit(texts() * 3)
-    batcher.stop(0)
+    model.forward = forward = lambda *_, **__: 1 / 0
+    batcher.submit(texts()[:1])
+    assert done.acquire(timeout=60)
+    assert "division by zero" in said.popitem()[1]
+    assert batcher.alive()
+    batcher._admit = forward  # what must not happen at all: texts are told, and nobody waits for ever
+    batcher.submit(texts()[:1])
+    assert done.acquire(timeout=60)
+    assert said.popitem()[1] == "the server is stopping"
     assert batcher.join(60)
     with pytest.raises(Stopping):
         batcher.submit(texts())

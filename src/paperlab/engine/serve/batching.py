@@ -114,14 +114,21 @@ class Batcher:
         return sum(slot.text is not None for slot in self._slots)
 
     def _run(self) -> None:
-        while self._wait():
-            self._step()
-            if self._said:
-                try:
-                    self.deliver(self._said)
-                except Exception:  # the event loop is gone: the process ends
-                    log.exception("texts have nowhere to go")
-                self._said = []
+        try:
+            while self._wait():
+                self._step()
+                self._hand_out()
+        except Exception:
+            log.exception("the thread that writes has failed; restart the server")
+            with self._changed:
+                self._end = 0.0
+                self._leave()
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        if self._said:
+            self.deliver(self._said)
+            self._said = []
 
     def _wait(self) -> bool:
         """Until there is something to do, then who leaves and who joins; False once all is over."""

@@ -150,6 +150,9 @@ class Service:
             raise Refused(f"{wish.model} is an encoder: it embeds texts (/v1/embeddings), and writes none", "model")
         spelling, longest = model.tokens.spelling, batcher.context * model.tokens.spelling.longest
         made: list[Text] = []
+        room = self.options.slots + self.options.queue
+        if wish.n * len(wish.prompts) > room:
+            raise Refused(f"{wish.n * len(wish.prompts)} texts at once; this server has room for {room}", "n")
         for prompt in wish.prompts:
             size = _characters(prompt)
             if size > longest:  # seen without reading it all
