@@ -1,6 +1,6 @@
 """Take the pictures of docs/screens again: python tests/browser/screens.py http://localhost:8000 docs/screens
 
-Look at them before they are committed. The site should be one that has just been started, with the bundled papers.
+Look at them before they are committed. The site: just started, with the bundled papers, one comment, one collection.
 """
 
 import io
@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 PAGES = {
     "home": "/", "search": "/search?q=outliers+in+quantization", "paper": "/papers/easyquant",
     "claims": "/papers/easyquant#claims", "compare": "/compare/quantization", "coverage": "/coverage",
-    "about": "/about", "account": "/account", "collection": "/collections", "follow": "/papers/easyquant#yours",
+    "about": "/about", "account": "/account", "collection": "/collections/1", "comments": "/papers/easyquant#comments",
     "subscribe": "/subscribe", "submit": "/submit", "sign-in": "/sign-in", "run": "/papers/easyquant/run",
 }  # fmt: skip
 SIZES = ((1440, 900, "light"), (768, 900, "dark"), (320, 640, "light"))
@@ -28,7 +28,9 @@ def main(site: str, folder: Path) -> None:
             executable_path=shutil.which("chromium"), args=["--headless", "--no-sandbox", "--disable-gpu"]
         )
         for width, height, scheme in SIZES:
-            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
+            page = browser.new_page(
+                viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+            )  # type: ignore[arg-type]
             for name, path in PAGES.items():
                 page.goto(site.rstrip("/") + path)
                 page.wait_for_timeout(300)
