@@ -141,6 +141,8 @@ def chat(model: "LanguageModel", options: dict[str, Any]) -> None:
 
 def serve(model: str, loading: dict[str, Any], options: dict[str, Any], where: dict[str, Any]) -> None:
     """Find a model and serve it until a signal comes; news on standard error."""
+    import prometheus_client  # noqa: F401  first: its absence names the extra that is missing
+
     from paperlab.engine import load
     from paperlab.engine.serve.run import serve as run
     from paperlab.engine.serve.service import Options

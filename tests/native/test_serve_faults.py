@@ -11,7 +11,7 @@ from contextlib import suppress
 import openai
 import psutil
 import pytest
-from serving import LONG, encoder, language_model, served
+from serving import LONG, WORDS, encoder, language_model, served
 from typer.testing import CliRunner
 
 from paperlab import engine
@@ -172,13 +172,32 @@ def test_a_full_queue_and_a_gentle_end(folder):
 
 
 def test_a_running_text_comes_to_its_end_before_the_server_does(folder):
-    with served(folder, "--context", "4000") as server:
+    with served(folder, "--context", "4000", patch="run.GRACE = 300") as server:
         running = server.open("/v1/completions", prompt="a", max_tokens=300, ignore_eos=True, seed=1)
         server.until(
             lambda: server.metric("paperlab_running") == 1 or server.metric("paperlab_tokens_total", kind="written")
         )
         assert server.ends(signal.SIGINT) == 0
         assert b'"finish_reason":"length"' in _all(running)
+
+
+def test_an_encoder_ends_gently_too_and_forgets_who_left(tmp_path):
+    slow = "import time; from paperlab.engine.encoder import Encoder as E; run.GRACE = 300; embed = E.embed_ids; "
+    slow += "E.embed_ids = lambda *words: time.sleep(0.05) or embed(*words)"
+    with served(encoder(tmp_path / "small"), "--queue", "2", patch=slow) as server:
+        many = [" ".join(WORDS[:40])] * 800
+        left = [server.open("/v1/embeddings", input=many) for _ in range(2)]
+        server.until(lambda: server.metric("paperlab_queued") == 2)
+        with server.client() as client, pytest.raises(openai.RateLimitError):
+            client.embeddings.create(model="small", input="w1")
+        for one in left:
+            one.close()
+        server.until(lambda: idle(server))
+        assert server.metric("paperlab_tokens_total", kind="embedded") < 2 * 800 * 42
+        running = server.open("/v1/embeddings", input=many)
+        server.until(lambda: server.metric("paperlab_queued") == 1)
+        assert server.ends(signal.SIGTERM) == 0
+        assert b" 200 " in _all(running)[:20]
 
 
 def test_kill_and_start_again(folder):
