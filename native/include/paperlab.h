@@ -66,6 +66,9 @@ PL_API int pl_round(const float* weight, int64_t rows, int64_t columns, int bits
 typedef struct pl_tiles pl_tiles;
 PL_API pl_tiles* pl_lay(int64_t rows, int64_t columns, int bits, int64_t group, const uint8_t* codes,
                         const uint16_t* scales, const uint16_t* mins, const uint8_t* keep);
+/* dim: columns to a code, 1, 2 or 4; codes: (rows, columns / dim); book: (2^bits, dim). */
+PL_API pl_tiles* pl_lay_codebook(int64_t rows, int64_t columns, int bits, int dim, int64_t group, const uint8_t* codes,
+                                 const uint16_t* scales, const int8_t* book);
 PL_API void pl_tiles_free(pl_tiles* tiles);
 /* part: 0 codes, 1 scales, 2 mins, 3 masks, 4 starts. Returns bytes; *data points into the tiles. */
 PL_API int64_t pl_tiles_part(const pl_tiles* tiles, int part, const void** data);

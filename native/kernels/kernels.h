@@ -35,6 +35,10 @@ struct FloatView {
 // ones are stored, a byte each, or two to a byte, low half first; a quad's codes begin at a byte. masks
 // [row block][quad]; starts[row block] is where the block's codes begin, in bytes; 64 bytes may be read past the last
 // code. An absent weight is exactly 0.
+//
+// With a codebook (book present) a code stands for `dim` neighbouring columns, 1, 2 or 4: W[r, c] = scales[r, c / group]
+// * (book[c % dim][code[r, c / dim]] - 128). Codes are laid as above, as a matrix of columns / dim columns in groups of
+// group / dim. The kernels take activations in the order that `interleave` (matmul_codebook.h) gives them.
 struct TileView {
   int bits;
   int64_t rows, columns, padded, group;
@@ -44,10 +48,14 @@ struct TileView {
   const uint64_t* masks;
   const uint64_t* starts;
   const float* bias = nullptr;  // one per row, or none; added to the product
+  const uint8_t* book = nullptr;  // [dim][entries()]
+  int dim = 1;
+  int64_t coded() const { return group / dim; }  // codes of a row in a group
+  int64_t entries() const { return bits == 8 ? 256 : 16; }  // to a table of the book; those past 2^bits are not used
   int64_t groups() const { return padded / group; }
   int64_t row_blocks() const { return (rows + 15) / 16; }
-  int64_t group_bytes() const { return 16 * group * bits / 8; }  // dense only
-  int zero() const { return 1 << (bits - 1); }
+  int64_t group_bytes() const { return 16 * coded() * bits / 8; }  // dense only
+  int zero() const { return book ? 128 : 1 << (bits - 1); }
 };
 
 // What a packed matrix may have beside its codes: B (A x) of a low rank, and single weights kept exactly.

@@ -2,6 +2,7 @@
 #include <new>
 
 #include "dispatch.h"
+#include "matmul_codebook/matmul_codebook.h"
 #include "files.h"
 #include "model.h"
 #include "paperlab.h"
@@ -188,6 +189,13 @@ pl_tiles* pl_lay(int64_t rows, int64_t columns, int bits, int64_t group, const u
   });
 }
 
+pl_tiles* pl_lay_codebook(int64_t rows, int64_t columns, int bits, int dim, int64_t group, const uint8_t* codes,
+                          const uint16_t* scales, const int8_t* book) {
+  return guarded(nullptr, [&]() -> pl_tiles* {
+    return new pl_tiles{lay_codebook(rows, columns, bits, dim, group, codes, scales, book)};
+  });
+}
+
 void pl_tiles_free(pl_tiles* tiles) { delete tiles; }
 
 int64_t pl_tiles_part(const pl_tiles* tiles, int part, const void** data) {
@@ -240,7 +248,9 @@ int pl_kernel_matmul_q(const char* isa, const pl_tiles* tiles, const int8_t* q, 
                        const int32_t* sums, int tokens, int planes, float* y) {
   return guarded(-1, [&] {
     const TileView& v = tiles->tiles.view;
-    kernels_named(isa).matmul_q(v, {q, scales, sums, v.padded, v.groups(), planes}, tokens, 0, v.row_blocks(), y, v.rows);
+    std::vector<int8_t> turned(q, q + int64_t(tokens) * planes * v.padded);
+    for (int64_t t = 0; t < int64_t(tokens) * planes; ++t) interleave(turned.data() + t * v.padded, v.padded, v.dim);
+    kernels_named(isa).matmul_q(v, {turned.data(), scales, sums, v.padded, v.groups(), planes}, tokens, 0, v.row_blocks(), y, v.rows);
     return 0;
   });
 }

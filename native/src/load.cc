@@ -37,6 +37,15 @@ void load_packed(const Tensors& tensors, const std::string& name, Matrix& matrix
   const bool sparse = about.get_bool("sparse", false), mins = !about.get_bool("symmetric", true);
   check_layout(bits > 8 ? 0 : int(bits), v.rows, v.columns, v.group, sparse, mins);
   v.bits = int(bits);
+  if (const int64_t dim = about.get_int("codebook", 0)) {
+    if (sparse || mins) fail("%s: a codebook has neither minima nor absent weights", name.c_str());
+    check_codebook(v.bits, dim < 0 || dim > 4 ? 0 : int(dim), v.columns, v.group);
+    v.dim = int(dim);
+    const auto* book = companion<int8_t>(tensors, name + ".book", "I8", dim << v.bits, matrix);
+    auto tables = std::make_shared<Buffer>(book_tables(v.bits, v.dim, book));
+    v.book = tables->as<uint8_t>();
+    matrix.owns.push_back(std::move(tables));
+  }
   v.padded = padded_columns(v.columns, v.group);
   const int64_t per_group = v.row_blocks() * v.groups() * 16, quads = v.row_blocks() * v.padded / 4;
   v.scales = companion<uint16_t>(tensors, name + ".scales", "F16", per_group, matrix);

@@ -20,7 +20,7 @@ Buffer::Buffer(size_t bytes) : size_(bytes) {
 
 uint64_t Matrix::bytes() const {
   if (!tiled) return uint64_t(rows * columns * type_bytes(floats.type));
-  const uint64_t extra = beside ? beside->bytes() : 0;
+  const uint64_t extra = (beside ? beside->bytes() : 0) + (tiles.book ? uint64_t(tiles.dim) << tiles.bits : 0);
   const uint64_t per_group = uint64_t(tiles.row_blocks() * tiles.groups()) * (tiles.mins ? 64 : 32) + extra;
   if (!tiles.masks) return uint64_t(tiles.row_blocks() * tiles.groups() * tiles.group_bytes()) + per_group;
   const int64_t quads = tiles.row_blocks() * tiles.padded / 4;

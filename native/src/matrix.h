@@ -34,7 +34,7 @@ struct Packing {
 
 struct Tiles {
   TileView view{};
-  Buffer codes, scales, mins, masks, starts;
+  Buffer codes, scales, mins, masks, starts, book;
 };
 
 int64_t padded_columns(int64_t columns, int64_t group);
@@ -43,6 +43,11 @@ void check_layout(int bits, int64_t rows, int64_t columns, int64_t group, bool s
 // codes, keep: (rows, columns) bytes; scales, mins: (rows, groups) float16. keep and mins may be null.
 Tiles lay_tiles(int64_t rows, int64_t columns, int bits, int64_t group, const uint8_t* codes, const uint16_t* scales,
                 const uint16_t* mins, const uint8_t* keep);
+// The same with a codebook of int8 entries (2^bits, dim); codes: (rows, columns / dim).
+Tiles lay_codebook(int64_t rows, int64_t columns, int bits, int dim, int64_t group, const uint8_t* codes,
+                   const uint16_t* scales, const int8_t* book);
+void check_codebook(int bits, int dim, int64_t columns, int64_t group);
+Buffer book_tables(int bits, int dim, const int8_t* book);  // as kernels look entries up
 // Nearest codes, with the scale of each group that loses least among a few. Throws Error where a weight is not finite.
 void round_to_nearest(const float* weight, int64_t rows, int64_t columns, const Packing& packing, uint8_t* codes,
                       uint16_t* scales, uint16_t* mins, const uint8_t* keep);

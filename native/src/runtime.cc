@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <utility>
+
+#include "matmul_codebook/matmul_codebook.h"
 
 namespace pl {
 
-Int8View Runtime::rounded(const Activations& x, int64_t group, int64_t padded, int slot) {
+Int8View Runtime::rounded(const Activations& x, int64_t group, int64_t padded, int dim, int slot) {
   const int64_t groups = padded / group, rows = x.tokens * planes;
   int8_t* q = codes_[slot].get<int8_t>(size_t(rows * padded));
   float* scales = scales_[slot].get<float>(size_t(rows * groups));
@@ -14,6 +15,7 @@ Int8View Runtime::rounded(const Activations& x, int64_t group, int64_t padded, i
   each(x.tokens, [&](int t) {
     const int64_t row = t * planes;
     k.quantize(x.x + t * x.stride, x.width, padded, group, planes, q + row * padded, scales + row * groups, sums + row * groups);
+    for (int plane = 0; plane < planes; ++plane) interleave(q + (row + plane) * padded, padded, dim);
   });
   return {q, scales, sums, padded, groups, planes};
 }
@@ -74,11 +76,11 @@ void Runtime::fetch(std::initializer_list<const Matrix*> next, int run) const {
 void Runtime::multiply(const Activations& x, std::initializer_list<Product> products, std::initializer_list<const Matrix*> next) {
   // Products of one call nearly always share their grouping.
   std::array<Int8View, 3> views;
-  std::array<std::pair<int64_t, int64_t>, 3> grouping;
+  std::array<std::array<int64_t, 3>, 3> grouping;
   int slots = 0;
   const auto slot = [&](const TileView& w) {
     int s = 0;
-    while (s < slots && grouping[size_t(s)] != std::pair(w.group, w.padded)) ++s;
+    while (s < slots && grouping[size_t(s)] != std::array{w.group, w.padded, int64_t(w.dim)}) ++s;
     return s;
   };
   int64_t total = 0;
@@ -88,8 +90,8 @@ void Runtime::multiply(const Activations& x, std::initializer_list<Product> prod
     const TileView& w = product.matrix->tiles;
     const int s = slot(w);
     if (s < slots) continue;
-    grouping[size_t(s)] = {w.group, w.padded};
-    views[size_t(s)] = rounded(x, w.group, w.padded, s);
+    grouping[size_t(s)] = {w.group, w.padded, w.dim};
+    views[size_t(s)] = rounded(x, w.group, w.padded, w.dim, s);
     ++slots;
   }
   const std::vector<const float*> low = low_ranks(x, products);

@@ -84,7 +84,7 @@ class Runtime {
   };
   static constexpr int64_t kLead = 8192;  // bytes of the next product that are asked for early
   void fetch(std::initializer_list<const Matrix*> next, int run) const;
-  Int8View rounded(const Activations& x, int64_t group, int64_t padded, int slot);
+  Int8View rounded(const Activations& x, int64_t group, int64_t padded, int dim, int slot);
   std::vector<const float*> low_ranks(const Activations& x, std::initializer_list<Product> products);
   std::vector<Run> runs_;
   Scratch codes_[3], scales_[3], sums_[3], low_;

@@ -93,6 +93,31 @@ Tiles lay_tiles(int64_t rows, int64_t columns, int bits, int64_t group, const ui
   return tiles;
 }
 
+void check_codebook(int bits, int dim, int64_t columns, int64_t group) {
+  if (dim != 1 && dim != 2 && dim != 4) fail("a codebook of vectors of %d weights; 1, 2 and 4 are possible", dim);
+  if (columns % dim) fail("%lld columns are no whole number of vectors of %d", (long long)columns, dim);
+  if (group % (16 * dim)) fail("groups of %lld columns; vectors of %d need a multiple of %d", (long long)group, dim, 16 * dim);
+  if (bits != 8 && bits != 4 && bits != 3 && bits != 2) fail("%d bits per code; known are 8, 4, 3 and 2", bits);
+}
+
+Buffer book_tables(int bits, int dim, const int8_t* book) {
+  const int64_t entries = bits == 8 ? 256 : 16;
+  Buffer out{size_t(dim * entries)};
+  for (int i = 0; i < 1 << bits; ++i)
+    for (int j = 0; j < dim; ++j) out.as<uint8_t>()[j * entries + i] = uint8_t(book[i * dim + j] + 128);
+  return out;
+}
+
+Tiles lay_codebook(int64_t rows, int64_t columns, int bits, int dim, int64_t group, const uint8_t* codes, const uint16_t* scales, const int8_t* book) {
+  const int64_t step = group ? group : padded_columns(columns, 0);
+  check_codebook(bits, dim, columns, step);
+  Tiles tiles = lay_tiles(rows, columns / dim, bits, step / dim, codes, scales, nullptr, nullptr);
+  tiles.book = book_tables(bits, dim, book);
+  TileView& v = tiles.view;
+  v.columns = columns, v.padded *= dim, v.group *= dim, v.dim = dim, v.book = tiles.book.as<uint8_t>();
+  return tiles;
+}
+
 void read_rows(const TileView& v, int64_t first, int64_t last, float* out) {
   const int zero = v.mins ? 0 : v.zero();
   for (int64_t row = first; row < last; ++row, out += v.columns) {
@@ -102,7 +127,12 @@ void read_rows(const TileView& v, int64_t first, int64_t last, float* out) {
       return half_to_float(v.scales[at]) * float(code) + (v.mins ? half_to_float(v.mins[at]) : 0.0f);
     };
     if (!v.masks) {
-      for (int64_t column = 0; column < v.columns; ++column)
+      for (int64_t column = 0; v.book && column < v.columns; ++column) {
+        const int64_t place = column % v.group / v.dim;
+        const int code = tile_code(v, block, column / v.group, place / 4, int(row % 16 * 4 + place % 4));
+        out[column] = scaled(column, v.book[column % v.dim * v.entries() + code] - 128);
+      }
+      for (int64_t column = 0; !v.book && column < v.columns; ++column)
         out[column] = scaled(column, tile_code(v, block, column / v.group, column % v.group / 4, int(row % 16 * 4 + column % 4)) - zero);
       continue;
     }

@@ -356,6 +356,9 @@ def pack(
     ] = "unstructured",
     outliers: Annotated[float, typer.Option(metavar="PART", help="Keep so many weights exactly, 0.005 say.")] = 0.0,
     rank: Annotated[int, typer.Option(metavar="N", help="Add a low-rank part for what the codes lose.")] = 0,
+    codebook: Annotated[
+        int, typer.Option(metavar="N", help="A k-means table; so many weights to a code: 1, 2, 4.")
+    ] = 0,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="JSON: a layout per name pattern.")
     ] = None,
@@ -382,7 +385,7 @@ def pack(
             given = cli_engine.by_method(model, method, settings or [], data, Path(between))
             report = cli_engine.pack(between, out, layouts, given)
     else:
-        plain = [("*", Layout(bits, group or "row", not asymmetric, keep, pattern, outliers, rank))]
+        plain = [("*", Layout(bits, group or "row", not asymmetric, keep, pattern, outliers, rank, codebook))]
         report = cli_engine.pack(model, out, cli_engine.read_recipe(recipe) if recipe else plain)
     if as_json:
         from paperlab.cli_text import write_json

@@ -69,25 +69,38 @@ def codes_of(name: str, layer: "Quantized") -> "Codes":
 
     from paperlab.engine import Codes, EngineError
 
+    book, most = layer.codebook, float(layer.bits if isinstance(layer.bits, int | float) else layer.bits.max())
+    width = next((width for width in (2, 3, 4, 8) if most <= width), 0)
     held = [
         what
         for what, has in (
-            ("a codebook", layer.codebook is not None),
-            (f"{layer.bits} bits", layer.bits not in (2, 3, 4, 8) if isinstance(layer.bits, int | float) else True),
+            ("codes of several widths", not isinstance(layer.bits, int | float)),
+            (f"{most:g} bits to a code", width != most if book is None else not width),
+            ("a sum of codebooks", book is not None and len(book) > 1),
+            (
+                f"vectors of {book.shape[2] if book is not None else 1}",
+                book is not None and book.shape[2] not in (1, 2, 4),
+            ),
         )
         if has
     ]
     if held:
-        raise EngineError(f"{name} has {', '.join(held)}: the engine packs codes of 8, 4, 3 and 2 bits so far")
-    bits, rows = int(layer.bits), layer.shape[0]
+        raise EngineError(
+            f"{name} has {', '.join(held)}: the engine packs codes of 8, 4, 3 and 2 bits, one codebook to a matrix, and "
+            "1, 2 or 4 weights to a code"
+        )
+    rows = layer.shape[0]
     spread = lambda part: np.repeat(part.numpy().astype(np.float32), rows // part.shape[0], axis=0)  # noqa: E731
     scales, codes = spread(layer.scale), layer.codes.numpy().astype(np.int32)
     low, out = layer.low_rank, layer.outliers
     factors = (low.left.numpy(), low.right.numpy()) if low else None
     exact = (out.row.numpy(), out.column.numpy(), out.value.numpy()) if out else None
+    if book is not None:
+        unsigned = np.ascontiguousarray(codes[..., 0], np.uint8)
+        return Codes(width, unsigned, scales, None, factors, exact, book[0].float().numpy())
     mins = None if layer.zero is None else (-spread(layer.zero) * scales).astype(np.float16)
-    unsigned = (codes + (1 << (bits - 1)) if layer.zero is None else codes).astype(np.uint8)
-    return Codes(bits, unsigned, scales.astype(np.float16), mins, factors, exact)
+    unsigned = (codes + (1 << (width - 1)) if layer.zero is None else codes).astype(np.uint8)
+    return Codes(width, unsigned, scales.astype(np.float16), mins, factors, exact)
 
 
 def pack(model: str | Path, out: Path, recipe: "Recipe", given: "dict[str, Codes] | None" = None) -> dict[str, Any]:

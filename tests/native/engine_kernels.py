@@ -24,12 +24,15 @@ def quantize(isa, x, group, planes=1):
 class Laid:
     """A packed matrix in memory, from codes and scales in plain order."""
 
-    def __init__(self, codes, scales, mins, keep, bits, group):
+    def __init__(self, codes, scales, mins, keep, bits, group, book=None):
         rows, columns = codes.shape
-        self.shape = rows, columns
-        self.handle = call(
-            "lay", rows, columns, bits, group, pointer(codes), pointer(scales), pointer(mins), pointer(keep)
-        )
+        self.shape = rows, columns * (1 if book is None else book.shape[1])
+        if book is None:
+            parts = pointer(codes), pointer(scales), pointer(mins), pointer(keep)
+            self.handle = call("lay", rows, columns, bits, group, *parts)
+        else:
+            parts = pointer(codes), pointer(scales), pointer(book)
+            self.handle = call("lay_codebook", *self.shape, bits, book.shape[1], group, *parts)
 
     def __enter__(self):
         return self

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from paperlab import cli_engine
 from paperlab.cli import app
-from paperlab.engine import Layout, load
+from paperlab.engine import EngineError, Layout, load, pack
 
 
 def test_pack_writes_what_the_engine_loads(tmp_path):
@@ -113,11 +113,43 @@ def test_pack_by_a_method_computes_what_the_method_made(method, params, trained,
     assert relative(logits, logits_of(small, IDS)) < (1e-3 if exact else 1e-2)  # float16 minima
 
 
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("nf4", {"group": 32}), ("kmeans", {"dim": 2, "sample": 2048}), ("kmeans", {"dim": 4, "sample": 2048})],
+    ids=str,
+)
+def test_a_method_s_codebook_is_kept_in_8_bits(method, params, trained, tmp_path):
+    import numpy as np
+    import torch
+    from test_models import IDS, logits_of, relative
+
+    import paperlab
+
+    model, folder = trained
+    small = paperlab.load(method, **params)(model, calibration=[torch.tensor([IDS])])
+    given = {name: cli_engine.codes_of(name, layer) for name, layer in small.compressed.layers.items()}
+    pack(folder, tmp_path / "b", [("*", Layout(16))], given)
+    for name, layer in small.compressed.layers.items():
+        step = layer.codebook.float().abs().max() / 127
+        layer.codebook = (layer.codebook.float() / step).round() * step
+        before, after = small.get_submodule(name).weight, layer.dequantize()
+        assert np.abs((after - before).detach().numpy()).max() <= float(step * layer.scale.float().max()) * 0.51
+        before.data = after
+    mine = load(tmp_path / "b")
+    logits = mine.forward([(mine.session(cache_bits=32), IDS)], every=True)
+    assert relative(logits, logits_of(small, IDS)) < 5e-3  # scales with the step multiplied in, in float16
+
+
 def test_a_method_whose_codes_have_no_kernel_is_refused(trained, tmp_path):
-    _, folder = trained
-    done = CliRunner().invoke(
-        app, ["pack", str(folder), "-o", str(tmp_path / "b"), "--method", "nf4", "--set", "group=32"]
-    )
-    assert done.exit_code == 2
-    assert "a codebook" in done.stderr
-    assert not (tmp_path / "b").exists()
+    import torch
+    from test_models import IDS
+
+    import paperlab
+
+    small = paperlab.load("kmeans", dim=3, sample=2048)(trained[0], calibration=[torch.tensor([IDS])])
+    name, layer = next(iter(small.compressed.layers.items()))
+    with pytest.raises(EngineError, match="vectors of 3"):
+        cli_engine.codes_of(name, layer)
+    layer.bits = torch.full((1, 1), 4)
+    with pytest.raises(EngineError, match="several widths"):
+        cli_engine.codes_of(name, layer)

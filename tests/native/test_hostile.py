@@ -268,11 +268,47 @@ def test_what_lies_beside_codes_may_contradict_them(tmp_path):
         ({"outliers": 2**60}, "exact weights in a matrix"),
     ):
         refused(changed("low_rank.a", same, **about), message)
-    for layout in ({"rank": -1}, {"outliers": 0.6}, {"outliers": float("nan")}):
+    for layout in (
+        {"rank": -1},
+        {"outliers": 0.6},
+        {"outliers": float("nan")},
+        {"codebook": 3},
+        {"codebook": 1, "keep": 0.5},
+        {"codebook": 1, "symmetric": False},
+    ):
         with pytest.raises(EngineError):
             Layout(4, **layout)
     with pytest.raises(EngineError, match="rank 40 is more"):
         pack(tmp_path / "a", tmp_path / "c", Layout(4, rank=40))
+
+
+def test_codebooks_may_contradict_their_codes(tmp_path):
+    from paperlab.engine.container import Weights
+
+    source = tmp_path / "b"
+    pack(model(tmp_path / "a"), source, Layout(4, group=32, codebook=2))
+    weights = Weights(source)
+    tensors = {name: (weights.kind(name), np.array(weights.raw(name))) for name in weights.names()}
+    stem = "model.layers.0.mlp.up_proj"
+    engine.load(source)
+    book = tensors[f"{stem}.book"][1]
+    sound = json.loads(weights.metadata[f"paperlab.{stem}"])
+    for array, about, message in (
+        (book[:-1], {}, r"book should hold 32 values"),
+        (book, {"codebook": 3}, "vectors of 3"),
+        (book, {"codebook": -1}, "vectors of 0"),
+        (book, {"codebook": 2**40}, "vectors of 0"),
+        (book, {"codebook": 4}, "a multiple of 64"),
+        (book, {"codebook": 1}, r"book should hold 16"),
+        (book, {"bits": 8}, "book should hold 512"),
+        (book, {"symmetric": False}, "neither minima"),
+        (book, {"sparse": True}, "neither minima"),
+    ):
+        said = {f"paperlab.{stem}": json.dumps(sound | about)}
+        write(source / "model.safetensors", {**tensors, f"{stem}.book": ("I8", array)}, weights.metadata | said)
+        refused(source, message)
+    with pytest.raises(EngineError, match="a multiple of 64"):
+        pack(tmp_path / "a", tmp_path / "c", Layout(8, group=32, codebook=4))
 
 
 def test_impossible_requests(tmp_path):

@@ -73,32 +73,47 @@ def packed(draw, sparse):
         "extreme": draw(st.booleans()),
         "planes": draw(st.sampled_from([1, 2])),
         "seed": draw(seeds),
+        "dim": 0,
     }
 
 
+@st.composite
+def with_a_codebook(draw):
+    case, dim = draw(packed(sparse=False)), draw(st.sampled_from([1, 2, 4]))
+    group = draw(st.sampled_from([0, 16 * dim, 32 * dim, 64]))
+    return case | {"group": group, "columns": dim * draw(st.integers(1, 70)), "mins": False, "dim": dim}
+
+
 def build(case):
-    """Codes, scales, minima, mask, and the weights that they stand for, in double precision."""
+    """Codes, scales, minima, mask, book, and the weights that they stand for, in double precision."""
     random = np.random.default_rng(case["seed"])
     bits, rows, columns = case["bits"], case["rows"], case["columns"]
     step = case["group"] or 64
     padded = -(-columns // step) * step
     size = case["group"] or padded
-    top = 2**bits
-    codes = random.integers(0, top, (rows, columns), np.uint8, endpoint=False)
+    top, dim = 2**bits, case["dim"] or 1
+    codes = random.integers(0, top, (rows, columns // dim), np.uint8, endpoint=False)
     if case["extreme"]:  # the largest products there are
-        codes = np.where(random.random((rows, columns)) < 0.5, 0, top - 1).astype(np.uint8)
+        codes = np.where(random.random(codes.shape) < 0.5, 0, top - 1).astype(np.uint8)
     scales = (random.standard_normal((rows, padded // size)) * 0.1).astype(np.float16)
     mins = random.standard_normal(scales.shape).astype(np.float16) if case["mins"] else None
     keep = (random.random((rows, columns)) < case["density"]).astype(np.uint8) if case["density"] is not None else None
     spread = lambda a: np.repeat(a.astype(np.float64), size, axis=1)[:, :columns]  # noqa: E731
-    weight = codes * spread(scales) + spread(mins) if mins is not None else (codes - 2.0 ** (bits - 1)) * spread(scales)
+    plain = codes.repeat(dim, axis=1)
+    weight = plain * spread(scales) + spread(mins) if mins is not None else (plain - 2.0 ** (bits - 1)) * spread(scales)
     if keep is not None:
         weight = weight * keep
-    return codes, scales, mins, keep, weight, size
+    book = None
+    if case["dim"]:
+        book = random.integers(-128, 128, (top, dim)).astype(np.int8)
+        if case["extreme"]:
+            book[0], book[-1] = -128, 127
+        weight = book[codes].reshape(rows, columns) * spread(scales)
+    return codes, scales, mins, keep, book, weight, size
 
 
 def check_product(case, isa):
-    codes, scales, mins, keep, weight, size = build(case)
+    codes, scales, mins, keep, book, weight, size = build(case)
     x = floats(case["seed"] + 1, case["tokens"], case["columns"])
     if case["extreme"]:
         x = np.where(x < 0, -1, 1).astype(np.float32)
@@ -106,7 +121,7 @@ def check_product(case, isa):
     q, sx, sums = quantize(isa, x, case["group"], planes)
     exact = (q.reshape(len(q), -1, size) * sx[..., None].astype(np.float64)).reshape(len(x), planes, -1).sum(1)
     exact = exact[:, : case["columns"]]
-    with Laid(codes, scales, mins, keep, case["bits"], case["group"]) as laid:
+    with Laid(codes, scales, mins, keep, case["bits"], case["group"], book) as laid:
         np.testing.assert_allclose(laid.read(), weight, rtol=2e-7, atol=1e-6)
         y = laid.multiply(isa, q, sx, sums, planes)
         each = [slice(t * planes, (t + 1) * planes) for t in range(len(x))]
@@ -134,9 +149,16 @@ def test_sparse_products(isa, case):
     check_product(case, isa)
 
 
+@each_isa
+@settings(max_examples=60, deadline=None)
+@given(case=with_a_codebook())
+def test_products_with_a_codebook(isa, case):
+    check_product(case, isa)
+
+
 @pytest.mark.skipif(len(FAST) < 2, reason="one fast instruction set here")
 @settings(max_examples=40, deadline=None)
-@given(case=st.one_of(packed(sparse=False), packed(sparse=True)))
+@given(case=st.one_of(packed(sparse=False), packed(sparse=True), with_a_codebook()))
 def test_fast_instruction_sets_agree_to_the_bit(case):
     first, *others = (check_product(case, isa) for isa in FAST)
     assert all((first == other).all() for other in others)

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from paperlab import engine  # noqa: E402
+from paperlab.engine.codebook import cluster  # noqa: E402
 from paperlab.engine.native import EngineError, round_to_nearest  # noqa: E402
 from paperlab.engine.pack import Layout, pack, packed  # noqa: E402
 
@@ -151,9 +152,16 @@ def dequantized(model, layout):
             assert exact.sum() == round(weight.size * layout.outliers)
             rest[exact] = 0
         keep = layout.mask(rest)
-        codes, scales, mins = round_to_nearest(rest, layout.bits, layout.columns, symmetric=layout.symmetric, keep=keep)
-        with Laid(codes, scales, mins, keep, layout.bits, layout.columns) as laid:
-            result = laid.read()
+        if layout.codebook:
+            codes, scales, book = cluster(rest, layout.bits, layout.codebook, layout.columns)
+            size = weight.shape[1] // scales.shape[1] if layout.group == "row" else layout.group
+            result = book[codes].reshape(weight.shape) * scales.repeat(size, 1)[:, : weight.shape[1]].astype(np.float32)
+        else:
+            codes, scales, mins = round_to_nearest(
+                rest, layout.bits, layout.columns, symmetric=layout.symmetric, keep=keep
+            )
+            with Laid(codes, scales, mins, keep, layout.bits, layout.columns) as laid:
+                result = laid.read()
         if layout.rank:
             before = np.linalg.norm((rest - result)[~exact])
             left = arrays["low_rank.b"].reshape(-1, layout.rank, 16).transpose(0, 2, 1).reshape(-1, layout.rank)[:rows]
@@ -177,6 +185,9 @@ LAYOUTS = [
     Layout(3, symmetric=False, rank=5),
     Layout(2, outliers=0.02, rank=8),
     Layout(8, keep=0.5, outliers=0.005, rank=1),
+    Layout(4, codebook=1),
+    Layout(4, 32, codebook=2, outliers=0.01),
+    Layout(8, "row", codebook=4, rank=2),
 ]
 
 
@@ -189,7 +200,10 @@ def test_packed_logits_equal_the_dequantized_model(layout, isa, tmp_path):
     logits = mine.forward([(mine.session(cache_bits=32), IDS)], every=True)
     assert relative(logits, logits_of(model, IDS)) < 3e-4  # activations keep 15 bits per group
     beside = 80 * layout.outliers + layout.rank * 16 * 2 / 96
-    assert report["bits_per_weight"] < layout.bits * 1.4 + 2 + layout.sparse + beside
+    assert (
+        report["bits_per_weight"]
+        < layout.bits / (layout.codebook or 1) * 1.4 + (layout.codebook > 1) + 2 + layout.sparse + beside
+    )
     size = mine.about["bytes_per_token"] * 8 / mine.about["weights_per_token"]
     assert size == pytest.approx(report["bits_per_weight"] * 1.05, rel=0.15)
 

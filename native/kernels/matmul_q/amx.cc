@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 
+#include "../matmul_codebook/matmul_codebook.h"
 #include "matmul_q.h"
 
 namespace pl {
@@ -26,6 +27,7 @@ struct alignas(64) TileShapes {
 
 // One row block's codes as bytes, quad after quad.
 void spread(const TileView& w, int64_t block, uint8_t* out) {
+  if (w.book) return spread_codebook_avx512(w, block, out);
   const int64_t quads = w.padded / 4, per_group = w.group / 4;
   const uint8_t* codes = w.masks ? w.codes + w.starts[block] : w.codes + block * w.groups() * w.group_bytes();
   const __m512i nibble = _mm512_set1_epi8(15), pair = _mm512_set1_epi8(3);
@@ -199,7 +201,7 @@ uint8_t* scratch(size_t bytes) {
 void matmul_q_amx(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y,
                   int64_t ldy) {
   const int64_t rows = int64_t(tokens) * x.planes, whole = rows / 16 * 16, rest = rows - whole;
-  const bool bytes = w.bits == 8 && !w.masks;
+  const bool bytes = w.bits == 8 && !w.masks && !w.book;
   const size_t block_bytes = size_t(w.padded) * 16;
   uint8_t* held = rows < 16 ? nullptr : scratch(block_bytes * (bytes ? 1 : 3));
   if (!held) return matmul_q_avx512(w, x, tokens, first, last, y, ldy);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../matmul_codebook/matmul_codebook.h"
 #include "matmul_q.h"
 
 namespace pl {
@@ -158,6 +159,7 @@ void all(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_
 
 void matmul_q_avx2(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y,
                    int64_t ldy) {
+  if (w.book) return matmul_codebook_avx2(w, x, tokens, first, last, y, ldy);
   const auto kernel = w.masks       ? all<8, false, true>
                       : w.bits == 8 ? (w.mins ? all<8, true, false> : all<8, false, false>)
                       : w.bits == 4 ? (w.mins ? all<4, true, false> : all<4, false, false>)

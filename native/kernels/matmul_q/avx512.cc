@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "../matmul_codebook/matmul_codebook.h"
 #include "matmul_q.h"
 
 namespace pl {
@@ -278,6 +279,7 @@ void masked(const TileView& w, const Int8View& x, int tokens, int64_t first, int
 
 void matmul_q_avx512(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y,
                      int64_t ldy) {
+  if (w.book) return matmul_codebook_avx512(w, x, tokens, first, last, y, ldy);
   const auto kernel = w.masks       ? (w.bits == 8 ? masked<8> : masked<4>)
                       : w.bits == 8 ? (w.mins ? dense<8, true> : dense<8, false>)
                       : w.bits == 4 ? (w.mins ? dense<4, true> : dense<4, false>)

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../../src/common.h"
+#include "../matmul_codebook/matmul_codebook.h"
 #include "matmul_q.h"
 
 namespace pl {
@@ -17,7 +18,7 @@ int tile_code(const TileView& w, int64_t row_block, int64_t group, int64_t quad,
     default: {
       const int low = codes[quad / 4 * 64 + lane] >> (quad % 4 * 2) & 3;
       if (w.bits == 2) return low;
-      const uint8_t third = codes[w.group / 16 * 64 + quad * 8 + lane / 8];
+      const uint8_t third = codes[w.coded() / 16 * 64 + quad * 8 + lane / 8];
       return low | (third >> (lane % 8) & 1) << 2;
     }
   }
@@ -52,6 +53,7 @@ int64_t read_group(const TileView& w, int64_t block, int64_t group, int64_t at, 
 
 void matmul_q_ref(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y,
                   int64_t ldy) {
+  if (w.book) return matmul_codebook_ref(w, x, tokens, first, last, y, ldy);
   std::vector<int> codes(16 * w.group);
   std::vector<double> sums(16 * tokens);
   for (int64_t block = first; block < last; ++block) {

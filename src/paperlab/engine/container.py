@@ -9,6 +9,8 @@ columns), instead of NAME.weight:
     NAME.masks   U64   sparse: one bit per weight, 64 to a quad of 16 rows x 4 columns
     NAME.starts  U64   sparse: where the codes of each 16 rows begin, in bytes
 
+    NAME.book    I8    with a codebook: (2^bits, codebook), the entries; a code stands for `codebook` columns
+
 and beside any of them
 
     NAME.low_rank.a  F16  (rank, columns)
@@ -18,7 +20,7 @@ and beside any of them
     NAME.outliers.values   F16 or F32  the weights themselves, in place of all else
 
 and in the header's metadata, under "paperlab.NAME", a JSON object: rows, columns, bits, group, symmetric, sparse, and
-where they are there rank and outliers (how many).
+where they are there codebook, rank and outliers (how many).
 Every tensor begins at a multiple of 64 bytes of the file.
 """
 

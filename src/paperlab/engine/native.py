@@ -70,6 +70,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "embed": (c_int, (c_void_p, _I, _I, c_int, c_int, c_int, _F)),
     "round": (c_int, (_F, c_int64, c_int64, c_int, c_int64, _U, _U, _H, _H)),
     "lay": (c_void_p, (c_int64, c_int64, c_int, c_int64, _U, _H, _H, _U)),
+    "lay_codebook": (c_void_p, (c_int64, c_int64, c_int, c_int, c_int64, _U, _H, POINTER(c_int8))),
     "tiles_free": (None, (c_void_p,)),
     "tiles_part": (c_int64, (c_void_p, c_int, POINTER(c_void_p))),
     "tiles_read": (c_int, (c_void_p, _F)),
@@ -155,10 +156,20 @@ def pointer(array: np.ndarray | None) -> Any:
 
 @contextmanager
 def _laid(
-    codes: np.ndarray, scales: np.ndarray, mins: np.ndarray | None, keep: np.ndarray | None, bits: int, group: int
+    codes: np.ndarray,
+    scales: np.ndarray,
+    mins: np.ndarray | None,
+    keep: np.ndarray | None,
+    bits: int,
+    group: int,
+    book: np.ndarray | None = None,
 ) -> Iterator[int]:
     rows, columns = codes.shape
-    handle = call("lay", rows, columns, bits, group, pointer(codes), pointer(scales), pointer(mins), pointer(keep))
+    if book is None:
+        handle = call("lay", rows, columns, bits, group, pointer(codes), pointer(scales), pointer(mins), pointer(keep))
+    else:
+        dim, parts = book.shape[1], (pointer(codes), pointer(scales), pointer(book))
+        handle = call("lay_codebook", rows, columns * dim, bits, dim, group, *parts)
     try:
         yield handle
     finally:
@@ -166,11 +177,18 @@ def _laid(
 
 
 def tiles(
-    codes: np.ndarray, scales: np.ndarray, mins: np.ndarray | None, keep: np.ndarray | None, bits: int, group: int
+    codes: np.ndarray,
+    scales: np.ndarray,
+    mins: np.ndarray | None,
+    keep: np.ndarray | None,
+    bits: int,
+    group: int,
+    book: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Codes and scales in the order that kernels read: the arrays of a packed matrix by name.
 
     codes, keep: (rows, columns) uint8; scales, mins: (rows, groups) float16; group 0: whole rows.
+    book: (2^bits, dim) int8 entries, with codes (rows, columns / dim); it is stored as it is, and not given back.
     Gives codes uint8, scales and mins float16, masks and starts uint64, each flat; those that the kind has.
     """
     kinds = (
@@ -181,7 +199,7 @@ def tiles(
         ("starts", np.uint64),
     )
     out = {}
-    with _laid(codes, scales, mins, keep, bits, group) as handle:
+    with _laid(codes, scales, mins, keep, bits, group, book) as handle:
         for part, (name, dtype) in enumerate(kinds):
             where = c_void_p()
             size = call("tiles_part", handle, part, byref(where))
@@ -191,11 +209,17 @@ def tiles(
 
 
 def read(
-    codes: np.ndarray, scales: np.ndarray, mins: np.ndarray | None, keep: np.ndarray | None, bits: int, group: int
+    codes: np.ndarray,
+    scales: np.ndarray,
+    mins: np.ndarray | None,
+    keep: np.ndarray | None,
+    bits: int,
+    group: int,
+    book: np.ndarray | None = None,
 ) -> np.ndarray:
     """(rows, columns) float32: the weights that codes stand for; arguments as `tiles` takes them."""
-    out = np.empty(codes.shape, np.float32)
-    with _laid(codes, scales, mins, keep, bits, group) as handle:
+    out = np.empty((len(codes), codes.shape[1] * (1 if book is None else book.shape[1])), np.float32)
+    with _laid(codes, scales, mins, keep, bits, group, book) as handle:
         call("tiles_read", handle, pointer(out))
     return out
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from paperlab.engine import beside
+from paperlab.engine.codebook import cluster, in_bytes
 from paperlab.engine.container import Weights, named, write
 from paperlab.engine.native import EngineError, read, round_to_nearest, tiles
 
@@ -35,6 +36,8 @@ class Layout:
 
     group: input columns to a scale, a multiple of 16, or "row" for whole rows. keep: the part of the weights that is
     kept, 1.0 for all; the largest of each row stay. pattern "2:4" keeps the two largest of every four instead.
+    codebook: 1, 2 or 4 neighbouring weights to a code of `bits` bits, into a table that is fitted to the matrix by
+    k-means: Layout(8, codebook=4) takes 2 bits per weight. 0: evenly spaced values instead.
     outliers: the part of the weights, those farthest from the mean, that is kept exactly beside the codes. rank: of
     a low-rank part, in float16, that is added to what the codes stand for, nearest to what they lose.
     """
@@ -46,6 +49,7 @@ class Layout:
     pattern: Literal["unstructured", "2:4"] = "unstructured"
     outliers: float = 0.0
     rank: int = 0
+    codebook: int = 0
 
     def __post_init__(self) -> None:
         if self.bits not in (16, 8, 4, 3, 2):
@@ -58,6 +62,10 @@ class Layout:
             raise EngineError(f"outliers={self.outliers}; a part from 0 to 0.5 is possible")
         if self.rank < 0:
             raise EngineError(f"rank={self.rank}; it cannot be negative")
+        if self.codebook not in (0, 1, 2, 4):
+            raise EngineError(f"codebook={self.codebook}; 1, 2 and 4 weights to a code are possible, 0 takes none")
+        if self.codebook and (self.sparse or not self.symmetric):
+            raise EngineError("a codebook leaves no weights out and takes no minima")
         if self.sparse and (self.bits not in (8, 4) or not self.symmetric):
             raise EngineError("sparse matrices take 8 or 4 bits and are symmetric")
 
@@ -92,6 +100,9 @@ class Layout:
 class Codes:
     """A matrix that was quantized elsewhere.
 
+    With a book (2^bits or fewer, dim) of floats: codes (rows, columns / dim), W = scales * book[codes], its entries
+    rounded to 8 bits of the largest. Without one:
+
     codes: (rows, columns) uint8; scales, mins: (rows, groups) float16, groups of a multiple of 16 columns or one.
     W = scales * (codes - 2^(bits - 1)) where mins is None, else scales * codes + mins. low_rank: (rows, rank) and
     (rank, columns), whose product is added; outliers: row, column and value of weights that are kept exactly.
@@ -103,14 +114,16 @@ class Codes:
     mins: np.ndarray | None = None
     low_rank: tuple[np.ndarray, np.ndarray] | None = None
     outliers: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    book: np.ndarray | None = None
 
     @property
     def layout(self) -> Layout:
         """What `pack` writes for it. Raises EngineError where its groups are no whole number of columns."""
-        columns, groups = self.codes.shape[1], self.scales.shape[1]
+        dim = 0 if self.book is None else self.book.shape[1]
+        columns, groups = self.codes.shape[1] * (dim or 1), self.scales.shape[1]
         if columns % groups:
             raise EngineError(f"{groups} groups do not divide {columns} columns")
-        return Layout(self.bits, "row" if groups == 1 else columns // groups, self.mins is None)
+        return Layout(self.bits, "row" if groups == 1 else columns // groups, self.mins is None, codebook=dim)
 
 
 Recipe = Sequence[tuple[str, Layout]]
@@ -168,14 +181,7 @@ def pack(
             continue
         progress(stem)
         try:
-            if ready:
-                arrays = tiles(ready.codes, ready.scales, ready.mins, None, ready.bits, layout.columns)
-                if ready.low_rank:
-                    arrays |= beside.low_rank(*ready.low_rank)
-                if ready.outliers and len(ready.outliers[0]):
-                    arrays |= beside.exact(ready.codes.shape, *ready.outliers)
-            else:
-                arrays = packed(weights.floats(name), layout)
+            arrays = laid(ready) if ready else packed(weights.floats(name), layout)
         except EngineError as error:
             raise EngineError(f"{name}: {error}") from None
         rows, columns = weights.shape(name)
@@ -187,6 +193,8 @@ def pack(
             "bits": layout.bits,
             "group": layout.columns or columns + -columns % 64,
         }
+        if layout.codebook:
+            about["codebook"] = layout.codebook
         if "low_rank.a" in arrays:
             about["rank"] = len(arrays["low_rank.a"])
         if "outliers.columns" in arrays:
@@ -206,18 +214,43 @@ def pack(
     return {"bytes": size, "weights": count, "bits_per_weight": bits / count}
 
 
+def laid(ready: Codes) -> dict[str, np.ndarray]:
+    """The arrays of a matrix that was quantized elsewhere. Raises EngineError."""
+    group = ready.layout.columns
+    if ready.book is None:
+        arrays = tiles(ready.codes, ready.scales, ready.mins, None, ready.bits, group)
+    else:
+        entries, dim = ready.book.shape
+        whole = np.zeros((1 << ready.bits, dim), np.float32)
+        whole[:entries] = ready.book
+        book, scales = in_bytes(whole, ready.scales)
+        arrays = tiles(ready.codes, scales, None, None, ready.bits, group, book) | {"book": book}
+    if ready.low_rank:
+        arrays |= beside.low_rank(*ready.low_rank)
+    if ready.outliers and len(ready.outliers[0]):
+        shape = len(ready.codes), ready.codes.shape[1] * (ready.layout.codebook or 1)
+        arrays |= beside.exact(shape, *ready.outliers)
+    return arrays
+
+
 def packed(weight: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
-    """The arrays of one packed matrix, from (rows, columns) float32."""
+    """The arrays of one packed matrix, from (rows, columns) float32. Raises EngineError."""
     row, column = beside.largest(weight, layout.outliers)
     rest = weight
     if len(row):
         rest = weight.copy()
         rest[row, column] = 0  # they are not to widen the range of the others
-    keep, group = layout.mask(rest), layout.columns
-    codes, scales, mins = round_to_nearest(rest, layout.bits, group, symmetric=layout.symmetric, keep=keep)
-    arrays = tiles(codes, scales, mins, keep, layout.bits, group)
+    keep, group, mins, book = layout.mask(rest), layout.columns, None, None
+    if layout.codebook:
+        codes, scales, book = cluster(rest, layout.bits, layout.codebook, group)
+    else:
+        codes, scales, mins = round_to_nearest(rest, layout.bits, group, symmetric=layout.symmetric, keep=keep)
+    parts = codes, scales, mins, keep, layout.bits, group, book
+    arrays = tiles(*parts)
+    if book is not None:
+        arrays["book"] = book
     if layout.rank:
-        error = rest - read(codes, scales, mins, keep, layout.bits, group)
+        error = rest - read(*parts)
         error[row, column] = 0
         arrays |= beside.low_rank(*beside.leading(error, layout.rank))
     if len(row):
