@@ -86,8 +86,8 @@ def codes_of(name: str, layer: "Quantized") -> "Codes":
     ]
     if held:
         raise EngineError(
-            f"{name} has {', '.join(held)}: the engine packs codes of 8, 4, 3 and 2 bits, one codebook to a matrix, and "
-            "1, 2 or 4 weights to a code"
+            f"{name} has {', '.join(held)}: the engine packs codes of 8, 4, 3 and 2 bits, one codebook to a matrix, "
+            "and 1, 2 or 4 weights to a code"
         )
     rows = layer.shape[0]
     spread = lambda part: np.repeat(part.numpy().astype(np.float32), rows // part.shape[0], axis=0)  # noqa: E731

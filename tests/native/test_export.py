@@ -401,3 +401,18 @@ def test_llama_cpp_computes_the_same(block, smollm2, tmp_path):
         link = tmp_path / "shipped.gguf"
         link.symlink_to(shipped)
         assert (llama(link, model, prompt)["logits"] == seen["logits"]).all()
+
+
+@pytest.mark.parametrize("more", [{"outliers": 0.01}, {"rank": 3}, {"codebook": 2}], ids=str)
+def test_what_lies_beside_codes_is_never_dropped(more, tmp_path):
+    make(tmp_path / "a", intermediate_size=192)
+    layout = Layout(4, 32, **more)
+    with pytest.raises(EngineError, match="are for `pack`"):
+        engine.export(tmp_path / "a", tmp_path / "b", "hf", recipe=layout)
+    pack(tmp_path / "a", tmp_path / "c", layout)
+    with pytest.raises(EngineError, match="more than codes and scales"):
+        engine.export(tmp_path / "c", tmp_path / "d", "compressed-tensors")
+    codes = np.zeros((192, 48), np.uint8)
+    given = engine.Codes(4, codes, np.ones((192, 3), np.float16), book=np.ones((16, 2), np.float32))
+    with pytest.raises(EngineError, match="more than codes"):
+        engine.export(tmp_path / "a", tmp_path / "e", "hf", given={"model.layers.0.mlp.up_proj": given})

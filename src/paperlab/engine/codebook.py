@@ -39,6 +39,13 @@ def kmeans(points: np.ndarray, count: int, steps: int = 20) -> np.ndarray:
     return book
 
 
+def whole(book: np.ndarray, bits: int) -> np.ndarray:
+    """(2^bits, dim) float32: a book of fewer entries filled up with zeros."""
+    out = np.zeros((1 << bits, book.shape[1]), np.float32)
+    out[: len(book)] = book
+    return out
+
+
 def in_bytes(book: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Entries as int8, and the scales (rows, groups) with what was divided out: float16. Raises EngineError."""
     step = float(np.abs(book).max()) / 127 or 1.0

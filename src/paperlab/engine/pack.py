@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from paperlab.engine import beside
-from paperlab.engine.codebook import cluster, in_bytes
+from paperlab.engine.codebook import cluster, in_bytes, whole
 from paperlab.engine.container import Weights, named, write
 from paperlab.engine.native import EngineError, read, round_to_nearest, tiles
 
@@ -117,10 +117,15 @@ class Codes:
     book: np.ndarray | None = None
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return len(self.codes), self.codes.shape[1] * (1 if self.book is None else self.book.shape[1])
+
+    @property
     def layout(self) -> Layout:
         """What `pack` writes for it. Raises EngineError where its groups are no whole number of columns."""
         dim = 0 if self.book is None else self.book.shape[1]
-        columns, groups = self.codes.shape[1] * (dim or 1), self.scales.shape[1]
+        columns, groups = self.shape[1], self.scales.shape[1]
         if columns % groups:
             raise EngineError(f"{groups} groups do not divide {columns} columns")
         return Layout(self.bits, "row" if groups == 1 else columns // groups, self.mins is None, codebook=dim)
@@ -220,16 +225,12 @@ def laid(ready: Codes) -> dict[str, np.ndarray]:
     if ready.book is None:
         arrays = tiles(ready.codes, ready.scales, ready.mins, None, ready.bits, group)
     else:
-        entries, dim = ready.book.shape
-        whole = np.zeros((1 << ready.bits, dim), np.float32)
-        whole[:entries] = ready.book
-        book, scales = in_bytes(whole, ready.scales)
+        book, scales = in_bytes(whole(ready.book, ready.bits), ready.scales)
         arrays = tiles(ready.codes, scales, None, None, ready.bits, group, book) | {"book": book}
     if ready.low_rank:
         arrays |= beside.low_rank(*ready.low_rank)
     if ready.outliers and len(ready.outliers[0]):
-        shape = len(ready.codes), ready.codes.shape[1] * (ready.layout.codebook or 1)
-        arrays |= beside.exact(shape, *ready.outliers)
+        arrays |= beside.exact(ready.shape, *ready.outliers)
     return arrays
 
 

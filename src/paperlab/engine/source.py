@@ -83,8 +83,8 @@ class Item:
 
     def rounded(self, layout: Layout, *, whole: bool = False) -> "Item":
         """The matrix on another grid, its codes the nearest ones. whole: minima are whole numbers of steps."""
-        if layout.rank or layout.outliers:
-            raise EngineError(f"{self.name}: a rank or outliers are for `pack`; export the packed folder then")
+        if layout.codebook or layout.rank or layout.outliers:
+            raise EngineError(f"{self.name}: codebook, rank and outliers are for `pack`; export the packed folder then")
         grid = Grid(layout.bits, layout.columns, layout.symmetric, layout.sparse)
 
         def grouped() -> Grouped:
@@ -111,9 +111,9 @@ class Item:
 
     def given(self, codes: Codes) -> "Item":
         """The matrix with codes that were found elsewhere."""
-        if codes.codes.shape != self.shape:
-            raise EngineError(f"{self.name} is {self.shape}, the codes given for it are {codes.codes.shape}")
-        if codes.low_rank or codes.outliers:
+        if codes.shape != self.shape:
+            raise EngineError(f"{self.name} is {self.shape}, the codes given for it are {codes.shape}")
+        if codes.low_rank or codes.outliers or codes.book is not None:
             raise EngineError(f"{self.name} has more than codes: `pack` it, then export the packed folder to hf")
         layout = codes.layout
         done = Grouped(Grid(codes.bits, layout.columns, layout.symmetric), codes.codes, codes.scales, codes.mins)
