@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from test_hostile import model
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from paperlab import cli_engine
 from paperlab.cli import app
 from paperlab.engine import EngineError, Layout, load, pack
+from paperlab.engine.container import Weights
 
 
 def test_pack_writes_what_the_engine_loads(tmp_path):
@@ -38,6 +40,21 @@ def test_pack_by_a_recipe(tmp_path):
         done = CliRunner().invoke(app, ["pack", str(tmp_path / "a"), "-o", str(tmp_path / "c"), "--recipe", str(file)])
         assert done.exit_code == 2
         assert "a recipe is a list" in done.stderr
+
+
+def test_the_recipe_of_the_howto(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "pack_a_model.md").read_text(encoding="utf-8")
+    model(tmp_path / "a")
+    file = tmp_path / "recipe.json"
+    file.write_text(page.split("```json\n")[1].split("```")[0])
+    pack(tmp_path / "a", tmp_path / "b", cli_engine.read_recipe(file))
+    kinds = {name.rsplit(".", 2)[-2] for name in Weights(tmp_path / "b").names() if ".mlp." in name or ".self_" in name}
+    assert {"low_rank", "outliers"} <= kinds
+    assert "model.layers.0.mlp.up_proj.book" in Weights(tmp_path / "b")
+    lm = load(tmp_path / "b")
+    assert lm.forward([(lm.session(), [1, 2, 3])]).shape == (1, 40)
+    fields = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert fields | {"pattern"} == set(Layout.__dataclass_fields__)
 
 
 def test_chat_answers_line_by_line(monkeypatch, capsys):
