@@ -410,7 +410,7 @@ def test_what_lies_beside_codes_is_never_dropped(more, tmp_path):
     with pytest.raises(EngineError, match="are for `pack`"):
         engine.export(tmp_path / "a", tmp_path / "b", "hf", recipe=layout)
     pack(tmp_path / "a", tmp_path / "c", layout)
-    with pytest.raises(EngineError, match="more than codes and scales"):
+    with pytest.raises(EngineError, match=r"more than codes and scales|beside its codes"):
         engine.export(tmp_path / "c", tmp_path / "d", "compressed-tensors")
     codes = np.zeros((192, 48), np.uint8)
     given = engine.Codes(4, codes, np.ones((192, 3), np.float16), book=np.ones((16, 2), np.float32))
