@@ -1,16 +1,23 @@
-"""Tokens per second, bytes and perplexity of SmolLM2-135M in the engine's formats, in turns.
+"""Tokens per second of the engine's formats and of llama.cpp, in turns.
 
-    python benchmarks/engine/language.py --threads 2 --text wikitext2-test.txt --out packed/
+    python benchmarks/engine/language.py --out packed/                       # SmolLM2-135M
+    python benchmarks/engine/language.py --out packed/ --shape 1.1b          # a 1.1B Llama of random weights: speed only
+    python benchmarks/engine/language.py --out packed/ --busy                # beside a process that never rests
+    python benchmarks/engine/language.py --out packed/ --text wikitext2.txt --rounds 0    # perplexities only
 
-Each format is packed once under --out. Decoding: 128 tokens after a prompt of 128; prefill: 512 tokens. llama.cpp joins
-on the shipped Q4_1 file where llama-cpp-python is installed. "of read" is the share that the bytes of weights read per
-second make of what a plain loop reads over as many bytes, measured in the same run.
+Decoding: 128 tokens after a prompt of 128. Prefill: 512 tokens. What is packed or quantized lies under --out and serves
+the next run. llama.cpp (llama-cpp-python) joins where it is installed, on files that its own quantizer made, pure. "of
+read" is the share that the bytes of weights read per second make of what two loops read over as many bytes, measured
+in the same run. Activations meet packed weights in 8 bits, as llama.cpp's do.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,30 +38,134 @@ FORMATS = {
     "4 bits, half kept": engine.Layout(4, keep=0.5),
     "4 bits, quarter kept": engine.Layout(4, keep=0.25),
 }
+PEERS = {"Q8_0": "MOSTLY_Q8_0", "Q4_0": "MOSTLY_Q4_0"}
+SHAPE = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 5632,
+         "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 64,
+         "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+         "hidden_act": "silu", "tie_word_embeddings": False}  # fmt: skip
+GGUF = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm"}  # fmt: skip
 
 
-def opened(path: Path, threads: int, **options: object) -> LanguageModel:
-    """A language model of the engine."""
-    model = engine.load(path, threads=threads, **options)
-    assert isinstance(model, LanguageModel)
-    return model
+def random_model(out: Path) -> tuple[Path, Path]:
+    """A folder and a GGUF file of SHAPE with the same random float16 weights."""
+    from gguf import GGUFWriter
+    from safetensors.numpy import save_file
+
+    folder, file = out / "hf", out / "f16.gguf"
+    if file.exists():
+        return folder, file
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(SHAPE))
+    width, inner, vocabulary = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["vocab_size"]
+    shared = SHAPE["num_key_value_heads"] * SHAPE["head_dim"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens": (vocabulary, width), "lm_head": (vocabulary, width), "model.norm": (width,)
+    }  # fmt: skip
+    rows = {"q_proj": width, "k_proj": shared, "v_proj": shared, "o_proj": width, "gate_proj": inner, "up_proj": inner}
+    for layer in range(SHAPE["num_hidden_layers"]):
+        for name in GGUF:
+            part = name.rpartition(".")[2]
+            shape = (width,) if "norm" in name else (width, inner) if part == "down_proj" else (rows[part], width)
+            shapes[f"model.layers.{layer}.{name}"] = shape
+    draw = np.random.default_rng(0)
+    tensors = {
+        name: np.ones(shape, np.float16) if len(shape) == 1
+        else (draw.standard_normal(shape, np.float32) * 0.02).astype(np.float16)
+        for name, shape in shapes.items()
+    }  # fmt: skip
+    save_file({f"{name}.weight": tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    writer = GGUFWriter(str(file), "llama")
+    writer.add_context_length(SHAPE["max_position_embeddings"])
+    writer.add_embedding_length(width)
+    writer.add_block_count(SHAPE["num_hidden_layers"])
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(SHAPE["num_attention_heads"])
+    writer.add_head_count_kv(SHAPE["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(SHAPE["rms_norm_eps"])
+    writer.add_rope_dimension_count(SHAPE["head_dim"])
+    writer.add_vocab_size(vocabulary)
+    writer.add_file_type(1)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([f"t{i}" for i in range(vocabulary)])
+    writer.add_token_types([1] * vocabulary)
+    writer.add_token_merges(["t 1"])
+    outer = {"model.embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm"}
+    for name, tensor in tensors.items():
+        if name in outer:
+            there = outer[name]
+        else:
+            _, _, layer, part = name.split(".", 3)
+            there = f"blk.{layer}.{GGUF[part]}"
+        writer.add_tensor(f"{there}.weight", tensor.astype(np.float32) if tensor.ndim == 1 else tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return folder, file
 
 
-def decode(model: LanguageModel, ids: list[int]) -> float:
-    """Tokens per second after a prompt."""
-    session = model.session(len(ids) + 128)
-    model.forward([(session, ids[:-1])])
-    begun = time.perf_counter()
-    count = sum(1 for _ in model.generate_ids(ids[-1:], max_tokens=128, session=session, ignore_end=True))
-    return count / (time.perf_counter() - begun)
+class Ours:
+    """A model in the engine."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        begun = time.perf_counter()
+        before = _resident()
+        model = engine.load(path, threads=threads, activation_bits=8)
+        assert isinstance(model, LanguageModel)
+        self.load, self.resident = time.perf_counter() - begun, _resident() - before
+        self.model, self.session = model, model.session(1024)
+        self.bytes, self.weights = model.about["bytes_per_token"], model.about["weights_per_token"]
+
+    def decode(self, ids: list[int], count: int) -> float:
+        """Tokens per second after a prompt."""
+        self.session.truncate(0)
+        self.model.forward([(self.session, ids[:-1])])
+        begun = time.perf_counter()
+        made = self.model.generate_ids(ids[-1:], max_tokens=count, session=self.session, ignore_end=True)
+        return sum(1 for _ in made) / (time.perf_counter() - begun)
+
+    def prefill(self, ids: list[int]) -> float:
+        """Tokens of a prompt per second."""
+        self.session.truncate(0)
+        begun = time.perf_counter()
+        self.model.forward([(self.session, ids)])
+        return len(ids) / (time.perf_counter() - begun)
 
 
-def prefill(model: LanguageModel, ids: list[int]) -> float:
-    """Tokens of a prompt per second."""
-    session = model.session(len(ids))
-    begun = time.perf_counter()
-    model.forward([(session, ids)])
-    return len(ids) / (time.perf_counter() - begun)
+class LlamaCpp:
+    """A model in llama.cpp. Logits are read, the next token is given: no sampling is counted."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        from llama_cpp import Llama
+
+        before, begun = _resident(), time.perf_counter()
+        self.model = Llama(str(file), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
+        self.load, self.resident = time.perf_counter() - begun, _resident() - before
+        self.bytes, self.weights = file.stat().st_size, 0
+
+    def decode(self, ids: list[int], count: int) -> float:
+        """Tokens per second after a prompt."""
+        self.model.reset()
+        self.model.eval(ids)
+        begun = time.perf_counter()
+        for i in range(count):
+            self.model.eval([ids[i % len(ids)]])
+        return count / (time.perf_counter() - begun)
+
+    def prefill(self, ids: list[int]) -> float:
+        """Tokens of a prompt per second."""
+        self.model.reset()
+        begun = time.perf_counter()
+        self.model.eval(ids)
+        return len(ids) / (time.perf_counter() - begun)
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def read_rate(size: int, threads: int) -> float:
@@ -69,79 +180,96 @@ def read_rate(size: int, threads: int) -> float:
     return best
 
 
-def llama_cpp(file: Path, threads: int) -> tuple[Callable[[list[int]], float], Callable[[list[int]], float]] | None:
-    """llama.cpp's decoding and prefill, where it is installed."""
-    try:
-        from llama_cpp import Llama
-    except ImportError:
-        return None
-    model = Llama(str(file), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
+def requantized(source: Path, out: Path, kind: str) -> Path:
+    """A file that llama.cpp's quantizer makes of another, every matrix in the same type."""
+    import llama_cpp
 
-    def decoding(ids: list[int]) -> float:
-        model.reset()
-        model.eval(ids)
-        begun = time.perf_counter()
-        for _ in range(128):
-            model.eval([model.sample(temp=0)])
-        return 128 / (time.perf_counter() - begun)
+    file = out / f"{kind}.gguf"
+    if not file.exists():
+        how = llama_cpp.llama_model_quantize_default_params()
+        how.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{PEERS[kind]}")
+        how.pure = how.allow_requantize = True
+        if llama_cpp.llama_model_quantize(str(source).encode(), str(file).encode(), ctypes.byref(how)):
+            raise RuntimeError(f"llama.cpp could not quantize {source}")
+    return file
 
-    def filling(ids: list[int]) -> float:
-        model.reset()
-        begun = time.perf_counter()
-        model.eval(ids)
-        return len(ids) / (time.perf_counter() - begun)
 
-    return decoding, filling
+def perplexity(model: LanguageModel, text: Path, tokens: int) -> float:
+    """Over the first tokens of a text, in windows of 1,000."""
+    ids = model.tokens.encode(text.read_text(encoding="utf-8")[: tokens * 8])[:tokens]
+    parts = [ids[i : i + 1000] for i in range(0, len(ids) - 1, 1000)]
+    return float(np.exp(-np.concatenate([model.score(part) for part in parts]).mean()))
 
 
 def main() -> None:
     """Measure in turns and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=8000, help="tokens of --text that perplexity is taken over")
-    parser.add_argument("--text", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shape", choices=["smollm2-135m", "1.1b"], default="smollm2-135m")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=4, help="turns that count; one more warms up")
+    parser.add_argument("--formats", default="", help="parts of the names of rows, with commas; all without")
+    parser.add_argument("--text", type=Path, help="take perplexities over it")
+    parser.add_argument("--tokens", type=int, default=4000, help="tokens of --text")
+    parser.add_argument("--decode", type=int, default=128, help="tokens of a turn")
+    parser.add_argument("--busy", action="store_true", help="a third thread is busy meanwhile")
     words = parser.parse_args()
-    folder = model_folder("smollm2-135m")[0]
-    gguf = next(folder.glob("*.gguf"))
-    models = {"float32": opened(folder, words.threads), "the shipped Q4_1 file": opened(gguf, words.threads)}
-    models["the same, 8-bit activations"] = opened(gguf, words.threads, activation_bits=8)
+    threads, out = words.threads, words.out / words.shape
+    out.mkdir(parents=True, exist_ok=True)
+    if words.shape == "1.1b":
+        folder, source = random_model(out)
+    else:
+        folder = model_folder("smollm2-135m")[0]
+        source = next(folder.glob("*.gguf"))
+
+    def wanted(name: str) -> bool:
+        return not words.formats or any(part.strip() in name for part in words.formats.split(","))
+
+    arms: dict[str, Callable[[], Ours | LlamaCpp]] = {}
+    if words.shape != "1.1b":
+        arms["the shipped Q4_1 file"] = lambda: Ours(source, threads)
     for name, layout in FORMATS.items():
-        place = words.out / name.replace(" ", "-").replace(",", "")
-        if not place.exists():
+        place = out / name.replace(" ", "-").replace(",", "")
+        if wanted(name) and not place.exists():
             engine.pack(folder, place, layout)
-        models[name] = opened(place, words.threads)
-    ids = np.random.default_rng(0).integers(100, 40000, 512).tolist()
-    arms = {name: (lambda i, m=m: decode(m, i), lambda i, m=m: prefill(m, i)) for name, m in models.items()}
-    if peer := llama_cpp(gguf, words.threads):
-        arms["llama.cpp, the shipped Q4_1 file"] = peer
-    decoded: dict[str, list[float]] = {name: [] for name in arms}
-    filled: dict[str, list[float]] = {name: [] for name in arms}
-    for turn in range(words.rounds + 1):
-        for name, (decoding, filling) in arms.items():
-            rates = decoding(ids[:128]), filling(ids)
-            if turn:  # the first warms up
-                decoded[name].append(rates[0])
-                filled[name].append(rates[1])
-    print(json.dumps({"threads": words.threads, "rounds": words.rounds, "load": os.getloadavg()[0]}))
-    print("| format | MB per token | bits per weight | decode, tokens/s | of read | prefill, tokens/s | perplexity |")
-    print("|---|---|---|---|---|---|---|")
-    for name in arms:
-        speed, fill = statistics.median(decoded[name]), statistics.median(filled[name])
-        if name not in models:
-            print(f"| {name} | | | {speed:.0f} | | {fill:.0f} | |")
-            continue
-        model = models[name]
-        size, weights = model.about["bytes_per_token"], model.about["weights_per_token"]
-        share = speed * size / read_rate(size, words.threads)
-        quality = ""
-        if words.text:
-            text = model.tokens.encode(words.text.read_text(encoding="utf-8")[: words.tokens * 8])[: words.tokens]
-            parts = [text[i : i + 1000] for i in range(0, len(text) - 1, 1000)]
-            quality = f"{np.exp(-np.concatenate([model.score(part) for part in parts]).mean()):.2f}"
-        bits = 8 * size / weights
-        print(f"| {name} | {size / 1e6:.1f} | {bits:.2f} | {speed:.0f} | {share:.0%} | {fill:.0f} | {quality} |")
+        arms[name] = lambda place=place: Ours(place, threads)
+    try:
+        import llama_cpp  # noqa: F401
+    except ImportError:
+        print("llama.cpp is not installed: no peers", file=sys.stderr)
+    else:
+        if words.shape != "1.1b":
+            arms["llama.cpp, the shipped Q4_1 file"] = lambda: LlamaCpp(source, threads)
+        for kind in PEERS:
+            arms[f"llama.cpp, {kind} pure"] = lambda kind=kind: LlamaCpp(requantized(source, out, kind), threads)
+    models = {name: make() for name, make in arms.items() if wanted(name)}
+    ids = np.random.default_rng(0).integers(100, 31000, 512).tolist()
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if words.busy else None
+    try:
+        decoded: dict[str, list[float]] = {name: [] for name in models}
+        filled: dict[str, list[float]] = {name: [] for name in models}
+        for turn in range(words.rounds + 1 if words.rounds else 0):
+            for name, model in models.items():
+                rates = model.decode(ids[:128], words.decode), model.prefill(ids)
+                if turn:
+                    decoded[name].append(rates[0])
+                    filled[name].append(rates[1])
+    finally:
+        if neighbour:
+            neighbour.kill()
+    print(json.dumps({"threads": threads, "rounds": words.rounds, "busy": words.busy, "load": os.getloadavg()[0]}))
+    print("| format | MB per token | bits per weight | decode, tokens/s | of read | prefill, tokens/s | "
+          "load, ms | resident, MB | perplexity |\n|" + "---|" * 9)  # fmt: skip
+    for name, model in models.items():
+        speed = statistics.median(decoded[name]) if decoded[name] else 0.0
+        fill = statistics.median(filled[name]) if filled[name] else 0.0
+        share = f"{speed * model.bytes / read_rate(model.bytes, threads):.0%}" if speed else ""
+        bits = f"{8 * model.bytes / model.weights:.2f}" if model.weights else ""
+        quality = (
+            f"{perplexity(model.model, words.text, words.tokens):.2f}" if words.text and isinstance(model, Ours) else ""
+        )
+        print(f"| {name} | {model.bytes / 1e6:.1f} | {bits} | {speed:.0f} | {share} | {fill:.0f} | "
+              f"{1e3 * model.load:.0f} | {model.resident / 1e6:.0f} | {quality} |")  # fmt: skip
 
 
 if __name__ == "__main__":

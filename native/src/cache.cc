@@ -98,4 +98,11 @@ void cache_get(const CacheView& c, int64_t position, float* key, float* value) {
   if (few) rotate(key, c.head), rotate(value, c.head);
 }
 
+void cache_fetch(const CacheView& cache, int64_t positions) {
+  constexpr int64_t kMostBytes = 256 << 10;  // of each
+  const int64_t bytes = std::min(round_up(positions, 16) * cache_bytes(cache.bits, cache.head), kMostBytes);
+  for (const void* at : {cache.keys, cache.values})
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(at) + i, 0, 2);
+}
+
 }  // namespace pl

@@ -17,5 +17,7 @@ void rotate(float* x, int64_t n);
 void cache_put(const CacheView& cache, int64_t position, const float* key, const float* value);
 // What `cache_put` kept, rotated back.
 void cache_get(const CacheView& cache, int64_t position, float* key, float* value);
+// Asks for the first positions' keys and values, up to what the second-level cache holds besides.
+void cache_fetch(const CacheView& cache, int64_t positions);
 
 }  // namespace pl

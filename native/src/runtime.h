@@ -74,6 +74,13 @@ class Runtime {
     });
   }
 
+  // Whether a thread's run of `spread` begins with this step, where steps are 1.
+  bool begins(int64_t i, int64_t count) const {
+    for (int r = 0; r < pool.threads(); ++r)
+      if (i == count * r / pool.threads()) return true;
+    return false;
+  }
+
   const Kernels& k;
   Pool pool;
   const int planes;
