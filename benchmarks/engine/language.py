@@ -1,7 +1,7 @@
 """Tokens per second of the engine's formats and of llama.cpp, in turns.
 
     python benchmarks/engine/language.py --out packed/                       # SmolLM2-135M
-    python benchmarks/engine/language.py --out packed/ --shape 1.1b          # a 1.1B Llama of random weights: speed only
+    python benchmarks/engine/language.py --out packed/ --shape 1.1b          # a 1.1B Llama of random codes: speed only
     python benchmarks/engine/language.py --out packed/ --busy                # beside a process that never rests
     python benchmarks/engine/language.py --out packed/ --text wikitext2.txt --rounds 0    # perplexities only
 
@@ -21,13 +21,16 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from paperlab import engine
 from paperlab.assets.models import model_folder
+from paperlab.engine.container import named, write
 from paperlab.engine.language import LanguageModel
+from paperlab.engine.native import tiles
 
 FORMATS = {
     "8 bits": engine.Layout(8),
@@ -49,63 +52,75 @@ GGUF = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v
         "post_attention_layernorm": "ffn_norm"}  # fmt: skip
 
 
-def random_model(out: Path) -> tuple[Path, Path]:
-    """A folder and a GGUF file of SHAPE with the same random float16 weights."""
-    from gguf import GGUFWriter
-    from safetensors.numpy import save_file
-
-    folder, file = out / "hf", out / "f16.gguf"
-    if file.exists():
-        return folder, file
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(SHAPE))
-    width, inner, vocabulary = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["vocab_size"]
+def random_shapes() -> dict[str, tuple[int, ...]]:
+    """The tensors of SHAPE."""
+    width, inner = SHAPE["hidden_size"], SHAPE["intermediate_size"]
     shared = SHAPE["num_key_value_heads"] * SHAPE["head_dim"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens": (vocabulary, width), "lm_head": (vocabulary, width), "model.norm": (width,)
-    }  # fmt: skip
     rows = {"q_proj": width, "k_proj": shared, "v_proj": shared, "o_proj": width, "gate_proj": inner, "up_proj": inner}
+    outer = (SHAPE["vocab_size"], width)
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens": outer, "lm_head": outer, "model.norm": (width,)}
     for layer in range(SHAPE["num_hidden_layers"]):
         for name in GGUF:
             part = name.rpartition(".")[2]
             shape = (width,) if "norm" in name else (width, inner) if part == "down_proj" else (rows[part], width)
             shapes[f"model.layers.{layer}.{name}"] = shape
+    return shapes
+
+
+def random_packed(out: Path, layout: engine.Layout) -> None:
+    """A packed folder of SHAPE with random codes, and random places kept."""
     draw = np.random.default_rng(0)
-    tensors = {
-        name: np.ones(shape, np.float16) if len(shape) == 1
-        else (draw.standard_normal(shape, np.float32) * 0.02).astype(np.float16)
-        for name, shape in shapes.items()
-    }  # fmt: skip
-    save_file({f"{name}.weight": tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    tensors: dict[str, tuple[str, np.ndarray]] = {}
+    metadata = {"format": "paperlab", "paperlab": "1"}
+    for name, shape in random_shapes().items():
+        if len(shape) == 1:
+            tensors[f"{name}.weight"] = "F16", np.ones(shape, np.float16)
+            continue
+        rows, columns = shape
+        codes = draw.integers(0, 1 << layout.bits, shape, np.uint8)
+        scales = np.full((rows, columns // layout.columns), 0.002, np.float16)
+        keep = (draw.random(shape, np.float32) < layout.keep).astype(np.uint8) if layout.sparse else None
+        for part, array in tiles(codes, scales, None, keep, layout.bits, layout.columns).items():
+            tensors[f"{name}.{part}"] = named(array)
+        about = {"rows": rows, "columns": columns, "bits": layout.bits, "group": layout.columns}
+        metadata[f"paperlab.{name}"] = json.dumps(about | {"symmetric": True, "sparse": layout.sparse})
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(SHAPE))
+    write(out / "model.safetensors", tensors, metadata)
+
+
+def random_gguf(file: Path) -> None:
+    """A GGUF file of SHAPE with random float16 weights, for llama.cpp's quantizer."""
+    from gguf import GGUFWriter
+
+    draw = np.random.default_rng(0)
     writer = GGUFWriter(str(file), "llama")
     writer.add_context_length(SHAPE["max_position_embeddings"])
-    writer.add_embedding_length(width)
+    writer.add_embedding_length(SHAPE["hidden_size"])
     writer.add_block_count(SHAPE["num_hidden_layers"])
-    writer.add_feed_forward_length(inner)
+    writer.add_feed_forward_length(SHAPE["intermediate_size"])
     writer.add_head_count(SHAPE["num_attention_heads"])
     writer.add_head_count_kv(SHAPE["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(SHAPE["rms_norm_eps"])
     writer.add_rope_dimension_count(SHAPE["head_dim"])
-    writer.add_vocab_size(vocabulary)
+    writer.add_vocab_size(SHAPE["vocab_size"])
     writer.add_file_type(1)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list([f"t{i}" for i in range(vocabulary)])
-    writer.add_token_types([1] * vocabulary)
+    writer.add_token_list([f"t{i}" for i in range(SHAPE["vocab_size"])])
+    writer.add_token_types([1] * SHAPE["vocab_size"])
     writer.add_token_merges(["t 1"])
     outer = {"model.embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm"}
-    for name, tensor in tensors.items():
-        if name in outer:
-            there = outer[name]
+    for name, shape in random_shapes().items():
+        there = outer.get(name) or f"blk.{name.split('.')[2]}.{GGUF[name.split('.', 3)[3]]}"
+        if len(shape) == 1:
+            writer.add_tensor(f"{there}.weight", np.ones(shape, np.float32))
         else:
-            _, _, layer, part = name.split(".", 3)
-            there = f"blk.{layer}.{GGUF[part]}"
-        writer.add_tensor(f"{there}.weight", tensor.astype(np.float32) if tensor.ndim == 1 else tensor)
+            writer.add_tensor(f"{there}.weight", (draw.standard_normal(shape, np.float32) * 0.02).astype(np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return folder, file
 
 
 class Ours:
@@ -137,31 +152,52 @@ class Ours:
 
 
 class LlamaCpp:
-    """A model in llama.cpp. Logits are read, the next token is given: no sampling is counted."""
+    """A model in llama.cpp, in a process of its own: it leaves AMX set up in its threads and finds it so again."""
 
     def __init__(self, file: Path, threads: int) -> None:
-        from llama_cpp import Llama
-
-        before, begun = _resident(), time.perf_counter()
-        self.model = Llama(str(file), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
-        self.load, self.resident = time.perf_counter() - begun, _resident() - before
+        command = [sys.executable, __file__, "--peer", str(file), "--threads", str(threads), "--out", "."]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.load, self.resident = self._answer()
         self.bytes, self.weights = file.stat().st_size, 0
+
+    def _answer(self) -> list[float]:
+        assert self.process.stdout
+        return json.loads(self.process.stdout.readline() or '"llama.cpp ended"')
+
+    def _ask(self, ids: list[int], count: int) -> float:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps([ids, count]) + "\n")
+        self.process.stdin.flush()
+        return self._answer()[0]
 
     def decode(self, ids: list[int], count: int) -> float:
         """Tokens per second after a prompt."""
-        self.model.reset()
-        self.model.eval(ids)
-        begun = time.perf_counter()
-        for i in range(count):
-            self.model.eval([ids[i % len(ids)]])
-        return count / (time.perf_counter() - begun)
+        return self._ask(ids, count)
 
     def prefill(self, ids: list[int]) -> float:
         """Tokens of a prompt per second."""
-        self.model.reset()
+        return self._ask(ids, 0)
+
+
+def peer(file: Path, threads: int) -> None:
+    """Answer what LlamaCpp asks. Logits are made, the next token is given: no sampling is counted."""
+    from llama_cpp import Llama
+
+    before, begun = _resident(), time.perf_counter()
+    model = Llama(str(file), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
+    print(json.dumps([time.perf_counter() - begun, _resident() - before]), flush=True)
+    for line in sys.stdin:
+        ids, count = json.loads(line)
+        model.reset()
         begun = time.perf_counter()
-        self.model.eval(ids)
-        return len(ids) / (time.perf_counter() - begun)
+        model.eval(ids)
+        if count:
+            begun = time.perf_counter()
+            for i in range(count):
+                model.eval([ids[i % len(ids)]])
+        print(json.dumps([(count or len(ids)) / (time.perf_counter() - begun)]), flush=True)
 
 
 def _resident() -> int:
@@ -212,12 +248,15 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="take perplexities over it")
     parser.add_argument("--tokens", type=int, default=4000, help="tokens of --text")
     parser.add_argument("--decode", type=int, default=128, help="tokens of a turn")
+    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--busy", action="store_true", help="a third thread is busy meanwhile")
     words = parser.parse_args()
+    if words.peer:
+        return peer(words.peer, words.threads)
     threads, out = words.threads, words.out / words.shape
     out.mkdir(parents=True, exist_ok=True)
     if words.shape == "1.1b":
-        folder, source = random_model(out)
+        folder, source = out, out / "f16.gguf"
     else:
         folder = model_folder("smollm2-135m")[0]
         source = next(folder.glob("*.gguf"))
@@ -231,13 +270,16 @@ def main() -> None:
     for name, layout in FORMATS.items():
         place = out / name.replace(" ", "-").replace(",", "")
         if wanted(name) and not place.exists():
-            engine.pack(folder, place, layout)
+            if words.shape == "1.1b":
+                random_packed(place, layout)
+            else:
+                engine.pack(folder, place, layout)
         arms[name] = lambda place=place: Ours(place, threads)
-    try:
-        import llama_cpp  # noqa: F401
-    except ImportError:
+    if find_spec("llama_cpp") is None:
         print("llama.cpp is not installed: no peers", file=sys.stderr)
     else:
+        if not source.exists():
+            random_gguf(source)
         if words.shape != "1.1b":
             arms["llama.cpp, the shipped Q4_1 file"] = lambda: LlamaCpp(source, threads)
         for kind in PEERS:

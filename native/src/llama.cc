@@ -260,21 +260,26 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
         cache_put(session.cache(i, n), place[size_t(t)], row_qkv + q_width + n * head, row_qkv + q_width + kv_width + n * head);
       for (int64_t n = 0; session.rotated() && n < c_.heads; ++n) rotate(row_qkv + n * head, head);
     });
-    const int64_t pieces = int64_t(runs.size()) * c_.heads;
+    // Single tokens of enough texts: all queries that share a head's keys go through them together.
+    const int64_t together = c_.heads / c_.kv_heads;
+    const bool shared = tokens == int(runs.size()) && tokens * c_.kv_heads >= 2 * runtime.pool.threads();
+    const int64_t jobs = shared ? c_.kv_heads : c_.heads, pieces = int64_t(runs.size()) * jobs;
     const auto attend = [&](int64_t piece, int64_t) {
-      const Run& now = runs[size_t(piece / c_.heads)];
-      const int64_t n = piece % c_.heads, together = c_.heads / c_.kv_heads, shared = n / together;
+      const Run& now = runs[size_t(piece / jobs)];
+      const int64_t n = piece % jobs * (c_.heads / jobs), kv_head = n / together;
+      const int queries = shared ? int(together) : now.count;
       thread_local std::vector<float> scores;
       const int positions = int(now.part->session->length()) + now.first + now.count;
-      scores.resize(size_t(now.count * round_up(positions, 16)));
+      scores.resize(size_t(queries * round_up(positions, 16)));
       const Session& session = *now.part->session;
       // A thread's first query of a head brings its keys and values near at once: streams this short end before a
       // fetch some way ahead of their use pays.
-      if (now.count == 1 && (n % together == 0 || runtime.begins(piece, pieces))) cache_fetch(session.cache(i, shared), positions);
+      if (now.count == 1 && (n % together == 0 || runtime.begins(piece, pieces))) cache_fetch(session.cache(i, kv_head), positions);
+      const int64_t stride = shared ? head : all, out_stride = shared ? head : q_width;
       float* out = attended + now.row * q_width + n * head;
-      k.attend({qkv + now.row * all + n * head, all, now.count, float(1 / std::sqrt(double(head))), session.cache(i, shared), positions,
-                true, scores.data(), out, q_width});
-      for (int t = 0; session.rotated() && t < now.count; ++t) rotate(out + t * q_width, head);
+      k.attend({qkv + now.row * all + n * head, stride, queries, float(1 / std::sqrt(double(head))), session.cache(i, kv_head), positions,
+                !shared, scores.data(), out, out_stride});
+      for (int t = 0; session.rotated() && t < queries; ++t) rotate(out + t * out_stride, head);
     };
     runtime.spread(pieces, 1, attend, [](int) {});
     runtime.multiply({attended, q_width, q_width, tokens}, {{&layer.out, h, width}}, {&layer.gate, &layer.up});

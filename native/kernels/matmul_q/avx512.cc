@@ -139,9 +139,9 @@ void several(const TileView& w, const Int8View& x, int64_t first, int64_t last, 
       __m512i whole[T];
       for (int t = 0; t < T; ++t) whole[t] = _mm512_set1_epi32(-zero * x.sums[t * groups + g]);
       const int8_t* q = x.q + g * group;
+      ahead(codes, bytes);
+      if (g % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(scales + g * 16 + kAhead / 16), _MM_HINT_T0);
       if constexpr (T <= 2) {
-        ahead(codes, bytes);
-        if (g % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(scales + g * 16 + kAhead / 16), _MM_HINT_T0);
         few_sums<BITS>(codes, q, x.padded, group, whole);
       } else {
         constexpr int kUnroll = BITS == 8 ? 2 : 4;
@@ -235,15 +235,15 @@ void sparse(const TileView& w, const Int8View& x, int64_t first, int64_t last, f
   }
 }
 
-// Several tokens share what one reading of the weights costs. A few blocks at a time for all tokens: they stay in the
-// second-level cache, and are read from memory once.
+// Up to eight rows of activations share what one reading of the weights costs. A few blocks at a time for all tokens:
+// they stay in the second-level cache, and are read from memory once.
 template <class Kernel>
 void over_tokens(const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy, Kernel kernel) {
-  const int64_t step = tokens > 8 ? 8 : last - first;
+  const int64_t step = tokens * x.planes > 8 ? 8 : last - first;
   for (int64_t from = first; from < last; from += step) {
     const int64_t to = from + step < last ? from + step : last;
     for (int t = 0; t < tokens * x.planes;) {
-      const int left = tokens * x.planes - t, take = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      const int left = tokens * x.planes - t, take = left < 8 ? left : 8;
       const Int8View part{x.q + t * x.padded, x.scales + t * x.groups, x.sums + t * x.groups, x.padded, x.groups, x.planes};
       kernel(take, part, from, to, y + t / x.planes * ldy);
       t += take;
@@ -251,27 +251,32 @@ void over_tokens(const Int8View& x, int tokens, int64_t first, int64_t last, flo
   }
 }
 
+// kernel.template operator()<T>() for a T known only at run time, 1 to 8.
+template <class Kernel>
+void rows(int take, Kernel kernel) {
+  switch (take) {
+    case 8: return kernel.template operator()<8>();
+    case 7: return kernel.template operator()<7>();
+    case 6: return kernel.template operator()<6>();
+    case 5: return kernel.template operator()<5>();
+    case 4: return kernel.template operator()<4>();
+    case 3: return kernel.template operator()<3>();
+    case 2: return kernel.template operator()<2>();
+    default: return kernel.template operator()<1>();
+  }
+}
+
 template <int BITS, bool MINS>
 void dense(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy) {
   over_tokens(x, tokens, first, last, y, ldy, [&](int take, const Int8View& part, int64_t from, int64_t to, float* out) {
-    switch (take) {
-      case 8: return several<BITS, MINS, 8>(w, part, from, to, out, ldy);
-      case 4: return several<BITS, MINS, 4>(w, part, from, to, out, ldy);
-      case 2: return several<BITS, MINS, 2>(w, part, from, to, out, ldy);
-      default: return several<BITS, MINS, 1>(w, part, from, to, out, ldy);
-    }
+    rows(take, [&]<int T>() { several<BITS, MINS, T>(w, part, from, to, out, ldy); });
   });
 }
 
 template <int BITS>
 void masked(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy) {
   over_tokens(x, tokens, first, last, y, ldy, [&](int take, const Int8View& part, int64_t from, int64_t to, float* out) {
-    switch (take) {
-      case 8: return sparse<BITS, 8>(w, part, from, to, out, ldy);
-      case 4: return sparse<BITS, 4>(w, part, from, to, out, ldy);
-      case 2: return sparse<BITS, 2>(w, part, from, to, out, ldy);
-      default: return sparse<BITS, 1>(w, part, from, to, out, ldy);
-    }
+    rows(take, [&]<int T>() { sparse<BITS, T>(w, part, from, to, out, ldy); });
   });
 }
 
