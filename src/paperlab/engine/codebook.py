@@ -4,7 +4,7 @@ import numpy as np
 
 from paperlab.engine.native import EngineError
 
-_SAMPLE = 64  # points to an entry that the entries are fitted to
+_SAMPLE = 1 << 15  # points that the entries are fitted to
 _STRIP = 1 << 16
 
 
@@ -22,8 +22,8 @@ def nearest(points: np.ndarray, book: np.ndarray) -> np.ndarray:
 def kmeans(points: np.ndarray, count: int, steps: int = 20) -> np.ndarray:
     """(count, dim) float32: entries that a sample of the points (n, dim) lies close to, the same at every call."""
     random = np.random.default_rng(0)
-    if len(points) > count * _SAMPLE:
-        points = points[random.choice(len(points), count * _SAMPLE, replace=False)]
+    if len(points) > _SAMPLE:
+        points = points[random.choice(len(points), _SAMPLE, replace=False)]
     if points.shape[1] == 1:
         book = np.quantile(points, (np.arange(count) + 0.5) / count, axis=0).astype(np.float32)
     else:
@@ -59,7 +59,8 @@ def in_bytes(book: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def cluster(weight: np.ndarray, bits: int, dim: int, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(rows, columns) float32 -> codes (rows, columns / dim) uint8, scales float16, book (2^bits, dim) int8.
 
-    Each group of `group` columns (0: the row) is divided by its root mean square before its vectors are compared.
+    Each group of `group` columns (0: the row) is divided by its largest weight before weights are compared, by its root
+    mean square before vectors are.
     """
     rows, columns = weight.shape
     if columns % dim:
@@ -71,7 +72,7 @@ def cluster(weight: np.ndarray, bits: int, dim: int, group: int) -> tuple[np.nda
     padded[:, :columns] = weight
     parts = padded.reshape(rows, -1, step)
     held = np.minimum(columns - np.arange(parts.shape[1]) * step, step)
-    scales = np.sqrt((parts * parts).sum(2) / held)
+    scales = np.abs(parts).max(2) if dim == 1 else np.sqrt((parts * parts).sum(2) / held)
     points = (parts / np.where(scales, scales, 1)[..., None]).reshape(rows, -1)[:, :columns].reshape(-1, dim)
     book, scaled = in_bytes(kmeans(points, 1 << bits), scales)
     # the codes are chosen by what is stored
