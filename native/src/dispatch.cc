@@ -8,6 +8,11 @@
 #include <unistd.h>
 #endif
 
+#if PAPERLAB_HAS_NEON
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "attention/attention.h"
 #include "beside/beside.h"
 #include "common.h"
@@ -66,6 +71,9 @@ const Choice kChoices[] = {
 #endif
 #if PAPERLAB_HAS_AMX
     {PAPERLAB_AMX, has_amx},
+#endif
+#if PAPERLAB_HAS_NEON
+    {PAPERLAB_TABLE(neon), [] { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }},
 #endif
 };
 

@@ -6,6 +6,13 @@
 
 namespace pl {
 
+Json::Json() = default;
+Json::Json(const Json&) = default;
+Json::Json(Json&&) noexcept = default;
+Json& Json::operator=(const Json&) = default;
+Json& Json::operator=(Json&&) noexcept = default;
+Json::~Json() = default;
+
 void fail(const char* format, ...) {
   char message[1024];
   va_list arguments;

@@ -22,6 +22,14 @@ class Json {
   std::vector<Json> items;
   std::vector<std::pair<std::string, Json>> members;  // in file order; names are unique
 
+  // Defined where the class is whole: clang asks for that, with vectors of it inside.
+  Json();
+  Json(const Json&);
+  Json(Json&&) noexcept;
+  Json& operator=(const Json&);
+  Json& operator=(Json&&) noexcept;
+  ~Json();
+
   // Throws Error naming `what` and the place.
   static Json parse(std::string_view text, const std::string& what);
 

@@ -3,6 +3,7 @@
 import json
 import struct
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -353,3 +354,25 @@ def test_the_environment_pins_the_instruction_set(tmp_path, monkeypatch):
         assert engine.load(tmp_path).about["isa"] == isa
     monkeypatch.setenv("PAPERLAB_ISA", "sse9")
     refused(tmp_path, "PAPERLAB_ISA")
+
+
+CORPUS = Path(__file__).parents[2] / "native" / "fuzz" / "corpus"
+
+
+@pytest.mark.parametrize("file", sorted(CORPUS.glob("*/*")), ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_the_fuzzers_corpus(file, tmp_path):
+    """Seeds, and what once crashed: an answer or an EngineError, never a crash."""
+    data = file.read_bytes()
+    path = tmp_path
+    if file.parent.name == "gguf":
+        path = tmp_path / "model.gguf"
+        path.write_bytes(data)
+    else:
+        config, _, tensors = data.partition(b"\0") if file.parent.name == "packed" else (data, b"", b"")
+        if file.parent.name == "safetensors":
+            config, tensors = json.dumps(CONFIG).encode(), data
+        (tmp_path / "config.json").write_bytes(config)
+        (tmp_path / "model.safetensors").write_bytes(tensors)
+    with suppress(EngineError):
+        lm = engine.load(path)
+        assert np.isfinite(lm.forward([(lm.session(), [1])])).all()

@@ -6,4 +6,5 @@ namespace pl {
 void attend_ref(const Attention& job);
 void attend_avx2(const Attention& job);
 void attend_avx512(const Attention& job);
+void attend_neon(const Attention& job);
 }  // namespace pl

@@ -9,5 +9,6 @@ namespace pl {
 PAPERLAB_DECLARE(ref)
 PAPERLAB_DECLARE(avx2)
 PAPERLAB_DECLARE(avx512)
+PAPERLAB_DECLARE(neon)
 #undef PAPERLAB_DECLARE
 }  // namespace pl

@@ -11,6 +11,7 @@ namespace pl {
 PAPERLAB_DECLARE(ref)
 PAPERLAB_DECLARE(avx2)
 PAPERLAB_DECLARE(avx512)
+PAPERLAB_DECLARE(neon)
 #undef PAPERLAB_DECLARE
 
 void matmul_q_amx(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy);

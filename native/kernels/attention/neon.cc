@@ -1,0 +1,3 @@
+#define ISA neon
+#define LANES 8
+#include "attention.inc"
