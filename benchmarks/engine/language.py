@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from paperlab import engine
 from paperlab.assets.models import model_folder
 from paperlab.engine.container import named, write
 from paperlab.engine.language import LanguageModel
-from paperlab.engine.native import tiles
+from paperlab.engine.native import call, tiles
 
 FORMATS = {
     "8 bits": engine.Layout(8),
@@ -80,10 +79,11 @@ def random_packed(out: Path, layout: engine.Layout) -> None:
         codes = draw.integers(0, 1 << layout.bits, shape, np.uint8)
         scales = np.full((rows, columns // layout.columns), 0.002, np.float16)
         keep = (draw.random(shape, np.float32) < layout.keep).astype(np.uint8) if layout.sparse else None
-        for part, array in tiles(codes, scales, None, keep, layout.bits, layout.columns).items():
+        mins = None if layout.symmetric else np.full_like(scales, -0.01)
+        for part, array in tiles(codes, scales, mins, keep, layout.bits, layout.columns).items():
             tensors[f"{name}.{part}"] = named(array)
         about = {"rows": rows, "columns": columns, "bits": layout.bits, "group": layout.columns}
-        metadata[f"paperlab.{name}"] = json.dumps(about | {"symmetric": True, "sparse": layout.sparse})
+        metadata[f"paperlab.{name}"] = json.dumps(about | {"symmetric": layout.symmetric, "sparse": layout.sparse})
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(SHAPE))
     write(out / "model.safetensors", tensors, metadata)
@@ -205,15 +205,8 @@ def _resident() -> int:
 
 
 def read_rate(size: int, threads: int) -> float:
-    """Bytes per second that `threads` loops of NumPy's sum read, over `size` bytes in all."""
-    parts = np.array_split(np.ones(size // 8, np.int64), threads)
-    with ThreadPoolExecutor(threads) as pool:
-        best = 0.0
-        for _ in range(5):
-            begun = time.perf_counter()
-            list(pool.map(np.sum, parts))
-            best = max(best, size / (time.perf_counter() - begun))
-    return best
+    """Bytes per second that plain loops read, over as many bytes."""
+    return float(call("test_read", threads, size, 5))
 
 
 def requantized(source: Path, out: Path, kind: str) -> Path:

@@ -104,6 +104,9 @@ PL_API int pl_kernel_row(const char* isa, const char* name, const float* x, cons
                          float epsilon, int64_t n, float* y);
 /* Adds 1 to each of n counters, `rounds` times, on `threads` threads. */
 PL_API int pl_test_pool(int threads, int rounds, int32_t* counters, int n);
+/* Bytes per second at which `threads` plain loops read `bytes` of memory, the best of `rounds`: what benchmarks hold
+ * a model's speed against. */
+PL_API double pl_test_read(int threads, int64_t bytes, int rounds);
 
 #ifdef __cplusplus
 }

@@ -7,6 +7,8 @@
 #include "model.h"
 #include "paperlab.h"
 
+#include <chrono>
+
 using namespace pl;
 
 struct pl_model {
@@ -68,7 +70,7 @@ Type type_of(int type) {
 
 extern "C" {
 
-int pl_abi(void) { return 3; }
+int pl_abi(void) { return 4; }
 const char* pl_error(void) { return last_error.c_str(); }
 
 const char* pl_isas(void) {
@@ -317,6 +319,31 @@ int pl_test_pool(int threads, int rounds, int32_t* counters, int n) {
     Pool pool(threads);
     for (int r = 0; r < rounds; ++r) pool.run(n, [&](int i) { ++counters[i]; });
     return 0;
+  });
+}
+
+double pl_test_read(int threads, int64_t bytes, int rounds) {
+  return guarded(-1.0, [&] {
+    if (threads < 1 || bytes < 4096 || rounds < 1) fail("nothing to read");
+    Pool pool(threads);
+    const Buffer buffer(static_cast<size_t>(bytes));
+    std::vector<uint64_t> sums(size_t(threads) * 8);
+    double best = 0;
+    for (int r = 0; r < rounds; ++r) {
+      const auto begun = std::chrono::steady_clock::now();
+      pool.run(threads, [&](int i) {
+        const uint64_t* at = buffer.as<uint64_t>();
+        uint64_t sum = 0;
+        for (int64_t word = bytes / 8 * i / threads, end = bytes / 8 * (i + 1) / threads; word + 8 <= end; word += 8) {
+          __builtin_prefetch(at + word + 512);
+          for (int k = 0; k < 8; ++k) sum += at[word + k];
+        }
+        sums[size_t(i) * 8] += sum;
+      });
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
+      best = std::max(best, double(bytes) / took.count());
+    }
+    return sums[0] == 1 ? 0.0 : best;  // the sums are wanted, so that nobody leaves the reading out
   });
 }
 

@@ -9,6 +9,7 @@ from ctypes import (
     POINTER,
     byref,
     c_char_p,
+    c_double,
     c_float,
     c_int,
     c_int8,
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-_ABI = 3
+_ABI = 4
 
 
 class EngineError(RuntimeError):
@@ -86,6 +87,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "kernel_attend": (c_int, (c_char_p, _F, c_int, c_int, c_float, c_int, _F, _F, c_int, c_int, _F, _F, _F)),
     "kernel_row": (c_int, (c_char_p, c_char_p, _F, _F, _F, c_float, c_int64, _F)),
     "test_pool": (c_int, (c_int, c_int, _I, c_int)),
+    "test_read": (c_double, (c_int, c_int64, c_int)),
 }
 _POINTERS: dict[Any, Any] = {
     np.dtype(np.float32): _F,
