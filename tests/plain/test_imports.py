@@ -32,7 +32,7 @@ PLANTED = {
     ),
     "the lab reaches methods and tasks by name": ("lab/planted.py", "import paperlab.methods.quantization.original"),
     "the engine imports core only": ("engine/planted.py", "import paperlab.kit.grid"),
-    "the site imports core, and from assets what fetches packages": (
+    "the site imports core, the engine, and from assets what fetches packages": (
         "site/planted.py",
         "def f():\n    from paperlab.lab import machine",
     ),

@@ -162,3 +162,134 @@ def test_the_default_encoder_knows_what_is_near(tables, encoder, monkeypatch):
     assert loaded.dimension == 384
     assert query @ near > 0.4 > query @ far
     assert loaded.query("SHOUTED WORDS") == pytest.approx(loaded.query("shouted words"), abs=1e-5)
+
+
+# -- what runs the default encoder -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_hand(encoder, monkeypatch, tmp_path):
+    """The default encoder's folders, in a home of this test's own; nothing is fetched."""
+    from paperlab.core.home import home
+
+    folders = [home() / "models" / folder for _, folder in (encoder.FLOATS, encoder.ROUNDED)]
+    if not all(folder.is_dir() for folder in folders):
+        pytest.skip("the encoder's packages are not at hand; `paperlab index` fetches them")
+    (tmp_path / "models").mkdir()
+    for folder in folders:
+        (tmp_path / "models" / folder.name).symlink_to(folder.resolve())
+    monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
+    monkeypatch.delenv("PAPERLAB_ENCODER", raising=False)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def compiled():
+    from paperlab import engine
+
+    if not engine.available():
+        pytest.skip("the engine's compiled part is not installed: pip install ./native")
+
+
+TEXTS = ["A feline rests on the carpet.", "Quarterly revenue rose by two percent. " * 60, "x", "", "low rank " * 20]
+
+
+def test_the_engine_embeds_as_openvino_does(compiled, encoder, at_hand):
+    by_engine, by_openvino = encoder.load("engine"), encoder.load("openvino")
+    assert type(by_engine.run) is encoder.Engine
+    assert type(by_openvino.run) is encoder.OpenVINO
+    assert by_engine.name == by_openvino.name
+    one, other = by_engine.passages(TEXTS), by_openvino.passages(TEXTS)
+    assert one.shape == (5, 384)
+    assert one.dtype == np.float32
+    assert np.linalg.norm(one, axis=1) == pytest.approx(1, abs=1e-5)
+    assert (one * other).sum(1).min() > 0.9995
+    for text, vector in zip(TEXTS, one, strict=True):  # alone on one thread, or among others on all
+        assert (by_engine.query(text) == vector).all()
+    assert by_engine.passages([]).shape == (0, 384)
+
+
+def test_the_engine_runs_the_default_where_it_is_installed(compiled, encoder, at_hand, monkeypatch):
+    assert encoder.at_hand()
+    assert type(encoder.load().run) is encoder.Engine
+    assert encoder.set_aside() == ""
+    (at_hand / "minilm-l6-int8").unlink()  # OpenVINO's file is not needed then, and never fetched
+    assert encoder.at_hand()
+    monkeypatch.setenv("PAPERLAB_ENCODER", "openvino")
+    assert not encoder.at_hand()
+
+
+@pytest.mark.parametrize("setting", ["openvino", "engine"])
+def test_what_runs_the_default_can_be_pinned(setting, compiled, encoder, at_hand, monkeypatch):
+    monkeypatch.setenv("PAPERLAB_ENCODER", setting)
+    assert encoder.at_hand()
+    assert type(encoder.load().run).__name__.lower() == setting
+
+
+def test_without_the_compiled_part_openvino_runs_it(encoder, at_hand, monkeypatch):
+    from paperlab.engine import native
+
+    monkeypatch.setattr(native, "_path", lambda: None)
+    assert encoder.at_hand()
+    assert type(encoder.load().run) is encoder.OpenVINO
+    assert encoder.set_aside() == ""  # nobody asked for the engine
+    monkeypatch.setenv("PAPERLAB_ENCODER", "engine")
+    encoder.load.cache_clear()
+    with pytest.raises(encoder.EncoderError, match=r"PAPERLAB_ENCODER engine: .* pip install ./native"):
+        encoder.load()
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_without_good_weights_openvino_runs_it_and_it_is_said(how, compiled, store, encoder, at_hand, monkeypatch):
+    from paperlab.site import finding
+    from paperlab.site.search import index
+    from paperlab.site.search.query import Query
+    from paperlab.site.search.rank import search
+
+    whole = (at_hand / "minilm-l6").resolve()
+    (at_hand / "minilm-l6").unlink()
+    (at_hand / "minilm-l6").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (at_hand / "minilm-l6" / name).symlink_to(whole / name)
+    if how == "damaged":
+        (at_hand / "minilm-l6" / "model.safetensors").write_bytes(b"not weights")
+    assert encoder.at_hand()
+    assert type(encoder.load().run) is encoder.OpenVINO
+    fill(5)
+    monkeypatch.setattr(finding, "start", lambda: None)
+    assert "5 by meaning; by OpenVINO: paperlab's engine does not run" in finding.index()
+    assert not search(Query("model")).notes
+    monkeypatch.setenv("PAPERLAB_ENCODER", "engine")
+    encoder.load.cache_clear()
+    with pytest.raises(encoder.EncoderError, match="does not run the encoder of search"):
+        encoder.load()
+    index.keep(index.replace(index.state(), judged=0))  # a change that readers see
+    assert "does not run the encoder of search" in " ".join(search(Query("model")).notes)
+
+
+def test_an_index_begun_by_openvino_goes_on_by_the_engine(compiled, store, encoder, at_hand, monkeypatch):
+    from paperlab.site.search import index
+
+    fill(5)
+    monkeypatch.setenv("PAPERLAB_ENCODER", "openvino")
+    index.refresh()
+    monkeypatch.setenv("PAPERLAB_ENCODER", "engine")
+    encoder.load.cache_clear()
+    monkeypatch.setattr(encoder.Transformer, "passages", lambda self, texts: pytest.fail(f"embedded again: {texts}"))
+    index.refresh()
+    assert index.engine().embedded == 5
+    assert found("model")
+
+
+def test_no_torch_comes_with_the_engine(compiled, encoder, at_hand):
+    import subprocess
+    import sys
+
+    code = """
+import sys
+from paperlab.site.search import encoder
+encoder.load("engine").query("a")
+print(*sorted({"torch", "openvino", "paperlab.engine.serve"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

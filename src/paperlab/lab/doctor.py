@@ -23,7 +23,7 @@ Finding = dict[str, Any]
 
 def findings() -> list[Finding]:
     """One row for each thing looked at: part, name, value, ok (None: nothing to judge) and advice."""
-    return [*_system(), *_data(), *_extras(), *_torch(), *_models(), *_texts(), *_runs()]
+    return [*_system(), *_data(), *_extras(), *_engine(), *_torch(), *_models(), *_texts(), *_runs()]
 
 
 def _row(part: str, name: str, value: str, ok: bool | None = None, advice: str | None = None) -> Finding:
@@ -83,6 +83,23 @@ def _met(requirement: str) -> bool:
 
 def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].strip(".").split(".") if part)  # type: ignore[index]
+
+
+def _engine() -> Iterator[Finding]:
+    try:
+        from paperlab.engine import EngineError, available, instruction_sets
+    except ImportError as error:
+        yield _row("engine", "engine", f"cannot be used without {error.name}", False,
+                   f"{sys.executable} -m pip install 'paperlab[engine]'")  # fmt: skip
+        return
+    if not available():
+        yield _row("engine", "engine", "its compiled part is not installed: search embeds with OpenVINO", None,
+                   "pip install ./native (needs a C++ compiler)")  # fmt: skip
+        return
+    try:
+        yield _row("engine", "engine", f"compiled for {', '.join(instruction_sets())}; search embeds with it", True)
+    except EngineError as error:
+        yield _row("engine", "engine", "cannot be loaded: search embeds with OpenVINO", False, str(error))
 
 
 def _torch() -> Iterator[Finding]:

@@ -44,6 +44,7 @@ def index(*, anew: bool = False, meaning: bool = True) -> str:
     """Bring the search index up to the store; one sentence on what it holds then. Raises Busy, and what the encoder
     raises."""
     start()
+    from paperlab.site.search import encoder
     from paperlab.site.search import index as search_index
 
     told = Told()
@@ -56,4 +57,6 @@ def index(*, anew: bool = False, meaning: bool = True) -> str:
     finally:
         told.end()
     engine = search_index.engine()
-    return f"{engine.size:,} papers by words, {engine.embedded:,} by meaning"
+    aside = encoder.set_aside() if meaning else ""
+    said = f"{engine.size:,} papers by words, {engine.embedded:,} by meaning"
+    return f"{said}; by OpenVINO: {aside}" if aside else said
