@@ -11,6 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 from paperlab import engine  # noqa: E402
 from paperlab.engine.codebook import cluster  # noqa: E402
+from paperlab.engine.container import FILL, Weights  # noqa: E402
 from paperlab.engine.native import EngineError, round_to_nearest  # noqa: E402
 from paperlab.engine.pack import Layout, pack, packed  # noqa: E402
 
@@ -340,3 +341,16 @@ def test_minilm_in_float32_and_in_8_bits():
     assert np.abs(mine.embed(texts) - truth).max() < 1e-6
     assert (engine.load(folder, bits=8).embed(texts) * truth).sum(1).min() > 0.999
     assert mine.longest == json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
+
+
+def test_the_safetensors_package_reads_packed_files(tmp_path):
+    from safetensors import safe_open
+
+    make(tmp_path / "m")
+    engine.pack(tmp_path / "m", tmp_path / "p", engine.Layout(4, 32, keep=0.5))
+    with safe_open(tmp_path / "p" / "model.safetensors", "np") as file:
+        names = set(file.keys())
+        assert {"model.layers.0.mlp.up_proj.codes", "model.layers.0.mlp.up_proj.masks", "model.norm.weight"} <= names
+        assert np.array_equal(file.get_tensor("model.norm.weight"), Weights(tmp_path / "p").raw("model.norm.weight"))
+    assert any(name.startswith(FILL) for name in names)
+    assert not any(name.startswith(FILL) for name in Weights(tmp_path / "p").names())

@@ -21,7 +21,7 @@ and beside any of them
 
 and in the header's metadata, under "paperlab.NAME", a JSON object: rows, columns, bits, group, symmetric, sparse, and
 where they are there codebook, rank and outliers (how many).
-Every tensor begins at a multiple of 64 bytes of the file.
+Every tensor begins at a multiple of 64 bytes of the file; what fills the place before one is named paperlab.fill.N.
 """
 
 import json
@@ -53,6 +53,7 @@ _KINDS = {
 }
 _NAMES = {np.dtype(kind): name for name, kind in _KINDS.items() if name != "BF16"}
 _ALIGN = 64
+FILL = "paperlab.fill."  # how the names of tensors begin that are there for the next one's place alone
 
 
 def read_header(file: Path) -> tuple[dict[str, dict], dict[str, str], int]:
@@ -98,7 +99,7 @@ class Weights:
         for file in files:
             entries, metadata, start = read_header(file)
             self.metadata |= metadata
-            self._where |= {name: (file, entry, start) for name, entry in entries.items()}
+            self._where |= {name: (file, entry, start) for name, entry in entries.items() if not name.startswith(FILL)}
 
     def names(self) -> list[str]:
         """Every tensor's name, in order."""
@@ -163,7 +164,7 @@ def write_planned(
 ) -> None:
     """Write tensors one by one as one safetensors file, whole or not at all; only one is in memory at a time.
 
-    align: 1 leaves no gap between tensors, which the safetensors package asks for.
+    align: where tensors begin; what lies between two is a tensor of its own, named FILL, as safetensors knows no gaps.
     """
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     places, at = [], 0
@@ -174,7 +175,10 @@ def write_planned(
             "shape": list(tensor.shape),
             "data_offsets": [at, at + tensor.nbytes],
         }
-        at += tensor.nbytes + -tensor.nbytes % align
+        at += tensor.nbytes
+        if (gap := -at % align) and tensor is not plan[-1]:
+            entries[f"{FILL}{len(places)}"] = {"dtype": "U8", "shape": [gap], "data_offsets": [at, at + gap]}
+            at += gap
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-(len(header) + 8) % _ALIGN)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
