@@ -8,8 +8,7 @@ import pytest
 from test_hostile import model
 from typer.testing import CliRunner
 
-from paperlab import cli_engine
-from paperlab.cli import app
+from paperlab.cli import app, models
 from paperlab.engine import EngineError, Layout, load, pack
 from paperlab.engine.container import Weights
 
@@ -32,7 +31,7 @@ def test_pack_by_a_recipe(tmp_path):
     model(tmp_path / "a")
     file = tmp_path / "recipe.json"
     file.write_text('[{"match": "*", "bits": 4, "group": 16}, {"match": "*.down_proj", "bits": 8, "keep": 0.5}]')
-    assert cli_engine.read_recipe(file) == [("*", Layout(4, 16)), ("*.down_proj", Layout(8, keep=0.5))]
+    assert models.read_recipe(file) == [("*", Layout(4, 16)), ("*.down_proj", Layout(8, keep=0.5))]
     done = CliRunner().invoke(app, ["pack", str(tmp_path / "a"), "-o", str(tmp_path / "b"), "--recipe", str(file)])
     assert done.exit_code == 0, done.output
     for text in ("{", "[1]", '[{"bits": 4}]', '[{"match": "*", "bitz": 4}]'):
@@ -47,7 +46,7 @@ def test_the_recipe_of_the_howto(tmp_path):
     model(tmp_path / "a")
     file = tmp_path / "recipe.json"
     file.write_text(page.split("```json\n")[1].split("```")[0])
-    pack(tmp_path / "a", tmp_path / "b", cli_engine.read_recipe(file))
+    pack(tmp_path / "a", tmp_path / "b", models.read_recipe(file))
     kinds = {name.rsplit(".", 2)[-2] for name in Weights(tmp_path / "b").names() if ".mlp." in name or ".self_" in name}
     assert {"low_rank", "outliers"} <= kinds
     assert "model.layers.0.mlp.up_proj.book" in Weights(tmp_path / "b")
@@ -63,7 +62,7 @@ def test_chat_answers_line_by_line(monkeypatch, capsys):
             yield from (f"{len(messages)} ", messages[-1]["content"])
 
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\nthere\n\nnever read\n"))
-    cli_engine.chat(Echo(), {})
+    models.chat(Echo(), {})
     assert capsys.readouterr().out == "1 hello\n3 there\n"
 
 
@@ -144,7 +143,7 @@ def test_a_method_s_codebook_is_kept_in_8_bits(method, params, trained, tmp_path
 
     model, folder = trained
     small = paperlab.load(method, **params)(model, calibration=[torch.tensor([IDS])])
-    given = {name: cli_engine.codes_of(name, layer) for name, layer in small.compressed.layers.items()}
+    given = {name: models.codes_of(name, layer) for name, layer in small.compressed.layers.items()}
     pack(folder, tmp_path / "b", [("*", Layout(16))], given)
     for name, layer in small.compressed.layers.items():
         step = layer.codebook.float().abs().max() / 127
@@ -166,7 +165,7 @@ def test_a_method_whose_codes_have_no_kernel_is_refused(trained, tmp_path):
     small = paperlab.load("kmeans", dim=3, sample=2048)(trained[0], calibration=[torch.tensor([IDS])])
     name, layer = next(iter(small.compressed.layers.items()))
     with pytest.raises(EngineError, match="vectors of 3"):
-        cli_engine.codes_of(name, layer)
+        models.codes_of(name, layer)
     layer.bits = torch.full((1, 1), 4)
     with pytest.raises(EngineError, match="several widths"):
-        cli_engine.codes_of(name, layer)
+        models.codes_of(name, layer)

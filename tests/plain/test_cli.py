@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from paperlab import cli_run, cli_text
-from paperlab.cli import app
+from paperlab.cli import app, running, text
 from paperlab.core import card, record, standing, verdict
 from paperlab.core.card import Arm, Card, Check, Method
 from paperlab.lab import compare as compare_room
@@ -150,7 +149,7 @@ def test_papers_in_a_pipe_cuts_nothing(shelf):
 
 
 def test_papers_on_a_terminal_of_80_columns_fit(shelf, monkeypatch):
-    monkeypatch.setattr(cli_text, "width", lambda: 80)
+    monkeypatch.setattr(text, "width", lambda: 80)
     for family in ("quantization", "speech-understanding"):
         lines = ask("papers", "--family", family).stdout.splitlines()
         assert len(lines) > 10
@@ -210,13 +209,13 @@ def test_show_of_a_plan_a_survey_and_a_baseline(shelf):
 
 
 def test_every_paper_can_be_shown(shelf):
-    from paperlab import cli_show
+    from paperlab.cli import show
     from paperlab.core.paper import papers
 
     for slug in papers():
-        known = cli_show.about(slug)
+        known = show.about(slug)
         json.dumps(known)
-        page = cli_show.page(known)
+        page = show.page(known)
         assert known["title"].split()[0] in page
         assert [
             line for line in page.splitlines() if len(line) > 80 and " " in line.strip().removeprefix("code: ")
@@ -276,7 +275,7 @@ def test_a_full_disk_is_told_in_one_line(shelf, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "/data/records/x.jsonl")
 
-    monkeypatch.setattr(cli_run, "run", full)
+    monkeypatch.setattr(running, "run", full)
     done = ask("run", "easyquant", code=1)
     assert done.stderr == "paperlab: /data/records/x.jsonl: No space left on device\n"
 
@@ -285,7 +284,7 @@ def test_a_missing_package_names_the_extra_that_brings_it(shelf, monkeypatch):
     def bare(*_, **__):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr(cli_run, "run", bare)
+    monkeypatch.setattr(running, "run", bare)
     assert "torch, which is not installed: pip install 'paperlab[lab]'" in ask("run", "easyquant", code=2).stderr
 
 
@@ -293,8 +292,21 @@ def test_an_interrupt_says_how_to_go_on(shelf, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_run, "run", stopped)
+    monkeypatch.setattr(running, "run", stopped)
     assert "--resume" in ask("run", "easyquant", code=130).stderr
+    monkeypatch.setattr(report_room, "report", stopped)
+    assert ask("report", code=130).stderr == "paperlab: interrupted\n"
+
+
+def test_settings_without_a_method_are_refused(shelf, tmp_path):
+    for words in (["pack", "m", "-o", "out", "--set", "bits=3"], ["export", "m", "gguf", "-o", "o", "--data", "t.txt"]):
+        assert "--set and --data are for a --method" in ask(*words, code=2).stderr
+
+
+def test_each_command_is_listed_with_a_whole_sentence():
+    listed = ask("--help").stdout.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(listed) > 15
+    assert [line for line in listed if not line.endswith(".") or line.endswith("..")] == []
 
 
 def test_a_broken_record_is_named_with_its_line(shelf):
@@ -373,9 +385,9 @@ def test_the_live_table_follows_every_event(ran):
         {"kind": "error", "arm": "c", "seed": 0, "message": "no"},
     ]
     for event in events:
-        cli_run._follow(state, event)
+        running._follow(state, event)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(cli_run._table(state))
+    console.print(running._table(state))
     said = console.export_text()
     for word in ("t, quick: 3 arms", "builds: layers", "3/30", "done", "4/4", "failed"):
         assert word in said

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from paperlab import cli_text as text
+from paperlab.cli import text
 
 if TYPE_CHECKING:
     from rich.table import Table

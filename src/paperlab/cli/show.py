@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from paperlab import cli_text as text
+from paperlab.cli import text
 from paperlab.core.card import Check, Method, UnknownMethod, find_method, methods
 from paperlab.core.paper import Paper, UnknownPaper, find_paper
 from paperlab.core.signature import parameters, show
@@ -29,20 +29,19 @@ def about(name: str) -> dict[str, Any]:
     return {**_paper(paper, behind), **_methods(behind, of_paper(paper.slug))}
 
 
+def facts(paper: Paper) -> dict[str, Any]:
+    """What a listing and a page tell alike of a paper."""
+    names = ("slug", "title", "arxiv", "year", "kind", "family", "method", "code")
+    return {name: getattr(paper, name) for name in names}
+
+
 def _paper(paper: Paper | None, behind: list[Method]) -> dict[str, Any]:
     if paper is None:
         return {"slug": behind[0].slug, "title": behind[0].says, "family": behind[0].card.family, "kind": "baseline",
                 "year": None, "arxiv": None, "claims": []}  # fmt: skip
     plan = paper.plan
     return {
-        "slug": paper.slug,
-        "title": paper.title,
-        "arxiv": paper.arxiv,
-        "year": paper.year,
-        "kind": paper.kind,
-        "family": paper.family,
-        "method": paper.method,
-        "code": paper.code,
+        **facts(paper),
         "summary": paper.summary,
         "claims": [{"claim": c.claim, "metric": c.metric, "value": c.value, "baseline": c.baseline,
                     "setting": c.setting} for c in paper.claims],

@@ -1,7 +1,11 @@
 """The face of the engine: packing and exporting a model, and talking with one."""
 
 import json
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +41,24 @@ def read_recipe(file: Path) -> "Recipe":
         ) from None
 
 
-def by_method(model: str, slug: str, settings: list[str], data: str | None, into: Path) -> "dict[str, Codes]":
-    """Apply a method to a model; its folder goes to `into`, what it quantized is returned."""
-    import shutil
+@contextmanager
+def by_method(
+    model: str, slug: str | None, settings: list[str], data: str | None
+) -> "Iterator[tuple[str, dict[str, Codes] | None]]":
+    """Apply a method to a model: its folder, which lasts as long as the context, and what was quantized by name.
+
+    Without a method the model as it is, and None. Raises ValueError for settings or data that have no method.
+    """
+    if slug:
+        with tempfile.TemporaryDirectory() as between:
+            yield between, _apply(model, slug, settings, data, Path(between))
+    elif settings or data:
+        raise ValueError("--set and --data are for a --method; give one, or leave them out")
+    else:
+        yield model, None
+
+
+def _apply(model: str, slug: str, settings: list[str], data: str | None, into: Path) -> "dict[str, Codes]":
 
     import paperlab
     from paperlab.assets.models import load_causal_lm, load_encoder
@@ -103,7 +122,7 @@ def codes_of(name: str, layer: "Quantized") -> "Codes":
     return Codes(width, unsigned, scales.astype(np.float16), mins, factors, exact)
 
 
-def pack(model: str | Path, out: Path, recipe: "Recipe", given: "dict[str, Codes] | None" = None) -> dict[str, Any]:
+def pack(model: str, out: Path, recipe: "Recipe", given: "dict[str, Codes] | None" = None) -> dict[str, Any]:
     """Pack and report; progress on standard error where a terminal watches."""
     from paperlab.engine import pack as work
 
@@ -111,7 +130,7 @@ def pack(model: str | Path, out: Path, recipe: "Recipe", given: "dict[str, Codes
         if sys.stderr.isatty():
             print(f"\r\x1b[K{name}", end="", file=sys.stderr, flush=True)
 
-    report = work(place(str(model)), out, recipe, given, tell)
+    report = work(place(model), out, recipe, given, tell)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     return report
@@ -127,7 +146,7 @@ def export(model: str, out: Path, to: str, **options: Any) -> dict[str, Any]:
             line = f"\r\x1b[K[{'=' * filled}{' ' * (20 - filled)}] {done / 1e6:.0f} of {total / 1e6:.0f} MB  {name}"
             print(line, end="", file=sys.stderr, flush=True)
 
-    report = work(place(str(model)), out, to, progress=tell, **options)  # type: ignore[arg-type]
+    report = work(place(model), out, to, progress=tell, **options)  # type: ignore[arg-type]
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     return report

@@ -1,0 +1,51 @@
+"""The command line. Commands are thin: each imports the room that does the work inside its function.
+
+catalogue, lab, engine, site   the commands, by room
+shell                          errors and exit codes, and words that several commands take
+show, running, models, text    what commands print and ask, imported where one needs it
+"""
+
+from typing import Annotated
+
+import typer
+
+from paperlab.cli import catalogue, engine, lab, site
+from paperlab.cli.shell import Group
+
+app = typer.Typer(
+    cls=Group,
+    name="paperlab",
+    help="Daily Papers you can run: follow papers, check their claims here, use their methods on your model.",
+    epilog="A word on any command: paperlab COMMAND --help. Data lives in PAPERLAB_HOME.",
+    rich_markup_mode=None,  # rich costs more to import than the whole listing
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import paperlab
+
+        typer.echo(f"paperlab {paperlab.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for commands in (catalogue.commands, lab.commands, engine.commands, site.commands):
+    app.add_typer(commands)
+
+
+def main() -> None:
+    """The `paperlab` program."""
+    app(prog_name="paperlab")

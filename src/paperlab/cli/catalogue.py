@@ -1,0 +1,216 @@
+"""Commands over papers and methods: what there is, and what was found about it."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paperlab.cli.shell import Json, checked, one_of
+
+if TYPE_CHECKING:
+    from paperlab.core.paper import Paper
+
+commands = typer.Typer()
+Family = Annotated[str | None, typer.Option(metavar="FAMILY", help="Only this family, e.g. quantization.")]
+
+
+def _paper_row(paper: "Paper") -> dict[str, Any]:
+    """What listings tell of a paper; `verdict` is the one word over its claims, `verdicts` each current one."""
+    from dataclasses import asdict
+
+    from paperlab.cli.show import facts
+    from paperlab.core.standing import count, of_paper, one_word
+
+    counted = count(paper.slug)
+    return {
+        **facts(paper),
+        "runnable": bool(checked(paper.slug)),
+        "verdict": one_word(counted),
+        "counts": counted,
+        "verdicts": [asdict(row) for row in of_paper(paper.slug)],
+    }
+
+
+def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
+    from paperlab.cli import text
+
+    if as_json:
+        return text.write_json(rows)
+    from paperlab.core.verdict import summary
+
+    cells = [
+        [
+            r["slug"],
+            str(r["year"]),
+            r["family"],
+            summary(r["counts"]) or ("not run" if r["runnable"] else "-"),
+            r["title"],
+        ]
+        for r in rows
+    ]
+    typer.echo(text.table(["slug", "year", "family", "verdict", "title"], cells, fit=text.width()))
+    typer.echo(f"{len(rows)} papers; `paperlab show SLUG` tells more", err=True)
+
+
+@commands.command()
+def papers(
+    family: Family = None,
+    kind: Annotated[str | None, typer.Option(metavar="KIND", help="Only this kind, e.g. method or study.")] = None,
+    year: Annotated[int | None, typer.Option(metavar="YEAR", help="Only this year.")] = None,
+    runnable: Annotated[bool, typer.Option("--runnable", help="Only papers with a check.")] = False,
+    verdict: Annotated[str | None, typer.Option(metavar="WORD", help="Only papers with this verdict.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the catalogue: papers, and what their checks said here."""
+    from paperlab.core.paper import FAMILIES, KINDS
+    from paperlab.core.paper import papers as catalogue
+    from paperlab.core.standing import MIXED, NOT_RUN
+    from paperlab.core.verdict import WORDS
+
+    family, kind = one_of(family, "family", FAMILIES), one_of(kind, "kind", KINDS)
+    verdict = one_of(verdict, "verdict", (*WORDS, MIXED, NOT_RUN))
+    wanted = {"family": family, "kind": kind, "year": year}
+    chosen = [p for p in catalogue().values() if all(v is None or getattr(p, k) == v for k, v in wanted.items())]
+    rows = [_paper_row(paper) for paper in chosen]
+    if runnable:
+        rows = [row for row in rows if row["runnable"]]
+    if verdict == NOT_RUN:
+        rows = [row for row in rows if row["runnable"] and not row["verdicts"]]
+    elif verdict is not None:
+        rows = [row for row in rows if verdict in (row["verdict"], *row["counts"])]
+    _list(rows, as_json)
+
+
+@commands.command()
+def search(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="WORDS", help='Words, "a phrase", a title, a slug, an arXiv id; filters do without.'),
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(metavar="FAMILY", help="Only this family; may be repeated.")
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this arXiv category, e.g. cs.CL or cs.")
+    ] = None,
+    year: Annotated[str | None, typer.Option(metavar="YEARS", help="2024, 2020-2024, 2020- or -2020.")] = None,
+    author: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Part of an author's name.")] = None,
+    code: Annotated[bool, typer.Option("--code", help="Only papers with code.")] = False,
+    runnable: Annotated[bool, typer.Option("--runnable", help="Only papers with a check.")] = False,
+    verdict: Annotated[list[str] | None, typer.Option(metavar="WORD", help="Only papers with this verdict.")] = None,
+    sort: Annotated[str, typer.Option(metavar="ORDER", help="relevance, date or trending.")] = "relevance",
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="At most so many papers.")] = 20,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say for each paper why it stands where it stands.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find papers by words and by meaning, ours and those fetched."""
+    from paperlab.site import finding
+
+    params = {
+        "q": [" ".join(words or [])],
+        "family": family or [],
+        "category": category or [],
+        "year": [year or ""],
+        "author": author or [],
+        "code": ["1" * code],
+        "runnable": ["1" * runnable],
+        "verdict": verdict or [],
+        "sort": [sort],
+        "limit": [str(limit)],
+    }
+    results, rows = finding.find(params)
+    if as_json:
+        from paperlab.cli.text import write_json
+
+        return write_json(rows)
+    _tell_found(results, rows, explain)
+
+
+def _tell_found(results: Any, rows: list[dict[str, Any]], explain: bool) -> None:
+    """The papers found, one line each, or with the reasons; what else is to say on standard error."""
+    from paperlab.cli import text
+
+    if results.suggestion:
+        typer.echo(f"looked for: {results.suggestion}", err=True)
+    for note in results.notes:
+        typer.echo(note, err=True)
+    if not rows:
+        typer.echo("nothing found; fewer words or filters find more, `paperlab papers` lists all", err=True)
+        return
+    if not explain:
+        cells = [
+            [row["id"], str(row["year"] or ""), row["family"], row["verdict"] or "-", row["title"]] for row in rows
+        ]
+        typer.echo(text.table(["id", "year", "family", "verdict", "title"], cells, fit=text.width()))
+    for place, row in enumerate(rows if explain else [], 1):
+        typer.echo(text.wrap(row["title"], "    ", first=f"{place:>3} {row['id']}  "))
+        typer.echo(f"    {row['score']:.4f}: {row['why']}")
+        if row["snippet"]:
+            typer.echo(text.wrap(row["snippet"], "    ", first="    "))
+    typer.echo(f"{len(rows)} of {results.total:,} papers, {1000 * results.seconds:.0f} ms", err=True)
+
+
+@commands.command("index")
+def index_(
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Build it from nothing; the old one answers until then.")
+    ] = False,
+    meaning: Annotated[bool, typer.Option(help="Vectors too; the encoder is fetched once, 104 MB.")] = True,
+) -> None:
+    """Bring the search index up to the store, words and vectors."""
+    from paperlab.site import finding
+
+    typer.echo(finding.index(anew=anew, meaning=meaning))
+
+
+@commands.command()
+def show(
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="A paper's slug or arXiv id, or a method's slug.")],
+    as_json: Json = False,
+) -> None:
+    """Tell all about a paper: claims, checks, verdicts, use."""
+    from paperlab.cli import show as page
+
+    about = page.about(slug)
+    if as_json:
+        from paperlab.cli.text import write_json
+
+        return write_json([about])
+    typer.echo(page.page(about))
+
+
+@commands.command()
+def methods(family: Family = None, as_json: Json = False) -> None:
+    """List the methods, baselines included, with their parameters."""
+    from paperlab.cli import text
+    from paperlab.core.card import methods as cards
+    from paperlab.core.signature import parameters, show
+
+    known = cards()
+    families = tuple(sorted({method.card.family for method in known.values()}))
+    family = one_of(family, "family with methods", families)
+    rows: list[dict[str, Any]] = [
+        {
+            "slug": method.slug,
+            "family": method.card.family,
+            "paper": method.card.paper,
+            "baseline": method.card.paper is None,
+            "verb": method.verb,
+            "says": method.says,
+            "parameters": [
+                {"name": p.name, "allowed": p.allowed, "choices": list(p.choices), "default": p.default}
+                for p in parameters(method)
+            ],
+            "checks": [check.claim for check in method.card.checks],
+        }
+        for method in known.values()
+        if family in (None, method.card.family)
+    ]
+    if as_json:
+        return text.write_json(rows)
+    for row in rows:
+        params = " ".join(f"{p['name']}={show(p['default'])}" for p in row["parameters"])
+        typer.echo(text.wrap(row["says"], "    ", first=f"{row['slug']}  ({row['family']}) "))
+        if params:
+            typer.echo(text.wrap(params, "    "))

@@ -1,0 +1,190 @@
+"""Commands of the CPU engine: models packed, exported, talked with and served."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from paperlab.cli.shell import Json, Misuse
+
+commands = typer.Typer()
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a registered name, a hub id.")]
+Asymmetric = Annotated[bool, typer.Option("--asymmetric", help="A minimum per group beside its scale.")]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", metavar="FILE", exists=True, dir_okay=False, help="JSON: a layout per name pattern."),
+]
+Method = Annotated[
+    str | None, typer.Option(metavar="SLUG", help="A paper's quantizer; what it leaves alone stays as it is.")
+]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of --method.")]
+Data = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="A text file or name, for a --method that looks at data.")
+]
+Rounded = Annotated[int | None, typer.Option("--bits", metavar="N", help="Round float weights: 8, 4, 3 or 2 bits.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="As many threads; one per core.")]
+CacheBits = Annotated[int, typer.Option(metavar="N", help="Keys and values in 32, 16, 8 or 4 bits.")]
+
+
+@commands.command()
+def pack(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a registered name or a hub id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
+    bits: Annotated[int, typer.Option(metavar="N", help="Bits per weight: 8, 4, 3 or 2.")] = 8,
+    group: Annotated[int, typer.Option(metavar="N", help="Columns to a scale; 0 takes whole rows.")] = 64,
+    asymmetric: Asymmetric = False,
+    keep: Annotated[float, typer.Option(metavar="PART", help="Keep the largest part of each row, 0.5 say.")] = 1.0,
+    pattern: Annotated[
+        Literal["unstructured", "2:4"], typer.Option(metavar="unstructured|2:4", help="Which weights may be left out.")
+    ] = "unstructured",
+    outliers: Annotated[float, typer.Option(metavar="PART", help="Keep so many weights exactly, 0.005 say.")] = 0.0,
+    rank: Annotated[int, typer.Option(metavar="N", help="Add a low-rank part for what the codes lose.")] = 0,
+    codebook: Annotated[
+        int, typer.Option(metavar="N", help="A k-means table; so many weights to a code: 1, 2, 4.")
+    ] = 0,
+    recipe: RecipeFile = None,
+    method: Method = None,
+    settings: Settings = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Pack a model in few bits or sparse, for the CPU engine."""
+    from paperlab.cli import models
+    from paperlab.engine import Layout
+
+    rounded = Layout(bits, group or "row", not asymmetric, keep, pattern, outliers, rank, codebook)
+    layouts = models.read_recipe(recipe) if recipe else [("*", Layout(16) if method else rounded)]
+    with models.by_method(model, method, settings or [], data) as (source, given):
+        report = models.pack(source, out, layouts, given)
+    if as_json:
+        from paperlab.cli.text import write_json
+
+        return write_json([{"out": str(out), **report}])
+    size = report["bytes"] / 1e6
+    typer.echo(f"{out}: {size:.1f} MB, {report['bits_per_weight']:.3f} bits per weight of {report['weights']:,}")
+
+
+@commands.command()
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A folder (packed or not), a .gguf file, a registered name, a hub id."),
+    ],
+    to: Annotated[
+        Literal["hf", "compressed-tensors", "gguf"],
+        typer.Option(metavar="hf|compressed-tensors|gguf", help="For transformers; for vLLM; for llama.cpp."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The folder, or the .gguf file, to write.")],
+    bits: Annotated[int | None, typer.Option(metavar="N", help="Quantize on the way: 8, 4, 3 or 2 bits.")] = None,
+    group: Annotated[
+        int | None, typer.Option(metavar="N", help="Columns to a scale; 0: whole rows. Without it 64, in GGUF 32.")
+    ] = None,
+    asymmetric: Asymmetric = False,
+    recipe: RecipeFile = None,
+    method: Method = None,
+    settings: Settings = None,
+    data: Data = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--type", metavar="TYPE", help="Of floats: F32, F16, BF16; for GGUF also Q8_0, Q4_0, Q4_1."),
+    ] = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Round codes again that GGUF has no block for.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model for transformers, vLLM or llama.cpp."""
+    from paperlab.cli import models
+    from paperlab.engine import Layout
+
+    layouts = models.read_recipe(recipe) if recipe else None
+    if bits:
+        if recipe or method:
+            raise Misuse("--bits quantizes every matrix alike; give it, or --recipe, or --method")
+        columns = (32 if to == "gguf" else 64) if group is None else group
+        layouts = [("*", Layout(bits, columns or "row", not asymmetric))]
+    elif group is not None or asymmetric:
+        raise Misuse("--group and --asymmetric say how --bits are grouped; give --bits too")
+    with models.by_method(model, method, settings or [], data) as (source, given):
+        report = models.export(source, out, to, recipe=layouts, given=given, dtype=dtype, requantize=requantize)
+    if as_json:
+        from paperlab.cli.text import write_json
+
+        return write_json([{"out": str(out), **report}])
+    typer.echo(f"{out}: {report['bytes'] / 1e6:.1f} MB, {report['tensors']} tensors")
+    for note in report["notes"]:
+        typer.echo(f"  {note}")
+
+
+@commands.command()
+def chat(
+    model: Model,
+    bits: Rounded = None,
+    threads: Threads = None,
+    temperature: Annotated[float, typer.Option(metavar="T", min=0, help="0 takes the likeliest word.")] = 0.7,
+    top_p: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Draw from this much probability.")] = 0.9,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed says the same.")] = 0,
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="The longest answer.")] = 512,
+    cache_bits: CacheBits = 16,
+) -> None:
+    """Talk with a language model on the CPU engine. An empty line leaves."""
+    from paperlab.cli import models
+    from paperlab.engine import load
+    from paperlab.engine.language import LanguageModel
+
+    loaded = load(models.place(model), bits=bits, threads=threads)
+    if not isinstance(loaded, LanguageModel):
+        raise Misuse(f"{model} is an encoder of texts; chat takes a language model")
+    options = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "cache_bits": cache_bits,
+    }
+    models.chat(loaded, options)
+
+
+@commands.command("serve-model")
+def serve_model(
+    model: Model,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Whom to listen to: 0.0.0.0 is everybody; then set a key.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Where to listen; 0 takes a free one.")
+    ] = 8080,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What requests call it; else its file's.")] = None,
+    bits: Rounded = None,
+    context: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Most tokens of a text, prompt included; else up to 4096.")
+    ] = None,
+    slots: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="Texts that are written together.")] = 8,
+    queue: Annotated[int, typer.Option(metavar="N", min=1, help="Texts that may wait; more get status 429.")] = 128,
+    cache_bits: CacheBits = 16,
+    threads: Threads = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            envvar="PAPERLAB_API_KEY",
+            show_envvar=False,
+            help="What clients must send; better by PAPERLAB_API_KEY, as others see a command's words.",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option("--allow-origin", metavar="URL", help="A site whose pages may call this server. Repeatable."),
+    ] = None,
+) -> None:
+    """Serve a model to OpenAI's clients, on the CPU engine. A language model or an encoder; ctrl-C stops it."""
+    from paperlab.cli import models
+
+    models.serve(
+        model,
+        {"bits": bits, "threads": threads},
+        {"name": name, "context": context, "slots": slots, "queue": queue, "cache_bits": cache_bits},
+        {"host": host, "port": port, "key": api_key or None, "origins": allow_origin or ()},
+    )

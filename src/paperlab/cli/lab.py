@@ -1,0 +1,154 @@
+"""Commands that run checks and tell what came of them."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from paperlab.cli.shell import Json, Misuse, checked, fail, one_of
+
+commands = typer.Typer()
+
+
+@commands.command()
+def run(
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="The paper or method whose checks to run.")],
+    claim: Annotated[str | None, typer.Option(metavar="NAME", help="Only the check of this name.")] = None,
+    scale: Annotated[
+        Literal["quick", "full"], typer.Option(metavar="quick|full", help="quick: minutes; full: up to half an hour.")
+    ] = "quick",
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR|ID", help="A model folder or Hugging Face id instead of the defaults.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A text file, or a text by name, instead of the default.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter; give it once for each.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="How many seeds, where the task has seeds.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a paper's checks: its method beside its baseline."""
+    from paperlab.core.card import find_method
+    from paperlab.core.signature import parse
+
+    method = find_method(_method_slug(slug))
+    if not method.card.checks:
+        raise Misuse(f"{method.slug} is a baseline: it has no checks of its own; `paperlab compare` shows it")
+    claims = tuple(check.claim for check in method.card.checks)
+    claim = one_of(claim, f"claim of {method.slug}", claims)
+    params = dict(parse(method, setting) for setting in settings or [])
+
+    from paperlab.cli import running
+
+    records = running.run(
+        method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume
+    )
+    running.tell(records, as_json=as_json)
+
+
+def _method_slug(name: str) -> str:
+    """The method file behind a method's slug, a paper's slug or an arXiv id. Raises LookupError saying what to do."""
+    from paperlab.core.card import UnknownMethod, find_method
+
+    try:
+        return find_method(name).slug
+    except UnknownMethod as unknown:
+        from paperlab.core.paper import UnknownPaper, find_paper
+
+        try:
+            paper = find_paper(name)
+        except UnknownPaper:
+            raise unknown from None
+        behind = checked(paper.slug)
+        if behind:
+            return behind[0]
+        why = paper.why_not or "its check is planned, not written"
+        raise UnknownMethod(f"{paper.slug} cannot be run: {why}; `paperlab papers --runnable` lists what can") from None
+
+
+@commands.command()
+def compare(
+    what: Annotated[list[str], typer.Argument(metavar="FAMILY|SLUGS", help="A family, or methods by slug.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the page, the table and the plots.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare methods: quality against bytes and seconds."""
+    from paperlab.core.card import methods as cards
+
+    families = {method.card.family for method in cards().values()}
+    names = [name if name.lower().replace("_", "-") in families else _method_slug(name) for name in what]
+
+    from rich.console import Console
+
+    from paperlab.cli import text
+    from paperlab.lab.report import compare as draw
+
+    # Without a terminal rich assumes 80 columns and folds; a file has room.
+    console = Console(stderr=as_json, width=text.width() or 160, highlight=False)
+    page = draw(list(dict.fromkeys(names)), out or _reports(), console=console)
+    typer.echo(f"drawn in {page}", err=True)
+    if as_json:
+        text.write_json(text.read_csv(page.with_suffix(".csv")))
+
+
+@commands.command()
+def report(
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR|FILE", help="Folder, or the HTML file itself.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page over all records, and its plots."""
+    from paperlab.cli.text import write_json
+    from paperlab.lab.report import report as write
+
+    page = write(out or _reports())
+    if as_json:
+        return write_json([{"page": str(page)}])
+    typer.echo(page)
+
+
+def _reports() -> Path:
+    from paperlab.core.home import home
+
+    return home() / "reports"
+
+
+@commands.command()
+def verify(as_json: Json = False) -> None:
+    """Recompute every verdict from the samples of its record."""
+    from paperlab.cli.text import write_json
+    from paperlab.core import record, standing, verdict
+
+    standing.refresh(record.records_folder())
+    count, problems = verdict.verify()
+    if as_json:
+        write_json([{"problem": problem} for problem in problems])
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise fail(f"{len(problems)} problems in {count} records", 1)
+    typer.echo(f"{count} records: every verdict follows from its samples", err=as_json)
+
+
+@commands.command()
+def doctor(as_json: Json = False) -> None:
+    """Tell what this machine has, and what to install."""
+    from paperlab.cli import text
+    from paperlab.lab.doctor import findings
+
+    rows = findings()
+    if as_json:
+        return text.write_json(rows)
+    for row in rows:
+        mark = {True: "ok", False: "--", None: "  "}[row["ok"]]
+        typer.echo(text.wrap(row["value"], " " * 22, first=f"{mark}  {row['name']:<17} "))
+        if row["advice"]:
+            typer.echo(text.wrap(row["advice"], " " * 24, first=" " * 22 + "> "))

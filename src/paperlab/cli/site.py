@@ -1,0 +1,125 @@
+"""Commands of the site: papers that come in, pages that go out."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paperlab.cli.shell import Json, Misuse, fail
+
+commands = typer.Typer()
+
+
+@commands.command()
+def fetch(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE", help="daily, oai[:SET], arxiv:IDS, arxiv:QUERY, feed:ADDRESS."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DAY", help="From this day, YYYY-MM-DD; else from where it stopped.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="DAY", help="Up to this day; else today.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch papers from outside: `daily` and `oai:cs` by default."""
+    from paperlab.site import intake
+
+    _tell_counts(intake.fetch(sources or [], since, until), as_json)
+
+
+@commands.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="The file, maybe compressed; - is standard input.")],
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="listing, jsonl, json, arxiv-api, arxiv-oai or feed; else seen."),
+    ] = None,
+    date: Annotated[
+        str | None, typer.Option(metavar="DAY", help="When a page was saved: its dates without a year get that year.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Import papers from a file: a saved listing, JSON, a feed."""
+    from paperlab.site import intake
+
+    _tell_counts(intake.read(file, form, date), as_json)
+
+
+def _tell_counts(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print what reading did; a source that failed beside others makes the exit status 1."""
+    from paperlab.cli.text import write_json
+    from paperlab.site.intake import sentence
+
+    if as_json:
+        write_json(rows)
+    for row in rows if len(rows) != 2 else rows[:1]:
+        if not as_json or "error" in row:
+            typer.echo(sentence(row), err="error" in row)
+    if any("error" in row for row in rows):
+        raise typer.Exit(1)
+
+
+@commands.command()
+def up(
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Where to listen; 0 takes a free one.")
+    ] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Whom to listen to: 0.0.0.0 is everybody.")
+    ] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="How many processes serve the site.")] = 1,
+    public: Annotated[
+        bool, typer.Option("--public", help="For others: first check what that needs, and say what is missing.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="With --public: only check.")] = False,
+) -> None:
+    """Start the site, its API and the worker; ctrl-C stops them."""
+    from paperlab.site.up import up as start
+
+    if check and not public:
+        raise Misuse("--check looks at what a public site needs: give --public too")
+    if public:
+        from paperlab.site import public as fitness
+
+        found = fitness.findings(host)
+        for one in found:
+            mark = "ok" if one.ok else "--" if one.needed else "? "
+            typer.echo(f"{mark}  {one.name}: {one.said}{'; ' + one.advice if one.advice else ''}", err=not check)
+        if any(one.needed and not one.ok for one in found):
+            raise fail("not fit for others yet; docs/howto/run_the_site.md says how", 2)
+        if check:
+            return
+
+    start(host, port, workers, lambda said: typer.echo(said, err=True))
+
+
+@commands.command()
+def digest(
+    date: Annotated[str | None, typer.Option(metavar="DAY", help="Of this day, YYYY-MM-DD; else yesterday.")] = None,
+    to_file: Annotated[
+        Path | None, typer.Option("--to-file", metavar="DIR", help="Write the letters there; nothing is sent or noted.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count whom it would go to.")] = False,
+    bounce: Annotated[
+        bool, typer.Option("--bounce", help="Read a delivery report on standard input: write there no more.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Send the digests of a day that were not sent yet."""
+    from paperlab.cli.text import write_json
+    from paperlab.site.digest import command
+
+    if bounce:
+        import sys
+
+        rows = command.bounced(sys.stdin.buffer.read(1_000_000))
+        if as_json:
+            return write_json(rows)
+        for one in rows:
+            typer.echo(f"{one['address']}: {'written to no more' if one['subscribed'] else 'was not subscribed'}")
+        return
+    row = command.run(date, to_file, dry_run)
+    if as_json:
+        return write_json([row])
+    typer.echo(command.sentence(row, dry=dry_run))
