@@ -299,7 +299,7 @@ def test_an_interrupt_says_how_to_go_on(shelf, monkeypatch):
 
 
 def test_settings_without_a_method_are_refused(shelf, tmp_path):
-    for words in (["pack", "m", "-o", "out", "--set", "bits=3"], ["export", "m", "gguf", "-o", "o", "--data", "t.txt"]):
+    for words in (["pack", "m", "-o", "out", "--set", "bits=3"], ["export", "m", "--to", "hf", "-o", "o", "--data", "t"]):
         assert "--set and --data are for a --method" in ask(*words, code=2).stderr
 
 
