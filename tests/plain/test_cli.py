@@ -299,8 +299,8 @@ def test_an_interrupt_says_how_to_go_on(shelf, monkeypatch):
 
 
 def test_settings_without_a_method_are_refused(shelf, tmp_path):
-    for words in (["pack", "m", "-o", "out", "--set", "bits=3"], ["export", "m", "--to", "hf", "-o", "o", "--data", "t"]):
-        assert "--set and --data are for a --method" in ask(*words, code=2).stderr
+    for words in ("pack m -o out --set bits=3", "export m --to hf -o out --data text.txt"):
+        assert "--set and --data are for a --method" in ask(*words.split(), code=2).stderr
 
 
 def test_each_command_is_listed_with_a_whole_sentence():
