@@ -4,17 +4,42 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#if defined(__linux__)
-#include <sys/sysinfo.h>
-#endif
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <set>
 #include <thread>
 
 namespace pl {
+namespace {
+
+#if defined(__linux__)
+// The number after `name` in a file of the kernel's; `otherwise` where there is none.
+uint64_t number_in(const char* path, const char* name, uint64_t otherwise) {
+  FILE* file = std::fopen(path, "re");
+  if (!file) return otherwise;
+  char line[256];
+  unsigned long long value = otherwise;
+  const size_t length = std::strlen(name);
+  while (std::fgets(line, sizeof line, file))
+    if (std::strncmp(line, name, length) == 0 && std::sscanf(line + length, "%llu", &value) == 1) break;
+  std::fclose(file);
+  return value;
+}
+
+// Memory that may still be taken: what the machine can give without swapping, its file caches included, and no more than
+// what a container leaves.
+uint64_t memory_left() {
+  const uint64_t machine = number_in("/proc/meminfo", "MemAvailable:", 0) * 1024;
+  const uint64_t most = number_in("/sys/fs/cgroup/memory.max", "", UINT64_MAX);
+  const uint64_t held = most == UINT64_MAX ? 0 : number_in("/sys/fs/cgroup/memory.stat", "anon ", 0);
+  return std::min(machine, most - std::min(held, most));
+}
+#endif
+
+}  // namespace
 
 Mapped::Mapped(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -46,8 +71,7 @@ void Mapped::settle(const std::string& path) {
 #if defined(__linux__)
   constexpr uint64_t kLarge = uint64_t(2) << 20;
   if (size_ < kLarge || taken_ != size_) return;
-  struct sysinfo machine {};
-  if (sysinfo(&machine) != 0 || (uint64_t(machine.freeram) + machine.bufferram) * machine.mem_unit < 2 * size_) return;
+  if (memory_left() / 2 < size_) return;
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) return;
   const uint64_t room = round_up(int64_t(size_), kLarge), taken = room + kLarge;

@@ -1,7 +1,7 @@
 """Text to tokens and back, by the tokenizers library; chat templates by Jinja, in its sandbox."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Message = dict[str, str]
+_HEAD = 1 << 17  # characters of a tokenizer.json among which added tokens are looked for
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -30,21 +31,61 @@ def _json(file: Path) -> dict[str, Any]:
     return value
 
 
+def _read(file: Path) -> "Tokenizer | None":
+    """Takes longer than the engine takes to read a small model's weights, and holds up every other thread meanwhile."""
+    if not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        made = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception for every kind of damage
+        raise EngineError(f"{file} is no tokenizer: {error}") from None
+    made.no_padding()
+    made.no_truncation()
+    return made
+
+
+def _added(file: Path, name: str) -> int | None:
+    """The id of an added token by the beginning of a tokenizer.json, where they stand; None where it is not told."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            head = opened.read(_HEAD)
+        begin = head.index("[", head.index('"added_tokens"'))
+        entries = json.JSONDecoder().raw_decode(head, begin)[0]
+        return next((int(entry["id"]) for entry in entries if entry["content"] == name), None)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
 @dataclass
 class Tokens:
     """A model's tokenizer with what its folder says beside it.
 
-    ends: tokens that end a text. longest: the most tokens of a text that the folder allows, None where it is silent.
-    pooling: "mean" or "cls", for encoders. source: the folder or file, named in errors.
+    make: gives the tokenizer, or None, when it is first needed. stated: ids of tokens that end a text; end: the name of
+    one more, whose id the tokenizer knows. longest: the most tokens of a text that the folder allows, None where it is
+    silent. pooling: "mean" or "cls", for encoders. source: the folder or file, named in errors.
     """
 
     source: Path
-    tokenizer: "Tokenizer | None" = None
+    make: "Callable[[], Tokenizer | None]" = lambda: None
     template: str | None = None
     specials: dict[str, str] = field(default_factory=dict)
-    ends: frozenset[int] = frozenset()
+    stated: frozenset[int] = frozenset()
+    end: str = ""
     longest: int | None = None
     pooling: str = "mean"
+
+    @cached_property
+    def tokenizer(self) -> "Tokenizer | None":
+        """None where the folder or file has none. Raises EngineError where it is damaged."""
+        return self.make()
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        last = self.tokenizer.token_to_id(self.end) if self.end and self.tokenizer else None
+        return self.stated if last is None else self.stated | {last}
 
     @classmethod
     def of(cls, path: Path) -> "Tokens":
@@ -65,26 +106,17 @@ class Tokens:
             ends |= {int(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)}
         longest = _json(path / "sentence_bert_config.json").get("max_seq_length")
         cls_pooling = _json(path / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
-        tokens = cls(
+        written, end = path / "tokenizer.json", specials["eos_token"]
+        return cls(
             path,
-            template=template if isinstance(template, str) else None,
-            specials=specials,
-            longest=longest if isinstance(longest, int) else None,
-            pooling="cls" if cls_pooling else "mean",
+            lambda: _read(written),
+            template if isinstance(template, str) else None,
+            specials,
+            frozenset(ends),
+            "" if _added(written, end) in ends else end,
+            longest if isinstance(longest, int) else None,
+            "cls" if cls_pooling else "mean",
         )
-        if (path / "tokenizer.json").is_file():
-            from tokenizers import Tokenizer
-
-            try:
-                tokens.tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-            except Exception as error:  # the library raises plain Exception for every kind of damage
-                raise EngineError(f"{path / 'tokenizer.json'} is no tokenizer: {error}") from None
-            tokens.tokenizer.no_padding()
-            tokens.tokenizer.no_truncation()
-            end = tokens.tokenizer.token_to_id(specials["eos_token"]) if specials["eos_token"] else None
-            ends |= {end} if end is not None else set()
-        tokens.ends = frozenset(ends)
-        return tokens
 
     @classmethod
     def _of_gguf(cls, file: Path) -> "Tokens":
@@ -103,9 +135,10 @@ class Tokens:
             token = found.get(f"tokenizer.ggml.{key}_token_id")
             ends |= {token} if isinstance(token, int) else set()
         template = found.get("tokenizer.chat_template")
+        made = gguf.tokenizer(found)
         return cls(
             file,
-            gguf.tokenizer(found),
+            lambda: made,
             template if isinstance(template, str) else None,
             specials,
             frozenset(ends),
