@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from paperlab.core.address import is_local
 from paperlab.core.home import home
 from paperlab.site.start import configure
 
@@ -105,15 +106,13 @@ def _mail() -> Iterator[Finding]:
 def _doors(host: str) -> Iterator[Finding]:
     from django.conf import settings
 
-    from paperlab.site.api import limits
-
     limited = settings.PAPERLAB_RATE is not None
     said = f"{settings.PAPERLAB_RATE.policy}" if limited else "off"
     yield Finding("rate limit", limited, said, "" if limited else "unset PAPERLAB_RATE, or give one")
     proxies = os.environ.get("PAPERLAB_PROXIES", "127.0.0.1,::1")
     every = "*" in proxies
     yield Finding("proxies", not every, proxies, "name them: * lets anybody say who they are" if every else "")
-    near = limits.is_loopback(host) or host == "localhost"
+    near = is_local(host)
     said = f"listens on {host}" + ("" if near else ": without TLS, to whoever reaches it")
     advice = "" if near else "a proxy with TLS is to be the only one that reaches it"
     yield Finding("TLS", near, said, advice, needed=False)

@@ -6,7 +6,6 @@ is started again loses no connection that waits.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
+from paperlab.core.address import is_local, listen, url
 from paperlab.site.start import start
 
 GRACE = 10.0  # seconds to end in before a process is killed
@@ -23,7 +23,7 @@ WINDOW = 30.0
 
 
 class UpError(RuntimeError):
-    """The site cannot be started or kept up; the message says why and what to do."""
+    """The site cannot be kept up; the message says why and what to do."""
 
 
 @dataclass
@@ -44,36 +44,11 @@ class Child:
         )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises UpError where it cannot."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
-        opened = socket.socket(family, kind)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(address)
-        opened.listen(1024)
-    except socket.gaierror as error:
-        raise UpError(f"--host {host!r}: {error.strerror}; give an address of this machine") from error
-    except PermissionError as error:
-        raise UpError(f"port {port}: {error.strerror}; ports below 1024 need rights, give another --port") from error
-    except OSError as error:
-        taken = "is in use; is the site up already? --port 0 takes a free one"
-        said = taken if error.errno == 98 or "in use" in str(error) else f"{error.strerror}; give another --host"
-        raise UpError(f"{host} port {port} {said}") from error
-    return opened
-
-
-def address(opened: socket.socket) -> str:
-    """Where the site is, for people."""
-    host, port = opened.getsockname()[:2]
-    shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}/"
-
-
 def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
-    """Bring the store up to date, then run until SIGINT, SIGTERM or SIGHUP. Raises UpError, StoreError, …"""
+    """Bring the store up to date, then run until SIGINT, SIGTERM or SIGHUP.
+
+    Raises AddressError, UpError, StoreError, …
+    """
     opened = listen(host, port)
     start()
     from django.conf import settings
@@ -93,8 +68,8 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
     try:
         for child in children:
             child.spawn()
-        say(f"paperlab is up at {address(opened)} (API at {address(opened)}api/); ctrl-C stops it")
-        if settings.PAPERLAB_LOCAL and not _loopback(opened):
+        say(f"paperlab is up at {url(opened)}/ (API at {url(opened)}/api/); ctrl-C stops it")
+        if settings.PAPERLAB_LOCAL and not is_local(opened.getsockname()[0]):
             say("it answers to localhost only: set PAPERLAB_HOSTS to the names by which others reach it")
         while not stopped:
             _watch(children, say)
@@ -104,11 +79,6 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
         opened.close()
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _loopback(opened: socket.socket) -> bool:
-    host = opened.getsockname()[0]
-    return bool(host.startswith("127.") or host == "::1")
 
 
 def _watch(children: list[Child], say: Callable[[str], None]) -> None:

@@ -49,7 +49,7 @@ class Slot:
 
 
 class Batcher:
-    """Writes texts with one model, one in each session at a time.
+    """Writes texts with one model, one in each session at a time, in a thread of its own.
 
     context: tokens of a text, prompt included. deliver: takes what a step has made. queue: texts that may wait.
     """
@@ -70,8 +70,8 @@ class Batcher:
         self._said: list[tuple[Text, Piece]] = []
         self._changed = threading.Condition()
         self._end: float | None = None  # when running texts are ended, once the server stops
-        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self.thread.start()
 
     def submit(self, texts: Sequence[Text]) -> None:
         """Queue texts, all or none. Raises Busy and Stopping."""
@@ -95,15 +95,6 @@ class Batcher:
             if self._end is None:
                 self._end = time.monotonic() + grace
             self._changed.notify()
-
-    def join(self, timeout: float) -> bool:
-        """Wait for the thread; whether it has ended."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
 
     def queued(self) -> int:
         """Texts that wait for a slot."""

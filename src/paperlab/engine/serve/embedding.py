@@ -28,15 +28,15 @@ class Job:
 
 
 class Embedder:
-    """Embeds with one model. deliver: takes jobs that are over."""
+    """Embeds with one model, in a thread of its own. deliver: takes jobs that are over."""
 
     def __init__(self, model: Encoder, metrics: Metrics, deliver: Callable[[Job], None], *, queue: int) -> None:
         self.model, self.metrics, self.deliver, self.queue = model, metrics, deliver, queue
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="embedder", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="embedder", daemon=True)
+        self.thread.start()
 
     def submit(self, job: Job) -> None:
         """Queue a job. Raises Busy and Stopping."""
@@ -57,15 +57,6 @@ class Embedder:
         timer = threading.Timer(grace, self._give_up)
         timer.daemon = True
         timer.start()
-
-    def join(self, timeout: float) -> bool:
-        """Wait for the thread; whether it has ended."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
 
     def queued(self) -> int:
         """Jobs that are not done."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import ipaddress
 import time
 from typing import Any
 
@@ -21,16 +20,6 @@ HEAD_SECONDS = 20.0  # from a connection's, or a request's, first byte to the en
 STALL_SECONDS = 30.0  # a reader who takes nothing for so long is cut off
 OPEN = "/health"  # needs no key
 PLACES = ("/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", OPEN, "/metrics")
-
-
-def local(host: str) -> bool:
-    """Whether an address to listen on is this machine's alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def refusal(error: Refused) -> JSONResponse:

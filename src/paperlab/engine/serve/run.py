@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import uvicorn
 
+from paperlab.core.address import is_local, listen, url
 from paperlab.engine.encoder import Encoder
 from paperlab.engine.language import LanguageModel
 from paperlab.engine.serve import guard
@@ -23,30 +24,6 @@ CONNECTIONS = 512
 BUFFER = 64 << 10  # bytes that the system holds for a reader: one who does not read is noticed soon
 
 T = TypeVar("T")
-
-
-class ServeError(RuntimeError):
-    """The server cannot be started; the message says why and what to do."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises ServeError."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        opened = socket.socket(found[0], found[1])
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-        opened.bind(found[4])
-        opened.listen(1024)
-    except socket.gaierror as error:
-        raise ServeError(f"--host {host!r}: {error.strerror}; give an address of this machine") from error
-    except PermissionError as error:
-        raise ServeError(f"port {port}: {error.strerror}; ports below 1024 need rights, give another --port") from error
-    except OSError as error:
-        taken = "is in use; --port 0 takes a free one"
-        said = taken if "in use" in str(error) else f"{error.strerror}; give another --host"
-        raise ServeError(f"{host} port {port} {said}") from error
-    return opened
 
 
 class Server(uvicorn.Server):
@@ -95,10 +72,9 @@ def serve(
     origins: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve a model until SIGTERM or SIGINT. load: opens it. Raises ServeError, and what `load` raises."""
-    opened = listen(host, port)
-    bound, taken = opened.getsockname()[:2]
-    at = f"http://{f'[{bound}]' if ':' in bound else bound}:{taken}"
+    """Serve a model until SIGTERM or SIGINT. load: opens it. Raises AddressError, and what `load` raises."""
+    opened = listen(host, port, buffer=BUFFER)
+    bound = opened.getsockname()[0]
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="paperlab: %(message)s")
     service = Service(options)
     failed: list[Exception] = []
@@ -106,12 +82,12 @@ def serve(
     async def loading() -> None:
         try:
             service.start(await _beside(load))
-            say(f"{options.name} is served at {at}/v1; ctrl-C stops it")
+            say(f"{options.name} is served at {url(opened)}/v1; ctrl-C stops it")
         except Exception as error:
             failed.append(error)
             server.should_exit = True
 
-    names = frozenset({"localhost", "127.0.0.1", "::1", host, bound}) if guard.local(host) else None
+    names = frozenset({"localhost", "127.0.0.1", "::1", host, bound}) if is_local(host) else None
     if names is None and key is None:
         say(f"anybody who reaches {bound} may use this server: give an --api-key (or PAPERLAB_API_KEY)")
     config = uvicorn.Config(

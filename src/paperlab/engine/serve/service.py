@@ -99,7 +99,7 @@ class Service:
         worker = self.batcher or self.embedder
         if self.stopping:
             return "stopping"
-        return "loading" if worker is None else "ready" if worker.alive() else "failed"
+        return "loading" if worker is None else "ready" if worker.thread.is_alive() else "failed"
 
     def start(self, model: LanguageModel | Encoder) -> None:
         """Serve this model, from the event loop. Raises EngineError."""
@@ -130,8 +130,10 @@ class Service:
     def join(self, timeout: float) -> bool:
         """Wait for the threads; whether they have ended."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        worker = self.batcher or self.embedder
-        return worker is None or worker.join(timeout)
+        if worker := self.batcher or self.embedder:
+            worker.thread.join(timeout)
+            return not worker.thread.is_alive()
+        return True
 
     async def apart(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Run what takes its time off the event loop."""

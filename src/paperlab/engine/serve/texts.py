@@ -73,10 +73,7 @@ class Text:
         if self.most == 0:
             return self.piece("", "length")
         raw = row.copy() if self.logprobs is not None else row
-        seen = np.array(self.ids, np.int32) if self.how.repetition_penalty != 1.0 else None
-        token = call(
-            "sample", pointer(row), row.size, self.how, self.drawn, pointer(seen), 0 if seen is None else seen.size
-        )
+        token = self._token(row)
         self.drawn += 1
         if token in self.ends:
             return self.piece(self.writer.end(), "stop")
@@ -92,6 +89,19 @@ class Text:
         if self.drawn == self.most:
             return self.piece(said, "length")
         return self.piece(said) if said else None
+
+    def _token(self, row: np.ndarray) -> int:
+        """The next token from its logits, which are changed."""
+        how = self.how
+        penalized = how.repetition_penalty != 1.0
+        if how.temperature == 0 and not penalized:
+            best = int(row.argmax())  # NumPy's vectors are some 15 times as fast as the sampler's
+            if row[best] == row[best]:  # argmax points at a NaN, which the sampler explains
+                return best
+        seen = np.array(self.ids, np.int32) if penalized else None
+        count = len(self.ids) if penalized else 0
+        token: int = call("sample", pointer(row), row.size, how, self.drawn, pointer(seen), count)
+        return token
 
     def piece(self, text: str = "", finish: str | None = None) -> Piece:
         """A piece with the tokens whose text has been given out."""
