@@ -4,6 +4,8 @@
 #include <chrono>
 #include <climits>
 
+#include "common.h"
+
 #if defined(__linux__)
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -55,10 +57,19 @@ bool spin(Done done) {
 }  // namespace
 
 Pool::Pool(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  workers_.reserve(size_t(threads));
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  } catch (const std::exception&) {
+    const int here = this->threads();
+    stop();
+    fail("the system gives this process no more than %d of %d threads", here, threads);
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
   stop_.store(true);
   round_.fetch_add(2);
   wake(round_);
@@ -84,8 +95,8 @@ void Pool::work() {
       while (round_.load() == seen) sleep_while(round_, seen);
       sleepers_.fetch_sub(1);
     }
-    if (stop_.load()) return;
     seen = round_.load(std::memory_order_acquire);
+    if (stop_.load()) return;  // asked after the round: the last one is never slept on
     if (uint32_t(ticket_.load(std::memory_order_acquire) >> 32) != seen) continue;  // over, or not yet written
     const uint32_t round = seen;
     const auto function = function_.load(std::memory_order_acquire);

@@ -30,6 +30,7 @@ class Pool {
   using Function = void (*)(void*, int);
   void run(int pieces, Function function, void* data);
   void work();
+  void stop();
   bool claim(uint32_t round, uint32_t pieces, Function function, void* data);
 
   // The round of the current call in the high half, the next unclaimed piece in the low half: a thread that wakes

@@ -6,5 +6,5 @@ cd "$(dirname "$0")/.."
 build=${1:-build/arm}
 cmake -S . -B "$build" -G Ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
     -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DPAPERLAB_TEST=ON >/dev/null
-cmake --build "$build"
+cmake --build "$build" --target kernels_test
 exec qemu-aarch64 -L /usr/aarch64-linux-gnu "$build/kernels_test"
