@@ -1,7 +1,10 @@
 """Damaged, lying and hostile files; impossible requests. Every one gets a clear error, and nothing crashes."""
 
 import json
+import re
 import struct
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -354,6 +357,23 @@ def test_the_environment_pins_the_instruction_set(tmp_path, monkeypatch):
         assert engine.load(tmp_path).about["isa"] == isa
     monkeypatch.setenv("PAPERLAB_ISA", "sse9")
     refused(tmp_path, "PAPERLAB_ISA")
+
+
+def test_more_threads_than_the_system_gives(tmp_path):
+    code = f"""
+import re, resource
+from paperlab import engine
+
+engine.load({str(model(tmp_path))!r}, threads=1)
+here = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (here + (256 << 20),) * 2)
+try:
+    engine.load({str(tmp_path)!r}, threads=1000)
+except engine.EngineError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert re.fullmatch(r"the system gives this process no more than \d+ of 1000 threads\n", done.stdout), done
 
 
 CORPUS = Path(__file__).parents[2] / "native" / "fuzz" / "corpus"
