@@ -29,7 +29,7 @@ from paperlab import engine
 from paperlab.assets.models import model_folder
 from paperlab.engine.container import named, write
 from paperlab.engine.language import LanguageModel
-from paperlab.engine.native import call, tiles
+from paperlab.engine.native import Parts, call, tiles
 
 FORMATS = {
     "8 bits": engine.Layout(8),
@@ -80,7 +80,7 @@ def random_packed(out: Path, layout: engine.Layout) -> None:
         scales = np.full((rows, columns // layout.columns), 0.002, np.float16)
         keep = (draw.random(shape, np.float32) < layout.keep).astype(np.uint8) if layout.sparse else None
         mins = None if layout.symmetric else np.full_like(scales, -0.01)
-        for part, array in tiles(codes, scales, mins, keep, layout.bits, layout.columns).items():
+        for part, array in tiles(Parts(codes, scales, mins, keep, layout.bits, layout.columns)).items():
             tensors[f"{name}.{part}"] = named(array)
         about = {"rows": rows, "columns": columns, "bits": layout.bits, "group": layout.columns}
         metadata[f"paperlab.{name}"] = json.dumps(about | {"symmetric": layout.symmetric, "sparse": layout.sparse})

@@ -161,7 +161,7 @@ def test_a_new_record_changes_the_tags_and_shows_once_published(
 ) -> None:
     from dataclasses import replace
 
-    from paperlab.core import record, standing
+    from paperlab.core import files, record, standing
 
     monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
     before = ask("/api/verdicts")
@@ -177,7 +177,7 @@ def test_a_new_record_changes_the_tags_and_shows_once_published(
     assert values[:2] == ["NaN", "Infinity"]  # JSON knows neither
     assert ask("/api/verdicts").headers["Last-Modified"]
     file = next(tmp_path.rglob("*.jsonl"))
-    record.write_atomically(file, b"this is no record\n" + file.read_bytes())
+    files.write_atomically(file, b"this is no record\n" + file.read_bytes())
     assert ".jsonl:1: not a record" in json.loads(ask("/api/coverage").content)["unreadable"][0]
     assert ask("/api/records/feedfeedfeed").status_code == 200
 

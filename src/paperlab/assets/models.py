@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from paperlab.assets.packages import fetch, packages, sha256_of
+from paperlab.core.files import write_atomically
 from paperlab.core.home import BUNDLED, home
-from paperlab.core.record import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

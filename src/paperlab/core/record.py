@@ -2,14 +2,13 @@
 
 import fcntl
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from paperlab.core.card import Arm, Check
+from paperlab.core.files import write_atomically
 from paperlab.core.home import BUNDLED, home
 from paperlab.core.task import Metric
 
@@ -118,21 +117,6 @@ def append(record: Record, folder: Path | None = None) -> Path:
             return file  # the run was killed after this line was written, and resumed
         write_atomically(file, before + to_json(record).encode() + b"\n")
     return file
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write beside, flush to the disk, rename over. Raises OSError (disk full …) with the old file intact."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as partial:
-            partial.write(content)
-            partial.flush()
-            os.fsync(partial.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def read(folders: tuple[Path, ...] | None = None) -> Iterator[Record]:

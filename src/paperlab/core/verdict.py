@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from paperlab.core.card import Check, Method
+from paperlab.core.files import write_atomically
 from paperlab.core.home import BUNDLED
-from paperlab.core.record import ArmResult, Record, read, records_folder, write_atomically
+from paperlab.core.record import ArmResult, Record, read, records_folder
 from paperlab.core.statistics import Gain, aggregate, flips, holm, is_right_wrong, relative_gain
 from paperlab.core.task import TASKS, Metric
 

@@ -26,14 +26,13 @@ Every tensor begins at a multiple of 64 bytes of the file; what fills the place 
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from paperlab.core.files import replacing
 from paperlab.engine.native import EngineError
 
 _KINDS = {
@@ -181,24 +180,15 @@ def write_planned(
             at += gap
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-(len(header) + 8) % _ALIGN)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    try:
-        with os.fdopen(handle, "wb") as opened:
-            opened.write(len(header).to_bytes(8, "little") + header)
-            for tensor, place in zip(plan, places, strict=True):
-                progress(tensor)
-                array = np.ascontiguousarray(tensor.make())
-                if array.nbytes != tensor.nbytes:
-                    raise ValueError(f"{tensor.name} has {array.nbytes} bytes where {tensor.nbytes} were planned")
-                opened.seek(8 + len(header) + place)
-                opened.write(array.data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(file) as opened:
+        opened.write(len(header).to_bytes(8, "little") + header)
+        for tensor, place in zip(plan, places, strict=True):
+            progress(tensor)
+            array = np.ascontiguousarray(tensor.make())
+            if array.nbytes != tensor.nbytes:
+                raise ValueError(f"{tensor.name} has {array.nbytes} bytes where {tensor.nbytes} were planned")
+            opened.seek(8 + len(header) + place)
+            opened.write(array.data)
 
 
 def named(array: np.ndarray) -> tuple[str, np.ndarray]:

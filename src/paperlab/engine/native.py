@@ -23,7 +23,7 @@ from ctypes import (
 )
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -156,16 +156,25 @@ def pointer(array: np.ndarray | None) -> Any:
     return array.ctypes.data_as(_POINTERS[array.dtype])
 
 
+class Parts(NamedTuple):
+    """A matrix in few bits, in the order of its rows.
+
+    codes, keep: (rows, columns) uint8; scales, mins: (rows, groups) float16; group 0: whole rows.
+    book: (2^bits, dim) int8 entries, with codes (rows, columns / dim).
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    mins: np.ndarray | None
+    keep: np.ndarray | None
+    bits: int
+    group: int
+    book: np.ndarray | None = None
+
+
 @contextmanager
-def _laid(
-    codes: np.ndarray,
-    scales: np.ndarray,
-    mins: np.ndarray | None,
-    keep: np.ndarray | None,
-    bits: int,
-    group: int,
-    book: np.ndarray | None = None,
-) -> Iterator[int]:
+def _laid(matrix: Parts) -> Iterator[int]:
+    codes, scales, mins, keep, bits, group, book = matrix
     rows, columns = codes.shape
     if book is None:
         handle = call("lay", rows, columns, bits, group, pointer(codes), pointer(scales), pointer(mins), pointer(keep))
@@ -178,20 +187,11 @@ def _laid(
         library().pl_tiles_free(handle)
 
 
-def tiles(
-    codes: np.ndarray,
-    scales: np.ndarray,
-    mins: np.ndarray | None,
-    keep: np.ndarray | None,
-    bits: int,
-    group: int,
-    book: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
+def tiles(matrix: Parts) -> dict[str, np.ndarray]:
     """Codes and scales in the order that kernels read: the arrays of a packed matrix by name.
 
-    codes, keep: (rows, columns) uint8; scales, mins: (rows, groups) float16; group 0: whole rows.
-    book: (2^bits, dim) int8 entries, with codes (rows, columns / dim); it is stored as it is, and not given back.
-    Gives codes uint8, scales and mins float16, masks and starts uint64, each flat; those that the kind has.
+    Gives codes uint8, scales and mins float16, masks and starts uint64, each flat; those that the kind has. A book is
+    stored as it is, and not given back.
     """
     kinds = (
         ("codes", np.uint8),
@@ -201,7 +201,7 @@ def tiles(
         ("starts", np.uint64),
     )
     out = {}
-    with _laid(codes, scales, mins, keep, bits, group, book) as handle:
+    with _laid(matrix) as handle:
         for part, (name, dtype) in enumerate(kinds):
             where = c_void_p()
             size = call("tiles_part", handle, part, byref(where))
@@ -210,18 +210,11 @@ def tiles(
     return out
 
 
-def read(
-    codes: np.ndarray,
-    scales: np.ndarray,
-    mins: np.ndarray | None,
-    keep: np.ndarray | None,
-    bits: int,
-    group: int,
-    book: np.ndarray | None = None,
-) -> np.ndarray:
-    """(rows, columns) float32: the weights that codes stand for; arguments as `tiles` takes them."""
-    out = np.empty((len(codes), codes.shape[1] * (1 if book is None else book.shape[1])), np.float32)
-    with _laid(codes, scales, mins, keep, bits, group, book) as handle:
+def read(matrix: Parts) -> np.ndarray:
+    """(rows, columns) float32: the weights that codes stand for."""
+    rows, columns = matrix.codes.shape
+    out = np.empty((rows, columns * (1 if matrix.book is None else matrix.book.shape[1])), np.float32)
+    with _laid(matrix) as handle:
         call("tiles_read", handle, pointer(out))
     return out
 

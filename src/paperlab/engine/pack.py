@@ -13,7 +13,7 @@ import numpy as np
 from paperlab.engine import beside
 from paperlab.engine.codebook import cluster, in_bytes, whole
 from paperlab.engine.container import Weights, named, write
-from paperlab.engine.native import EngineError, read, round_to_nearest, tiles
+from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, tiles
 
 _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head")
 _BERT = ("query", "key", "value", "dense")
@@ -223,10 +223,10 @@ def laid(ready: Codes) -> dict[str, np.ndarray]:
     """The arrays of a matrix that was quantized elsewhere. Raises EngineError."""
     group = ready.layout.columns
     if ready.book is None:
-        arrays = tiles(ready.codes, ready.scales, ready.mins, None, ready.bits, group)
+        arrays = tiles(Parts(ready.codes, ready.scales, ready.mins, None, ready.bits, group))
     else:
         book, scales = in_bytes(whole(ready.book, ready.bits), ready.scales)
-        arrays = tiles(ready.codes, scales, None, None, ready.bits, group, book) | {"book": book}
+        arrays = tiles(Parts(ready.codes, scales, None, None, ready.bits, group, book)) | {"book": book}
     if ready.low_rank:
         arrays |= beside.low_rank(*ready.low_rank)
     if ready.outliers and len(ready.outliers[0]):
@@ -246,12 +246,12 @@ def packed(weight: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
         codes, scales, book = cluster(rest, layout.bits, layout.codebook, group)
     else:
         codes, scales, mins = round_to_nearest(rest, layout.bits, group, symmetric=layout.symmetric, keep=keep)
-    parts = codes, scales, mins, keep, layout.bits, group, book
-    arrays = tiles(*parts)
+    parts = Parts(codes, scales, mins, keep, layout.bits, group, book)
+    arrays = tiles(parts)
     if book is not None:
         arrays["book"] = book
     if layout.rank:
-        error = rest - read(*parts)
+        error = rest - read(parts)
         error[row, column] = 0
         arrays |= beside.low_rank(*beside.leading(error, layout.rank))
     if len(row):

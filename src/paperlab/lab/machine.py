@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from paperlab.core.record import write_atomically
+from paperlab.core.files import write_atomically
 
 # The features that decide which kernels can run; the names are those of Linux's /proc/cpuinfo.
 FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_vbmi2", "avx512_bf16", "avx512_fp16",

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from paperlab.core.record import write_atomically
+from paperlab.core.files import write_atomically
 from paperlab.core.words import SIGNS, clean, megabytes, number, percent, seconds, span
 from paperlab.lab.plots import COLOURS, Plot
 

@@ -16,9 +16,10 @@ from rich.text import Text
 
 from paperlab.core import record as store
 from paperlab.core.card import Check, Method, methods
+from paperlab.core.files import write_atomically
 from paperlab.core.panels import Value, build_seconds
 from paperlab.core.paper import Paper, papers
-from paperlab.core.record import Record, write_atomically
+from paperlab.core.record import Record
 from paperlab.core.verdict import Verdict, adjusted, control_ok, current, data_of, survives, verdict
 from paperlab.core.words import check_sentence, clean, megabytes, number, percent, seconds, span
 from paperlab.lab import plots

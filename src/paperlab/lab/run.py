@@ -25,8 +25,9 @@ from typing import Any
 
 from paperlab.assets.models import ModelError
 from paperlab.core.card import METHODS, Arm, Check, Method, find_method
+from paperlab.core.files import write_atomically
 from paperlab.core.home import home
-from paperlab.core.record import ArmResult, Record, Status, append, write_atomically
+from paperlab.core.record import ArmResult, Record, Status, append
 from paperlab.core.signature import check_parameters
 from paperlab.core.task import SCALES, load_task
 from paperlab.core.verdict import publish
