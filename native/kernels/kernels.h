@@ -108,6 +108,12 @@ struct Attention {
   float* scores;         // scratch: queries x round_up(positions, 16)
   float* out;            // [query][out_stride]
   int64_t out_stride;
+  // Where the cache is one stretch of a longer one: the largest score of each query and the sum of exp(score - largest);
+  // `out` is then not divided by that sum.
+  float* most = nullptr;
+  float* total = nullptr;
+  const void* next_keys = nullptr;  // what comes after: asked for meanwhile
+  const void* next_values = nullptr;
 };
 
 struct Kernels {

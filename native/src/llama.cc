@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model.h"
+#include "attend.h"
 
 namespace pl {
 namespace {
@@ -226,22 +226,16 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
     }
     k.rms_norm(x + t * width, layers_[0].before.weight, c_.epsilon, width, h + t * width);
   });
-  // Queries of one head and one part, at most 16 at a time: equal work, and keys that are read once for all.
-  struct Run {
-    const Part* part;
-    int first, count, row;
+  int stretches;
+  const std::vector<AttendJob> jobs = attend_jobs(parts, c_, stretches);
+  // A thread's first keys and values, before it comes to them.
+  const auto fetch = [&](int64_t layer, int thread) {
+    attend_fetch(jobs[jobs.size() * size_t(thread) / size_t(runtime.pool.threads())], c_, layer);
   };
-  std::vector<Run> runs;
-  int row = 0;
-  for (const Part& part : parts) {
-    for (int first = 0; first < part.count; first += 16)
-      runs.push_back({&part, first, std::min(16, part.count - first), row + first});
-    row += part.count;
-  }
   for (int64_t i = 0; i < c_.layers; ++i) {
     const Layer& layer = layers_[size_t(i)];
     runtime.multiply({h, width, width, tokens}, {{&layer.q, qkv, all}, {&layer.k, qkv + q_width, all}, {&layer.v, qkv + q_width + kv_width, all}},
-                     {&layer.out});
+                     {}, [&](int thread) { fetch(i, thread); });
     runtime.each(tokens, [&](int t) {
       float* row_qkv = qkv + t * all;
       const float *cosine = turn + t * head, *sine = cosine + half;
@@ -260,28 +254,7 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
         cache_put(session.cache(i, n), place[size_t(t)], row_qkv + q_width + n * head, row_qkv + q_width + kv_width + n * head);
       for (int64_t n = 0; session.rotated() && n < c_.heads; ++n) rotate(row_qkv + n * head, head);
     });
-    // Single tokens of enough texts: all queries that share a head's keys go through them together.
-    const int64_t together = c_.heads / c_.kv_heads;
-    const bool shared = tokens == int(runs.size()) && tokens * c_.kv_heads >= 2 * runtime.pool.threads();
-    const int64_t jobs = shared ? c_.kv_heads : c_.heads, pieces = int64_t(runs.size()) * jobs;
-    const auto attend = [&](int64_t piece, int64_t) {
-      const Run& now = runs[size_t(piece / jobs)];
-      const int64_t n = piece % jobs * (c_.heads / jobs), kv_head = n / together;
-      const int queries = shared ? int(together) : now.count;
-      thread_local std::vector<float> scores;
-      const int positions = int(now.part->session->length()) + now.first + now.count;
-      scores.resize(size_t(queries * round_up(positions, 16)));
-      const Session& session = *now.part->session;
-      // A thread's first query of a head brings its keys and values near at once: streams this short end before a
-      // fetch some way ahead of their use pays.
-      if (now.count == 1 && (n % together == 0 || runtime.begins(piece, pieces))) cache_fetch(session.cache(i, kv_head), positions);
-      const int64_t stride = shared ? head : all, out_stride = shared ? head : q_width;
-      float* out = attended + now.row * q_width + n * head;
-      k.attend({qkv + now.row * all + n * head, stride, queries, float(1 / std::sqrt(double(head))), session.cache(i, kv_head), positions,
-                !shared, scores.data(), out, out_stride});
-      for (int t = 0; session.rotated() && t < queries; ++t) rotate(out + t * out_stride, head);
-    };
-    runtime.spread(pieces, 1, attend, [](int) {});
+    attend(jobs, stretches, i, qkv, attended);
     runtime.multiply({attended, q_width, q_width, tokens}, {{&layer.out, h, width}}, {&layer.gate, &layer.up});
     runtime.each(tokens, [&](int t) {
       float *to = x + t * width, *from = h + t * width;

@@ -65,6 +65,8 @@ struct Part {  // of a batch: the next tokens of one session
   int count;
 };
 
+struct AttendJob;
+
 enum class Want { Nothing, Last, All };  // of whose tokens the logits are asked for
 
 class Model {
@@ -96,13 +98,14 @@ class Llama : public Model {
     Matrix q, k, v, out, gate, up, down;
   };
   void run(const std::vector<Part>& parts, int tokens);
+  void attend(const std::vector<AttendJob>& jobs, int stretches, int64_t layer, float* qkv, float* attended);
   void check(const std::vector<Part>& parts) const;
   LlamaConfig c_;
   Matrix embedding_, head_;
   const Matrix* output_;
   Norm last_;
   std::vector<Layer> layers_;
-  Scratch x_, h_, qkv_, attended_, inner_, turn_, logits_;
+  Scratch x_, h_, qkv_, attended_, inner_, turn_, stretches_, logits_;
   float* hidden_ = nullptr;  // of the last run, after the last norm: [token][hidden]
 };
 

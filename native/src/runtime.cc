@@ -73,7 +73,8 @@ void Runtime::fetch(std::initializer_list<const Matrix*> next, int run) const {
   });
 }
 
-void Runtime::multiply(const Activations& x, std::initializer_list<Product> products, std::initializer_list<const Matrix*> next) {
+void Runtime::multiply(const Activations& x, std::initializer_list<Product> products, std::initializer_list<const Matrix*> next,
+                       const std::function<void(int)>& also) {
   // Products of one call nearly always share their grouping.
   std::array<Int8View, 3> views;
   std::array<std::array<int64_t, 3>, 3> grouping;
@@ -107,6 +108,7 @@ void Runtime::multiply(const Activations& x, std::initializer_list<Product> prod
   };
   spread(total, step, work, [&](int run) {
     if (next.size()) fetch(next, run);
+    if (also) also(run);
   });
 }
 

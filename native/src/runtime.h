@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <initializer_list>
 #include <vector>
 
@@ -43,8 +44,12 @@ class Runtime {
       : k(kernels), pool(threads), planes(activation_planes), runs_(size_t(pool.threads())) {}
 
   // y = x W^T + bias for every product, at most three groupings among them; all share x. next: what will be
-  // multiplied after this; its first bytes are asked for while threads wait for each other.
-  void multiply(const Activations& x, std::initializer_list<Product> products, std::initializer_list<const Matrix*> next = {});
+  // multiplied after this; its first bytes are asked for while threads wait for each other, and what `also(thread)`
+  // asks for.
+  void multiply(const Activations& x, std::initializer_list<Product> products, std::initializer_list<const Matrix*> next = {},
+                const std::function<void(int)>& also = nullptr);
+  // Asks for the first bytes that a thread will read of matrices multiplied next.
+  void fetch(std::initializer_list<const Matrix*> next, int thread) const;
   // f(first, last) over [0, count) in steps: each thread takes neighbours, so that what is fetched ahead of one step
   // serves the next; who is done early, because another has less of the machine, takes over from the others' runs.
   // after(run): on each thread that comes, when nothing is left to take.
@@ -74,13 +79,6 @@ class Runtime {
     });
   }
 
-  // Whether a thread's run of `spread` begins with this step, where steps are 1.
-  bool begins(int64_t i, int64_t count) const {
-    for (int r = 0; r < pool.threads(); ++r)
-      if (i == count * r / pool.threads()) return true;
-    return false;
-  }
-
   const Kernels& k;
   Pool pool;
   const int planes;
@@ -90,7 +88,6 @@ class Runtime {
     std::atomic<int64_t> next{0};
   };
   static constexpr int64_t kLead = 8192;  // bytes of the next product that are asked for early
-  void fetch(std::initializer_list<const Matrix*> next, int run) const;
   Int8View rounded(const Activations& x, int64_t group, int64_t padded, int dim, int slot);
   std::vector<const float*> low_ranks(const Activations& x, std::initializer_list<Product> products);
   std::vector<Run> runs_;

@@ -76,7 +76,7 @@ def relative(mine, truth):
     return np.abs(mine - truth).max() / np.abs(truth).max()
 
 
-IDS = np.random.default_rng(3).integers(0, 517, 70).tolist()
+IDS = np.random.default_rng(3).integers(0, 517, 150).tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)

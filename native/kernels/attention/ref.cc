@@ -38,6 +38,7 @@ void attend_ref(const Attention& job) {
       most = std::max(most, weights[j]);
     }
     for (double& weight : weights) sum += weight = std::exp(weight - most);
+    if (job.most) job.most[i] = float(most), job.total[i] = float(sum), sum = 1;
     for (int64_t d = 0; d < head; ++d) {
       const int64_t place = c.bits == 4 ? d / 16 * 8 + d % 8 : d;
       double out = 0;
