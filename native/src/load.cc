@@ -4,6 +4,7 @@
 
 #include "companions.h"
 #include "matrix.h"
+#include "share.h"
 
 namespace pl {
 namespace {
@@ -78,14 +79,16 @@ void repack(const Tensor& tensor, Matrix& matrix) {
   const int64_t bytes = whole ? 34 : minimum ? 20 : 18, groups = matrix.columns / 32;
   std::vector<uint8_t> codes(matrix.rows * matrix.columns);
   std::vector<uint16_t> scales(matrix.rows * groups), mins(minimum ? matrix.rows * groups : 0);
-  for (int64_t i = 0; i < matrix.rows * groups; ++i) {
-    const uint8_t* block = tensor.data + i * bytes;
-    std::memcpy(&scales[i], block, 2);
-    if (minimum) std::memcpy(&mins[i], block + 2, 2);
-    for (int place = 0; place < 32; ++place)
-      codes[i * 32 + place] = whole ? uint8_t(block[2 + place] ^ 128)
-                                    : block[(minimum ? 4 : 2) + place % 16] >> (place / 16 * 4) & 15;
-  }
+  share_rows(matrix.rows * groups, 1 << 12, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const uint8_t* block = tensor.data + i * bytes;
+      std::memcpy(&scales[size_t(i)], block, 2);
+      if (minimum) std::memcpy(&mins[size_t(i)], block + 2, 2);
+      for (int place = 0; place < 32; ++place)
+        codes[size_t(i * 32 + place)] = whole ? uint8_t(block[2 + place] ^ 128)
+                                              : block[(minimum ? 4 : 2) + place % 16] >> (place / 16 * 4) & 15;
+    }
+  });
   check_finite(scales.data(), int64_t(scales.size()), "a scale in the file");
   check_finite(mins.data(), int64_t(mins.size()), "a minimum in the file");
   take_tiles(matrix, lay_tiles(matrix.rows, matrix.columns, whole ? 8 : 4, 32, codes.data(), scales.data(), minimum ? mins.data() : nullptr, nullptr));
@@ -129,9 +132,11 @@ void repack_compressed(const Tensors& tensors, const std::string& name, Matrix& 
   check_finite(scales.data(), int64_t(scales.size()), name + ".weight_scale");
   check_finite(mins.data(), int64_t(mins.size()), name + ".weight_zero_point");
   std::vector<uint8_t> codes(size_t(rows * columns));
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t c = 0; c < columns; ++c)
-      codes[size_t(row * columns + c)] = uint8_t(word_at(packed, row * words + c / each) >> (c % each * bits) & mask);
+  share_rows(rows, rows_of_a_piece(columns), [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row)
+      for (int64_t c = 0; c < columns; ++c)
+        codes[size_t(row * columns + c)] = uint8_t(word_at(packed, row * words + c / each) >> (c % each * bits) & mask);
+  });
   take_tiles(matrix, lay_tiles(rows, columns, bits, group, codes.data(), scales.data(), zeros ? mins.data() : nullptr, nullptr));
 }
 
@@ -177,14 +182,16 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
     matrix.owns.push_back(copy);
     return matrix;
   }
-  // A strip of 16 rows at a time would do; the whole matrix at once is simpler and still small.
   const int64_t padded = padded_columns(columns, packing.group), groups = packing.group ? padded / packing.group : 1;
-  Buffer whole(size_t(rows * columns) * 4);
-  to_float(tensor, 0, rows * columns, whole.as<float>());
-  std::vector<uint8_t> codes(rows * columns);
+  std::vector<uint8_t> codes(size_t(rows * columns));
   std::vector<uint16_t> scales(rows * groups), mins(packing.symmetric ? 0 : rows * groups);
   try {
-    round_to_nearest(whole.as<float>(), rows, columns, packing, codes.data(), scales.data(), packing.symmetric ? nullptr : mins.data(), nullptr);
+    share_rows(rows, rows_of_a_piece(columns), [&](int64_t first, int64_t last) {
+      std::vector<float> strip(size_t((last - first) * columns));
+      to_float(tensor, first * columns, int64_t(strip.size()), strip.data());
+      round_rows(strip.data(), last - first, columns, packing, codes.data() + first * columns, scales.data() + first * groups,
+                 packing.symmetric ? nullptr : mins.data() + first * groups, nullptr, first);
+    });
   } catch (const Error& error) {
     fail("%s.weight: %s", name.c_str(), error.what());
   }

@@ -51,6 +51,9 @@ Buffer book_tables(int bits, int dim, const int8_t* book);  // as kernels look e
 // Nearest codes, with the scale of each group that loses least among a few. Throws Error where a weight is not finite.
 void round_to_nearest(const float* weight, int64_t rows, int64_t columns, const Packing& packing, uint8_t* codes,
                       uint16_t* scales, uint16_t* mins, const uint8_t* keep);
+// The same on the caller's thread alone. above: rows before the first, which errors count from.
+void round_rows(const float* weight, int64_t rows, int64_t columns, const Packing& packing, uint8_t* codes,
+                uint16_t* scales, uint16_t* mins, const uint8_t* keep, int64_t above);
 // (last - first) rows of a tiled matrix as floats.
 void read_rows(const TileView& view, int64_t first, int64_t last, float* out);
 

@@ -6,11 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <set>
-#include <thread>
+
+#include "share.h"
 
 namespace pl {
 namespace {
@@ -84,21 +84,15 @@ void Mapped::settle(const std::string& path) {
   if (skip < kLarge) munmap(begin + skip + room, kLarge - skip);
   begin += skip;
   madvise(begin, room, MADV_HUGEPAGE);
-  std::atomic<uint64_t> next{0};
+  constexpr int64_t kStep = int64_t(4) << 20;
   std::atomic<bool> whole{true};
-  const auto read = [&] {
-    constexpr uint64_t kStep = uint64_t(4) << 20;
-    for (uint64_t from; (from = next.fetch_add(kStep)) < size_;)
-      for (uint64_t to = std::min(from + kStep, size_); from < to;) {
-        const ssize_t got = pread(file, begin + from, to - from, off_t(from));
-        if (got <= 0) return whole.store(false);
-        from += uint64_t(got);
-      }
-  };
-  std::vector<std::thread> helpers;
-  for (unsigned i = 1; i < std::min(4u, std::thread::hardware_concurrency()); ++i) helpers.emplace_back(read);
-  read();
-  for (auto& helper : helpers) helper.join();
+  share_rows(int64_t(size_), kStep, [&](int64_t from, int64_t to) {
+    while (from < to) {
+      const ssize_t got = pread(file, begin + from, size_t(to - from), off_t(from));
+      if (got <= 0) return whole.store(false);
+      from += got;
+    }
+  });
   close(file);
   if (!whole) return void(munmap(begin, room));  // what is mapped stays
   munmap(const_cast<uint8_t*>(data_), taken_);

@@ -1,8 +1,10 @@
 // Codes into tiles, and weights out of them.
 #include <algorithm>
+#include <utility>
 
 #include "matmul_q/matmul_q.h"
 #include "matrix.h"
+#include "share.h"
 
 namespace pl {
 
@@ -18,19 +20,52 @@ void check_layout(int bits, int64_t rows, int64_t columns, int64_t group, bool s
 
 namespace {
 
-void put_code(Tiles& tiles, int64_t row, int64_t column, int code) {
-  const TileView& v = tiles.view;
-  const int64_t group = column / v.group, quad = column % v.group / 4;
-  const int lane = int(row % 16 * 4 + column % 4);
-  uint8_t* codes = tiles.codes.as<uint8_t>() + (row / 16 * v.groups() + group) * v.group_bytes();
-  if (v.bits == 8) {
-    codes[quad * 64 + lane] = uint8_t(code);
-  } else if (v.bits == 4) {
-    codes[quad / 2 * 64 + lane] |= uint8_t(code << (quad % 2 * 4));
-  } else {
-    codes[quad / 4 * 64 + lane] |= uint8_t((code & 3) << (quad % 4 * 2));
-    if (v.bits == 3) codes[v.group / 16 * 64 + quad * 8 + lane / 8] |= uint8_t((code >> 2) << (lane % 8));
+constexpr uint64_t kOnes = 0x0101010101010101;
+
+// Bit i of the answer is bit 0 of byte i.
+uint64_t gathered(uint64_t bytes) { return ((bytes & kOnes) * 0x0102040810204080) >> 56; }
+
+uint64_t eight(const uint8_t* at) {
+  uint64_t value;
+  std::memcpy(&value, at, 8);
+  return value;
+}
+
+// 16 rows x 4 columns from (block * 16, column) on, [row][column]; what lies outside the matrix is `filler`.
+void take_quad(const uint8_t* from, int64_t rows, int64_t columns, int64_t block, int64_t column, int filler, uint8_t* quad) {
+  const int64_t held = std::min<int64_t>(rows - block * 16, 16), wide = std::min<int64_t>(columns - column, 4);
+  if (held < 16 || wide < 4) std::memset(quad, filler, 64);
+  if (wide < 1) return;
+  const uint8_t* at = from + block * 16 * columns + column;
+  if (wide >= 4)
+    for (int64_t row = 0; row < held; ++row) std::memcpy(quad + row * 4, at + row * columns, 4);
+  else
+    for (int64_t row = 0; row < held; ++row) std::memcpy(quad + row * 4, at + row * columns, size_t(wide));
+}
+
+// A quad's codes into their group's bytes, which were zero.
+void put_quad(uint8_t* codes, int bits, int64_t group, int64_t quad, const uint8_t* from) {
+  if (bits == 8) return void(std::memcpy(codes + quad * 64, from, 64));
+  if (bits == 4) {
+    uint8_t* to = codes + quad / 2 * 64;
+    const int shift = int(quad % 2 * 4);
+    for (int lane = 0; lane < 64; ++lane) to[lane] |= uint8_t(from[lane] << shift);
+    return;
   }
+  uint8_t* to = codes + quad / 4 * 64;
+  const int shift = int(quad % 4 * 2);
+  for (int lane = 0; lane < 64; ++lane) to[lane] |= uint8_t((from[lane] & 3) << shift);
+  for (int i = 0; bits == 3 && i < 8; ++i) codes[group / 16 * 64 + quad * 8 + i] = uint8_t(gathered(eight(from + i * 8) >> 2));
+}
+
+// A sparse quad's codes, those of the ones of its mask, to `to`. Gives the byte after them.
+uint8_t* put_some(uint8_t* to, int bits, uint64_t mask, const uint8_t* from) {
+  for (int held = 0; mask; mask &= mask - 1, ++held) {
+    const uint8_t code = from[__builtin_ctzll(mask)];
+    if (bits == 8 || held % 2 == 0) *to++ = code;
+    else to[-1] |= uint8_t(code << 4);
+  }
+  return to;
 }
 
 }  // namespace
@@ -43,7 +78,8 @@ Tiles lay_tiles(int64_t rows, int64_t columns, int bits, int64_t group, const ui
   Tiles tiles;
   TileView& v = tiles.view;
   v.bits = bits, v.rows = rows, v.columns = columns, v.padded = padded, v.group = group;
-  const int64_t blocks = v.row_blocks(), groups = v.groups();
+  const int64_t blocks = v.row_blocks(), groups = v.groups(), quads = padded / 4;
+  const int64_t step = std::max<int64_t>(1, (1 << 18) / (padded * 16));  // blocks worth a piece
   const int filler = mins ? 0 : v.zero();  // padding: the weight 0, as far as the format has one
   tiles.scales = Buffer(size_t(blocks * groups) * 32);
   if (mins) tiles.mins = Buffer(size_t(blocks * groups) * 32);
@@ -53,39 +89,52 @@ Tiles lay_tiles(int64_t rows, int64_t columns, int bits, int64_t group, const ui
       tiles.scales.as<uint16_t>()[at] = scales[row * groups + g];
       if (mins) tiles.mins.as<uint16_t>()[at] = mins[row * groups + g];
     }
-  const auto code_at = [&](int64_t row, int64_t column) {
-    return row < rows && column < columns ? int(codes[row * columns + column]) : filler;
-  };
+  share_rows(rows, std::max<int64_t>(1, (1 << 20) / columns), [&](int64_t first, int64_t last) {
+    uint8_t all = 0;
+    for (int64_t i = first * columns; i < last * columns; ++i) all |= codes[i];
+    if (all >> bits) fail("a code is too large for %d bits", bits);
+  });
   if (!keep) {
     tiles.codes = Buffer(size_t(blocks * groups * v.group_bytes()));
-    for (int64_t row = 0; row < blocks * 16; ++row)
-      for (int64_t column = 0; column < padded; ++column) put_code(tiles, row, column, code_at(row, column));
+    share_rows(blocks, step, [&](int64_t first, int64_t last) {
+      uint8_t quad[64];
+      for (int64_t i = first * quads; i < last * quads; ++i) {
+        const int64_t block = i / quads, column = i % quads * 4, g = column / group;
+        take_quad(codes, rows, columns, block, column, filler, quad);
+        put_quad(tiles.codes.as<uint8_t>() + (block * groups + g) * v.group_bytes(), bits, group, (column - g * group) / 4, quad);
+      }
+    });
   } else {
-    const int64_t quads = padded / 4;
     tiles.masks = Buffer(size_t(blocks * quads) * 8);
     tiles.starts = Buffer(size_t(blocks) * 8);
-    std::vector<uint8_t> out;
-    for (int64_t block = 0; block < blocks; ++block) {
-      tiles.starts.as<uint64_t>()[block] = out.size();
-      for (int64_t quad = 0; quad < quads; ++quad) {
-        uint64_t mask = 0;
-        int held = 0;
-        for (int lane = 0; lane < 64; ++lane) {
-          const int64_t row = block * 16 + lane / 4, column = quad * 4 + lane % 4;
-          if (row >= rows || column >= columns || !keep[row * columns + column]) continue;
-          mask |= uint64_t(1) << lane;
-          const int code = code_at(row, column);
-          if (bits == 8 || held % 2 == 0) out.push_back(uint8_t(code));
-          else out.back() |= uint8_t(code << 4);
-          ++held;
+    uint64_t *masks = tiles.masks.as<uint64_t>(), *starts = tiles.starts.as<uint64_t>();
+    share_rows(blocks, step, [&](int64_t first, int64_t last) {
+      uint8_t quad[64];
+      for (int64_t i = first * quads; i < last * quads; ++i) {
+        take_quad(keep, rows, columns, i / quads, i % quads * 4, 0, quad);
+        for (int byte = 0; byte < 8; ++byte) {
+          const uint64_t some = eight(quad + byte * 8);  // any number but 0 keeps a weight
+          masks[i] |= gathered((((some & ~(kOnes << 7)) + ~(kOnes << 7)) | some) >> 7) << (byte * 8);
         }
-        tiles.masks.as<uint64_t>()[block * quads + quad] = mask;
+        const uint64_t ones = uint64_t(__builtin_popcountll(masks[i]));
+        starts[i / quads] += bits == 8 ? ones : (ones + 1) / 2;
       }
-    }
-    tiles.codes = Buffer(out.size() + 64);
-    std::copy(out.begin(), out.end(), tiles.codes.as<uint8_t>());
-    v.masks = tiles.masks.as<uint64_t>();
-    v.starts = tiles.starts.as<uint64_t>();
+    });
+    uint64_t total = 0;
+    for (int64_t block = 0; block < blocks; ++block) total += std::exchange(starts[block], total);
+    tiles.codes = Buffer(total + 64);
+    share_rows(blocks, step, [&](int64_t first, int64_t last) {
+      uint8_t quad[64];
+      for (int64_t block = first; block < last; ++block) {
+        uint8_t* to = tiles.codes.as<uint8_t>() + starts[block];
+        for (int64_t i = 0; i < quads; ++i) {
+          take_quad(codes, rows, columns, block, i * 4, 0, quad);
+          to = put_some(to, bits, masks[block * quads + i], quad);
+        }
+      }
+    });
+    v.masks = masks;
+    v.starts = starts;
   }
   v.codes = tiles.codes.as<uint8_t>();
   v.scales = tiles.scales.as<uint16_t>();

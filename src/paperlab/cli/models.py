@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,33 +123,37 @@ def codes_of(name: str, layer: "Quantized") -> "Codes":
 
 
 def pack(model: str, out: Path, recipe: "Recipe", given: "dict[str, Codes] | None" = None) -> dict[str, Any]:
-    """Pack and report; progress on standard error where a terminal watches."""
+    """Pack with a bar of progress on standard error where a terminal watches."""
     from paperlab.engine import pack as work
 
-    def tell(name: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{name}", end="", file=sys.stderr, flush=True)
-
-    report = work(place(model), out, recipe, given, tell)
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
-    return report
+    with _bar("M weights") as progress:
+        return work(place(model), out, recipe, given, progress)
 
 
 def export(model: str, out: Path, to: str, **options: Any) -> dict[str, Any]:
     """Export with a bar of progress on standard error where a terminal watches."""
     from paperlab.engine import export as work
 
-    def tell(name: str, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            filled = 20 * done // max(total, 1)
-            line = f"\r\x1b[K[{'=' * filled}{' ' * (20 - filled)}] {done / 1e6:.0f} of {total / 1e6:.0f} MB  {name}"
-            print(line, end="", file=sys.stderr, flush=True)
+    with _bar("MB") as progress:
+        return work(place(model), out, to, progress=progress, **options)  # type: ignore[arg-type]
 
-    report = work(place(model), out, to, progress=tell, **options)  # type: ignore[arg-type]
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
-    return report
+
+@contextmanager
+def _bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A callable that draws what is at work, how many are done, and of how many; units are a million of these."""
+
+    def tell(name: str, done: int, total: int) -> None:
+        filled = 20 * done // max(total, 1)
+        line = f"[{'=' * filled}{' ' * (20 - filled)}] {done / 1e6:.0f} of {total / 1e6:.0f} {unit}  {name}"
+        print(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
+
+    if not sys.stderr.isatty():
+        yield lambda name, done, total: None
+        return
+    try:
+        yield tell
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def chat(model: "LanguageModel", options: dict[str, Any]) -> None:

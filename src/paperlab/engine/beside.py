@@ -10,8 +10,11 @@ def largest(weight: np.ndarray, part: float) -> tuple[np.ndarray, np.ndarray]:
     count = round(weight.size * part)
     if not count:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    far = np.abs(weight - weight.mean()).ravel()
-    return np.divmod(np.sort(np.argpartition(far, far.size - count)[far.size - count :]), weight.shape[1])
+    far = (weight - weight.mean()).ravel()
+    np.abs(far, out=far)
+    least = np.partition(far, far.size - count)[far.size - count]
+    beyond, even = np.flatnonzero(far > least), np.flatnonzero(far == least)
+    return np.divmod(np.sort(np.concatenate([beyond, even[: count - len(beyond)]])), weight.shape[1])
 
 
 def exact(shape: tuple[int, int], row: np.ndarray, column: np.ndarray, value: np.ndarray) -> dict[str, np.ndarray]:

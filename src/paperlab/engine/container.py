@@ -127,7 +127,9 @@ class Weights:
         """The tensor as float32. Raises EngineError where it holds no floats."""
         raw, kind = self.raw(name), self.kind(name)
         if kind == "BF16":
-            return (np.asarray(raw).astype(np.uint32) << 16).view(np.float32)
+            wide = raw.astype(np.uint32)
+            wide <<= 16
+            return np.asarray(wide).view(np.float32)
         if kind not in ("F32", "F16", "F64"):
             raise EngineError(f"{name} is of type {kind}; floats are needed")
         return np.ascontiguousarray(raw, np.float32)

@@ -4,13 +4,9 @@ Codes are carried over as they are wherever a format has a place for them; they 
 caller says so. The whole comes into being beside its place and is moved there when it is complete.
 """
 
-import contextlib
-import errno
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +16,7 @@ from paperlab.engine import compressed, ggml
 from paperlab.engine.container import Planned, write_planned
 from paperlab.engine.native import EngineError
 from paperlab.engine.pack import BESIDE, Codes, Layout, Recipe, fits, layout_of
+from paperlab.engine.place import placed, room
 from paperlab.engine.source import Item, Source
 
 Format = Literal["hf", "compressed-tensors", "gguf"]
@@ -72,9 +69,9 @@ def export(
         for item in _chosen(opened, recipe, given or {}, bert, to == "compressed-tensors")
         if not (item.stem == "lm_head" and opened.config.get("tie_word_embeddings"))
     ]
-    with _tidy(out) as place:
+    with placed(out) as place:
         if to == "gguf":
-            return ggml.write(opened, items, place, dtype, requantize, progress, _room(out))
+            return ggml.write(opened, items, place, dtype, requantize, progress, room(out))
         notes: list[str] = []
         config = {key: value for key, value in opened.config.items() if key != "quantization_config"}
         if to == "hf":
@@ -84,7 +81,7 @@ def export(
         kinds = {tensor.kind for tensor in plan if tensor.kind in _FLOATS and len(tensor.shape) == 2}
         config.pop("torch_dtype", None)
         config["dtype"] = _TYPES["F16" if to != "hf" else kinds.pop() if len(kinds) == 1 else "F32"]
-        size = _write_folder(plan, place, shard, progress, _room(out))
+        size = _write_folder(plan, place, shard, progress, room(out))
         (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _beside(opened, place)
     return {"bytes": size, "tensors": len(plan), "notes": notes}
@@ -188,43 +185,3 @@ def _beside(source: Source, place: Path) -> None:
         if name != "config.json" and (source.path / name).is_file():
             (place / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source.path / name, place / name)
-
-
-def _room(out: Path) -> Callable[[int], None]:
-    """Refuses sizes that the disk of `out` has no room for."""
-    folder = next(parent for parent in out.absolute().parents if parent.is_dir())
-
-    def check(size: int) -> None:
-        free = shutil.disk_usage(folder).free
-        if size > free:
-            raise EngineError(f"{out} takes {size / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB left")
-
-    return check
-
-
-@contextlib.contextmanager
-def _tidy(out: Path) -> Iterator[Path]:
-    """A place beside `out` to write in: what is there at the end becomes `out`, or vanishes with an error."""
-    parent = out.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(dir=parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise EngineError(f"cannot write {out}: {error.strerror}") from None
-    try:
-        yield place / out.name if out.suffix == ".gguf" else place
-        if out.suffix == ".gguf":
-            os.replace(place / out.name, out)
-        elif not out.exists():
-            os.chmod(place, 0o755)
-            os.replace(place, out)
-        else:
-            # A folder that is there keeps its files; config.json comes last, it makes the folder a model.
-            for file in sorted(place.iterdir(), key=lambda file: file.name == "config.json"):
-                os.replace(file, out / file.name)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EngineError(f"the disk of {out} is full; nothing was left there") from None
-        raise EngineError(f"cannot write {out}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(place, ignore_errors=True)

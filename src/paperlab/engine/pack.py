@@ -2,11 +2,13 @@
 
 import fnmatch
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,9 +16,13 @@ from paperlab.engine import beside
 from paperlab.engine.codebook import cluster, in_bytes, whole
 from paperlab.engine.container import Weights, named, write
 from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, tiles
+from paperlab.engine.place import placed, room
+
+Progress = Callable[[str, int, int], None]
 
 _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head")
 _BERT = ("query", "key", "value", "dense")
+_AT_ONCE = 1 << 20  # weights among which the largest are looked for together
 BESIDE = (
     "config.json",
     "generation_config.json",
@@ -83,17 +89,25 @@ class Layout:
         """(rows, columns) uint8, 1 where a weight is kept; None where all are."""
         if not self.sparse:
             return None
+        out = np.zeros(weight.shape, np.uint8)
+        step = max(1, _AT_ONCE // weight.shape[1])
+        with ThreadPoolExecutor() as pool:  # NumPy works on several strips at once
+            strips = [slice(first, first + step) for first in range(0, len(weight), step)]
+            list(pool.map(lambda strip: self._mark(weight[strip], out[strip]), strips))
+        return out
+
+    def _mark(self, weight: np.ndarray, out: np.ndarray) -> None:
+        """Put a 1 where a weight of these rows is kept."""
         rows, columns = weight.shape
         size = np.abs(weight)
         if self.pattern == "2:4":
             whole = np.zeros((rows, columns + -columns % 4), np.float32)
             whole[:, :columns] = size
             rank = whole.reshape(rows, -1, 4).argsort(-1, kind="stable").argsort(-1, kind="stable")
-            return np.ascontiguousarray((rank >= 2).reshape(rows, -1)[:, :columns], np.uint8)
+            out[:] = (rank >= 2).reshape(rows, -1)[:, :columns]
+            return
         kept = max(1, round(columns * self.keep))
-        out = np.zeros((rows, columns), np.uint8)
         np.put_along_axis(out, np.argpartition(size, columns - kept, axis=1)[:, columns - kept :], 1, axis=1)
-        return out
 
 
 @dataclass(frozen=True)
@@ -151,72 +165,89 @@ def pack(
     out: str | Path,
     recipe: Layout | Recipe,
     given: Mapping[str, Codes] | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda name, done, total: None,
 ) -> dict[str, float]:
     """Pack the model folder `source` into the folder `out`, which must not hold a model yet.
 
     recipe: one layout for all matrices, or (pattern, layout) pairs over their names, the last match counting:
     [("*", Layout(4)), ("lm_head", Layout(8))]. Codes are the nearest ones, except for the
     matrices in `given`, by name, whose codes are another's work and whose weights in `source` are not looked at.
-    Gives bytes, weights, and bits per weight over the packed matrices. Raises EngineError.
+    progress: told the matrix, the weights packed before it, and of how many. Gives bytes, weights, and bits per weight
+    over the packed matrices. Raises EngineError; what ends it early leaves nothing behind.
     """
     source, out = Path(source), Path(out)
     if isinstance(recipe, Layout):
         recipe = [("*", recipe)]
     if not (source / "config.json").is_file():
         raise EngineError(f"no config.json in {source}; give the folder of a model")
-    if (out / "model.safetensors").exists():
+    if (out / "config.json").exists() or (out / "model.safetensors").exists():
         raise EngineError(f"{out} already holds a model; name another folder, or remove it first")
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    bert = config.get("model_type") == "bert"
     weights = Weights(source)
     if any(name.endswith(".codes") for name in weights.names()):
         raise EngineError(f"{source} is packed already; give the original weights")
+    layouts = _chosen(weights, recipe, given or {}, config)
+    total = sum(math.prod(weights.shape(name)) for name, layout in layouts.items() if layout)
+    if not total:
+        raise EngineError(f"no matrix of {source} matches the recipe")
     tensors: dict[str, tuple[str, np.ndarray]] = {}
     metadata = {"format": "paperlab", "paperlab": "1"}
     bits = count = 0
+    with placed(out) as place:
+        for name, layout in layouts.items():
+            if layout is None:
+                tensors[name] = weights.kind(name), weights.raw(name)
+                continue
+            stem = name.removesuffix(".weight")
+            progress(stem, count, total)
+            try:
+                ready = (given or {}).get(stem)
+                arrays = laid(ready) if ready else packed(weights.floats(name), layout)
+            except EngineError as error:
+                raise EngineError(f"{name}: {error}") from None
+            tensors |= {f"{stem}.{part}": named(array) for part, array in arrays.items()}
+            metadata[f"paperlab.{stem}"] = json.dumps(_about(weights.shape(name), layout, arrays))
+            bits += 8 * sum(array.nbytes for array in arrays.values())
+            count += math.prod(weights.shape(name))
+        room(out)(sum(array.nbytes for _, array in tensors.values()))
+        for file in BESIDE:
+            if (source / file).is_file():
+                (place / file).parent.mkdir(exist_ok=True)
+                shutil.copyfile(source / file, place / file)
+        write(place / "model.safetensors", tensors, metadata)
+        size = (place / "model.safetensors").stat().st_size
+    return {"bytes": size, "weights": count, "bits_per_weight": bits / count}
+
+
+def _chosen(
+    weights: Weights, recipe: Recipe, given: Mapping[str, Codes], config: Mapping[str, Any]
+) -> dict[str, Layout | None]:
+    """The layout of each tensor to write, None for those that stay as they are."""
+    bert = config.get("model_type") == "bert"
+    out: dict[str, Layout | None] = {}
     for name in weights.names():
         stem = name.removesuffix(".weight")
-        ready = (given or {}).get(stem)
-        layout = ready.layout if ready else layout_of(stem, recipe) if fits(name, weights.shape(name), bert) else None
         if stem == "lm_head" and config.get("tie_word_embeddings"):
             continue
-        if layout is None or layout.bits == 16:
-            tensors[name] = weights.kind(name), weights.raw(name)
-            continue
-        progress(stem)
-        try:
-            arrays = laid(ready) if ready else packed(weights.floats(name), layout)
-        except EngineError as error:
-            raise EngineError(f"{name}: {error}") from None
-        rows, columns = weights.shape(name)
-        for part, array in arrays.items():
-            tensors[f"{stem}.{part}"] = named(array)
-        about = {
-            "rows": rows,
-            "columns": columns,
-            "bits": layout.bits,
-            "group": layout.columns or columns + -columns % 64,
-        }
-        if layout.codebook:
-            about["codebook"] = layout.codebook
-        if "low_rank.a" in arrays:
-            about["rank"] = len(arrays["low_rank.a"])
-        if "outliers.columns" in arrays:
-            about["outliers"] = len(arrays["outliers.columns"])
-        metadata[f"paperlab.{stem}"] = json.dumps(about | {"symmetric": layout.symmetric, "sparse": layout.sparse})
-        bits += 8 * sum(array.nbytes for array in arrays.values())
-        count += rows * columns
-    if not count:
-        raise EngineError(f"no matrix of {source} matches the recipe")
-    out.mkdir(parents=True, exist_ok=True)
-    for file in BESIDE:
-        if (source / file).is_file():
-            (out / file).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / file, out / file)
-    write(out / "model.safetensors", tensors, metadata)
-    size = (out / "model.safetensors").stat().st_size
-    return {"bytes": size, "weights": count, "bits_per_weight": bits / count}
+        if stem in given:
+            out[name] = given[stem].layout
+        else:
+            layout = layout_of(stem, recipe) if fits(name, weights.shape(name), bert) else None
+            out[name] = None if layout is None or layout.bits == 16 else layout
+    return out
+
+
+def _about(shape: tuple[int, ...], layout: Layout, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the file says of a packed matrix."""
+    rows, columns = shape
+    about = {"rows": rows, "columns": columns, "bits": layout.bits, "group": layout.columns or columns + -columns % 64}
+    if layout.codebook:
+        about["codebook"] = layout.codebook
+    if "low_rank.a" in arrays:
+        about["rank"] = len(arrays["low_rank.a"])
+    if "outliers.columns" in arrays:
+        about["outliers"] = len(arrays["outliers.columns"])
+    return about | {"symmetric": layout.symmetric, "sparse": layout.sparse}
 
 
 def laid(ready: Codes) -> dict[str, np.ndarray]:
