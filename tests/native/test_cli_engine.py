@@ -1,6 +1,5 @@
 """`paperlab pack` and `paperlab chat`."""
 
-import io
 import json
 from pathlib import Path
 
@@ -54,16 +53,6 @@ def test_the_recipe_of_the_howto(tmp_path):
     assert lm.forward([(lm.session(), [1, 2, 3])]).shape == (1, 40)
     fields = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
     assert fields | {"pattern"} == set(Layout.__dataclass_fields__)
-
-
-def test_chat_answers_line_by_line(monkeypatch, capsys):
-    class Echo:
-        def generate(self, messages, **options):
-            yield from (f"{len(messages)} ", messages[-1]["content"])
-
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nthere\n\nnever read\n"))
-    models.chat(Echo(), {})
-    assert capsys.readouterr().out == "1 hello\n3 there\n"
 
 
 def test_chat_keeps_its_cache_in_the_bits_that_were_asked_for(trained):

@@ -286,6 +286,10 @@ def test_a_missing_package_names_the_extra_that_brings_it(shelf, monkeypatch):
 
     monkeypatch.setattr(running, "run", bare)
     assert "torch, which is not installed: pip install 'paperlab[lab]'" in ask("run", "easyquant", code=2).stderr
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    monkeypatch.delitem(sys.modules, "paperlab.engine", raising=False)
+    monkeypatch.delitem(sys.modules, "paperlab.engine.export", raising=False)
+    assert "pip install 'paperlab[engine]'" in ask("chat", "abstracts-lm", code=2).stderr
 
 
 def test_an_interrupt_says_how_to_go_on(shelf, monkeypatch):
@@ -444,6 +448,29 @@ def test_doctor_says_what_is_there_and_what_is_missing(shelf, monkeypatch):
     text = ask("doctor").stdout
     assert "lm_compress on m, quick" in text
     assert "> the same `paperlab run` with --resume goes on" in text
+
+
+def test_doctor_says_what_the_engine_computes_by_and_what_is_lost_without_it(monkeypatch):
+    from paperlab import engine
+    from paperlab.lab import doctor
+
+    monkeypatch.setattr(engine, "available", lambda: True)
+    monkeypatch.setattr(engine, "instruction_sets", lambda: ["ref", "avx2"])
+    assert [row["value"] for row in doctor._engine()] == [
+        "computes by avx2, of ref, avx2; chat, serve-model and search use it"
+    ]
+
+    def damaged():
+        raise engine.EngineError("it is of another version")
+
+    monkeypatch.setattr(engine, "instruction_sets", damaged)
+    (row,) = doctor._engine()
+    assert row["ok"] is False
+    assert row["advice"] == "it is of another version"
+    monkeypatch.setattr(engine, "available", lambda: False)
+    (row,) = doctor._engine()
+    assert "no chat, no serve-model" in row["value"]
+    assert row["advice"].startswith("pip install ./native")
 
 
 def test_releases_compare_as_numbers():

@@ -1,7 +1,7 @@
 """Commands of the CPU engine: models packed, exported, talked with and served."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -26,7 +26,7 @@ Rounded = Annotated[int | None, typer.Option("--bits", metavar="N", help="Round 
 ActivationBits = Annotated[
     int, typer.Option(metavar="N", help="Activations in 16 or 8 bits; 8 is faster and a little less exact.")
 ]
-Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="As many threads; one per core.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads that compute; else one per core.")]
 CacheBits = Annotated[int, typer.Option(metavar="N", help="Keys and values in 32, 16, 8 or 4 bits.")]
 
 
@@ -126,28 +126,32 @@ def chat(
     bits: Rounded = None,
     activation_bits: ActivationBits = 16,
     threads: Threads = None,
-    temperature: Annotated[float, typer.Option(metavar="T", min=0, help="0 takes the likeliest word.")] = 0.7,
-    top_p: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Draw from this much probability.")] = 0.9,
-    seed: Annotated[int, typer.Option(metavar="N", help="The same seed says the same.")] = 0,
-    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="The longest answer.")] = 512,
+    temperature: Annotated[float, typer.Option(metavar="T", min=0, help="0: always the likeliest token.")] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(metavar="P", min=0, max=1, help="Draw from the likeliest, of P together.")
+    ] = 0.9,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed draws the same answers.")] = 0,
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")] = 512,
     cache_bits: CacheBits = 16,
 ) -> None:
-    """Talk with a language model on the CPU engine. An empty line leaves."""
-    from paperlab.cli import models
+    """Talk with a language model on the CPU engine. An empty line leaves, ctrl-C ends an answer."""
+    import sys
+
+    from paperlab.cli import models, talk
     from paperlab.engine import load
     from paperlab.engine.language import LanguageModel
 
-    loaded = load(models.place(model), bits=bits, activation_bits=activation_bits, threads=threads)
+    path, watched = models.place(model), sys.stdin.isatty()
+    if watched:
+        typer.echo(f"loading {path.name} …", err=True)
+    loaded = load(path, bits=bits, activation_bits=activation_bits, threads=threads)
     if not isinstance(loaded, LanguageModel):
         raise Misuse(f"{model} is an encoder of texts; chat takes a language model")
-    options = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-        "max_tokens": max_tokens,
-        "cache_bits": cache_bits,
-    }
-    models.chat(loaded, options)
+    how: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    conversation = talk.Talk(loaded, cache_bits=cache_bits, max_tokens=max_tokens, **how)
+    if watched:
+        typer.echo("an empty line or ctrl-D leaves, ctrl-C ends an answer", err=True)
+    talk.chat(conversation)
 
 
 @commands.command("serve-model")

@@ -1,4 +1,4 @@
-"""The face of the engine: packing and exporting a model, and talking with one."""
+"""The face of the engine: packing, exporting and serving a model."""
 
 import json
 import shutil
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paperlab.engine.language import LanguageModel
     from paperlab.engine.pack import Codes, Recipe
     from paperlab.kit.quantized import Quantized
 
@@ -154,25 +153,6 @@ def _bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
         yield tell
     finally:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def chat(model: "LanguageModel", options: dict[str, Any]) -> None:
-    """Read lines, answer each; an empty line or the end of the input leaves."""
-    messages: list[dict[str, str]] = []
-    watched = sys.stdin.isatty()
-    while True:
-        if watched:
-            print("> ", end="", flush=True)
-        line = sys.stdin.readline().strip()
-        if not line:
-            return
-        messages.append({"role": "user", "content": line})
-        said = ""
-        for piece in model.generate(messages, **options):
-            print(piece, end="", flush=True)
-            said += piece
-        print(flush=True)
-        messages.append({"role": "assistant", "content": said})
 
 
 def serve(model: str, loading: dict[str, Any], options: dict[str, Any], where: dict[str, Any]) -> None:

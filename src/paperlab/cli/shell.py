@@ -23,6 +23,7 @@ SITE = (
     "uvicorn",
 )  # what only the extra `site` brings
 SERVE = ("prometheus_client", "starlette")  # and the extra `serve`
+ENGINE = ("gguf", "jinja2", "numpy", "tokenizers")  # and `engine`, where `lab` would bring much more
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer carries its own click, which is private
 
 
@@ -72,6 +73,8 @@ class Group(TyperGroup):
                 raise
             missing = error.name.partition(".")[0]
             extra = "site" if missing in SITE else "serve" if missing in SERVE else "lab"
+            if missing in ENGINE and ctx.invoked_subcommand in ("chat", "export", "pack", "serve-model"):
+                extra = "engine"
             said = f"this needs {error.name}, which is not installed: pip install 'paperlab[{extra}]'"
             raise fail(said, 2) from error
         except OSError as error:

@@ -92,14 +92,17 @@ def _engine() -> Iterator[Finding]:
         yield _row("engine", "engine", f"cannot be used without {error.name}", False,
                    f"{sys.executable} -m pip install 'paperlab[engine]'")  # fmt: skip
         return
+    without = "no chat, no serve-model, and search embeds with OpenVINO"
     if not available():
-        yield _row("engine", "engine", "its compiled part is not installed: search embeds with OpenVINO", None,
+        yield _row("engine", "engine", f"its compiled part is not installed: {without}", None,
                    "pip install ./native (needs a C++ compiler)")  # fmt: skip
         return
     try:
-        yield _row("engine", "engine", f"compiled for {', '.join(instruction_sets())}; search embeds with it", True)
+        sets = instruction_sets()
+        value = f"computes by {sets[-1]}, of {', '.join(sets)}; chat, serve-model and search use it"
+        yield _row("engine", "engine", value, True)
     except EngineError as error:
-        yield _row("engine", "engine", "cannot be loaded: search embeds with OpenVINO", False, str(error))
+        yield _row("engine", "engine", f"cannot be loaded: {without}", False, str(error))
 
 
 def _torch() -> Iterator[Finding]:

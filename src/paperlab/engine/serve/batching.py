@@ -177,11 +177,12 @@ class Batcher:
         batch = [(slot, text, text.ids[-1:]) for slot, text in active if text.drawn]
         room = READ_BESIDE if batch else READ_ALONE
         for slot, text in sorted(active, key=lambda one: one[1].begun):
-            if text.drawn:
+            if text.drawn or room <= 0:
                 continue
             if text.scores_prompt:
                 self._score(slot, text)
-            elif room > 0:
+                room -= SCORED
+            else:
                 at = len(slot.held)
                 batch.append((slot, text, text.ids[at : at + room]))
                 room -= len(batch[-1][2])

@@ -1,0 +1,113 @@
+"""`paperlab chat`: a conversation whose keys and values are kept, so that a turn costs what is new in it."""
+
+import io
+import sys
+from collections.abc import Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paperlab.engine.language import LanguageModel
+
+CONTEXT = 4096  # tokens that a conversation may have, where the model takes more
+
+
+class Talk:
+    """One conversation. max_tokens: of an answer; how: as `LanguageModel.generate_ids` draws.
+
+    Made at once with what every turn needs. Raises EngineError for a model without a tokenizer or a chat template.
+    """
+
+    def __init__(self, model: "LanguageModel", *, cache_bits: int = 16, max_tokens: int = 512, **how: Any) -> None:
+        from paperlab.engine import EngineError
+
+        self.model, self.max_tokens, self.how = model, max_tokens, how
+        self.context = min(model.about["context"], CONTEXT)
+        self.session = model.session(self.context, cache_bits)
+        self.messages: list[dict[str, str]] = []
+        self._held: list[int] = []  # whose keys and values the session has
+        model.ids("Hello.")  # without a tokenizer it is refused now, not at the first line
+        if model.tokens.template is None:
+            raise EngineError(
+                f"{model.tokens.source} has no chat template: it was not made to chat; "
+                "`paperlab serve-model` serves it to complete texts"
+            )
+
+    def ask(self, line: str) -> int:
+        """Take the user's turn. How many old messages were left out, so that it fits. Raises EngineError."""
+        from paperlab.engine import EngineError
+
+        room = self.context - min(self.max_tokens, self.context // 4)
+        asked = [*self.messages, {"role": "user", "content": line}]
+        left = 0
+        while (size := len(self.model.ids(asked[left:]))) > room and left + 2 < len(asked):
+            left += 2
+        if size > room:
+            raise EngineError(f"that is {size} tokens, and there is room for {room}; say it in fewer words")
+        self.messages = asked[left:]
+        return left
+
+    def answer(self) -> Generator[str, None, None]:
+        """The assistant's turn, piece by piece. What is said until it is closed or interrupted stays said."""
+        ids = self.model.ids(self.messages)
+        same = next((i for i, (a, b) in enumerate(zip(ids, self._held, strict=False)) if a != b), len(self._held))
+        same = min(same, len(ids) - 1)  # the last token is always run: what follows it is wanted
+        self.session.truncate(same)
+        drawn: list[int] = []
+
+        def noted(tokens: Iterable[int]) -> Iterator[int]:
+            for token in tokens:
+                drawn.append(token)
+                yield token
+
+        most = min(self.max_tokens, self.context - len(ids))
+        tokens = self.model.generate_ids(ids[same:], max_tokens=most, session=self.session, **self.how)
+        said = ""
+        try:
+            for piece in self.model.tokens.stream(noted(tokens)):
+                said += piece
+                yield piece
+        finally:
+            self._held = [*ids, *drawn][: len(self.session)]
+            self.messages.append({"role": "assistant", "content": said})
+
+
+def chat(talk: Talk) -> None:
+    """Read lines, answer each; an empty line or the input's end leaves, and ctrl-C ends an answer."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text
+    watched = sys.stdin.isatty()
+    while line := _line(watched):
+        try:
+            left = talk.ask(line)
+        except RuntimeError as error:
+            if not watched:
+                raise
+            print(error, file=sys.stderr)
+            continue
+        if left:
+            print(f"({left} old messages no longer fit {talk.context} tokens and are forgotten)", file=sys.stderr)
+        pieces = talk.answer()
+        try:
+            for piece in pieces:
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            if not watched:
+                raise
+        finally:
+            pieces.close()
+        print(flush=True)
+
+
+def _line(watched: bool) -> str:
+    """The next line, stripped. Empty at the end."""
+    if watched:
+        import readline  # noqa: F401  lines can be edited and called back
+
+        try:
+            line = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return ""
+    else:
+        line = sys.stdin.readline()
+    return line.strip()
