@@ -1,11 +1,27 @@
 // The BERT layout: learned positions, attention over the whole text, norms after each half of a block. Texts of a batch
 // lie one after another without padding.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <exception>
 
 #include "model.h"
 
 namespace pl {
+
+constexpr int64_t kLot = 128;  // tokens
+constexpr int kStrip = 64;     // tokens whose widest activations are kept at a time
+
+// What texts go through a model with: a runtime, and the memory of one pass.
+struct Bert::Lane {
+  explicit Lane(Runtime& all) : runtime(all) {}
+  explicit Lane(std::unique_ptr<Runtime> one) : own(std::move(one)), runtime(*own) {}
+  std::unique_ptr<Runtime> own;
+  Runtime& runtime;
+  Scratch x, qkv, attended, mlp, keys, values;
+};
+
+Bert::~Bert() = default;
 
 Bert::Bert(Tensors&& tensors, const Options& options) : Model(options) {
   tensors_ = std::move(tensors);
@@ -61,6 +77,9 @@ Bert::Bert(Tensors&& tensors, const Options& options) : Model(options) {
     layer.after_mlp = norm(at + "output.LayerNorm");
     layers_.push_back(std::move(layer));
   }
+  lanes_.push_back(std::make_unique<Lane>(runtime));
+  for (int i = 0; runtime.pool.threads() > 1 && i < runtime.pool.threads(); ++i)
+    lanes_.push_back(std::make_unique<Lane>(std::make_unique<Runtime>(runtime.k, 1, runtime.planes)));
 }
 
 std::string Bert::info() const {
@@ -81,44 +100,85 @@ std::string Bert::info() const {
 
 void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, Pooling pooling, bool normalize, float* out) {
   std::lock_guard lock(busy);
-  int64_t total = 0, padded = 0;
+  int64_t total = 0, longest = 0;
   for (int i = 0; i < count; ++i) {
     if (lengths[i] < 1 || lengths[i] > positions_) fail("text %d has %d tokens; this model takes 1 to %lld", i, lengths[i], (long long)positions_);
     total += lengths[i];
-    padded += round_up(lengths[i], 16);
+    longest = std::max<int64_t>(longest, lengths[i]);
   }
   if (total > 1 << 20) fail("%lld tokens in one batch; at most %d are possible", (long long)total, 1 << 20);
   for (int64_t t = 0; t < total; ++t)
     if (tokens[t] < 0 || tokens[t] >= vocabulary_) fail("token %d is outside the vocabulary of %lld", tokens[t], (long long)vocabulary_);
+  std::vector<Text> texts;
+  for (int i = 0; i < count; tokens += lengths[i++]) texts.push_back({tokens, lengths[i], out + i * hidden_});
+  const int threads = runtime.pool.threads();
+  // Lots of whole texts, small enough for the caches. A thread takes one after another through all layers and waits for
+  // nobody; only where there are too few texts to go round do the threads share each step.
+  const int64_t most = std::min<int64_t>(kLot, (total + threads - 1) / threads);
+  std::vector<int> lots;  // where each begins
+  int64_t held = 0;
+  for (int i = 0; i < count; held += lengths[i++])
+    if (!i || held + lengths[i] > most) lots.push_back(i), held = 0;
+  const auto lot = [&](Lane& lane, size_t i) {
+    const int end = i + 1 < lots.size() ? lots[i + 1] : count;
+    run(lane, texts.data() + lots[i], end - lots[i], pooling, normalize);
+  };
+  if (threads == 1 || longest > (total + threads - 1) / threads) {
+    for (size_t i = 0; i < lots.size(); ++i) lot(*lanes_[0], i);
+    return;
+  }
+  std::atomic<size_t> next{0};
+  std::vector<std::exception_ptr> failed(size_t(threads), nullptr);  // out of memory: the pool's threads must not throw
+  runtime.pool.run(threads, [&](int thread) {
+    try {
+      for (size_t i; (i = next.fetch_add(1)) < lots.size();) lot(*lanes_[size_t(thread) + 1], i);
+    } catch (...) {
+      failed[size_t(thread)] = std::current_exception();
+    }
+  });
+  for (const std::exception_ptr& error : failed)
+    if (error) std::rethrow_exception(error);
+}
+
+void Bert::run(Lane& lane, const Text* given, int count, Pooling pooling, bool normalize) const {
+  Runtime& runtime = lane.runtime;
+  int64_t total = 0, padded = 0;
+  for (int i = 0; i < count; ++i) {
+    total += given[i].length;
+    padded += round_up(given[i].length, 16);
+  }
   const int n = int(total);
   const int64_t width = hidden_, all = 3 * width;
-  float* x = x_.get<float>(size_t(n * width));
-  float* qkv = qkv_.get<float>(size_t(n * all));
-  float* attended = attended_.get<float>(size_t(n * width));
-  float* inner = mlp_.get<float>(size_t(n * inner_));
-  float* keys = keys_.get<float>(size_t(padded * width));      // [text][head][position / 16][head width][16]
-  float* values = values_.get<float>(size_t(padded * width));  // [text][head][position][head width]
+  float* x = lane.x.get<float>(size_t(n * width));
+  float* qkv = lane.qkv.get<float>(size_t(n * all));
+  float* attended = lane.attended.get<float>(size_t(n * width));
+  const int strip = runtime.pool.threads() == 1 ? std::min(n, kStrip) : n;
+  float* inner = lane.mlp.get<float>(size_t(strip * inner_));
+  float* keys = lane.keys.get<float>(size_t(padded * width));      // [text][head][position / 16][head width][16]
+  float* values = lane.values.get<float>(size_t(padded * width));  // [text][head][position][head width]
   const Kernels& k = runtime.k;
-  struct Text {
+  struct Placed {
     int first, length;
     int64_t place;  // in keys and values, in positions
   };
-  std::vector<Text> texts;
+  std::vector<Placed> texts;
   std::vector<int> text_of;
   std::vector<std::pair<int, int>> runs;  // (text, first query), 16 queries at a time
   int64_t place = 0;
-  for (int i = 0, first = 0; i < count; first += lengths[i++]) {
-    texts.push_back({first, lengths[i], place});
-    place += round_up(lengths[i], 16);
-    text_of.insert(text_of.end(), size_t(lengths[i]), i);
-    for (int q = 0; q < lengths[i]; q += 16) runs.emplace_back(i, q);
+  for (int i = 0, first = 0; i < count; first += given[i++].length) {
+    const int length = given[i].length;
+    texts.push_back({first, length, place});
+    place += round_up(length, 16);
+    text_of.insert(text_of.end(), size_t(length), i);
+    for (int q = 0; q < length; q += 16) runs.emplace_back(i, q);
   }
   runtime.each(n, [&](int t) {
     thread_local std::vector<float> part;
     part.resize(size_t(width));
     float* row = x + t * width;
-    words_.row(tokens[t], row);
-    for (const auto& [table, index] : {std::pair{&places_, int64_t(t - texts[size_t(text_of[size_t(t)])].first)}, std::pair{&kinds_, int64_t(0)}}) {
+    const int text = text_of[size_t(t)], position = t - texts[size_t(text)].first;
+    words_.row(given[text].tokens[position], row);
+    for (const auto& [table, index] : {std::pair{&places_, int64_t(position)}, std::pair{&kinds_, int64_t(0)}}) {
       table->row(index, part.data());
       for (int64_t d = 0; d < width; ++d) row[d] += part[size_t(d)];
     }
@@ -127,7 +187,7 @@ void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, Pooli
   for (const Layer& layer : layers_) {
     runtime.multiply({x, width, width, n}, {{&layer.q, qkv, all}, {&layer.k, qkv + width, all}, {&layer.v, qkv + 2 * width, all}});
     runtime.each(n, [&](int t) {
-      const Text& text = texts[size_t(text_of[size_t(t)])];
+      const Placed& text = texts[size_t(text_of[size_t(t)])];
       const int64_t position = t - text.first, span = round_up(text.length, 16);
       for (int64_t h = 0; h < heads_; ++h) {
         const float *key = qkv + t * all + width + h * head_, *value = key + width;
@@ -139,7 +199,7 @@ void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, Pooli
     runtime.pool.run(int(int64_t(runs.size()) * heads_), [&](int piece) {
       const auto [index, first] = runs[size_t(piece / heads_)];
       const int64_t h = piece % heads_;
-      const Text& text = texts[size_t(index)];
+      const Placed& text = texts[size_t(index)];
       const int64_t span = round_up(text.length, 16), at = text.place * width + h * span * head_;
       const int queries = std::min(16, text.length - first);
       thread_local std::vector<float> scores;
@@ -153,9 +213,12 @@ void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, Pooli
       for (int64_t d = 0; d < width; ++d) to[d] += from[d];
       k.layer_norm(to, layer.after_attention.weight, layer.after_attention.bias, epsilon_, width, to);
     });
-    runtime.multiply({x, width, width, n}, {{&layer.up, inner, inner_}});
-    runtime.each(n, [&](int t) { (tanh_ ? k.gelu_tanh : k.gelu)(inner + t * inner_, inner_); });
-    runtime.multiply({inner, inner_, inner_, n}, {{&layer.down, qkv, width}});
+    for (int first = 0; first < n; first += strip) {
+      const int some = std::min(strip, n - first);
+      runtime.multiply({x + first * width, width, width, some}, {{&layer.up, inner, inner_}});
+      runtime.each(some, [&](int t) { (tanh_ ? k.gelu_tanh : k.gelu)(inner + t * inner_, inner_); });
+      runtime.multiply({inner, inner_, inner_, some}, {{&layer.down, qkv + first * width, width}});
+    }
     runtime.each(n, [&](int t) {
       float *to = x + t * width, *from = qkv + t * width;
       for (int64_t d = 0; d < width; ++d) to[d] += from[d];
@@ -163,8 +226,8 @@ void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, Pooli
     });
   }
   for (int i = 0; i < count; ++i) {
-    const Text& text = texts[size_t(i)];
-    float* to = out + i * width;
+    const Placed& text = texts[size_t(i)];
+    float* to = given[i].out;
     const int used = pooling == Pooling::Mean ? text.length : 1;
     std::fill(to, to + width, 0.0f);
     for (int t = 0; t < used; ++t)

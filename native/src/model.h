@@ -114,6 +114,7 @@ enum class Pooling { Mean, Cls };
 class Bert : public Model {
  public:
   Bert(Tensors&& tensors, const Options& options);
+  ~Bert() override;
   std::string info() const override;
   // Texts as runs of token ids, one after another; out: (count, hidden).
   void embed(const int32_t* tokens, const int32_t* lengths, int count, Pooling pooling, bool normalize, float* out);
@@ -123,14 +124,20 @@ class Bert : public Model {
     Matrix q, k, v, out, up, down;
     Norm after_attention, after_mlp;
   };
+  struct Lane;
+  struct Text {
+    const int32_t* tokens;
+    int length;
+    float* out;
+  };
+  void run(Lane& lane, const Text* given, int count, Pooling pooling, bool normalize) const;
   int64_t hidden_, inner_, heads_, head_, positions_, vocabulary_;
   float epsilon_;
   bool tanh_;
-  std::string prefix_;
   Matrix words_, places_, kinds_;
   Norm first_;
   std::vector<Layer> layers_;
-  Scratch x_, qkv_, attended_, mlp_, keys_, values_;
+  std::vector<std::unique_ptr<Lane>> lanes_;  // the first shares the model's threads, the others have one thread each
 };
 
 std::shared_ptr<Model> load_model(const std::string& path, Options options);

@@ -69,6 +69,8 @@ void spread(const TileView& w, int64_t block, uint8_t* out) {
   }
 }
 
+constexpr int64_t kBlocks = 4;  // row blocks that a strip of activations meets while it is in the first-level cache
+
 struct Work {
   const TileView& w;
   const Int8View& x;
@@ -203,7 +205,7 @@ void matmul_q_amx(const TileView& w, const Int8View& x, int tokens, int64_t firs
   const int64_t rows = int64_t(tokens) * x.planes, whole = rows / 16 * 16, rest = rows - whole;
   const bool bytes = w.bits == 8 && !w.masks && !w.book;
   const size_t block_bytes = size_t(w.padded) * 16;
-  uint8_t* held = rows < 16 ? nullptr : scratch(block_bytes * (bytes ? 1 : 3));
+  uint8_t* held = rows < 16 ? nullptr : scratch(block_bytes * (bytes ? 1 : 1 + kBlocks));
   if (!held) return matmul_q_avx512(w, x, tokens, first, last, y, ldy);
   const int step = int(w.group % 64 ? w.group & -w.group : 64);  // groups are multiples of 16
   const TileShapes shapes(step);
@@ -214,21 +216,20 @@ void matmul_q_amx(const TileView& w, const Int8View& x, int tokens, int64_t firs
     std::memcpy(tail, x.q + whole * x.padded, size_t(rest * x.padded));
     std::memset(tail + rest * x.padded, 0, size_t((16 - rest) * x.padded));
   }
-  for (int64_t block = first; block < last; block += 2) {
-    const int64_t count = std::min<int64_t>(2, last - block);
-    const uint8_t* b[2];
+  for (int64_t block = first; block < last; block += kBlocks) {
+    const int64_t count = std::min(kBlocks, last - block);
+    const uint8_t* b[kBlocks];
     for (int64_t i = 0; i < count; ++i) {
       b[i] = bytes ? w.codes + size_t(block + i) * block_bytes : held + size_t(1 + i) * block_bytes;
       if (!bytes) spread(w, block + i, held + size_t(1 + i) * block_bytes);
     }
     int64_t t = 0;
-    if (count == 2)
-      for (; t + 32 <= whole; t += 32) {
-        const int8_t* next = x.q + (t + 32) * x.padded;  // the next strip of activations, on its way to the first-level cache
-        const int64_t ahead = t + 64 <= whole ? 32 * x.padded : 0;
-        for (int64_t i = 0; i < ahead; i += 64) _mm_prefetch(reinterpret_cast<const char*>(next + i), _MM_HINT_T0);
-        large(k, block, t, b[0], b[1]);
-      }
+    for (; t + 32 <= whole; t += 32) {
+      for (int64_t i = 0; i + 2 <= count; i += 2) large(k, block + i, t, b[i], b[i + 1]);
+      if (count % 2)
+        for (int64_t half = 0; half < 32; half += 16)
+          small(k, block + count - 1, t + half, 16, x.q + (t + half) * x.padded, b[count - 1]);
+    }
     for (; t < whole; t += 16)
       for (int64_t i = 0; i < count; ++i) small(k, block + i, t, 16, x.q + t * x.padded, b[i]);
     if (rest)
