@@ -10,7 +10,6 @@ from contextlib import suppress
 
 import numpy as np
 import openai
-import psutil
 import pytest
 from serving import LONG, WORDS, encoder, language_model, served
 from typer.testing import CliRunner
@@ -88,6 +87,15 @@ def test_a_reader_who_does_not_read_holds_up_nobody_and_is_cut_off(server):
     assert say(server, max_tokens=200) == say(server, max_tokens=200)
     server.until(lambda: idle(server))  # long before its text would have been whole
     assert b"[DONE]" not in _all(opened)
+
+
+def test_readers_who_do_not_read_in_every_slot_are_cut_off_for_who_waits(server):
+    stalled = [server.open("/v1/completions", prompt="a", stream=True, **ENDLESS) for _ in range(4)]
+    server.until(lambda: server.metric("paperlab_running") == 4)
+    assert say(server)  # waits until they have gone
+    for one in stalled:
+        one.close()
+    server.until(lambda: idle(server))
 
 
 def test_a_reader_who_is_slow_gets_everything(server):
@@ -201,18 +209,21 @@ def test_an_encoder_ends_gently_too_and_forgets_who_left(tmp_path):
         assert heard.result().count(b'"embedding":') == len(many)
 
 
-def test_kill_and_start_again(folder):
-    with served(folder) as server:
+def test_kill_under_load_and_start_again(folder):
+    with served(folder, "--context", str(LONG), "--slots", "2") as server:
         port, said = server.port, say(server)
-        running = server.open("/v1/completions", prompt="a", stream=True, max_tokens=3000, ignore_eos=True)
-        server.until(lambda: server.metric("paperlab_running") == 1)
+        asked = [server.open("/v1/completions", prompt="a", stream=i % 2 == 0, **ENDLESS) for i in range(6)]
+        server.until(lambda: server.metric("paperlab_running") == 2 and server.metric("paperlab_queued") == 4)
+        children = server.seen.children(recursive=True)
         server.ends(signal.SIGKILL)
-        assert b"[DONE]" not in _all(running)
+        for one in asked:  # the connection is over, and nothing looks like a whole answer
+            assert b"[DONE]" not in (heard := _all(one))
+            assert b'"usage"' not in heard
         with pytest.raises(openai.APIConnectionError):
             say(server)
+        assert not any(one.is_running() for one in children)
         with served(folder, port=port) as again:
             assert say(again) == said
-        assert not psutil.pid_exists(server.process.pid) or server.process.poll() is not None
 
 
 def test_one_texts_fault_is_not_the_others(folder):
