@@ -3,24 +3,16 @@
 import json
 import signal
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-import numpy as np
 import openai
 import pytest
 from serving import LONG, WORDS, encoder, language_model, served
 from typer.testing import CliRunner
 
-from paperlab import engine
 from paperlab.cli import app
-from paperlab.engine.native import EngineError, Sampling, call, pointer
-from paperlab.engine.serve.batching import Batcher, Busy, Stopping
-from paperlab.engine.serve.metrics import Metrics
-from paperlab.engine.serve.texts import Text
-from paperlab.engine.writing import Writer
 
 ENDLESS = {"max_tokens": LONG - 100, "ignore_eos": True, "seed": 1}
 
@@ -224,112 +216,6 @@ def test_kill_under_load_and_start_again(folder):
         assert not any(one.is_running() for one in children)
         with served(folder, port=port) as again:
             assert say(again) == said
-
-
-def test_one_texts_fault_is_not_the_others(folder):
-    model = engine.load(folder, threads=1)
-    run, done, said = model.forward, threading.Semaphore(0), {}
-
-    def forward(batch, **options):
-        if any(list(tokens) == [5, 7, 9] for _, tokens in batch):
-            raise EngineError("seven is broken")
-        return run(batch, **options)
-
-    def deliver(pieces):
-        for text, piece in pieces:
-            said[text] = said.get(text, "") + (piece.error or piece.text)
-            text.read += 1
-            if piece.finish or piece.error:
-                done.release()
-
-    def texts():
-        prompts = ([1, 2, 3], [5, 7, 9], [2, 3])
-        how = lambda i: Sampling(1, 6, 1, 0, 1, i)  # noqa: E731
-        return [
-            Text(i, list(ids), most=20, how=how(i), writer=Writer(model.tokens.spelling))
-            for i, ids in enumerate(prompts)
-        ]
-
-    model.forward = forward
-    batcher = Batcher(model, Metrics(), deliver, [model.session(64) for _ in range(4)], context=64, queue=2)
-    first = texts()
-    batcher.submit(first)
-    for _ in first:
-        assert done.acquire(timeout=60)
-    assert said[first[1]] == "seven is broken"
-    assert batcher.thread.is_alive()
-    model.forward = run
-    alone = []
-    for text in texts()[::2]:
-        batcher.submit([text])
-        assert done.acquire(timeout=60)
-        alone.append(said[text])
-    assert [said[first[0]], said[first[2]]] == alone
-    with pytest.raises(Busy):
-        batcher.submit(texts() * 3)
-    model.forward = forward = lambda *_, **__: 1 / 0
-    batcher.submit(texts()[:1])
-    assert done.acquire(timeout=60)
-    assert "division by zero" in said.popitem()[1]
-    assert batcher.thread.is_alive()
-    batcher._admit = forward  # what must not happen at all: texts are told, and nobody waits for ever
-    batcher.submit(texts()[:1])
-    assert done.acquire(timeout=60)
-    assert said.popitem()[1] == "the server is stopping"
-    batcher.thread.join(60)
-    assert not batcher.thread.is_alive()
-    with pytest.raises(Stopping):
-        batcher.submit(texts())
-
-
-def test_a_long_prompt_is_read_in_pieces_beside_texts_that_are_written(folder):
-    model = engine.load(folder, threads=1)
-    run, runs, done, begun = model.forward, [], threading.Semaphore(0), threading.Event()
-
-    def forward(batch, **options):
-        runs.append([len(tokens) for _, tokens in batch])
-        return run(batch, **options)
-
-    def deliver(pieces):
-        for text, piece in pieces:
-            assert piece.error is None
-            text.read += 1
-            begun.set()
-            if piece.finish:
-                done.release()
-
-    def text(i, ids, most):
-        return Text(i, ids, most=most, how=Sampling(1, 0, 1, 0, 1, i), writer=Writer(model.tokens.spelling))
-
-    model.forward = forward
-    batcher = Batcher(model, Metrics(), deliver, [model.session(4096) for _ in range(3)], context=4096, queue=3)
-    batcher.submit([text(0, [1, 2, 3], 2000), text(1, [4, 5], 2000)])
-    assert begun.wait(60)
-    long = [7 + i % 40 for i in range(1500)]
-    batcher.submit([text(2, long, 1)])
-    for _ in range(3):
-        assert done.acquire(timeout=60)
-    batcher.stop(0)
-    beside = [run_ for run_ in runs if max(run_) > 3]
-    assert sum(max(run_) for run_ in beside) >= len(long) - 3
-    assert all(sorted(run_)[:-1] == [1, 1] for run_ in beside)  # each run gives the others their next token
-    assert len(beside) > 15
-
-
-def test_the_likeliest_token_is_the_samplers_and_broken_logits_are_told(folder):
-    model = engine.load(folder, threads=1)
-    rows = np.random.default_rng(1).standard_normal((20, 300)).astype(np.float32)
-    rows[3, [7, 9]] = rows[3].max() + 1
-    rows[4, 5] = np.inf
-    rows[5] = -np.inf
-    for row in rows:
-        made = Text(0, [1], most=9, how=Sampling(0, 0, 1, 0, 1, 0), writer=Writer(model.tokens.spelling))
-        expected = call("sample", pointer(row.copy()), row.size, made.how, 0, None, 0)
-        made.draw(row)
-        assert made.ids[-1] == expected
-    rows[6, 8] = np.nan
-    with pytest.raises(EngineError, match="the logits are NaN"):
-        made.draw(rows[6])
 
 
 @pytest.mark.parametrize(

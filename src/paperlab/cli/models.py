@@ -166,4 +166,6 @@ def serve(model: str, loading: dict[str, Any], options: dict[str, Any], where: d
     path = place(model)
     name = options["name"] or (Path(model).name or path.resolve().name).removesuffix(".gguf")
     say = lambda said: print(said, file=sys.stderr, flush=True)  # noqa: E731
+    if sys.stderr.isatty():
+        say(f"loading {name} …")
     run(lambda: load(path, **loading), Options(**{**options, "name": name}), **where, say=say)
