@@ -116,6 +116,24 @@ struct Attention {
   const void* next_values = nullptr;
 };
 
+// One head's attention of a whole text over itself.
+struct TextAttention {
+  const float *q, *k, *v;  // [token][stride], one head's part
+  int64_t stride;
+  int tokens;
+  int64_t head;  // a multiple of 32
+  float scale;
+  void* scratch;  // text_scratch(tokens, head) bytes
+  float* out;     // [token][out_stride]
+  int64_t out_stride;
+};
+
+// Rows of 32 tokens: keys and values in 16 bits; 16 queries, their scores and those again in 16 bits; a tile; alignment.
+inline int64_t text_scratch(int64_t tokens, int64_t head) {
+  const int64_t span = (tokens + 31) / 32 * 32;
+  return 4 * span * head + 32 * head + 96 * span + 1024 + 64;
+}
+
 struct Kernels {
   const char* name;
 
@@ -138,6 +156,8 @@ struct Kernels {
   void (*gelu)(float* x, int64_t n);                                         // by the error function
   void (*gelu_tanh)(float* x, int64_t n);
   void (*softmax)(float* x, int64_t n);
+  // In 16 bits; null where nothing is gained by it.
+  void (*attend_text)(const TextAttention& job) = nullptr;
 };
 
 }  // namespace pl

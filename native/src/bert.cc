@@ -184,29 +184,42 @@ void Bert::run(Lane& lane, const Text* given, int count, Pooling pooling, bool n
     }
     k.layer_norm(row, first_.weight, first_.bias, epsilon_, width, row);
   });
+  const float scale = float(1 / std::sqrt(double(head_)));
+  const bool whole = k.attend_text && layers_[0].q.tiled && head_ % 32 == 0;
   for (const Layer& layer : layers_) {
     runtime.multiply({x, width, width, n}, {{&layer.q, qkv, all}, {&layer.k, qkv + width, all}, {&layer.v, qkv + 2 * width, all}});
-    runtime.each(n, [&](int t) {
-      const Placed& text = texts[size_t(text_of[size_t(t)])];
-      const int64_t position = t - text.first, span = round_up(text.length, 16);
-      for (int64_t h = 0; h < heads_; ++h) {
-        const float *key = qkv + t * all + width + h * head_, *value = key + width;
-        float* to = keys + text.place * width + h * span * head_ + position / 16 * head_ * 16 + position % 16;
-        for (int64_t d = 0; d < head_; ++d) to[d * 16] = key[d];
-        std::memcpy(values + text.place * width + (h * span + position) * head_, value, size_t(head_) * 4);
-      }
-    });
-    runtime.pool.run(int(int64_t(runs.size()) * heads_), [&](int piece) {
-      const auto [index, first] = runs[size_t(piece / heads_)];
-      const int64_t h = piece % heads_;
-      const Placed& text = texts[size_t(index)];
-      const int64_t span = round_up(text.length, 16), at = text.place * width + h * span * head_;
-      const int queries = std::min(16, text.length - first);
-      thread_local std::vector<float> scores;
-      scores.resize(size_t(queries * span));
-      k.attend({qkv + (text.first + first) * all + h * head_, all, queries, float(1 / std::sqrt(double(head_))),
-                {32, head_, keys + at, values + at}, text.length, false, scores.data(), attended + (text.first + first) * width + h * head_, width});
-    });
+    if (whole) {
+      runtime.pool.run(int(int64_t(texts.size()) * heads_), [&](int piece) {
+        const Placed& text = texts[size_t(piece / heads_)];
+        const int64_t h = piece % heads_ * head_;
+        const float* q = qkv + text.first * all + h;
+        thread_local std::vector<uint8_t> scratch;
+        scratch.resize(size_t(text_scratch(text.length, head_)));
+        k.attend_text({q, q + width, q + 2 * width, all, text.length, head_, scale, scratch.data(), attended + text.first * width + h, width});
+      });
+    } else {
+      runtime.each(n, [&](int t) {
+        const Placed& text = texts[size_t(text_of[size_t(t)])];
+        const int64_t position = t - text.first, span = round_up(text.length, 16);
+        for (int64_t h = 0; h < heads_; ++h) {
+          const float *key = qkv + t * all + width + h * head_, *value = key + width;
+          float* to = keys + text.place * width + h * span * head_ + position / 16 * head_ * 16 + position % 16;
+          for (int64_t d = 0; d < head_; ++d) to[d * 16] = key[d];
+          std::memcpy(values + text.place * width + (h * span + position) * head_, value, size_t(head_) * 4);
+        }
+      });
+      runtime.pool.run(int(int64_t(runs.size()) * heads_), [&](int piece) {
+        const auto [index, first] = runs[size_t(piece / heads_)];
+        const int64_t h = piece % heads_;
+        const Placed& text = texts[size_t(index)];
+        const int64_t span = round_up(text.length, 16), at = text.place * width + h * span * head_;
+        const int queries = std::min(16, text.length - first);
+        thread_local std::vector<float> scores;
+        scores.resize(size_t(queries * span));
+        k.attend({qkv + (text.first + first) * all + h * head_, all, queries, scale,
+                  {32, head_, keys + at, values + at}, text.length, false, scores.data(), attended + (text.first + first) * width + h * head_, width});
+      });
+    }
     runtime.multiply({attended, width, width, n}, {{&layer.out, qkv, width}});
     runtime.each(n, [&](int t) {
       float *to = x + t * width, *from = qkv + t * width;

@@ -25,9 +25,12 @@ namespace pl {
 #define PAPERLAB_ROWS(isa) rms_norm_##isa, layer_norm_##isa, silu_mul_##isa, gelu_##isa, gelu_tanh_##isa, softmax_##isa
 #define PAPERLAB_TABLE(isa) \
   Kernels { #isa, matmul_q_##isa, matmul_f_##isa, quantize_##isa, attend_##isa, add_beside_##isa, PAPERLAB_ROWS(isa) }
-// AMX beside AVX-512: only products of many tokens differ
-#define PAPERLAB_AMX \
-  Kernels { "amx", matmul_q_amx, matmul_f_avx512, quantize_avx512, attend_avx512, add_beside_avx512, PAPERLAB_ROWS(avx512) }
+// AMX beside AVX-512: only products of many tokens differ, and attention over whole texts
+#define PAPERLAB_AMX                                                                                                \
+  Kernels {                                                                                                         \
+    "amx", matmul_q_amx, matmul_f_avx512, quantize_avx512, attend_avx512, add_beside_avx512, PAPERLAB_ROWS(avx512), \
+        attend_text_amx                                                                                             \
+  }
 
 namespace {
 
@@ -44,7 +47,9 @@ bool has_avx512() {
 bool has_amx() {
   static const bool granted = [] {
     unsigned a, b, c, d;
-    if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 24 & 1) || !(d >> 25 & 1)) return false;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if (!(d >> 22 & 1) || !(d >> 24 & 1) || !(d >> 25 & 1)) return false;          // bfloat16, tiles, 8 bits
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;  // bfloat16 in AVX-512
     constexpr long kRequest = 0x1023, kTileData = 18;
     return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
   }();
