@@ -28,6 +28,9 @@ LAYOUTS = {
     "4": engine.Layout(4, 32),
     "3-minima": engine.Layout(3, 16, symmetric=False),
     "sparse": engine.Layout(4, 16, keep=0.5),
+    "channels": engine.Layout(4, 16, keep=0.5, pattern="channels", outliers=0.02),
+    "rows": engine.Layout(3, 16, keep=0.5, pattern="rows"),
+    "columns": engine.Layout(2, 16, symmetric=False, keep=0.5, pattern="columns", rank=1),
     "beside": engine.Layout(2, 32, outliers=0.02, rank=1),
 }
 

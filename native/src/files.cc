@@ -42,8 +42,8 @@ Files::Files(const std::string& path) : tensors_(open_model(path)) {
       check_layout(int(said.get_int("bits", 0) & 255), about.shape[0], about.shape[1], said.get_int("group", 0), false, false);
       about.bits = int(said.get_int("bits", 0)), about.group = said.get_int("group", 0);
       about.symmetric = said.get_bool("symmetric", true), about.sparse = said.get_bool("sparse", false);
-      if (about.group >= about.shape[1]) about.group = 0;
-      about.beside = said.get_int("rank", 0) > 0 || said.get_int("outliers", 0) > 0;
+      if (about.group >= said.get_int("kept_columns", about.shape[1])) about.group = 0;
+      about.beside = said.get_int("rank", 0) > 0 || said.get_int("outliers", 0) > 0 || said.find("kept_rows") || said.find("kept_columns");
       add(stem + ".weight", about);
     } else if (ends(key, ".weight_packed")) {
       const std::string stem = key.substr(0, key.size() - std::strlen("_packed"));

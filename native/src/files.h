@@ -11,7 +11,7 @@ class Files {
  public:
   explicit Files(const std::string& path);
   // JSON: {NAME: {"shape": [...], "dtype": ...}}; a matrix in few bits also has "bits", "group" (0: whole rows),
-  // "symmetric", "sparse", and "beside" for low-rank parts and exact weights; it is named NAME.weight. Valid as long as this object.
+  // "symmetric", "sparse", and "beside" for low-rank parts, exact weights and absent channels; it is named NAME.weight. Valid as long as this object.
   const std::string& list() const { return list_; }
   // Rows [first, last) of a matrix, or all numbers of another tensor (first 0, last 1), as floats.
   void read(const std::string& name, int64_t first, int64_t last, float* out);

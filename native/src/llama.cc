@@ -162,6 +162,7 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
     layer.gate = matrix(mlp + "gate_proj", c_.inner, c_.hidden, c_.mlp_bias);
     layer.up = matrix(mlp + "up_proj", c_.inner, c_.hidden, c_.mlp_bias);
     layer.down = matrix(mlp + "down_proj", c_.hidden, c_.inner, c_.mlp_bias);
+    narrow(layer.gate, layer.up, layer.down);
     layers_.push_back(std::move(layer));
   }
 }
@@ -265,9 +266,9 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
                      {&layer.down});
     runtime.each(tokens, [&](int t) {
       float* gate = inner + t * 2 * c_.inner;
-      k.silu_mul(gate, gate + c_.inner, c_.inner, gate);
+      k.silu_mul(gate, gate + c_.inner, layer.down.columns, gate);
     });
-    const Activations gated{inner, c_.inner, 2 * c_.inner, tokens};
+    const Activations gated{inner, layer.down.columns, 2 * c_.inner, tokens};
     const Layer* after = i + 1 < c_.layers ? &layers_[size_t(i) + 1] : nullptr;
     if (after) runtime.multiply(gated, {{&layer.down, attended, width}}, {&after->q, &after->k, &after->v});
     else runtime.multiply(gated, {{&layer.down, attended, width}}, {output_});

@@ -24,15 +24,9 @@ void take_tiles(Matrix& matrix, Tiles&& tiles) {
   matrix.owns.push_back(kept);
 }
 
-void load_packed(const Tensors& tensors, const std::string& name, Matrix& matrix) {
-  const auto described = tensors.metadata.find("paperlab." + name);
-  if (described == tensors.metadata.end()) fail("%s.codes is there, but the file's metadata does not describe it", name.c_str());
-  const Json about = Json::parse(described->second, "the description of " + name);
+void load_codes(const Tensors& tensors, const std::string& name, const Json& about, Matrix& matrix) {
   TileView& v = matrix.tiles;
   v.rows = matrix.rows, v.columns = matrix.columns;
-  if (about.get_int("rows", -1) != v.rows || about.get_int("columns", -1) != v.columns)
-    fail("%s is packed as %lld x %lld where the configuration says %lld x %lld", name.c_str(), (long long)about.get_int("rows", -1),
-         (long long)about.get_int("columns", -1), (long long)v.rows, (long long)v.columns);
   const int64_t bits = about.get_int("bits", 0);
   v.group = about.get_int("group", 0);
   const bool sparse = about.get_bool("sparse", false), mins = !about.get_bool("symmetric", true);
@@ -71,6 +65,24 @@ void load_packed(const Tensors& tensors, const std::string& name, Matrix& matrix
     }
   }
   v.codes = companion<uint8_t>(tensors, name + ".codes", "U8", int64_t(held) + 64, matrix);
+}
+
+void load_packed(const Tensors& tensors, const std::string& name, Matrix& matrix) {
+  const auto described = tensors.metadata.find("paperlab." + name);
+  if (described == tensors.metadata.end()) fail("%s.codes is there, but the file's metadata does not describe it", name.c_str());
+  const Json about = Json::parse(described->second, "the description of " + name);
+  const int64_t rows = matrix.rows, columns = matrix.columns;
+  if (about.get_int("rows", -1) != rows || about.get_int("columns", -1) != columns)
+    fail("%s is packed as %lld x %lld where the configuration says %lld x %lld", name.c_str(), (long long)about.get_int("rows", -1),
+         (long long)about.get_int("columns", -1), (long long)rows, (long long)columns);
+  matrix.channels = load_channels(tensors, name, about, rows, columns);
+  Matrix& held = matrix.channels ? matrix.channels->small : matrix;
+  held.rows = rows, held.columns = columns;
+  if (matrix.channels && !matrix.channels->rows.empty()) held.rows = int64_t(matrix.channels->rows.size());
+  if (matrix.channels && !matrix.channels->columns.empty()) held.columns = int64_t(matrix.channels->columns.size());
+  load_codes(tensors, name, about, held);
+  load_beside(tensors, name, held);
+  held.tiled = true;
 }
 
 // GGUF's blocks of 32 are our groups of 32 with the same codes and scales: nothing is lost.
@@ -147,8 +159,6 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
   matrix.rows = rows, matrix.columns = columns;
   if (tensors.find(name + ".codes")) {
     load_packed(tensors, name, matrix);
-    load_beside(tensors, name, matrix);
-    matrix.tiled = true;
     return matrix;
   }
   if (tensors.find(name + ".weight_packed")) {

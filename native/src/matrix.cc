@@ -18,7 +18,14 @@ Buffer::Buffer(size_t bytes) : size_(bytes) {
   data_.reset(static_cast<uint8_t*>(at));
 }
 
+void Matrix::set_bias(const float* bias) {
+  if (!channels) floats.bias = tiles.bias = bias;
+  else if (channels->rows.empty()) channels->small.set_bias(channels->bias = bias);
+  else channels->bias = bias;
+}
+
 uint64_t Matrix::bytes() const {
+  if (channels) return channels->small.bytes() + 4 * (channels->rows.size() + channels->columns.size());
   if (!tiled) return uint64_t(rows * columns * type_bytes(floats.type));
   const uint64_t extra = (beside ? beside->bytes() : 0) + (tiles.book ? uint64_t(tiles.dim) << tiles.bits : 0);
   const uint64_t per_group = uint64_t(tiles.row_blocks() * tiles.groups()) * (tiles.mins ? 64 : 32) + extra;
@@ -33,6 +40,7 @@ uint64_t Matrix::bytes() const {
 }
 
 void Matrix::row(int64_t index, float* out) const {
+  if (channels) return channels->row(index, columns, out);
   if (tiled) {
     read_rows(tiles, index, index + 1, out);
     if (!beside) return;

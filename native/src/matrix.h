@@ -68,17 +68,34 @@ struct Beside {
   void put_exact(int64_t row, float* out) const;
 };
 
+struct Channels;
+
 struct Matrix {
   bool tiled = false;
   FloatView floats{};
   TileView tiles{};
   int64_t rows = 0, columns = 0;
   std::shared_ptr<const Beside> beside;  // tiled ones may have it
+  std::shared_ptr<Channels> channels;    // where it is there, it has the weights, and nothing above it
   std::vector<std::shared_ptr<void>> owns;
   uint64_t bytes() const;  // read by one product, bias left out
   void row(int64_t index, float* out) const;
-  void set_bias(const float* bias) { floats.bias = tiles.bias = bias; }
+  void set_bias(const float* bias);
 };
+
+// A matrix of which only some rows and columns are there; the others are zero. Lists ascend; an empty one names all.
+struct Channels {
+  std::vector<int32_t> rows, columns;
+  Matrix small;
+  const float* bias = nullptr;  // one per row of the whole matrix; where rows are absent, in the small one's place
+  void row(int64_t index, int64_t width, float* out) const;
+};
+
+// What the description of NAME in the file's metadata says of absent rows and columns, `small` left to be loaded; null
+// where all are there. Throws Error.
+std::shared_ptr<Channels> load_channels(const Tensors& tensors, const std::string& name, const Json& about, int64_t rows, int64_t columns);
+// Where exactly the same inner channels of a gated MLP are absent everywhere, its matrices become the small ones.
+void narrow(Matrix& gate, Matrix& up, Matrix& down);
 
 // NAME.weight, or NAME.codes with its companions. Throws Error naming the tensor where it is missing or misshapen.
 Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows, int64_t columns, const Packing& packing);

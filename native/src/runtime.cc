@@ -75,6 +75,8 @@ void Runtime::fetch(std::initializer_list<const Matrix*> next, int run) const {
 
 void Runtime::multiply(const Activations& x, std::initializer_list<Product> products, std::initializer_list<const Matrix*> next,
                        const std::function<void(int)>& also) {
+  for (const Product& product : products)
+    if (product.matrix->channels) return multiply_kept(x, products);
   // Products of one call nearly always share their grouping.
   std::array<Int8View, 3> views;
   std::array<std::array<int64_t, 3>, 3> grouping;

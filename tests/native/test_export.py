@@ -255,7 +255,7 @@ def test_what_compressed_tensors_cannot_hold(tmp_path):
     with pytest.raises(EngineError, match=r"whole zero points.*Q4_1"):
         engine.export(tmp_path / "b", **to)
     pack(tmp_path / "a", tmp_path / "d", Layout(4, 32, outliers=0.01))
-    with pytest.raises(EngineError, match="exact weights beside its codes"):
+    with pytest.raises(EngineError, match="exact weights or absent channels beside its codes"):
         engine.export(tmp_path / "d", **to)
     with pytest.raises(EngineError, match="more beside its codes"):
         engine.export(tmp_path / "d", tmp_path / "m.gguf", "gguf")
@@ -403,7 +403,9 @@ def test_llama_cpp_computes_the_same(block, smollm2, tmp_path):
         assert (llama(link, model, prompt)["logits"] == seen["logits"]).all()
 
 
-@pytest.mark.parametrize("more", [{"outliers": 0.01}, {"rank": 3}, {"codebook": 2}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{"outliers": 0.01}, {"rank": 3}, {"codebook": 2}, {"pattern": "rows", "keep": 0.5}], ids=str
+)
 def test_what_lies_beside_codes_is_never_dropped(more, tmp_path):
     make(tmp_path / "a", intermediate_size=192)
     layout = Layout(4, 32, **more)

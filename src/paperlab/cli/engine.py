@@ -37,9 +37,12 @@ def pack(
     bits: Annotated[int, typer.Option(metavar="N", help="Bits per weight: 8, 4, 3 or 2.")] = 8,
     group: Annotated[int, typer.Option(metavar="N", help="Columns to a scale; 0 takes whole rows.")] = 64,
     asymmetric: Asymmetric = False,
-    keep: Annotated[float, typer.Option(metavar="PART", help="Keep the largest part of each row, 0.5 say.")] = 1.0,
+    keep: Annotated[float, typer.Option(metavar="PART", help="The part of the weights that stays, 0.5 say.")] = 1.0,
     pattern: Annotated[
-        Literal["unstructured", "2:4"], typer.Option(metavar="unstructured|2:4", help="Which weights may be left out.")
+        Literal["unstructured", "2:4", "rows", "columns", "channels"],
+        typer.Option(
+            metavar="PATTERN", help="What --keep leaves out: unstructured, 2:4, rows, columns, channels (MLPs')."
+        ),
     ] = "unstructured",
     outliers: Annotated[float, typer.Option(metavar="PART", help="Keep so many weights exactly, 0.005 say.")] = 0.0,
     rank: Annotated[int, typer.Option(metavar="N", help="Add a low-rank part for what the codes lose.")] = 0,

@@ -91,8 +91,8 @@ def _check(item: Item) -> None:
         raise EngineError(f"{item.name} has codes of {grid.bits} bits; pack-quantized holds 4 and 8")
     if grid.beside:
         raise EngineError(
-            f"{item.name} has a low-rank part or exact weights beside its codes, and pack-quantized holds neither; "
-            "--to hf writes what they stand for together"
+            f"{item.name} has a low-rank part, exact weights or absent channels beside its codes, "
+            "and pack-quantized holds none of them; --to hf writes what it all stands for"
         )
     if grid.group and item.shape[1] % grid.group:
         raise EngineError(

@@ -15,12 +15,13 @@ and beside any of them
 
     NAME.low_rank.a  F16  (rank, columns)
     NAME.low_rank.b  F16  [row / 16][rank][16]; b @ a is added to what the codes stand for
+    NAME.rows, NAME.columns  I32  the rows, the columns that are held; all else then describes the matrix of these
     NAME.outliers.starts   U32  (rows + 1,)  where each row's exact weights begin; the last is their number
     NAME.outliers.columns  U16  their columns, ascending within a row
     NAME.outliers.values   F16 or F32  the weights themselves, in place of all else
 
 and in the header's metadata, under "paperlab.NAME", a JSON object: rows, columns, bits, group, symmetric, sparse, and
-where they are there codebook, rank and outliers (how many).
+where they are there codebook, rank, outliers, kept_rows and kept_columns (how many).
 Every tensor begins at a multiple of 64 bytes of the file; what fills the place before one is named paperlab.fill.N.
 """
 

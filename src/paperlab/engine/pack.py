@@ -6,13 +6,13 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from paperlab.engine import beside
+from paperlab.engine import beside, channels
 from paperlab.engine.codebook import cluster, in_bytes, whole
 from paperlab.engine.container import Weights, named, write
 from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, tiles
@@ -41,7 +41,10 @@ class Layout:
     """How a matrix is stored. bits 16 leaves it as it is.
 
     group: input columns to a scale, a multiple of 16, or "row" for whole rows. keep: the part of the weights that is
-    kept, 1.0 for all; the largest of each row stay. pattern "2:4" keeps the two largest of every four instead.
+    kept, 1.0 for all; the largest of each row stay. pattern "2:4" keeps the two largest of every four instead. The
+    other patterns leave whole channels out, and the matrix becomes a smaller dense one: "rows" and "columns" those of
+    the smallest norms in each matrix; "channels" the inner channels of each gated MLP, alike in its matrices, and no
+    other. Rows or columns that are all zero are left out in any case ("channels": both), with keep=1 these alone.
     codebook: 1, 2 or 4 neighbouring weights to a code of `bits` bits, into a table that is fitted to the matrix by
     k-means: Layout(8, codebook=4) takes 2 bits per weight. 0: evenly spaced values instead.
     outliers: the part of the weights, those farthest from the mean, that is kept exactly beside the codes. rank: of
@@ -52,7 +55,7 @@ class Layout:
     group: int | Literal["row"] = 64
     symmetric: bool = True
     keep: float = 1.0
-    pattern: Literal["unstructured", "2:4"] = "unstructured"
+    pattern: Literal["unstructured", "2:4", "rows", "columns", "channels"] = "unstructured"
     outliers: float = 0.0
     rank: int = 0
     codebook: int = 0
@@ -62,6 +65,8 @@ class Layout:
             raise EngineError(
                 f"{self.bits} bits per weight; known are 8, 4, 3 and 2, and 16 to leave a matrix as it is"
             )
+        if self.pattern not in ("unstructured", "2:4", "rows", "columns", "channels"):
+            raise EngineError(f"no pattern {self.pattern}; unstructured, 2:4, rows, columns and channels are known")
         if not 0 < self.keep <= 1:
             raise EngineError(f"keep={self.keep}; a part above 0 and up to 1 is needed")
         if not 0 <= self.outliers <= 0.5:
@@ -82,8 +87,13 @@ class Layout:
 
     @property
     def sparse(self) -> bool:
-        """Whether weights are left out."""
-        return self.keep < 1 or self.pattern == "2:4"
+        """Whether single weights are left out."""
+        return self.pattern == "2:4" or (self.keep < 1 and not self.whole)
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole rows or columns may be left out."""
+        return self.pattern in ("rows", "columns", "channels")
 
     def mask(self, weight: np.ndarray) -> np.ndarray | None:
         """(rows, columns) uint8, 1 where a weight is kept; None where all are."""
@@ -190,6 +200,7 @@ def pack(
     total = sum(math.prod(weights.shape(name)) for name, layout in layouts.items() if layout)
     if not total:
         raise EngineError(f"no matrix of {source} matches the recipe")
+    alike = channels.of_mlps(layouts, weights.floats, bool(config.get("mlp_bias")))
     tensors: dict[str, tuple[str, np.ndarray]] = {}
     metadata = {"format": "paperlab", "paperlab": "1"}
     bits = count = 0
@@ -202,7 +213,7 @@ def pack(
             progress(stem, count, total)
             try:
                 ready = (given or {}).get(stem)
-                arrays = laid(ready) if ready else packed(weights.floats(name), layout)
+                arrays = laid(ready) if ready else packed(weights.floats(name), layout, alike.get(name))
             except EngineError as error:
                 raise EngineError(f"{name}: {error}") from None
             tensors |= {f"{stem}.{part}": named(array) for part, array in arrays.items()}
@@ -240,7 +251,9 @@ def _chosen(
 def _about(shape: tuple[int, ...], layout: Layout, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the file says of a packed matrix."""
     rows, columns = shape
-    about = {"rows": rows, "columns": columns, "bits": layout.bits, "group": layout.columns or columns + -columns % 64}
+    held = len(arrays["columns"]) if "columns" in arrays else columns
+    about = {"rows": rows, "columns": columns, "bits": layout.bits, "group": layout.columns or held + -held % 64}
+    about |= {f"kept_{side}": len(arrays[side]) for side in ("rows", "columns") if side in arrays}
     if layout.codebook:
         about["codebook"] = layout.codebook
     if "low_rank.a" in arrays:
@@ -265,8 +278,17 @@ def laid(ready: Codes) -> dict[str, np.ndarray]:
     return arrays
 
 
-def packed(weight: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
-    """The arrays of one packed matrix, from (rows, columns) float32. Raises EngineError."""
+def packed(weight: np.ndarray, layout: Layout, kept: channels.Kept | None = None) -> dict[str, np.ndarray]:
+    """The arrays of one packed matrix, from (rows, columns) float32. Raises EngineError.
+
+    kept: the rows and columns that it keeps, for patterns that leave out whole ones; None: by its own norms.
+    """
+    if layout.whole:
+        sides = dict(zip(("rows", "columns"), kept or channels.chosen(weight, layout), strict=True))
+        lists = {side: indices for side, indices in sides.items() if indices is not None}
+        for axis, side in enumerate(("rows", "columns")):
+            weight = weight.take(lists[side], axis) if side in lists else weight
+        return packed(weight, replace(layout, pattern="unstructured", keep=1.0)) | lists
     row, column = beside.largest(weight, layout.outliers)
     rest = weight
     if len(row):

@@ -21,7 +21,7 @@ _AT_ONCE = 1 << 22  # weights whose codes are found together
 class Grid:
     """How codes are scaled. bits: of a code; group: columns to a scale, 0 for whole rows.
 
-    beside: the matrix has a low-rank part or exact weights beside its codes.
+    beside: the matrix has a low-rank part, exact weights or absent channels beside its codes.
     """
 
     bits: int
@@ -83,8 +83,10 @@ class Item:
 
     def rounded(self, layout: Layout, *, whole: bool = False) -> "Item":
         """The matrix on another grid, its codes the nearest ones. whole: minima are whole numbers of steps."""
-        if layout.codebook or layout.rank or layout.outliers:
-            raise EngineError(f"{self.name}: codebook, rank and outliers are for `pack`; export the packed folder then")
+        if layout.codebook or layout.rank or layout.outliers or layout.whole:
+            raise EngineError(
+                f"{self.name}: codebook, rank, outliers and channels are for `pack`; export the packed folder then"
+            )
         grid = Grid(layout.bits, layout.columns, layout.symmetric, layout.sparse)
 
         def grouped() -> Grouped:

@@ -1,0 +1,73 @@
+"""Matrices without some of their rows and columns: which ones are held, and what a file says of it."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from paperlab.engine.native import EngineError
+
+if TYPE_CHECKING:
+    from paperlab.engine.pack import Layout
+
+Kept = tuple[np.ndarray | None, np.ndarray | None]
+"""Ascending indices of the rows and of the columns that are held, int32; None for all."""
+
+_STRIP = 1 << 22  # weights whose squares are taken together
+
+
+def norms(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of a matrix's rows, and of its columns, float64. Raises EngineError where a weight is not finite."""
+    rows, columns = np.empty(len(weight)), np.zeros(weight.shape[1])
+    step = max(1, _STRIP // weight.shape[1])
+    for first in range(0, len(weight), step):
+        squares = np.square(weight[first : first + step], dtype=np.float64)
+        rows[first : first + step] = squares.sum(1)
+        columns += squares.sum(0)
+    if not np.isfinite(rows).all():
+        raise EngineError("a weight is NaN or infinite")
+    return np.sqrt(rows), np.sqrt(columns)
+
+
+def held(size: np.ndarray, keep: float) -> np.ndarray | None:
+    """Indices of the part of the channels that is largest, none of size zero among them if another is there."""
+    count = min(max(1, round(len(size) * keep)), max(1, np.count_nonzero(size)))
+    if count == len(size):
+        return None
+    return np.sort(np.argsort(-size, kind="stable")[:count]).astype(np.int32)
+
+
+def chosen(weight: np.ndarray, layout: "Layout") -> Kept:
+    """What a matrix keeps by itself: `keep` of its rows, or of its columns, and never what is all zero.
+
+    "channels" leaves out what is zero alone.
+    """
+    rows, columns = norms(weight)
+    keep = layout.keep if layout.pattern in ("rows", "columns") else 1.0
+    return (
+        held(rows, keep) if layout.pattern != "columns" else None,
+        held(columns, keep) if layout.pattern != "rows" else None,
+    )
+
+
+def of_mlps(
+    layouts: Mapping[str, "Layout | None"], floats: Callable[[str], np.ndarray], biased: bool
+) -> dict[str, Kept]:
+    """The inner channels that each gated MLP keeps, alike in its three matrices, by the name of each.
+
+    Those of the largest product of norms stay, of a row in gate and in up and a column in down: where one of them is
+    zero, the channel adds nothing. biased: rows have biases, so that the column alone says so.
+    """
+    out: dict[str, Kept] = {}
+    for down, layout in layouts.items():
+        gate, up = (down.replace(".down_proj.", f".{part}_proj.") for part in ("gate", "up"))
+        if layout is None or layout.pattern != "channels" or down == gate:
+            continue
+        if any((other := layouts.get(name)) is None or other.pattern != "channels" for name in (gate, up)):
+            continue
+        size = norms(floats(down))[1]
+        for name in () if biased else (gate, up):
+            size = size * norms(floats(name))[0]
+        if (inner := held(size, layout.keep)) is not None:
+            out |= {gate: (inner, None), up: (inner, None), down: (None, inner)}
+    return out
