@@ -144,7 +144,7 @@ void language_model(const Folder& folder) {
 }
 
 void encoder(const Folder& folder) {
-  folder.put("config.json", R"({"model_type":"bert","hidden_size":64,"intermediate_size":112,"num_hidden_layers":2,"num_attention_heads":4,)"
+  folder.put("config.json", R"({"model_type":"bert","hidden_size":64,"intermediate_size":112,"num_hidden_layers":2,"num_attention_heads":2,)"
                             R"("max_position_embeddings":64,"type_vocab_size":2,"vocab_size":90})");
   Shapes shapes = {{"embeddings.word_embeddings.weight", {kVocabulary, kWidth}},
                    {"embeddings.position_embeddings.weight", {64, kWidth}},
