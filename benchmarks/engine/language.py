@@ -55,6 +55,7 @@ PEERS = {
     "torchao int8, compiled": ("torchao-int8", ""),
     "PyTorch bfloat16, compiled": ("torch-bf16", ""),
 }
+APART = {"ort-int8": 49_152 * 576 * 4}  # bytes of embeddings beside the head: a token reads one row of them
 WIDTHS = {"torchao-int8": 1, "torch-bf16": 2}  # bytes of a weight
 
 
@@ -177,7 +178,7 @@ def contestants(words: argparse.Namespace) -> dict[str, Callable[[], Ours | Othe
         if not place.exists():
             print(f"{place} is not there: {name} takes no part", file=sys.stderr)
             continue
-        size = (place / file).stat().st_size if file else 134_515_008 * WIDTHS[kind]
+        size = (place / file).stat().st_size - APART.get(kind, 0) if file else 134_515_008 * WIDTHS[kind]
         add(name, lambda kind=kind, place=place, size=size: Other(words.peers, kind, place, size, threads))
     return arms
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
+PEERS = ("llama.cpp", "OpenVINO", "ONNX Runtime", "torchao", "PyTorch")  # what their rows begin with
 
 
 def rows(text: str, title: str) -> list[tuple[str, float, float]]:
@@ -31,7 +32,7 @@ def main() -> None:
     for axis, title, pair in zip(axes, titles, words.read, strict=True):
         found = rows(text, title)
         for name, size, speed in found:
-            peer = name.startswith("llama.cpp")
+            peer = name.startswith(PEERS)
             axis.plot(size, speed, "s" if peer else "o", color="tab:orange" if peer else "tab:blue")
             axis.annotate(name, (size, speed), textcoords="offset points", xytext=(5, 4), fontsize=7)
         low, high = min(size for _, size, _ in found) * 0.9, max(size for _, size, _ in found) * 1.3
