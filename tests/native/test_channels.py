@@ -191,5 +191,11 @@ def test_files_may_lie_about_what_they_hold(tmp_path):
     model(tmp_path / "c", **{"model.layers.0.self_attn.o_proj.weight": bad})
     with pytest.raises(EngineError, match=r"o_proj.*NaN or infinite"):
         pack(tmp_path / "c", tmp_path / "d", Layout(4, keep=0.5, pattern="rows"))
+    with pytest.raises(EngineError, match="no gated MLP"):
+        pack(
+            tmp_path / "a",
+            tmp_path / "d",
+            [("*_proj", Layout(4, keep=0.5, pattern="channels")), ("*.up_proj", Layout(4))],
+        )
     with pytest.raises(EngineError, match="no pattern diagonal"):
         Layout(4, pattern="diagonal")

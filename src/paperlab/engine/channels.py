@@ -56,18 +56,26 @@ def of_mlps(
     """The inner channels that each gated MLP keeps, alike in its three matrices, by the name of each.
 
     Those of the largest product of norms stay, of a row in gate and in up and a column in down: where one of them is
-    zero, the channel adds nothing. biased: rows have biases, so that the column alone says so.
+    zero, the channel adds nothing. biased: rows have biases, so that the column alone says so. Raises EngineError where
+    channels are to go and there is no such MLP.
     """
     out: dict[str, Kept] = {}
+    wanted = any(layout and layout.pattern == "channels" and layout.keep < 1 for layout in layouts.values())
     for down, layout in layouts.items():
         gate, up = (down.replace(".down_proj.", f".{part}_proj.") for part in ("gate", "up"))
         if layout is None or layout.pattern != "channels" or down == gate:
             continue
         if any((other := layouts.get(name)) is None or other.pattern != "channels" for name in (gate, up)):
             continue
+        wanted = False
         size = norms(floats(down))[1]
         for name in () if biased else (gate, up):
             size = size * norms(floats(name))[0]
         if (inner := held(size, layout.keep)) is not None:
             out |= {gate: (inner, None), up: (inner, None), down: (None, inner)}
+    if wanted:
+        raise EngineError(
+            "no gated MLP (gate_proj, up_proj, down_proj) has all three matrices in the pattern channels; "
+            'the patterns "rows" and "columns" take channels out of any matrix'
+        )
     return out
