@@ -38,7 +38,7 @@ def random_packed(out: Path, layout: engine.Layout) -> None:
     """A packed folder of SHAPE with random codes, and random places kept."""
     draw = np.random.default_rng(0)
     tensors: dict[str, tuple[str, np.ndarray]] = {}
-    metadata = {"format": "paperlab", "paperlab": "1"}
+    metadata = {"format": "paperlab", "paperlab": "2"}
     for name, shape in random_shapes().items():
         if len(shape) == 1:
             tensors[f"{name}.weight"] = "F16", np.ones(shape, np.float16)

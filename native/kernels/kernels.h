@@ -31,10 +31,11 @@ struct FloatView {
 // A group's quads follow one another; then comes the next group of the same 16 rows; then the next 16 rows.
 // scales, mins: float16 [row block][group][16].
 //
-// Sparse (masks present; 8 or 4 bits, symmetric): a quad has a mask of 64 bits [row][column] and only the codes of its
-// ones are stored, a byte each, or two to a byte, low half first; a quad's codes begin at a byte. masks
-// [row block][quad]; starts[row block] is where the block's codes begin, in bytes; 64 bytes may be read past the last
-// code. An absent weight is exactly 0.
+// Sparse (masks present; 8 or 4 bits, symmetric): a quad has a mask of 64 bits [row][column] and only its ones are
+// stored, in order, as code - zero in two's complement, so that what is absent needs no filling but zeros. 8 bits: a byte
+// each, quad after quad. 4 bits: two quads share bytes, the first in the low halves and the second in the high ones; the
+// longer of the two says how many: no half is moved before its bytes are spread. masks [row block][quad]; starts[row
+// block] is where the block's codes begin, in bytes; 64 bytes may be read past the last code.
 //
 // With a codebook (book present) a code stands for `dim` neighbouring columns, 1, 2 or 4: W[r, c] = scales[r, c / group]
 // * (book[c % dim][code[r, c / dim]] - 128). Codes are laid as above, as a matrix of columns / dim columns in groups of

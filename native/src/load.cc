@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "companions.h"
+#include "matmul_q/matmul_q.h"
 #include "matrix.h"
 #include "share.h"
 
@@ -49,6 +50,9 @@ void load_codes(const Tensors& tensors, const std::string& name, const Json& abo
     v.mins = companion<uint16_t>(tensors, name + ".mins", "F16", per_group, matrix);
     check_finite(v.mins, per_group, name + ".mins");
   }
+  const auto version = tensors.metadata.find("paperlab");
+  if (sparse && version != tensors.metadata.end() && version->second == "1")
+    fail("%s is sparse as files of version 1 had it, in another order; pack the model again", name.c_str());
   if (!sparse) {
     v.codes = companion<uint8_t>(tensors, name + ".codes", "U8", v.row_blocks() * v.groups() * v.group_bytes(), matrix);
     return;
@@ -59,10 +63,7 @@ void load_codes(const Tensors& tensors, const std::string& name, const Json& abo
   uint64_t held = 0;
   for (int64_t block = 0; block < v.row_blocks(); ++block) {
     if (v.starts[block] != held) fail("%s.starts disagrees with %s.masks; the file is damaged", name.c_str(), name.c_str());
-    for (int64_t i = 0; i < v.padded / 4; ++i) {
-      const uint64_t ones = uint64_t(__builtin_popcountll(v.masks[block * (v.padded / 4) + i]));
-      held += v.bits == 8 ? ones : (ones + 1) / 2;
-    }
+    for (int64_t i = 0; i < v.padded / 4; ++i) held += uint64_t(sparse_step(v.bits, v.masks + block * (v.padded / 4), i));
   }
   v.codes = companion<uint8_t>(tensors, name + ".codes", "U8", int64_t(held) + 64, matrix);
 }

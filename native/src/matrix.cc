@@ -1,4 +1,5 @@
 #include "matrix.h"
+#include "matmul_q/matmul_q.h"
 
 #include <sys/mman.h>
 
@@ -32,10 +33,7 @@ uint64_t Matrix::bytes() const {
   if (!tiles.masks) return uint64_t(tiles.row_blocks() * tiles.groups() * tiles.group_bytes()) + per_group;
   const int64_t quads = tiles.row_blocks() * tiles.padded / 4;
   uint64_t held = 0;
-  for (int64_t i = 0; i < quads; ++i) {
-    const uint64_t ones = uint64_t(__builtin_popcountll(tiles.masks[i]));
-    held += tiles.bits == 8 ? ones : (ones + 1) / 2;
-  }
+  for (int64_t i = 0; i < quads; ++i) held += uint64_t(sparse_step(tiles.bits, tiles.masks, i));
   return held + uint64_t(quads) * 8 + uint64_t(tiles.row_blocks()) * 8 + per_group;
 }
 

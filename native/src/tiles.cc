@@ -58,14 +58,10 @@ void put_quad(uint8_t* codes, int bits, int64_t group, int64_t quad, const uint8
   for (int i = 0; bits == 3 && i < 8; ++i) codes[group / 16 * 64 + quad * 8 + i] = uint8_t(gathered(eight(from + i * 8) >> 2));
 }
 
-// A sparse quad's codes, those of the ones of its mask, to `to`. Gives the byte after them.
-uint8_t* put_some(uint8_t* to, int bits, uint64_t mask, const uint8_t* from) {
-  for (int held = 0; mask; mask &= mask - 1, ++held) {
-    const uint8_t code = from[__builtin_ctzll(mask)];
-    if (bits == 8 || held % 2 == 0) *to++ = code;
-    else to[-1] |= uint8_t(code << 4);
-  }
-  return to;
+// A sparse quad's codes, those of the ones of its mask, to `to`, where the bytes are zero or have the quad before.
+void put_some(uint8_t* to, int bits, int64_t quad, uint64_t mask, const uint8_t* from) {
+  const int shift = bits == 8 ? 0 : int(quad % 2 * 4), zero = 1 << (bits - 1);
+  for (; mask; mask &= mask - 1) *to++ |= uint8_t((from[__builtin_ctzll(mask)] ^ zero) << shift);
 }
 
 }  // namespace
@@ -116,8 +112,7 @@ Tiles lay_tiles(int64_t rows, int64_t columns, int bits, int64_t group, const ui
           const uint64_t some = eight(quad + byte * 8);  // any number but 0 keeps a weight
           masks[i] |= gathered((((some & ~(kOnes << 7)) + ~(kOnes << 7)) | some) >> 7) << (byte * 8);
         }
-        const uint64_t ones = uint64_t(__builtin_popcountll(masks[i]));
-        starts[i / quads] += bits == 8 ? ones : (ones + 1) / 2;
+        starts[i / quads] += uint64_t(sparse_step(bits, masks, i));
       }
     });
     uint64_t total = 0;
@@ -129,7 +124,8 @@ Tiles lay_tiles(int64_t rows, int64_t columns, int bits, int64_t group, const ui
         uint8_t* to = tiles.codes.as<uint8_t>() + starts[block];
         for (int64_t i = 0; i < quads; ++i) {
           take_quad(codes, rows, columns, block, i * 4, 0, quad);
-          to = put_some(to, bits, masks[block * quads + i], quad);
+          put_some(to, bits, i, masks[block * quads + i], quad);
+          to += sparse_step(bits, masks + block * quads, i);
         }
       }
     });
@@ -191,11 +187,9 @@ void read_rows(const TileView& v, int64_t first, int64_t last, float* out) {
       for (int i = 0; i < 4 && quad * 4 + i < v.columns; ++i) {
         const int lane = int(row % 16 * 4 + i);
         const int before = __builtin_popcountll(mask & ((uint64_t(1) << lane) - 1));
-        const int code = v.bits == 8 ? codes[before] : codes[before / 2] >> (before % 2 * 4) & 15;
-        out[quad * 4 + i] = mask >> lane & 1 ? scaled(quad * 4 + i, code - zero) : 0.0f;
+        out[quad * 4 + i] = mask >> lane & 1 ? scaled(quad * 4 + i, sparse_code(v, codes, quad, before) - zero) : 0.0f;
       }
-      const int held = __builtin_popcountll(mask);
-      codes += v.bits == 8 ? held : (held + 1) / 2;
+      codes += sparse_step(v.bits, v.masks + block * (v.padded / 4), quad);
     }
   }
 }

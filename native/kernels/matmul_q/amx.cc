@@ -34,19 +34,12 @@ void spread(const TileView& w, int64_t block, uint8_t* out) {
   const auto put = [&](int64_t quad, __m512i v) { _mm512_storeu_si512(out + quad * 64, v); };
   if (w.masks) {
     const uint64_t* masks = w.masks + block * quads;
-    const __m512i absent = _mm512_set1_epi8(char(w.zero()));
+    const __m512i zero = _mm512_set1_epi8(char(w.zero()));
     for (int64_t i = 0; i < quads; ++i) {
-      const int64_t count = __builtin_popcountll(masks[i]);
-      __m512i held;
-      if (w.bits == 8) {
-        held = _mm512_loadu_si512(codes);
-        codes += count;
-      } else {
-        const __m512i wide = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
-        held = _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi16(wide, 4)), nibble);
-        codes += (count + 1) / 2;
-      }
-      put(i, _mm512_mask_expand_epi8(absent, masks[i], held));
+      __m512i v = _mm512_maskz_expand_epi8(masks[i], _mm512_loadu_si512(codes));
+      codes += sparse_step(w.bits, masks, i);
+      if (w.bits == 4) v = _mm512_and_si512(i % 2 ? _mm512_srli_epi16(v, 4) : v, nibble);
+      put(i, _mm512_xor_si512(v, zero));
     }
   } else if (w.bits == 4) {
     for (int64_t i = 0; i < quads; i += 2, codes += 64) {

@@ -58,9 +58,8 @@ const uint8_t* spread(const TileView& w, const uint8_t* codes, const uint64_t* m
   for (int64_t i = 0; i < quads; ++i, out += 64) {
     std::fill(out, out + 64, uint8_t(w.zero()));
     int held = 0;
-    for (uint64_t mask = masks[i]; mask; mask &= mask - 1, ++held)
-      out[__builtin_ctzll(mask)] = w.bits == 8 ? codes[held] : codes[held / 2] >> (held % 2 * 4) & 15;
-    codes += w.bits == 8 ? held : (held + 1) / 2;
+    for (uint64_t mask = masks[i]; mask; mask &= mask - 1) out[__builtin_ctzll(mask)] = uint8_t(sparse_code(w, codes, i, held++));
+    codes += sparse_step(w.bits, masks, i);
   }
   return codes;
 }

@@ -172,12 +172,23 @@ void several(const TileView& w, const Int8View& x, int64_t first, int64_t last, 
   }
 }
 
-// Sparse: a quad's codes are spread to their places by its mask; absent places get the code that stands for 0, and
-// from there on all is as in a dense quad. Reads up to 64 bytes past a quad's codes: the format pads the end.
+// A sparse quad as bytes, absent ones as the code of 0: its weights go to their places, and the bit that makes two's
+// complement a code is turned. HALF: the half of the bytes where four bits lie; codes of the high half stay there.
+template <int BITS, int HALF>
+inline __m512i placed(uint64_t mask, __m512i held) {
+  const __m512i v = _mm512_maskz_expand_epi8(mask, held);
+  if constexpr (BITS == 8) return _mm512_xor_si512(v, _mm512_set1_epi8(char(128)));
+  constexpr int kAndXor = 0x6a;  // (v & taken) ^ sign
+  return _mm512_ternarylogic_epi64(v, _mm512_set1_epi8(char(HALF ? 0xf0 : 15)), _mm512_set1_epi8(char(HALF ? 128 : 8)), kAndXor);
+}
+
+// Sparse: from its spreading on, all is as in a dense quad. Reads up to 64 bytes past a quad's codes: the format pads
+// the end. With one or two rows of activations codes of the high half are summed where they are, and the sums moved
+// at the end.
 template <int BITS, int T>
 void sparse(const TileView& w, const Int8View& x, int64_t first, int64_t last, float* y, int64_t ldy) {
   const int64_t groups = w.groups(), group = w.group, quads = w.padded / 4;
-  const __m512i absent = _mm512_set1_epi8(char(w.zero()));
+  constexpr bool kStay = BITS == 4 && T <= 2;
   constexpr int kChains = T == 1 ? 4 : T == 2 ? 2 : 1;  // sums kept apart, which hides the latency of a single one
   for (int64_t block = first; block < last; ++block) {
     const uint8_t* codes = w.codes + w.starts[block];
@@ -194,36 +205,42 @@ void sparse(const TileView& w, const Int8View& x, int64_t first, int64_t last, f
       }
       _mm_prefetch(reinterpret_cast<const char*>(masks) + kAhead, _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(masks) + kAhead + 64, _MM_HINT_T0);
-      const auto quad = [&](int k, int64_t i) {
-        const uint64_t mask = *masks++;
-        const int64_t count = __builtin_popcountll(mask);
-        __m512i held;
-        if constexpr (BITS == 8) {
-          held = load(codes);
-          codes += count;
-        } else {
-          const __m512i wide =
-              _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
-          // (wide | wide << 4) & 15 in every byte
-          held = _mm512_ternarylogic_epi64(wide, _mm512_slli_epi16(wide, 4), _mm512_set1_epi8(15), 0xa8);
-          codes += (count + 1) / 2;
-        }
-        const __m512i v = _mm512_mask_expand_epi8(absent, mask, held);
+      const auto take = [&](int k, __m512i v, int64_t column) {
 #pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) whole[t][k] = dot(whole[t][k], v, q + t * x.padded + i * 4);
+        for (int t = 0; t < T; ++t) whole[t][k] = dot(whole[t][k], v, q + t * x.padded + column);
       };
-      for (int64_t i = 0; i < group / 4; i += 4) {
+      for (int64_t i = 0; i < group; i += 16, masks += 4) {
         _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
-        if constexpr (BITS == 8) _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + 64, _MM_HINT_T0);
-        quad(0, i);
-        quad(1 % kChains, i + 1);
-        quad(2 % kChains, i + 2);
-        quad(3 % kChains, i + 3);
+        if constexpr (BITS == 8) {
+          _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + 64, _MM_HINT_T0);
+#pragma GCC unroll 4
+          for (int j = 0; j < 4; ++j) {
+            take(j % kChains, placed<8, 0>(masks[j], load(codes)), i + j * 4);
+            codes += __builtin_popcountll(masks[j]);
+          }
+        } else {
+#pragma GCC unroll 2
+          for (int j = 0; j < 4; j += 2) {
+            const uint64_t m0 = masks[j], m1 = masks[j + 1];
+            const int64_t n0 = __builtin_popcountll(m0), n1 = __builtin_popcountll(m1);
+            const __m512i both = load(codes);
+            codes += n0 > n1 ? n0 : n1;
+            const __m512i high = placed<4, 1>(m1, both);
+            take(j % kChains, placed<4, 0>(m0, both), i + j * 4);
+            take((j + 1) % kChains, kStay ? high : _mm512_srli_epi16(high, 4), i + j * 4 + 4);
+          }
+        }
       }
       const __m512 sw = halves(scales + g * 16);
       for (int t = 0; t < T; ++t) {
         __m512i sum = whole[t][0];
-        for (int k = 1; k < kChains; ++k) sum = _mm512_add_epi32(sum, whole[t][k]);
+        if constexpr (kStay) {
+          __m512i high = whole[t][1];
+          if constexpr (kChains == 4) sum = _mm512_add_epi32(sum, whole[t][2]), high = _mm512_add_epi32(high, whole[t][3]);
+          sum = _mm512_add_epi32(sum, _mm512_srai_epi32(high, 4));
+        } else {
+          for (int k = 1; k < kChains; ++k) sum = _mm512_add_epi32(sum, whole[t][k]);
+        }
         sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(sw, _mm512_set1_ps(x.scales[t * groups + g])), sums[t]);
       }
     }

@@ -33,12 +33,11 @@ inline int8x16_t four(const int8_t* x) {
 inline float32x4_t halves(const uint16_t* h) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(h))); }
 
 // One sparse quad as dense bytes, absent ones as the code of 0. Returns where the next one begins.
-inline const uint8_t* spread(const TileView& w, const uint8_t* codes, uint64_t mask, uint8_t* out) {
+inline const uint8_t* spread(const TileView& w, const uint8_t* codes, const uint64_t* masks, int64_t quad, uint8_t* out) {
   std::fill(out, out + 64, uint8_t(w.zero()));
   int held = 0;
-  for (; mask; mask &= mask - 1, ++held)
-    out[__builtin_ctzll(mask)] = w.bits == 8 ? codes[held] : codes[held / 2] >> (held % 2 * 4) & 15;
-  return codes + (w.bits == 8 ? held : (held + 1) / 2);
+  for (uint64_t mask = masks[quad]; mask; mask &= mask - 1) out[__builtin_ctzll(mask)] = uint8_t(sparse_code(w, codes, quad, held++));
+  return codes + sparse_step(w.bits, masks, quad);
 }
 
 // BITS is how codes are read here: 8 also stands for sparse codes of either width once they are laid out as bytes.
@@ -60,7 +59,7 @@ void blocks(const TileView& w, const Int8View& x, int64_t first, int64_t last, f
       for (int t = 0; t < T; ++t)
         for (int32x4_t& sum : whole[t]) sum = vdupq_n_s32(offset * x.sums[t * groups + g]);
       for (int64_t i = 0; i < quads; ++i) {
-        if constexpr (SPARSE) codes = spread(w, codes, *masks++, bytes);
+        if constexpr (SPARSE) codes = spread(w, codes, masks + g * quads, i, bytes);
         for (int part = 0; part < 4; ++part) {
           const int8x16_t v = SPARSE ? quarter<BITS>(bytes, nullptr, 0, part) : quarter<BITS>(codes, codes + group / 16 * 64, i, part);
           for (int t = 0; t < T; ++t) whole[t][part] = vdotq_s32(whole[t][part], v, four(q + t * x.padded + i * 4));

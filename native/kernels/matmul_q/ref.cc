@@ -31,20 +31,20 @@ namespace {
 int64_t read_group(const TileView& w, int64_t block, int64_t group, int64_t at, int* out) {
   const int zero = w.mins ? 0 : w.zero();
   for (int64_t quad = 0; quad < w.group / 4; ++quad) {
-    const uint64_t mask = w.masks ? w.masks[block * w.padded / 4 + group * w.group / 4 + quad] : 0;
+    const int64_t index = block * w.padded / 4 + group * w.group / 4 + quad;
+    const uint64_t mask = w.masks ? w.masks[index] : 0;
     int64_t held = 0;
     for (int lane = 0; lane < 64; ++lane) {
       int& to = out[lane / 4 * w.group + quad * 4 + lane % 4];
       if (!w.masks) {
         to = tile_code(w, block, group, quad, lane) - zero;
       } else if (mask >> lane & 1) {
-        to = (w.bits == 8 ? w.codes[at + held] : w.codes[at + held / 2] >> (held % 2 * 4) & 15) - zero;
-        ++held;
+        to = sparse_code(w, w.codes + at, quad, held++) - zero;
       } else {
         to = 0;
       }
     }
-    at += w.bits == 8 ? held : (held + 1) / 2;
+    if (w.masks) at += sparse_step(w.bits, w.masks, index);
   }
   return at;
 }

@@ -202,7 +202,7 @@ def pack(
         raise EngineError(f"no matrix of {source} matches the recipe")
     alike = channels.of_mlps(layouts, weights.floats, bool(config.get("mlp_bias")))
     tensors: dict[str, tuple[str, np.ndarray]] = {}
-    metadata = {"format": "paperlab", "paperlab": "1"}
+    metadata = {"format": "paperlab", "paperlab": "2"}
     bits = count = 0
     with placed(out) as place:
         for name, layout in layouts.items():
