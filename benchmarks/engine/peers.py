@@ -94,9 +94,10 @@ def onnxruntime_genai(folder: Path, threads: int) -> tuple[Callable[[list[int], 
         session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
         words = np.array([ids], np.int64)
         feeds = {"input_ids": words, "attention_mask": np.ones_like(words)}
+        made = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
         for given in session.get_inputs():
             if given.name.startswith("past"):
-                feeds[given.name] = np.zeros((1, given.shape[1], 0, given.shape[3]), np.float32)
+                feeds[given.name] = np.zeros((1, made["num_key_value_heads"], 0, made["head_size"]), np.float32)
         return nll(session.run(["logits"], feeds)[0][0], ids)
 
     return run, score
