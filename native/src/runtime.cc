@@ -54,23 +54,27 @@ void parts(const List& list, int64_t first, int64_t last, Of&& of, F&& f) {
   }
 }
 
+// The first bytes of a matrix from a block on.
+void ask_for(const Matrix& m, int64_t block) {
+  constexpr int64_t kLead = 8192;
+  if (!m.tiled) return;
+  const TileView& w = m.tiles;
+  const auto ask = [](const void* at, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(at) + i, 0, 2);
+  };
+  ask(w.scales + block * w.groups() * 16, 512);
+  if (w.mins) ask(w.mins + block * w.groups() * 16, 512);
+  if (w.masks) ask(w.masks + block * (w.padded / 4), kLead / 2);
+  ask(w.masks ? w.codes + w.starts[block] : w.codes + block * w.groups() * w.group_bytes(), w.masks ? kLead / 2 : kLead);
+}
+
 }  // namespace
 
 void Runtime::fetch(std::initializer_list<const Matrix*> next, int run) const {
   int64_t total = 0;
   for (const Matrix* m : next) total += blocks_of(*m);
   const int64_t first = total * run / pool.threads();
-  parts(next, first, first + 1, [](const Matrix* m) { return m; }, [&](const Matrix* m, int64_t block, int64_t) {
-    if (!m->tiled) return;
-    const TileView& w = m->tiles;
-    const auto ask = [](const void* at, int64_t bytes) {
-      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(at) + i, 0, 2);
-    };
-    ask(w.scales + block * w.groups() * 16, 512);
-    if (w.mins) ask(w.mins + block * w.groups() * 16, 512);
-    if (w.masks) ask(w.masks + block * (w.padded / 4), kLead / 2);
-    ask(w.masks ? w.codes + w.starts[block] : w.codes + block * w.groups() * w.group_bytes(), w.masks ? kLead / 2 : kLead);
-  });
+  parts(next, first, first + 1, [](const Matrix* m) { return m; }, [&](const Matrix* m, int64_t at, int64_t) { ask_for(*m, at); });
 }
 
 void Runtime::multiply(const Activations& x, std::initializer_list<Product> products, std::initializer_list<const Matrix*> next,
@@ -99,8 +103,15 @@ void Runtime::multiply(const Activations& x, std::initializer_list<Product> prod
   }
   const std::vector<const float*> low = low_ranks(x, products);
   const int64_t block = products.begin()->matrix->columns * 16 * x.tokens;  // multiplications
-  const int64_t step = std::max<int64_t>({1, total / (pool.threads() * 6), (1 << 15) / block});
+  const int64_t least = std::max<int64_t>({1, total / (pool.threads() * 6), (1 << 15) / block});
+  const int64_t step = x.tokens * planes < 16 ? least : round_up(least, 4);  // many tokens take blocks by fours
   const auto work = [&](int64_t first, int64_t last) {
+    // A matrix that begins in this stretch, or with the next: its bytes come while those before it are multiplied.
+    int64_t at = 0;
+    for (const Product& product : products) {
+      if (first < at && at <= last) ask_for(*product.matrix, 0);
+      at += blocks_of(*product.matrix);
+    }
     parts(products, first, last, [](const Product& p) { return p.matrix; }, [&](const Product& p, int64_t from, int64_t to) {
       const Matrix& m = *p.matrix;
       if (m.tiled) k.matmul_q(m.tiles, views[size_t(slot(m.tiles))], x.tokens, from, to, p.y, p.stride);

@@ -88,7 +88,6 @@ class Runtime {
     std::atomic<int64_t> next{0};
   };
   void multiply_kept(const Activations& x, std::initializer_list<Product> products);  // channels.cc
-  static constexpr int64_t kLead = 8192;  // bytes of the next product that are asked for early
   Int8View rounded(const Activations& x, int64_t group, int64_t padded, int dim, int slot);
   std::vector<const float*> low_ranks(const Activations& x, std::initializer_list<Product> products);
   std::vector<Run> runs_;
