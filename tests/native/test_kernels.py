@@ -165,6 +165,23 @@ def test_fast_instruction_sets_agree_to_the_bit(case):
 
 
 @each_isa
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_rows_so_long_that_blocks_are_read_side_by_side(isa, bits):
+    case = {
+        "bits": bits,
+        "group": 64,
+        "rows": 53,
+        "columns": 4200,
+        "density": None,
+        "extreme": False,
+        "seed": 7,
+        "dim": 0,
+    }
+    for tokens, planes, mins in ((1, 1, True), (1, 2, False), (2, 1, False)):
+        check_product(case | {"tokens": tokens, "planes": planes, "mins": mins}, isa)
+
+
+@each_isa
 def test_two_of_four_and_whole_columns(isa):
     random = np.random.default_rng(5)
     weight = random.standard_normal((48, 128)).astype(np.float32)
