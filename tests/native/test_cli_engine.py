@@ -40,6 +40,14 @@ def test_pack_by_a_recipe(tmp_path):
         assert "a recipe is a list" in done.stderr
 
 
+def test_a_recipe_and_bits_contradict_each_other(tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text('[["*", {"bits": 8}]]')
+    done = CliRunner().invoke(app, ["pack", "any", "-o", str(tmp_path / "b"), "--recipe", str(file), "--bits", "4"])
+    assert done.exit_code == 2
+    assert "leave --bits" in done.stderr
+
+
 def test_the_recipe_of_the_howto(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "howto" / "pack_a_model.md").read_text(encoding="utf-8")
     model(tmp_path / "a")

@@ -60,6 +60,8 @@ def pack(
     from paperlab.engine import Layout
 
     rounded = Layout(bits, group or "row", not asymmetric, keep, pattern, outliers, rank, codebook)
+    if (recipe or method) and rounded != Layout():
+        raise Misuse("--recipe or --method says how matrices are stored; leave --bits, --keep and the like out")
     layouts = models.read_recipe(recipe) if recipe else [("*", Layout(16) if method else rounded)]
     with models.by_method(model, method, settings or [], data) as (source, given):
         report = models.pack(source, out, layouts, given)
