@@ -70,7 +70,7 @@ Type type_of(int type) {
 
 extern "C" {
 
-int pl_abi(void) { return 4; }
+int pl_abi(void) { return 5; }
 const char* pl_error(void) { return last_error.c_str(); }
 
 const char* pl_isas(void) {

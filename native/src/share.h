@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,7 +25,11 @@ void share(int64_t pieces, F&& f) {
   };
   std::vector<std::thread> helpers;
   const int64_t threads = std::min<int64_t>({pieces, 16, std::max(1u, std::thread::hardware_concurrency())});
-  for (int64_t i = 1; i < threads; ++i) helpers.emplace_back(work);
+  helpers.reserve(size_t(threads));
+  try {
+    for (int64_t i = 1; i < threads; ++i) helpers.emplace_back(work);
+  } catch (const std::system_error&) {  // no more threads are to be had: those there are do it
+  }
   work();
   for (auto& helper : helpers) helper.join();
   for (const auto& error : thrown)

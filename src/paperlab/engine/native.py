@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_ABI = 4
+_ABI = 5
 
 
 class EngineError(RuntimeError):
