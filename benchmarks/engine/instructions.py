@@ -2,12 +2,12 @@
 
     python benchmarks/engine/instructions.py        # prints the tables of instructions.md
 
-Counted, not estimated: each kernel of the library runs in a process that stops after every instruction (ptrace), which
-gives the stream of instructions of one block of 16 rows. llvm-mca (LLVM 17 or later knows the processor; --mca names
-it) says for how many cycles it takes each port, which is the least that it can take. Rates are measured where the
-weights lie in the second-level cache, the clock by a chain of additions, memory by plain loops. Virtual machines
-rarely have the counters that perf reads, and callgrind does not know AVX-512. Needs Linux on x86-64, a C compiler, and
-llvm-objdump beside llvm-mca.
+Counted, not estimated: each kernel of the library runs in a process that stops after every instruction (ptrace),
+which gives the stream of instructions of two blocks of 16 rows: long ones are read side by side. llvm-mca (LLVM 17
+or later knows the processor; --mca names it) says for how many cycles it takes each port, which is the least that
+it can take. Rates are measured where the weights lie in the second-level cache, the clock by a chain of additions,
+memory by plain loops. Virtual machines rarely have the counters that perf reads, and callgrind does not know
+AVX-512. Needs Linux on x86-64, a C compiler, and llvm-objdump beside llvm-mca.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import numpy as np
 from paperlab.engine.native import call, instruction_sets, library, pointer
 
 COLUMNS = 2048
-BLOCKS = 3  # of 16 rows, that are stepped through
+PAIRS = 3  # of blocks of 16 rows, that are stepped through
 TRACEME, PEEK, PEEKUSER, POKE, POKEUSER, CONTINUE, SINGLESTEP = 0, 1, 3, 4, 6, 7, 9  # ptrace's requests
 RIP, RSP = 16 * 8, 19 * 8  # where it keeps registers
 
@@ -141,13 +141,14 @@ def disassembled(path: Path, program: str) -> dict[int, str]:
     return {int(one[1], 16): one[2].strip() for one in found if one}
 
 
-def one_block(stream: list[int]) -> list[int]:
-    """The last whole block of several: what lies between two comings of what comes once in each."""
+def one_pair(stream: list[int]) -> list[int]:
+    """The last whole pair of blocks: what lies between two comings of what comes once in each pair, or block."""
     places: dict[int, list[int]] = {}
     for i, at in enumerate(stream):
         places.setdefault(at, []).append(i)
     first, last = max(
-        (found[-2:] for found in places.values() if len(found) == BLOCKS), key=lambda two: two[1] - two[0]
+        ((found[-1 - len(found) // PAIRS], found[-1]) for found in places.values() if len(found) in (PAIRS, 2 * PAIRS)),
+        key=lambda two: two[1] - two[0],
     )
     return stream[first:last]
 
@@ -254,15 +255,15 @@ def main() -> None:
     twice = probes["vpdpbusd"] < 0.75
     counted = {}
     for planes, kind in itertools.product((2, 1), FORMATS):
-        kernel = Kernel(words.isa, kind, 16 * BLOCKS, planes)
+        kernel = Kernel(words.isa, kind, 32 * PAIRS, planes)
         stream = executed(kernel.run, library().pl_kernel_matmul_q, inside)
-        block = [code[at + offset] for at in one_block(stream)]
-        size = kernel.bytes / (16 * BLOCKS * COLUMNS) * 64
+        block = [code[at + offset] for at in one_pair(stream)]
+        size = kernel.bytes / (32 * PAIRS * COLUMNS) * 64
         counted[planes, kind] = block, pressure(block, words.mca, words.cpu), size
     cores = len(os.sched_getaffinity(0))
     memory = library().pl_test_read(cores, 144 << 20, 12) / cores
     rates = {(planes, kind): rate(words.isa, kind, planes) for planes, kind in counted}
-    units, lines = 16 * COLUMNS / 64, []
+    units, lines = 32 * COLUMNS / 64, []
     for planes in (2, 1):
         lines += [f"### Activations in {8 * planes} bits", "", HEAD, "|---" * HEAD.count(" | ") + "|---|"]
         for kind in FORMATS:
