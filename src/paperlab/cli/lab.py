@@ -124,10 +124,12 @@ def _reports() -> Path:
 def verify(as_json: Json = False) -> None:
     """Recompute every verdict from the samples of its record."""
     from paperlab.cli.text import write_json
-    from paperlab.core import record, standing, verdict
+    from paperlab.core.published import publish
+    from paperlab.core.standings import outdated_of, standings
+    from paperlab.core.verify import verify as check_all
 
-    standing.refresh(record.records_folder())
-    count, problems = verdict.verify()
+    publish()
+    count, problems = check_all()
     if as_json:
         write_json([{"problem": problem} for problem in problems])
     for problem in problems:
@@ -135,6 +137,9 @@ def verify(as_json: Json = False) -> None:
     if problems:
         raise fail(f"{len(problems)} problems in {count} records", 1)
     typer.echo(f"{count} records: every verdict follows from its samples", err=as_json)
+    now = standings().current
+    if outdated := sum(bool(outdated_of(row.id)) for row in now):
+        typer.echo(f"{outdated} of {len(now)} current verdicts are outdated: code or data changed since", err=as_json)
 
 
 @commands.command()

@@ -26,9 +26,9 @@ from paperlab.core.card import Arm, Check
 from paperlab.core.files import write_atomically
 from paperlab.core.home import home
 from paperlab.core.methods import Method, find_method
+from paperlab.core.published import publish
 from paperlab.core.record import ArmResult, Record, Status, append
 from paperlab.core.task import SCALES, load_task
-from paperlab.core.verdict import publish
 from paperlab.lab.arms import OUTSIDE, build_arm, check_arms
 from paperlab.lab.errors import RunError
 from paperlab.lab.machine import describe_machine, machine_id

@@ -7,17 +7,18 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from paperlab.core import standing, verdict
+from paperlab.core import standings, verdict
 from paperlab.core.card import Check
 from paperlab.core.home import BUNDLED
 from paperlab.core.methods import methods
 from paperlab.core.paper import papers
-from paperlab.core.record import records_folder
+from paperlab.core.published import Place, Row, line_hash, public, read_rows, verdicts_file
+from paperlab.core.record import Samples, record_files, records_folder, unpack_samples
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +26,13 @@ STATES = ("current", "unfinished", "repeated", "superseded")  # the lists of ver
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a record lies: one line of a file."""
+class Line:
+    """A record by its file: a line with its published row, or without one until the worker publishes it."""
 
     id: str
     started: str
-    paper: str | None
-    file: Path
-    offset: int
-    length: int
+    place: Place
+    row: Row | None = None
 
 
 @dataclass
@@ -53,7 +52,7 @@ class Evidence:
 
 _lock = threading.Lock()
 _now = Evidence()
-_files: dict[Path, tuple[tuple[int, int], list[Place], list[str]]] = {}
+_files: dict[Path, tuple[tuple[int, ...], list[Line], list[str]]] = {}
 
 
 def _folders() -> tuple[Path, Path]:
@@ -62,11 +61,11 @@ def _folders() -> tuple[Path, Path]:
 
 def mark() -> tuple[str, float]:
     """What changes whenever a record is added or a verdict published, and when that last was. Files are replaced
-    whole, so the folders' times and those of verdicts.json tell."""
+    whole, so the folders' times tell."""
     parts, latest = [], 0
     for folder in _folders():
-        for path in (folder / verdict.FILE, folder, *folder.glob("*"), *folder.glob("*/*")):
-            if path.is_dir() or path.name == verdict.FILE:
+        for path in (folder, *folder.glob("*"), *folder.glob("*/*")):
+            if path.is_dir():
                 try:
                     changed = path.stat().st_mtime_ns
                 except OSError:
@@ -82,65 +81,74 @@ def evidence() -> Evidence:
     found, modified = mark()
     with _lock:
         if found != _now.mark:
-            standing.forget()
+            standings.forget()
             _now = _read(found, modified)
         return _now
 
 
 def _read(found: str, modified: float) -> Evidence:
     new = Evidence(found, modified)
-    rows: dict[str, verdict.Row] = {}
-    places: list[Place] = []
+    lines: list[Line] = []
     for folder in _folders():
-        try:
-            rows |= verdict.published(folder)
-        except ValueError as error:
-            new.unreadable.append(str(error))
-        for file in sorted(folder.glob("*/*/*.jsonl")):
-            held, wrong = _places(file)
-            places += held
+        for file in record_files(folder):
+            read, wrong = _lines(file)
+            lines += read
             new.unreadable += wrong
-    new.places = {place.id: place for place in sorted(places, key=lambda place: (place.started, place.id))}
-    standings = verdict.current(rows.values(), methods())
-    adjusted = verdict.adjusted(standings.current)
-    said = [(row, state) for state in STATES for row in getattr(standings, state)]
+    lines.sort(key=lambda line: (line.started, line.id))
+    new.places = {line.id: line.place for line in lines}
+    rows = {line.id: line.row for line in lines if line.row is not None}
+    today = standings.current(rows.values(), methods())
+    adjusted = standings.adjusted(today.current)
+    outdated = standings.outdated_by_id([*today.current, *today.repeated], methods())
+    listed = [(row, state) for state in STATES for row in getattr(today, state)]
     checks = _checks()
-    for row, state in sorted(said, key=lambda pair: (pair[0].started, pair[0].id)):
+    for row, state in sorted(listed, key=lambda pair: (pair[0].started, pair[0].id)):
         p = adjusted.get(row.id) if state == "current" else None
         check = checks.get(row.check_hash)
         told = {
-            **asdict(row),
+            **public(row),
             "state": state,
+            "outdated": list(outdated.get(row.id, ())),
             "adjusted_p": p,
-            "survives": None if p is None else verdict.survives(row.word, p),
+            "survives": None if p is None else standings.survives(row.word, p),
             "says": check.says if check else None,
             "gap": check.gap if check else None,
         }
         new.verdicts[row.id] = told
         new.by_paper.setdefault(row.paper or row.method, []).append(told)
-    new.counts = verdict.counts(standings)
-    new.words = {slug: standing.one_word(counted) for slug, counted in new.counts.items()}
+    new.counts = standings.counts(today)
+    new.words = {slug: standings.one_word(counted) for slug, counted in new.counts.items()}
     for problem in new.unreadable:
         logger.error("%s", problem)
     return new
 
 
-def _places(file: Path) -> tuple[list[Place], list[str]]:
-    """The lines of a file of records, read only if it changed, and what is wrong with it."""
+def _lines(file: Path) -> tuple[list[Line], list[str]]:
+    """The lines of a file of records, read only if it or its verdicts changed, and what is wrong with it.
+
+    A line with a published row is not parsed.
+    """
     try:
-        stat = file.stat()
-        key = (stat.st_mtime_ns, stat.st_size)
+        stats = [path.stat() for path in (file, verdicts_file(file)) if path.exists()]
+        key = tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_size))
         if file not in _files or _files[file][0] != key:
-            held, wrong, offset = [], [], 0
+            read, wrong, offset = [], [], 0
+            known: dict[str | tuple[int, int], Row] = {}
+            try:
+                for digest, row, place in read_rows(file):
+                    known[digest] = known[place.offset, place.length] = row
+            except ValueError as error:
+                wrong.append(str(error))
             with open(file, "rb") as stream:
                 for number, line in enumerate(stream, 1):
+                    row = known.get((offset, len(line))) or known.get(line_hash(line))
                     try:
-                        row = json.loads(line)
-                        held.append(Place(row["id"], row["started"], row["paper"], file, offset, len(line)))
+                        named = (row.id, row.started) if row else [json.loads(line)[name] for name in ("id", "started")]
+                        read.append(Line(*named, Place(file, offset, len(line)), row))
                     except (ValueError, KeyError, TypeError) as error:
                         wrong.append(f"{file.name}:{number}: not a record: {error}")
                     offset += len(line)
-            _files[file] = key, held, wrong
+            _files[file] = key, read, wrong
     except OSError as error:
         return [], [f"{file.name}: {error.strerror}"]
     return _files[file][1:]
@@ -161,10 +169,10 @@ def record(name: str, *, samples: bool = False) -> dict[str, Any] | None:
     """One record with its verdict, without the samples unless asked for; None if there is no such record."""
     known = evidence()
     place = known.places.get(name)
-    return None if place is None else _load(place, known, samples)
+    return None if place is None else _load(name, place, known, samples)
 
 
-def _load(place: Place, known: Evidence, samples: bool) -> dict[str, Any] | None:
+def _load(name: str, place: Place, known: Evidence, samples: bool) -> dict[str, Any] | None:
     with open(place.file, "rb") as stream:
         stream.seek(place.offset)
         line = stream.read(place.length)
@@ -173,13 +181,21 @@ def _load(place: Place, known: Evidence, samples: bool) -> dict[str, Any] | None
         row: dict[str, Any] = json.loads(line, parse_constant=str)
     except ValueError:  # replaced by a longer file since the offsets were read
         row = {}
-    if row.get("id") != place.id:
+    if row.get("id") != name:
         return None
-    if not samples:
-        for arm in row["arms"]:
-            arm["samples"] = None
-    row["verdict"] = known.verdicts.get(place.id)
+    for arm in row["arms"]:
+        arm["samples"] = _spelled(unpack_samples(arm)) if samples else None
+    row["verdict"] = known.verdicts.get(name)
     return row
+
+
+def _spelled(samples: Samples) -> dict[str, dict[str, list[Any]]]:
+    """Samples with the words "NaN", "Infinity" and "-Infinity" for the values that JSON does not know."""
+    words = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+    return {
+        seed: {key: [words.get(str(x), x) for x in values] for key, values in keys.items()}
+        for seed, keys in samples.items()
+    }
 
 
 def records(after: str | None = None, *, samples: bool = False) -> Iterator[dict[str, Any]]:
@@ -187,7 +203,7 @@ def records(after: str | None = None, *, samples: bool = False) -> Iterator[dict
     known = evidence()
     names = list(known.places)
     for name in names[names.index(after) + 1 if after else 0 :]:
-        row = _load(known.places[name], known, samples)
+        row = _load(name, known.places[name], known, samples)
         if row is not None:
             yield row
 
@@ -206,7 +222,7 @@ def coverage() -> dict[str, Any]:
         empty = {
             "papers": {"all": 0, "runnable": 0, "planned": 0, "nothing_to_run": 0},
             "claims": {"written": 0, "tried": 0, "finished": 0, "held": 0},
-            "verdicts": dict.fromkeys(verdict.WORDS, 0),
+            "verdicts": dict.fromkeys((*verdict.WORDS, standings.MIXED), 0),
         }
         return families.setdefault(family, empty)
 

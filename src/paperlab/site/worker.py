@@ -96,7 +96,8 @@ def meaning() -> Callable[[], bool]:
 
 def verdicts() -> Callable[[], bool]:
     """The job that publishes the verdicts of new records."""
-    from paperlab.core import record, standing
+    from paperlab.core.published import publish
+    from paperlab.core.record import records_folder
     from paperlab.site import evidence
 
     seen: list[str] = []
@@ -105,8 +106,8 @@ def verdicts() -> Callable[[], bool]:
         mark = evidence.mark()[0]
         if seen == [mark]:
             return False
-        if record.records_folder().exists():
-            standing.refresh(record.records_folder())
+        if records_folder().exists():
+            publish()
         seen[:] = [mark]
         return True
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import papers
-from paperlab.core.standing import MIXED, NOT_RUN, count, one_word
+from paperlab.core.standings import MIXED, NOT_RUN, count, one_word
 from paperlab.site.catalogue import clean
 from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import index
