@@ -18,8 +18,8 @@ from test_hostile import model as one_block
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
-from paperlab.engine.container import write
-from paperlab.engine.writing import _letters
+from paperlab.engine.detokenizer import byte_of_letter
+from paperlab.engine.packing.container import write
 
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("a", "n"), ("Ġ", "a"), ("o", "n")]
 SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -31,7 +31,7 @@ WORDS = [f"w{i}" for i in range(60)]
 
 def language_model(folder: Path) -> Path:
     """One block with random weights over bytes: fast, and its texts are full of broken characters."""
-    letters = sorted(_letters(), key=_letters().__getitem__)
+    letters = sorted(byte_of_letter(), key=byte_of_letter().__getitem__)
     vocabulary = {name: i for i, name in enumerate([*letters, *("".join(pair) for pair in MERGES)])}
     tokenizer = Tokenizer(models.BPE(vocabulary, MERGES))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

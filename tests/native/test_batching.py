@@ -8,11 +8,11 @@ import pytest
 from serving import language_model
 
 from paperlab import engine
+from paperlab.engine.detokenizer import Detokenizer
 from paperlab.engine.native import EngineError, Sampling, call, pointer
 from paperlab.engine.serve.batching import Batcher, Busy, Stopping
 from paperlab.engine.serve.metrics import Metrics
 from paperlab.engine.serve.texts import Text
-from paperlab.engine.writing import Writer
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_one_texts_fault_is_not_the_others(folder):
         prompts = ([1, 2, 3], [5, 7, 9], [2, 3])
         how = lambda i: Sampling(1, 6, 1, 0, 1, i)  # noqa: E731
         return [
-            Text(i, list(ids), most=20, how=how(i), writer=Writer(model.tokens.spelling))
+            Text(i, list(ids), most=20, how=how(i), detokenizer=Detokenizer(model.tokens.token_bytes))
             for i, ids in enumerate(prompts)
         ]
 
@@ -94,7 +94,7 @@ def test_long_prompts_are_read_in_pieces_beside_texts_that_are_written(folder):
 
     def text(i, ids, most, **options):
         how = Sampling(1, 0, 1, 0, 1, i)
-        return Text(i, ids, most=most, how=how, writer=Writer(model.tokens.spelling), **options)
+        return Text(i, ids, most=most, how=how, detokenizer=Detokenizer(model.tokens.token_bytes), **options)
 
     model.forward = forward
     batcher = Batcher(model, Metrics(), deliver, [model.session(4096) for _ in range(5)], context=4096, queue=5)
@@ -121,7 +121,7 @@ def test_the_likeliest_token_is_the_samplers_and_broken_logits_are_told(folder):
     rows[4, 5] = np.inf
     rows[5] = -np.inf
     for row in rows:
-        made = Text(0, [1], most=9, how=Sampling(0, 0, 1, 0, 1, 0), writer=Writer(model.tokens.spelling))
+        made = Text(0, [1], most=9, how=Sampling(0, 0, 1, 0, 1, 0), detokenizer=Detokenizer(model.tokens.token_bytes))
         expected = call("sample", pointer(row.copy()), row.size, made.how, 0, None, 0)
         made.draw(row)
         assert made.ids[-1] == expected

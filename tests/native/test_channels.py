@@ -10,8 +10,8 @@ from test_hostile import model, refused
 
 from paperlab import engine
 from paperlab.engine import EngineError, Layout, pack
-from paperlab.engine.container import Weights, write
 from paperlab.engine.native import round_to_nearest
+from paperlab.engine.packing.container import Weights, write
 
 MLP = "model.layers.0.mlp."
 
@@ -66,8 +66,8 @@ def test_logits_are_those_of_zeros(kind, layout, isa, tmp_path):
             assert norms[held].min() >= np.delete(norms, held).max() * (1 - 1e-6)
         if not (layout.outliers or layout.codebook):
             small = np.ascontiguousarray(weight[np.ix_(rows, columns)])
-            codes, scales, mins = round_to_nearest(small, layout.bits, layout.columns, symmetric=layout.symmetric)
-            with Laid(codes, scales, mins, None, layout.bits, layout.columns) as laid:
+            codes, scales, mins = round_to_nearest(small, layout.bits, layout.group_size, symmetric=layout.symmetric)
+            with Laid(codes, scales, mins, None, layout.bits, layout.group_size) as laid:
                 np.testing.assert_array_equal(stands[stem][~absent], laid.read().ravel())
     mine = engine.load(tmp_path / "b", isa=isa)
     logits = mine.forward([(mine.session(cache_bits=32), IDS)], every=True)

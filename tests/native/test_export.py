@@ -19,8 +19,8 @@ from typer.testing import CliRunner  # noqa: E402
 from paperlab import engine  # noqa: E402
 from paperlab.cli import app  # noqa: E402
 from paperlab.engine import EngineError, Layout, pack  # noqa: E402
-from paperlab.engine.container import Weights  # noqa: E402
-from paperlab.engine.source import Source  # noqa: E402
+from paperlab.engine.formats.source import Source  # noqa: E402
+from paperlab.engine.packing.container import Weights  # noqa: E402
 
 EVEN = {"intermediate_size": 192}  # whole blocks of 32
 LLAMA = os.environ.get("PAPERLAB_LLAMA_CPP", sys.executable)  # an interpreter that has llama-cpp-python
@@ -255,9 +255,9 @@ def test_what_compressed_tensors_cannot_hold(tmp_path):
     with pytest.raises(EngineError, match=r"whole zero points.*Q4_1"):
         engine.export(tmp_path / "b", **to)
     pack(tmp_path / "a", tmp_path / "d", Layout(4, 32, outliers=0.01))
-    with pytest.raises(EngineError, match="exact weights or absent channels beside its codes"):
+    with pytest.raises(EngineError, match="exact weights or absent channels in addition to its codes"):
         engine.export(tmp_path / "d", **to)
-    with pytest.raises(EngineError, match="more beside its codes"):
+    with pytest.raises(EngineError, match="more than codes"):
         engine.export(tmp_path / "d", tmp_path / "m.gguf", "gguf")
     with pytest.raises(EngineError, match="for `pack`"):
         engine.export(tmp_path / "a", tmp_path / "c", "hf", recipe=Layout(4, rank=2))
@@ -412,7 +412,7 @@ def test_what_lies_beside_codes_is_never_dropped(more, tmp_path):
     with pytest.raises(EngineError, match="are for `pack`"):
         engine.export(tmp_path / "a", tmp_path / "b", "hf", recipe=layout)
     pack(tmp_path / "a", tmp_path / "c", layout)
-    with pytest.raises(EngineError, match=r"more than codes and scales|beside its codes"):
+    with pytest.raises(EngineError, match=r"more than codes and scales|in addition to its codes"):
         engine.export(tmp_path / "c", tmp_path / "d", "compressed-tensors")
     codes = np.zeros((192, 48), np.uint8)
     given = engine.Codes(4, codes, np.ones((192, 3), np.float16), book=np.ones((16, 2), np.float32))

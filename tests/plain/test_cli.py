@@ -288,7 +288,7 @@ def test_a_missing_package_names_the_extra_that_brings_it(shelf, monkeypatch):
     assert "torch, which is not installed: pip install 'paperlab[lab]'" in ask("run", "easyquant", code=2).stderr
     monkeypatch.setitem(sys.modules, "numpy", None)
     monkeypatch.delitem(sys.modules, "paperlab.engine", raising=False)
-    monkeypatch.delitem(sys.modules, "paperlab.engine.export", raising=False)
+    monkeypatch.delitem(sys.modules, "paperlab.engine.formats.export", raising=False)
     assert "pip install 'paperlab[engine]'" in ask("chat", "abstracts-lm", code=2).stderr
 
 

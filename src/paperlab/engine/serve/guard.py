@@ -1,4 +1,4 @@
-"""What stands before the addresses: who may ask, how much, and how slowly."""
+"""Middleware before the routes: who may ask, how much, and how slowly."""
 
 import asyncio
 import hmac
@@ -44,7 +44,7 @@ class Gate:
         """ASGI."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        begun, status = time.monotonic(), 499  # nginx's number for a client that left
+        begun, status = time.monotonic(), 499  # nginx's number for a client that disconnected
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -68,15 +68,15 @@ class Gate:
     def _refused(self, request: Request) -> Refused | None:
         host = request.headers.get("host", "")
         if self.names is not None and _name(host) not in self.names:
-            said = f"this server is not {host[:100]!r}; call it by {' or '.join(sorted(self.names))}"
-            return Refused(said, status=421, code="unknown_host")
+            message = f"this server is not {host[:100]!r}; call it by {' or '.join(sorted(self.names))}"
+            return Refused(message, status=421, code="unknown_host")
         if self.key is None or request.url.path == OPEN or request.method == "OPTIONS":
             return None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self.key.encode()):
             return None
-        said = "the API key is missing or wrong: send it as `Authorization: Bearer KEY`"
-        return Refused(said, status=401, code="invalid_api_key")
+        message = "the API key is missing or wrong: send it as `Authorization: Bearer KEY`"
+        return Refused(message, status=401, code="invalid_api_key")
 
 
 def _name(host: str) -> str:
@@ -108,8 +108,8 @@ async def body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-class Patient(H11Protocol):
-    """uvicorn's HTTP, with an end to its patience: for headers that do not come, and for readers who do not read."""
+class TimedProtocol(H11Protocol):
+    """uvicorn's HTTP with timeouts: for headers that do not come, and for readers who do not read."""
 
     _head: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None

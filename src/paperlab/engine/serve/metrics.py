@@ -1,4 +1,4 @@
-"""What /metrics tells Prometheus."""
+"""Prometheus metrics at /metrics."""
 
 from collections.abc import Callable
 

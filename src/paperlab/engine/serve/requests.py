@@ -1,4 +1,4 @@
-"""What a request asks for, checked: every parameter is obeyed, known to change nothing, or refused by its name."""
+"""Check what a request asks for: every parameter is obeyed, known to change nothing, or refused by its name."""
 
 import json
 import math
@@ -31,10 +31,10 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Wish:
+class TextRequest:
     """Texts that a request asks for: n of each prompt. most: tokens of each, None as many as fit.
 
-    logprobs: None, or how many other likely tokens to name beside each. seed: None draws another text every time.
+    logprobs: None, or how many other likely tokens to list for each. seed: None draws another text every time.
     """
 
     model: str
@@ -60,7 +60,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class EmbeddingRequest:
     """What to embed. truncate: cut texts that are too long instead of refusing them."""
 
     model: str
@@ -126,35 +126,35 @@ def read(body: bytes) -> dict[str, Any]:
     return {name: one for name, one in value.items() if one is not None}
 
 
-def chat(body: dict[str, Any]) -> Wish:
+def chat(body: dict[str, Any]) -> TextRequest:
     """A request to /v1/chat/completions."""
     _known(body, _CHAT)
     logprobs = _flag(body, "logprobs")
-    beside = _whole(body, "top_logprobs", 0, 20)
-    if beside is not None and not logprobs:
+    top = _whole(body, "top_logprobs", 0, 20)
+    if top is not None and not logprobs:
         raise Refused("top_logprobs needs logprobs to be true", "top_logprobs")
     if "max_tokens" in body and "max_completion_tokens" in body:
         raise Refused("max_tokens and max_completion_tokens are two names of one limit; give one", "max_tokens")
     name = "max_tokens" if "max_tokens" in body else "max_completion_tokens"
     messages = _messages(body.get("messages"))
-    return _wish(
+    return _request(
         body,
         prompts=(messages,),
         chat=True,
         most=_whole(body, name, 1, 2**31 - 1),
-        logprobs=(beside or 0) if logprobs else None,
+        logprobs=(top or 0) if logprobs else None,
         echo=False,
     )
 
 
-def completion(body: dict[str, Any]) -> Wish:
+def completion(body: dict[str, Any]) -> TextRequest:
     """A request to /v1/completions."""
     _known(body, _COMPLETION)
     echo = _flag(body, "echo")
     most = _whole(body, "max_tokens", 0, 2**31 - 1)
     if most == 0 and not echo:
         raise Refused("max_tokens is 0: nothing would be written; with echo the prompt comes back", "max_tokens")
-    return _wish(
+    return _request(
         body,
         prompts=_texts(body.get("prompt"), "prompt", TEXTS),
         chat=False,
@@ -164,7 +164,7 @@ def completion(body: dict[str, Any]) -> Wish:
     )
 
 
-def embeddings(body: dict[str, Any]) -> Inputs:
+def embeddings(body: dict[str, Any]) -> EmbeddingRequest:
     """A request to /v1/embeddings."""
     if "dimensions" in body:
         raise Refused("dimensions: this model's vectors cannot be shortened; leave it out", "dimensions")
@@ -173,15 +173,15 @@ def embeddings(body: dict[str, Any]) -> Inputs:
     if form not in ("float", "base64"):
         raise Refused("encoding_format must be float or base64", "encoding_format")
     inputs = _texts(body.get("input"), "input", INPUTS)
-    return Inputs(_model(body), inputs, form == "base64", _flag(body, "truncate"))
+    return EmbeddingRequest(_model(body), inputs, form == "base64", _flag(body, "truncate"))
 
 
-def _wish(body: dict[str, Any], *, prompts: Sequence[Prompt], **more: Any) -> Wish:
+def _request(body: dict[str, Any], *, prompts: Sequence[Prompt], **more: Any) -> TextRequest:
     n = _whole(body, "n", 1, TEXTS) or 1
     if n * len(prompts) > TEXTS:
         raise Refused(f"{len(prompts)} prompts with n={n} are more than {TEXTS} texts; send several requests", "n")
     stream = _flag(body, "stream")
-    return Wish(
+    return TextRequest(
         model=_model(body),
         prompts=tuple(prompts),
         n=n,

@@ -1,4 +1,4 @@
-"""A text that is being written, and the pieces in which it reaches its reader."""
+"""A text that is being generated, and the pieces in which it reaches its reader."""
 
 import time
 from collections import deque
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from paperlab.engine.detokenizer import Detokenizer
 from paperlab.engine.native import Sampling, call, pointer
-from paperlab.engine.writing import Writer
 
 UNREAD = 256  # pieces that wait for a slow reader before its text pauses
 
@@ -23,7 +23,7 @@ class Scored:
 
 @dataclass(slots=True)
 class Piece:
-    """What a text has to say since the last time. finish: "stop" or "length" with its last piece; error: it failed."""
+    """The part of a text since the last piece. finish: "stop" or "length" with its last piece; error: it failed."""
 
     text: str = ""
     tokens: list[Scored] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Text:
     """One text. Made by a request, which may set `cancelled` and raises `read`; the rest is the writing thread's.
 
     index: which of its request's. ids: the prompt, then what is drawn. most: tokens to draw, 0 for none. logprobs:
-    None, or how many likely tokens to name beside each. scores_prompt: name them for the prompt, too.
+    None, or how many likely tokens to list for each. scores_prompt: list them for the prompt, too.
     """
 
     def __init__(
@@ -45,12 +45,19 @@ class Text:
         *,
         most: int,
         how: Sampling,
-        writer: Writer,
+        detokenizer: Detokenizer,
         ends: frozenset[int] = frozenset(),
         logprobs: int | None = None,
         scores_prompt: bool = False,
     ) -> None:
-        self.index, self.ids, self.most, self.how, self.writer, self.ends = index, ids, most, how, writer, ends
+        self.index, self.ids, self.most, self.how, self.detokenizer, self.ends = (
+            index,
+            ids,
+            most,
+            how,
+            detokenizer,
+            ends,
+        )
         self.logprobs, self.scores_prompt = logprobs, scores_prompt
         self.prompt = len(ids)
         self.cached = self.drawn = self.sent = self.read = 0
@@ -69,26 +76,26 @@ class Text:
         self._scored.append((-1, 0, Scored(token, None, ()) if row is None else scored(row, token, self.logprobs or 0)))
 
     def draw(self, row: np.ndarray) -> Piece | None:
-        """The next token from its logits, which are changed. What there is to say now, if anything."""
+        """Draw the next token from its logits, which are changed. The piece to deliver now, if any."""
         if self.most == 0:
             return self.piece("", "length")
         raw = row.copy() if self.logprobs is not None else row
         token = self._token(row)
         self.drawn += 1
         if token in self.ends:
-            return self.piece(self.writer.end(), "stop")
+            return self.piece(self.detokenizer.end(), "stop")
         self.ids.append(token)
-        begin = self.writer.made
-        said = self.writer.push(token)
+        begin = self.detokenizer.made
+        new = self.detokenizer.push(token)
         if self.logprobs is not None:
-            self._scored.append((begin, self.writer.made, scored(raw, token, self.logprobs)))
+            self._scored.append((begin, self.detokenizer.made, scored(raw, token, self.logprobs)))
         if self.drawn == self.most:
-            said += self.writer.end()
-        if self.writer.cut is not None:
-            return self.piece(said, "stop")
+            new += self.detokenizer.end()
+        if self.detokenizer.cut is not None:
+            return self.piece(new, "stop")
         if self.drawn == self.most:
-            return self.piece(said, "length")
-        return self.piece(said) if said else None
+            return self.piece(new, "length")
+        return self.piece(new) if new else None
 
     def _token(self, row: np.ndarray) -> int:
         """The next token from its logits, which are changed."""
@@ -104,9 +111,9 @@ class Text:
         return token
 
     def piece(self, text: str = "", finish: str | None = None) -> Piece:
-        """A piece with the tokens whose text has been given out."""
+        """A piece with the tokens whose text has been returned."""
         tokens = []
-        cut, given = self.writer.cut, self.writer.given
+        cut, given = self.detokenizer.cut, self.detokenizer.given
         while self._scored:
             begin, end, token = self._scored[0]
             if (begin >= cut) if cut is not None else (end > given and finish is None):
