@@ -137,8 +137,8 @@ class Server:
     def metric(self, name: str, **labels: str) -> float:
         """A number of /metrics, summed over what the labels leave open; 0 where there is none."""
         page = self.raw("GET", "/metrics")[2].decode()
-        found = re.findall(rf"^{name}(\{{.*\}})? (\S+)$", page, re.MULTILINE)
-        return sum(float(v) for at, v in found if all(f'{key}="{value}"' in at for key, value in labels.items()))
+        matches = re.findall(rf"^{name}(\{{.*\}})? (\S+)$", page, re.MULTILINE)
+        return sum(float(v) for at, v in matches if all(f'{key}="{value}"' in at for key, value in labels.items()))
 
     def until(self, true, seconds: float = 60) -> None:
         """Wait for it."""
@@ -164,11 +164,11 @@ def served(folder: Path, *options: str, port: int = 0, patch: str = "", **enviro
     )
     try:
         for line in process.stderr:
-            if found := re.search(r"is served at (http://\S+)/v1", line):
+            if match := re.search(r"is served at (http://\S+)/v1", line):
                 break
         else:
             raise AssertionError("the server did not start")
-        yield Server(process, found[1], folder.name)
+        yield Server(process, match[1], folder.name)
     finally:
         process.send_signal(signal.SIGCONT)
         process.kill()

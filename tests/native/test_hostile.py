@@ -240,11 +240,11 @@ def test_what_lies_beside_codes_may_contradict_them(tmp_path):
         kind, array = tensors[f"{stem}.{part}"]
         array = array.copy()
         array = array if (result := change(array)) is None else result
-        said = json.dumps(json.loads(weights.metadata[f"paperlab.{stem}"]) | about)
+        described = json.dumps(json.loads(weights.metadata[f"paperlab.{stem}"]) | about)
         write(
             source / "model.safetensors",
             {**tensors, f"{stem}.{part}": (kind, array)},
-            weights.metadata | {f"paperlab.{stem}": said},
+            weights.metadata | {f"paperlab.{stem}": described},
         )
         return source
 
@@ -309,8 +309,8 @@ def test_codebooks_may_contradict_their_codes(tmp_path):
         (book, {"symmetric": False}, "neither minima"),
         (book, {"sparse": True}, "neither minima"),
     ):
-        said = {f"paperlab.{stem}": json.dumps(sound | about)}
-        write(source / "model.safetensors", {**tensors, f"{stem}.book": ("I8", array)}, weights.metadata | said)
+        described = {f"paperlab.{stem}": json.dumps(sound | about)}
+        write(source / "model.safetensors", {**tensors, f"{stem}.book": ("I8", array)}, weights.metadata | described)
         refused(source, message)
     with pytest.raises(EngineError, match="a multiple of 64"):
         pack(tmp_path / "a", tmp_path / "c", Layout(8, group=32, codebook=4))

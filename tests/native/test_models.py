@@ -1,4 +1,4 @@
-"""Whole models against transformers in float32: small ones with random weights, the real ones where at hand."""
+"""Whole models against transformers in float32: small ones with random weights, the real ones where available."""
 
 import json
 
@@ -202,10 +202,10 @@ def test_packed_logits_equal_the_dequantized_model(layout, isa, tmp_path):
     mine = engine.load(tmp_path / "b", isa=isa)
     logits = mine.forward([(mine.session(cache_bits=32), IDS)], every=True)
     assert relative(logits, logits_of(model, IDS)) < 3e-4  # activations keep 15 bits per group
-    beside = 80 * layout.outliers + layout.rank * 16 * 2 / 96
+    corrections = 80 * layout.outliers + layout.rank * 16 * 2 / 96
     assert (
         report["bits_per_weight"]
-        < layout.bits / (layout.codebook or 1) * 1.4 + (layout.codebook > 1) + 2 + layout.sparse + beside
+        < layout.bits / (layout.codebook or 1) * 1.4 + (layout.codebook > 1) + 2 + layout.sparse + corrections
     )
     size = mine.about["bytes_per_token"] * 8 / mine.about["weights_per_token"]
     assert size == pytest.approx(report["bits_per_weight"] * 1.05, rel=0.15)

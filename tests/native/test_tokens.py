@@ -54,8 +54,8 @@ def by_transformers(fields):
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
     names = GGUF_TOKENIZER_MAPPING["tokenizer"]
-    said = {names[key]: fields[f"tokenizer.{key}"] for key in names if f"tokenizer.{key}" in fields}
-    return convert_gguf_tokenizer("llama", said)[0]
+    settings = {names[key]: fields[f"tokenizer.{key}"] for key in names if f"tokenizer.{key}" in fields}
+    return convert_gguf_tokenizer("llama", settings)[0]
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -21,7 +21,7 @@ class Encoder:
 
     @property
     def width(self) -> int:
-        """Numbers in a vector."""
+        """Dimensions of a vector."""
         return int(self.about["hidden"])
 
     @property

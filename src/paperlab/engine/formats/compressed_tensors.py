@@ -16,7 +16,7 @@ from paperlab.engine.packing.container import Planned
 
 
 def is_table(stem: str) -> bool:
-    """Whether a matrix is looked up by row: the format holds linear layers alone."""
+    """Whether a matrix is an embedding table, which the format does not hold: it has linear layers alone."""
     return stem.endswith(("embed_tokens", "_embeddings"))
 
 

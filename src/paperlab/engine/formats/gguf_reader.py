@@ -163,7 +163,7 @@ def _byte_level(fields: dict[str, Any], names: list[str]) -> "Tokenizer | None":
 
 
 def _sentencepiece(fields: dict[str, Any], names: list[str]) -> "Tokenizer | None":
-    """Merges follow from the scores: of two neighbours those are joined whose union scores best."""
+    """A sentencepiece tokenizer. Its scores give the merges: neighbours whose union scores best are joined first."""
     scores = fields.get("tokenizer.ggml.scores")
     if not scores or len(scores) != len(names):
         return None

@@ -120,7 +120,7 @@ class Item:
 
 
 def _unmasked(made: Codes) -> np.ndarray:
-    """The codes, where a mask prunes those of the value 0."""
+    """The codes, with the code of the value 0 for pruned weights."""
     return made.codes if made.mask is None else np.where(made.mask, made.codes, np.uint8(1 << (made.bits - 1)))
 
 

@@ -14,7 +14,7 @@ _STRIP = 1 << 22  # weights whose squares are taken together
 
 
 def norms(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of a matrix's rows, and of its columns, float64. Raises EngineError where a weight is not finite."""
+    """Norms of a matrix's rows and of its columns, float64. Raises EngineError where a weight is not finite."""
     rows, columns = np.empty(len(weight)), np.zeros(weight.shape[1])
     step = max(1, _STRIP // weight.shape[1])
     for first in range(0, len(weight), step):

@@ -65,11 +65,11 @@ MODEL_FILES = (
     "1_Pooling/config.json",
 )
 """What a model folder has in addition to its weights."""
-FILL = "paperlab.fill."  # how the names of tensors begin that are there for the next one's place alone
+FILL = "paperlab.fill."  # prefix of tensors that only align the next one
 
 
 def read_header(file: Path) -> tuple[dict[str, dict], dict[str, str], int]:
-    """Entries by name, metadata, and where the data begins. Raises EngineError."""
+    """Read a file's header: entries by name, metadata, and the offset of the data. Raises EngineError."""
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
@@ -121,7 +121,7 @@ class Weights:
         return name in self._where
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """As the header has it."""
+        """The shape of a tensor."""
         return tuple(self._where[name][1]["shape"])
 
     def kind(self, name: str) -> str:
@@ -129,7 +129,7 @@ class Weights:
         return str(self._where[name][1]["dtype"])
 
     def raw(self, name: str) -> np.ndarray:
-        """The tensor as it lies in the file; bfloat16 as uint16."""
+        """The tensor as it is stored, memory-mapped; bfloat16 as uint16."""
         file, entry, start = self._where[name]
         kind, shape = np.dtype(_KINDS[entry["dtype"]]), tuple(entry["shape"])
         if 0 in shape:
@@ -163,7 +163,7 @@ def to_float32(raw: np.ndarray, kind: str, name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to be written. kind: as safetensors spells it; make: gives it when its turn comes."""
+    """A tensor to be written. kind: as safetensors spells it; make: called when its turn comes."""
 
     name: str
     kind: str

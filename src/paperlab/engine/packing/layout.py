@@ -161,6 +161,8 @@ def quantize(weight: np.ndarray, layout: Layout, mask: np.ndarray | None = None)
     if mask is not None and mask.shape != weight.shape:
         raise EngineError(f"a mask of {mask.shape} for a matrix of {weight.shape}")
     kept = layout.mask(weight) if mask is None else np.ascontiguousarray(mask != 0, np.uint8)
+    if kept is not None and kept.all():
+        kept = None
     size = layout.group_size
     codes, scales, mins = round_to_nearest(weight, layout.bits, size, symmetric=layout.symmetric, keep=kept)
     return Codes(layout.bits, codes, scales, mins, mask=None if kept is None else kept.astype(bool), group=size or None)

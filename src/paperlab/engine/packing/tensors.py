@@ -36,7 +36,7 @@ class Tensors:
         return sorted(self._headers)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor."""
+        """The shape of a tensor."""
         return self._headers[name][0]
 
     def kind(self, name: str) -> str:

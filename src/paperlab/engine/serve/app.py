@@ -62,7 +62,7 @@ def application(
 
 
 class _Texts:
-    """Chats and completions: an endpoint by what reads its body."""
+    """The endpoint of chats or of completions. check: reads its body."""
 
     def __init__(self, service: Service, check: Callable[[dict[str, Any]], TextRequest]) -> None:
         self.service, self.check = service, check

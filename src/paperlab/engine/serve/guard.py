@@ -23,7 +23,7 @@ PLACES = ("/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddin
 
 
 def refusal(error: Refused) -> JSONResponse:
-    """An error as OpenAI's clients read it."""
+    """The response to a refused request, as OpenAI's clients read it."""
     headers = {"retry-after": "1"} if error.status in (429, 503) else {}
     if error.status in (401, 408, 413):
         headers |= {"connection": "close"} | ({"www-authenticate": "Bearer"} if error.status == 401 else {})
@@ -115,12 +115,12 @@ class TimedProtocol(H11Protocol):
     _stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """A client is there, and owes a request."""
+        """Start the header timeout of a new connection."""
         super().connection_made(transport)
         self._head = self.loop.call_later(HEAD_SECONDS, self._abort)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came: of a request that is under way, or of a header that must become whole."""
+        """Stop the header timeout once a header is complete; start it for the next request."""
         super().data_received(data)
         idle = self.cycle is None or self.cycle.response_complete
         if self._head and not idle:
@@ -130,19 +130,19 @@ class TimedProtocol(H11Protocol):
             self._head = self.loop.call_later(HEAD_SECONDS, self._abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """Cancel the timeouts."""
         for timer in (self._head, self._stall):
             if timer:
                 timer.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than it is written to."""
+        """Start the timeout of a reader that is behind."""
         super().pause_writing()
         self._stall = self.loop.call_later(STALL_SECONDS, self._abort)
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """Cancel the timeout of a reader that has caught up."""
         super().resume_writing()
         if self._stall:
             self._stall.cancel()

@@ -31,7 +31,7 @@ class Reply:
         )
 
     def usage(self) -> dict[str, Any]:
-        """A prompt counts once, however many texts it gets."""
+        """Token counts; a prompt counts once, however many texts it gets."""
         firsts = self.texts[:: self.asked.n]
         prompt, written = sum(text.prompt for text in firsts), sum(text.drawn for text in self.texts)
         return {
@@ -42,7 +42,7 @@ class Reply:
         }
 
     def whole(self, pieces: list[Piece]) -> dict[str, Any]:
-        """The answer without a stream, from all of each text."""
+        """The answer without a stream, from the complete texts."""
         choices = [self._choice(i, piece) for i, piece in enumerate(pieces)]
         return {**self._head, "choices": choices, "usage": self.usage()}
 
@@ -96,7 +96,7 @@ class Reply:
         return {"token": raw.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(raw)}
 
     def _columns(self, index: int, tokens: list[Scored]) -> dict[str, Any]:
-        """The older form, of completions."""
+        """Log probabilities in the older form, of /v1/completions."""
         offsets = []
         for one in tokens:
             offsets.append(self._offsets[index].made)
@@ -109,7 +109,7 @@ class Reply:
         }
 
     def _likeliest(self, scored: Scored) -> dict[str, float] | None:
-        """The token itself is always among them."""
+        """The likeliest tokens with their log probabilities, always with the token itself."""
         if scored.logprob is None:
             return None
         return {self._name(t): finite(v) for t, v in (*scored.likeliest, (scored.token, scored.logprob))}
@@ -127,5 +127,5 @@ def _event(value: dict[str, Any]) -> bytes:
 
 
 def failure(message: str) -> bytes:
-    """An error in the midst of a stream."""
+    """The event of an error within a stream."""
     return _event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})

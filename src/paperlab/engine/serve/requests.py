@@ -16,7 +16,7 @@ STOP_LENGTH = 1000  # characters
 
 
 class Refused(Exception):
-    """An answer other than 200. param, code: as OpenAI's errors have them."""
+    """A refused request, answered with a status other than 200. param, code: as OpenAI's errors have them."""
 
     def __init__(
         self, message: str, param: str | None = None, *, status: int = 400, code: str | None = None, kind: str = ""
@@ -26,7 +26,7 @@ class Refused(Exception):
         self.kind = kind or ("invalid_request_error" if status < 500 else "server_error")
 
     def body(self) -> dict[str, Any]:
-        """OpenAI's shape."""
+        """The error as OpenAI's JSON has it."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
@@ -52,7 +52,7 @@ class TextRequest:
     ignore_eos: bool
 
     def how(self, seed: int) -> Sampling:
-        """For the engine's sampler."""
+        """The settings of the engine's sampler."""
         s = self.sampling
         return Sampling(
             s["temperature"], int(s["top_k"]), s["top_p"], s["min_p"], s["repetition_penalty"], seed % 2**64
@@ -61,7 +61,7 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
-    """What to embed. truncate: cut texts that are too long instead of refusing them."""
+    """Inputs to embed. truncate: cut texts that are too long instead of refusing them."""
 
     model: str
     inputs: tuple[str | list[int], ...]
@@ -114,7 +114,7 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body. Raises Refused."""
+    """Parse a body as a JSON object. Raises Refused."""
     try:
         value = json.loads(body, parse_constant=_no_number)
         json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is in no text
@@ -127,7 +127,7 @@ def read(body: bytes) -> dict[str, Any]:
 
 
 def chat(body: dict[str, Any]) -> TextRequest:
-    """A request to /v1/chat/completions."""
+    """Check a request to /v1/chat/completions. Raises Refused."""
     _known(body, _CHAT)
     logprobs = _flag(body, "logprobs")
     top = _whole(body, "top_logprobs", 0, 20)
@@ -148,7 +148,7 @@ def chat(body: dict[str, Any]) -> TextRequest:
 
 
 def completion(body: dict[str, Any]) -> TextRequest:
-    """A request to /v1/completions."""
+    """Check a request to /v1/completions. Raises Refused."""
     _known(body, _COMPLETION)
     echo = _flag(body, "echo")
     most = _whole(body, "max_tokens", 0, 2**31 - 1)
@@ -165,7 +165,7 @@ def completion(body: dict[str, Any]) -> TextRequest:
 
 
 def embeddings(body: dict[str, Any]) -> EmbeddingRequest:
-    """A request to /v1/embeddings."""
+    """Check a request to /v1/embeddings. Raises Refused."""
     if "dimensions" in body:
         raise Refused("dimensions: this model's vectors cannot be shortened; leave it out", "dimensions")
     _known(body, _EMBEDDINGS)
@@ -310,5 +310,5 @@ def _no_number(word: str) -> NoReturn:
 
 
 def finite(value: float) -> float:
-    """A log probability as JSON can say it."""
+    """A log probability that JSON can express: -9999 for minus infinity."""
     return value if math.isfinite(value) else -9999.0

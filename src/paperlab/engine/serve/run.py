@@ -34,13 +34,13 @@ class Server(uvicorn.Server):
         self.service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal ends gently, the second at once."""
+        """Stop gently at the first signal, at once at the second."""
         if self.should_exit:
             os._exit(130)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """No new texts; running ones have a few seconds."""
+        """Take no new texts; running ones have a few seconds."""
         self.service.stop(GRACE)
         await super().shutdown(sockets)
 

@@ -41,7 +41,7 @@ class Options:
 
 
 class Mailbox:
-    """Pieces of one request's texts on their way to the answer. On the event loop. caught_up: wakes paused texts."""
+    """A queue of pieces of one request's texts, on the event loop. caught_up: wakes paused texts."""
 
     def __init__(self, caught_up: Callable[[], None]) -> None:
         self._caught_up = caught_up
@@ -49,12 +49,12 @@ class Mailbox:
         self._filled = asyncio.Event()
 
     def put(self, text: Text, piece: Piece) -> None:
-        """From the writing thread, by way of the loop."""
+        """Add a piece; called on the event loop for the thread that generates."""
         self._pieces.append((text, piece))
         self._filled.set()
 
     async def take(self) -> list[tuple[Text, Piece]]:
-        """All that has come, at least one; pieces of one text are joined."""
+        """Wait for pieces and return all that have come; pieces of one text are joined."""
         await self._filled.wait()
         self._filled.clear()
         taken, self._pieces = self._pieces, []
@@ -95,7 +95,7 @@ class Service:
 
     @property
     def state(self) -> str:
-        """In one word: loading, ready, stopping or failed."""
+        """The server's state: loading, ready, stopping or failed."""
         worker = self.batcher or self.embedder
         if self.stopping:
             return "stopping"
@@ -136,17 +136,17 @@ class Service:
         return True
 
     async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Run what takes its time off the event loop."""
+        """Run slow work in a thread, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     def check_model(self, name: str) -> None:
-        """Raises Refused for a model that is not the one here."""
+        """Raise Refused for a model that is not the one served here."""
         if name != self.options.name:
             message = f"the model {name[:100]!r} does not exist here; {self.options.name!r} does"
             raise Refused(message, "model", status=404, code="model_not_found")
 
     def texts(self, asked: TextRequest) -> list[Text]:
-        """What is to be written. Takes its time. Raises Refused."""
+        """The texts that a request asks for, tokenized. Slow. Raises Refused."""
         model, batcher = self.model, self.batcher
         if not isinstance(model, LanguageModel) or batcher is None:
             raise Refused(f"{asked.model} is an encoder: it embeds texts (/v1/embeddings), and writes none", "model")
@@ -187,14 +187,14 @@ class Service:
         return made
 
     def echoes(self, asked: TextRequest) -> list[str]:
-        """Each prompt as a text, where it is to be repeated."""
+        """Each prompt as a text, where the request asks for it to be echoed."""
         if not asked.echo or self.model is None:
             return []
         tokens = self.model.tokens
         return [one if isinstance(one, str) else "".join(tokens.stream(one)) for one in asked.prompts]  # type: ignore[arg-type]
 
     def submit(self, texts: Sequence[Text]) -> Mailbox:
-        """Have texts written; their pieces come to the mailbox. Raises Busy and Stopping."""
+        """Queue texts to be generated; their pieces come to the mailbox. Raises Busy and Stopping."""
         assert self.batcher is not None
         box = Mailbox(self.batcher.poke)
         for text in texts:
@@ -215,7 +215,7 @@ class Service:
             self.batcher.poke()
 
     def token_ids(self, inputs: EmbeddingRequest) -> list[list[int]]:
-        """What is to be embedded. Takes its time. Raises Refused."""
+        """Token ids of the inputs to embed. Slow. Raises Refused."""
         model = self.model
         if not isinstance(model, Encoder):
             message = f"{inputs.model} is a language model: it writes texts, and embeds none"
@@ -243,7 +243,7 @@ class Service:
         return ids
 
     async def embed(self, ids: list[list[int]]) -> Job:
-        """The job, done or failed. Raises Busy and Stopping."""
+        """Embed token ids; the job, done or failed. Raises Busy and Stopping."""
         assert self.embedder is not None
         job = Job(ids)
         self._futures[job] = asyncio.get_running_loop().create_future()
@@ -270,7 +270,7 @@ class Service:
 
 
 def _characters(prompt: Prompt) -> int:
-    """At least so many, for texts; 0 for token ids."""
+    """A lower bound of the characters of a prompt; 0 for token ids."""
     if isinstance(prompt, str):
         return len(prompt)
     return sum(len(one["content"]) for one in prompt if isinstance(one, dict))

@@ -32,7 +32,7 @@ class Piece:
 
 
 class Text:
-    """One text. Made by a request, which may set `cancelled` and raises `read`; the rest is the writing thread's.
+    """One text. A request makes it, may set `cancelled` and raises `read`; the rest belongs to the generating thread.
 
     index: which of its request's. ids: the prompt, then what is drawn. most: tokens to draw, 0 for none. logprobs:
     None, or how many likely tokens to list for each. scores_prompt: list them for the prompt, too.
@@ -67,11 +67,11 @@ class Text:
 
     @property
     def paused(self) -> bool:
-        """Whether its reader is so far behind that it waits."""
+        """Whether generation waits, because its reader is too far behind."""
         return self.sent - self.read > UNREAD
 
     def score(self, at: int, row: np.ndarray | None) -> None:
-        """Note the log probability of the prompt's token `at`, by the logits before it."""
+        """Record the log probability of the prompt's token `at`, by the logits before it."""
         token = self.ids[at]
         self._scored.append((-1, 0, Scored(token, None, ()) if row is None else scored(row, token, self.logprobs or 0)))
 
@@ -124,7 +124,7 @@ class Text:
 
 
 def scored(row: np.ndarray, token: int, count: int) -> Scored:
-    """A token's place in (vocabulary,) logits, and the `count` likeliest."""
+    """A token's log probability by (vocabulary,) logits, and those of the `count` likeliest."""
     low = row - row.max()
     low -= np.log(np.exp(low).sum(dtype=np.float64)).astype(np.float32)
     best = np.argpartition(low, -count)[-count:] if count < low.size else np.arange(low.size)
