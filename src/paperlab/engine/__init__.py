@@ -6,6 +6,7 @@
     for piece in model.generate("Once upon a time", max_tokens=64):
         print(piece, end="")
     vectors = engine.load("my-encoder", bits=8).embed(["one text", "another"])
+    engine.pack("my-model", "packed", engine.Layout(4))  # or engine.Tensors(config, arrays), without a folder
 
 Needs the distribution `paperlab-engine` (the compiled part), numpy and tokenizers: the extra `engine`.
 """
