@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from paperlab.cli import app, models
 from paperlab.engine import EngineError, Layout, load, pack
-from paperlab.engine.container import Weights
+from paperlab.engine.packing.container import Weights
 
 
 def test_pack_writes_what_the_engine_loads(tmp_path):

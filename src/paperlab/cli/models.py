@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paperlab.engine.pack import Codes, Recipe
+    from paperlab.engine.packing.layout import Codes, Recipe
     from paperlab.kit.matrix import Matrix
 
 CALIBRATION = 32  # texts that a method which looks at data is shown
@@ -63,7 +63,7 @@ def _apply(model: str, slug: str, settings: list[str], data: str | None, into: P
     from paperlab.assets.models import load_causal_lm, load_encoder
     from paperlab.assets.texts import load_text
     from paperlab.core.methods import find_method, parse
-    from paperlab.engine.pack import BESIDE
+    from paperlab.engine.packing.container import MODEL_FILES
 
     method = find_method(slug)
     apply = paperlab.load(method.slug, **dict(parse(method, setting) for setting in settings))
@@ -73,7 +73,7 @@ def _apply(model: str, slug: str, settings: list[str], data: str | None, into: P
     texts = load_text(data).documents[:CALIBRATION] if data else None
     small = apply(loaded, calibration=texts, tokenizer=tokenizer)
     small.save_pretrained(into)
-    for file in BESIDE:
+    for file in MODEL_FILES:
         if (source / file).is_file() and not (into / file).exists():
             (into / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / file, into / file)
