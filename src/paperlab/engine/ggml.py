@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paperlab.core.install import needs
 from paperlab.engine import vocabulary
 from paperlab.engine.native import EngineError
 from paperlab.engine.pack import Layout
@@ -45,10 +46,8 @@ def write(
     room: Callable[[int], None],
 ) -> dict[str, Any]:
     """Write `items` to `file`. dtype, requantize, progress and what is given back: as `export` has them."""
-    try:
+    with needs("engine"):
         import gguf
-    except ImportError:
-        raise EngineError("GGUF files are written by the package gguf: pip install gguf") from None
     config = source.config
     kind = _ARCHITECTURES.get(str(config.get("model_type")))
     if kind is None:
