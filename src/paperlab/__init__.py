@@ -51,9 +51,13 @@ def check(name: str, **options: Any) -> list[Record]:
 
     method = find_method(name)
     with needs("lab"):
+        import torch
+
         from paperlab.lab.run import run_checks
 
-        return run_checks(method.slug, **options)
+        # Runs seed torch; the caller's own random numbers go on as if there had been none.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            return run_checks(method.slug, **options)
 
 
 def methods() -> dict[str, Method]:

@@ -72,7 +72,7 @@ def papers(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the catalogue: papers, and the verdicts on their claims here."""
+    """List the papers, with the verdicts on their claims here."""
     from paperlab.core.paper import FAMILIES, KINDS
     from paperlab.core.paper import papers as catalogue
     from paperlab.core.standing import MIXED, NOT_RUN

@@ -86,7 +86,7 @@ def claims(ctx: typer.Context, incomplete: str) -> list[str]:
     """The claims of the method that is on the command line."""
     from paperlab.core.card import find_method
 
-    return [check.claim for check in find_method(ctx.params["slug"]).card.checks]
+    return [check.claim for check in find_method(_slug(ctx)).card.checks]
 
 
 @_or_nothing
@@ -95,5 +95,10 @@ def settings(ctx: typer.Context, incomplete: str) -> list[str]:
     from paperlab.core.card import find_method
     from paperlab.core.signature import parameters
 
-    slug = ctx.params.get("slug") or ctx.params["method"]
+    slug = ctx.params.get("method") or _slug(ctx)
     return [f"{parameter.name}=" for parameter in parameters(find_method(slug))]
+
+
+def _slug(ctx: typer.Context) -> str:
+    """The positional SLUG. Behind an option that still lacks its value it is not parsed into `params`."""
+    return ctx.params.get("slug") or ctx.args[0]

@@ -145,18 +145,18 @@ def _reports() -> Path:
 @takes_verbosity
 def verify(as_json: Json = False) -> None:
     """Recompute every verdict from the samples of its record."""
-    from paperlab.cli.text import write_json
+    from paperlab.cli import text
     from paperlab.core import record, standing, verdict
 
     standing.refresh(record.records_folder())
     count, problems = verdict.verify()
     if as_json:
-        write_json([{"problem": problem} for problem in problems])
+        text.write_json([{"problem": problem} for problem in problems])
     for problem in problems if not as_json else ():
         typer.echo(problem, err=True)
     if problems:
         raise Failure(f"{len(problems)} problems in {count} records", 1, "problems")
-    done = f"{count} records: every verdict follows from its samples"
+    done = text.wrap(f"{count} records: every verdict follows from its samples", "")
     note(done) if as_json else typer.echo(done)
 
 

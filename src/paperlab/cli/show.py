@@ -134,7 +134,7 @@ def page(known: dict[str, Any]) -> str:
             lines.append(text.wrap(f"{against}{claim['setting']}", "    "))
     lines += _checks(known)
     if known["departs"]:
-        lines += ["", "Where our method file departs from the paper"]
+        lines += ["", text.wrap("Where our method file departs from the paper", "")]
         lines += [text.wrap(departure, "    ", first="  - ") for departure in known["departs"]]
     for slug, params in known["parameters"].items():
         if params:

@@ -53,7 +53,7 @@ def table(
 
     fit: columns of the terminal, if there is one. Where the table is wider, its last column is cut with an ellipsis as
     long as 16 characters of it stay; then the columns named in `drop` go, one after another; and where that is not
-    enough, each row becomes a paragraph: its first cell on a line, all others below it.
+    enough, each row becomes a paragraph: its first cell on a line, below it the others, and the last one cut.
     """
     if fit is None:
         return _aligned(headers, rows)
@@ -63,7 +63,12 @@ def table(
     room = fit - sum(widths[:-1]) - 2 * (len(widths) - 1)
     if room >= min(16, widths[-1]):
         return _aligned([*names[:-1], cut(names[-1], room)], [[*row[:-1], cut(row[-1], room)] for row in cells])
-    return "\n".join(line for row in rows for line in (row[0], wrap(" · ".join(filter(None, row[1:])))))
+    return "\n".join(
+        line
+        for row in rows
+        for line in (row[0], wrap(" · ".join(filter(None, row[1:-1]))), INDENT + cut(row[-1], fit - len(INDENT)))
+        if line.strip()
+    )
 
 
 def _aligned(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

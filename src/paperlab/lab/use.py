@@ -12,6 +12,7 @@ from paperlab.core.card import Arm, find_method
 from paperlab.kit.compressed import Compressed
 from paperlab.kit.stats import STATISTICS
 from paperlab.kit.walk import Batch, block_linears
+from paperlab.lab.describe import dress
 from paperlab.lab.drivers.quantization import apply, positional
 from paperlab.lab.run import RunError, find_verb
 
@@ -69,8 +70,7 @@ def load(name: str, **params: Any) -> Callable[..., nn.Module]:
             small.save_pretrained = _no_saving(method.slug, lost)  # type: ignore[assignment]
         return small
 
-    on.__name__ = method.path.stem
-    on.__doc__ = inspect.getdoc(verb)
+    dress(on, method, needs=needs, params=params)
     return on
 
 
