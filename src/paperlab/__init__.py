@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from paperlab.core.card import Method
+    from paperlab.core.methods import Method
     from paperlab.core.paper import Paper
     from paperlab.core.record import Record
 
@@ -29,9 +29,8 @@ def load(name: str, **params: Any) -> Callable[..., Any]:
     near names) and ParameterError (with what is allowed) before anything heavy is imported, and MissingExtra, an
     ImportError with the command that helps, where PyTorch and the like are not installed.
     """
-    from paperlab.core.card import find_method
     from paperlab.core.install import needs
-    from paperlab.core.signature import check_parameters
+    from paperlab.core.methods import check_parameters, find_method
 
     method = find_method(name)
     check_parameters(method, params)
@@ -46,8 +45,8 @@ def check(name: str, **options: Any) -> list[Record]:
 
     Returns the records that were kept. Raises UnknownMethod with near names, and MissingExtra as `load` does.
     """
-    from paperlab.core.card import find_method
     from paperlab.core.install import needs
+    from paperlab.core.methods import find_method
 
     method = find_method(name)
     with needs("lab"):
@@ -62,7 +61,7 @@ def check(name: str, **options: Any) -> list[Record]:
 
 def methods() -> dict[str, Method]:
     """All methods by slug, baselines included, read without importing any of them."""
-    from paperlab.core.card import methods
+    from paperlab.core.methods import methods
 
     return methods()
 

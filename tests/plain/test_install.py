@@ -99,7 +99,8 @@ def test_the_room_that_asks_decides_between_extras():
 
 def without(module, code):
     """(class, module, extra, message) of the error that `code` raises in a process that cannot import `module`."""
-    ask = f"import sys, json\nsys.modules[{module!r}] = None\nimport paperlab\ntry:\n    {code}\nexcept ImportError as e:\n"
+    ask = f"import sys, json\nsys.modules[{module!r}] = None\nimport paperlab\n"
+    ask += f"try:\n    {code}\nexcept ImportError as e:\n"
     ask += "    print(json.dumps([type(e).__name__, e.name, e.extra, str(e)]))"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

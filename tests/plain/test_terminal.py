@@ -1,6 +1,8 @@
 """The command line on a terminal: narrow tables, completion, -q and -v. Real records, a real pseudo-terminal."""
 
 import fcntl
+import importlib.util
+import io
 import json
 import logging
 import os
@@ -10,14 +12,19 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from paperlab.cli import app, text, verbosity
 from paperlab.core import log
 
 WIDTHS = (40, 60, 80)
+_SPEC = importlib.util.spec_from_file_location("records", Path(__file__).with_name("records.py"))
+made = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(made)
 SLUG = r"[a-z0-9][a-z0-9.-]*"
 
 
@@ -69,7 +76,7 @@ def test_a_verdict_is_shown_at_every_width(columns, tmp_path):
     lines, _ = on_a_terminal("papers", "--family", "quantization", columns=columns, home=tmp_path)
     whole = "\n".join(lines)
     assert "easyquant" in whole
-    assert re.search(r"holds \d", whole)
+    assert re.search(r"not run|holds|fails|undecided|outdated", whole)
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
@@ -90,17 +97,43 @@ def test_doctor_fits(columns, tmp_path):
     assert any("PAPERLAB_HOME" in line for line in lines)
 
 
+def drawn(columns, show):
+    """Lines that `show` prints on a rich console of a terminal."""
+    out = io.StringIO()
+    show(Console(file=out, width=columns, force_terminal=True, color_system=None, highlight=False))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+KEPT = {40: {"MB"}, 60: {"95 %", "MB"}, 80: {"95 %", "bits/weight", "MB", "build s"}}  # of what may be left out
+
+
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_tables_of_arms_fit(columns, tmp_path):
-    lines, code = on_a_terminal("compare", "easyquant", "-o", str(tmp_path), columns=columns, home=tmp_path)
-    assert code == 0
-    table = lines[: next(i for i, line in enumerate(lines) if line.startswith("drawn in"))]
-    assert [line for line in table if len(line) > columns] == []
-    headers = next(line for line in table if line.strip().startswith("arm"))
-    shown = [name for name in ("front", "build s", "bits/weight", "95 %", "MB", "seconds") if name in headers]
-    assert shown == {40: ["MB", "seconds"], 60: ["95 %", "MB", "seconds"]}.get(columns, shown)
-    assert "seconds" in shown
-    assert any(re.search(r"\d\.\d", line) for line in table)
+def test_tables_of_arms_fit(columns):
+    from paperlab.core.panels import panels
+    from paperlab.lab import compare
+    from paperlab.lab.values import arm_value
+
+    groups = panels([made.record(made.check())], arm_value)
+    lines = drawn(columns, lambda console: compare._print(groups, console))
+    assert max(map(len, lines)) <= columns
+    (headers,) = [line for line in lines if line.strip().startswith("arm")]
+    assert "perplexity" in headers
+    assert {name for name in compare.DROP if name in headers} == KEPT[columns]
+    assert sum("easyquant" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_the_summary_of_a_run_fits(columns):
+    from paperlab.lab import report
+
+    records = [made.record(made.check())]
+    lines = drawn(columns, lambda console: console.print(report.run_summary(records, columns)))
+    assert max(map(len, lines)) <= columns
+    (headers,) = [line for line in lines if line.strip().startswith("arm")]
+    assert "perplexity" in headers
+    assert "gain" in headers
+    assert ("build s" in headers) == (columns > 80)
+    assert "the gap" in " ".join(lines)
 
 
 @pytest.mark.parametrize("columns", WIDTHS)

@@ -25,7 +25,7 @@ def _or_nothing(candidates: Callable[..., list[str]]) -> Callable[..., list[str]
 @_or_nothing
 def papers(incomplete: str) -> list[str]:
     """Slugs of the catalogue and of methods that no paper describes."""
-    from paperlab.core.card import methods
+    from paperlab.core.methods import methods
     from paperlab.core.paper import papers
 
     return sorted({*papers(), *methods()})
@@ -34,7 +34,7 @@ def papers(incomplete: str) -> list[str]:
 @_or_nothing
 def runnable(incomplete: str) -> list[str]:
     """Slugs of the methods that have checks."""
-    from paperlab.core.card import methods
+    from paperlab.core.methods import methods
 
     return sorted(slug for slug, method in methods().items() if method.card.checks)
 
@@ -42,7 +42,7 @@ def runnable(incomplete: str) -> list[str]:
 @_or_nothing
 def methods(incomplete: str) -> list[str]:
     """Slugs of all methods."""
-    from paperlab.core.card import methods
+    from paperlab.core.methods import methods
 
     return sorted(methods())
 
@@ -50,7 +50,7 @@ def methods(incomplete: str) -> list[str]:
 @_or_nothing
 def families_and_methods(incomplete: str) -> list[str]:
     """Families that have methods, and slugs of methods."""
-    from paperlab.core.card import methods
+    from paperlab.core.methods import methods
 
     known = methods()
     return sorted({*known, *(method.card.family for method in known.values())})
@@ -84,7 +84,7 @@ def verdicts(incomplete: str) -> list[str]:
 @_or_nothing
 def claims(ctx: typer.Context, incomplete: str) -> list[str]:
     """The claims of the method that is on the command line."""
-    from paperlab.core.card import find_method
+    from paperlab.core.methods import find_method
 
     return [check.claim for check in find_method(_slug(ctx)).card.checks]
 
@@ -92,11 +92,10 @@ def claims(ctx: typer.Context, incomplete: str) -> list[str]:
 @_or_nothing
 def settings(ctx: typer.Context, incomplete: str) -> list[str]:
     """Parameters of the method that is on the command line, up to the sign of equality."""
-    from paperlab.core.card import find_method
-    from paperlab.core.signature import parameters
+    from paperlab.core.methods import find_method
 
     slug = ctx.params.get("method") or _slug(ctx)
-    return [f"{parameter.name}=" for parameter in parameters(find_method(slug))]
+    return [f"{parameter.name}=" for parameter in find_method(slug).parameters]
 
 
 def _slug(ctx: typer.Context) -> str:

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from paperlab.core import record as store
-from paperlab.core.card import Method, methods
 from paperlab.core.files import write_atomically
+from paperlab.core.methods import Method, methods
 from paperlab.core.panels import Panel, chosen, front, holding, labels, ordered, panels, to_csv
 from paperlab.core.record import Record
 from paperlab.core.verdict import current

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from paperlab.core import record as store
-from paperlab.core.card import Check, Method, methods
+from paperlab.core.card import Check
 from paperlab.core.files import write_atomically
+from paperlab.core.methods import Method, methods
 from paperlab.core.panels import Value, build_seconds
 from paperlab.core.paper import Paper, papers
 from paperlab.core.record import Record
