@@ -340,8 +340,8 @@ def test_a_missing_package_names_the_extra_that_brings_it(shelf, monkeypatch):
     said = ask("run", "easyquant", code=2).stderr
     assert f"torch, which is not installed: {install.hint('lab')}" in said
     monkeypatch.setitem(sys.modules, "numpy", None)
-    monkeypatch.delitem(sys.modules, "paperlab.engine", raising=False)
-    monkeypatch.delitem(sys.modules, "paperlab.engine.export", raising=False)
+    for name in [name for name in sys.modules if name.startswith("paperlab.engine")]:
+        monkeypatch.delitem(sys.modules, name)
     assert f"numpy, which is not installed: {install.hint('engine')}" in ask("chat", "abstracts-lm", code=2).stderr
 
 
