@@ -68,8 +68,6 @@ def on_own_model(
             small.save_pretrained = _no_saving(method.slug, lost)  # type: ignore[assignment]
         return small
 
-    on.__name__ = method.path.stem
-    on.__doc__ = inspect.getdoc(functions[method.verbs[0]])
     return on
 
 
