@@ -17,7 +17,7 @@ from paperlab.core.card import Check
 from paperlab.core.home import BUNDLED
 from paperlab.core.methods import methods
 from paperlab.core.paper import papers
-from paperlab.core.published import Place, Row, line_hash, public, read_rows, verdicts_file
+from paperlab.core.published import Row, line_hash, public, read_rows, verdicts_file
 from paperlab.core.record import Samples, record_files, records_folder, unpack_samples
 
 logger = logging.getLogger(__name__)
@@ -26,13 +26,16 @@ STATES = ("current", "unfinished", "repeated", "superseded")  # the lists of ver
 
 
 @dataclass(frozen=True)
-class Line:
-    """A record by its file: a line with its published row, or without one until the worker publishes it."""
+class Place:
+    """Where a record lies: one line of a file. row: its published verdict; None until the worker publishes it."""
 
     id: str
     started: str
-    place: Place
-    row: Row | None = None
+    paper: str | None
+    file: Path
+    offset: int
+    length: int
+    row: Row | None
 
 
 @dataclass
@@ -52,7 +55,7 @@ class Evidence:
 
 _lock = threading.Lock()
 _now = Evidence()
-_files: dict[Path, tuple[tuple[int, ...], list[Line], list[str]]] = {}
+_files: dict[Path, tuple[tuple[int, ...], list[Place], list[str]]] = {}
 
 
 def _folders() -> tuple[Path, Path]:
@@ -88,15 +91,14 @@ def evidence() -> Evidence:
 
 def _read(found: str, modified: float) -> Evidence:
     new = Evidence(found, modified)
-    lines: list[Line] = []
+    places: list[Place] = []
     for folder in _folders():
         for file in record_files(folder):
-            read, wrong = _lines(file)
-            lines += read
+            read, wrong = _places(file)
+            places += read
             new.unreadable += wrong
-    lines.sort(key=lambda line: (line.started, line.id))
-    new.places = {line.id: line.place for line in lines}
-    rows = {line.id: line.row for line in lines if line.row is not None}
+    new.places = {place.id: place for place in sorted(places, key=lambda place: (place.started, place.id))}
+    rows = {place.id: place.row for place in new.places.values() if place.row is not None}
     today = standings.current(rows.values(), methods())
     adjusted = standings.adjusted(today.current)
     outdated = standings.outdated_by_id([*today.current, *today.repeated], methods())
@@ -123,7 +125,7 @@ def _read(found: str, modified: float) -> Evidence:
     return new
 
 
-def _lines(file: Path) -> tuple[list[Line], list[str]]:
+def _places(file: Path) -> tuple[list[Place], list[str]]:
     """The lines of a file of records, read only if it or its verdicts changed, and what is wrong with it.
 
     A line with a published row is not parsed.
@@ -143,8 +145,9 @@ def _lines(file: Path) -> tuple[list[Line], list[str]]:
                 for number, line in enumerate(stream, 1):
                     row = known.get((offset, len(line))) or known.get(line_hash(line))
                     try:
-                        named = (row.id, row.started) if row else [json.loads(line)[name] for name in ("id", "started")]
-                        read.append(Line(*named, Place(file, offset, len(line)), row))
+                        found = vars(row) if row else json.loads(line)
+                        named = [found[name] for name in ("id", "started", "paper")]
+                        read.append(Place(*named, file, offset, len(line), row))
                     except (ValueError, KeyError, TypeError) as error:
                         wrong.append(f"{file.name}:{number}: not a record: {error}")
                     offset += len(line)
@@ -169,10 +172,10 @@ def record(name: str, *, samples: bool = False) -> dict[str, Any] | None:
     """One record with its verdict, without the samples unless asked for; None if there is no such record."""
     known = evidence()
     place = known.places.get(name)
-    return None if place is None else _load(name, place, known, samples)
+    return None if place is None else _load(place, known, samples)
 
 
-def _load(name: str, place: Place, known: Evidence, samples: bool) -> dict[str, Any] | None:
+def _load(place: Place, known: Evidence, samples: bool) -> dict[str, Any] | None:
     with open(place.file, "rb") as stream:
         stream.seek(place.offset)
         line = stream.read(place.length)
@@ -181,11 +184,11 @@ def _load(name: str, place: Place, known: Evidence, samples: bool) -> dict[str, 
         row: dict[str, Any] = json.loads(line, parse_constant=str)
     except ValueError:  # replaced by a longer file since the offsets were read
         row = {}
-    if row.get("id") != name:
+    if row.get("id") != place.id:
         return None
     for arm in row["arms"]:
         arm["samples"] = _spelled(unpack_samples(arm)) if samples else None
-    row["verdict"] = known.verdicts.get(name)
+    row["verdict"] = known.verdicts.get(place.id)
     return row
 
 
@@ -203,7 +206,7 @@ def records(after: str | None = None, *, samples: bool = False) -> Iterator[dict
     known = evidence()
     names = list(known.places)
     for name in names[names.index(after) + 1 if after else 0 :]:
-        row = _load(name, known.places[name], known, samples)
+        row = _load(known.places[name], known, samples)
         if row is not None:
             yield row
 
