@@ -122,7 +122,7 @@ def frozen_of(record: Record) -> dict[str, str]:
 
 def public(row: Row) -> dict[str, Any]:
     """The row without what only serves to see whether it is outdated."""
-    return {name: getattr(row, name) for name in Row.__dataclass_fields__ if name not in INNER}
+    return {name: value for name, value in vars(row).items() if name not in INNER}
 
 
 # Files

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import groupby
 from typing import Any, Generic, TypeVar
 
-from paperlab.core.card import Arm, CardError, Check
+from paperlab.core.card import CardError, Check
 from paperlab.core.home import BUNDLED
 from paperlab.core.methods import Method, UnknownMethod, filled, methods
 from paperlab.core.published import Row, frozen_of, published, row
@@ -58,7 +58,7 @@ def current(
     win: the current row says "mixed" (see `pooled_row`). Rows of the second protocol have then the floor of their
     controls and Holm's correction applied (`corrected`).
     """
-    present = {check.hash: check for method in methods.values() for check in method.card.checks}
+    present = present_checks(methods)
     standings: Standings[Any] = Standings([], [], [], [])
     by_claim: dict[tuple[str, ...], list[Any]] = {}
     known: dict[str, int | None] = dict(versions or {})
@@ -78,6 +78,11 @@ def current(
     if standings.current and isinstance(standings.current[0], Row):
         standings.current[:] = corrected(standings.current, methods)
     return standings
+
+
+def present_checks(methods: Mapping[str, Method]) -> dict[str, Check]:
+    """The checks of all cards by hash."""
+    return {check.hash: check for method in methods.values() for check in method.card.checks}
 
 
 def _check_hash(entry: Record | Row) -> str:
@@ -134,31 +139,48 @@ def outdated(entry: Row, check: Check) -> tuple[str, ...]:
     found = [] if entry.sources else [UNKNOWN_SOURCES]
     if entry.sources:
         try:
-            now: dict[str, str] = {}
-            for arm in check.arms:
-                now |= _arm_sources(arm.chain, entry.task)
-            found += [f"{name} changed" for name in changed(entry.sources, now)]
+            found += [f"{name} changed" for name in changed(entry.sources, _check_sources(check, entry.task))]
         except (UnknownMethod, OSError, SyntaxError, CardError) as error:
             found.append(f"its code is not there: {error}")
-    for arm, params in zip(check.arms, entry.params, strict=False):
-        today = filled(arm).params
-        for name in sorted(params.keys() | today.keys()):
-            if params.get(name) != today.get(name) or (name in params) != (name in today):
-                found.append(f"the default of {name} of {arm.method} changed")
+    if entry.params:
+        for arm, params, today in zip(check.arms, entry.params, _check_params(check), strict=False):
+            if params != today:
+                found += [f"the default of {name} of {arm.method} changed" for name in _differing(params, today)]
     known = frozen_data()
     found += [f"the data {name} changed" for name, sha in entry.frozen.items() if known.get(name, sha) != sha]
     return tuple(dict.fromkeys(found))
 
 
-_sources: dict[tuple[tuple[str, ...], str], dict[str, str]] = {}
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names that one of two lacks, or that have another value."""
+    missing = object()
+    return [n for n in sorted(before.keys() | now.keys()) if before.get(n, missing) != now.get(n, missing)]
 
 
-def _arm_sources(chain: tuple[Arm, ...], task: str) -> dict[str, str]:
-    """`arm_sources`, kept for all arms of the same methods."""
-    key = tuple(arm.method for arm in chain), task
-    if key not in _sources:
-        _sources[key] = arm_sources(chain[-1], task)
-    return _sources[key]
+_params: dict[str, list[dict[str, Any]]] = {}
+
+
+def _check_params(check: Check) -> list[dict[str, Any]]:
+    """The parameters of a check's arms with today's defaults."""
+    if check.hash not in _params:
+        _params[check.hash] = [filled(arm).params for arm in check.arms]
+    return _params[check.hash]
+
+
+_sources: dict[tuple[str, ...], dict[str, str]] = {}
+
+
+def _check_sources(check: Check, task: str) -> dict[str, str]:
+    """Every file whose code decides the samples of a check's arms on a task, with the hash of its code."""
+    if (check.hash, task) not in _sources:
+        found: dict[str, str] = {}
+        for arm in check.arms:
+            key = (task, *(one.method for one in arm.chain))
+            if key not in _sources:
+                _sources[key] = arm_sources(arm, task)
+            found |= _sources[key]
+        _sources[check.hash, task] = found
+    return _sources[check.hash, task]
 
 
 def outdated_checks() -> list[tuple[str, str, str, str, str]]:
@@ -296,6 +318,7 @@ def forget() -> None:
 def forget_code() -> None:
     """Look at the source files again when next asked whether a verdict is outdated."""
     _sources.clear()
+    _params.clear()
     forget_sources()
 
 
@@ -307,7 +330,7 @@ def _outdated() -> dict[str, tuple[str, ...]]:
 
 def outdated_by_id(rows: Iterable[Row], methods: Mapping[str, Method]) -> dict[str, tuple[str, ...]]:
     """What changed since each row was made, by record id; rows of checks that no card has are left out."""
-    present = {check.hash: check for method in methods.values() for check in method.card.checks}
+    present = present_checks(methods)
     return {entry.id: outdated(entry, present[entry.check_hash]) for entry in rows if entry.check_hash in present}
 
 
