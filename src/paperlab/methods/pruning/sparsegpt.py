@@ -45,11 +45,13 @@ def keep(
     share must be that of `sparsity`, and M must divide `block`. damping: share of the Hessian's mean diagonal added
     to it. Inputs that were never active lose their weights first.
     """
+    if block < 1:
+        raise ValueError(f"block={block}: at least 1 column")
     width = read_pattern(pattern, sparsity)[1] if pattern else block
-    if block < 1 or block % width:
-        raise ValueError(
-            f"block={block}: at least 1 column, and a multiple of the {width} that pattern={pattern} spans"
-        )
+    if block % width:
+        raise ValueError(f"block={block} is no multiple of the {width} columns that pattern={pattern} spans")
+    if hessian.shape != (weight.shape[1], weight.shape[1]):
+        raise ValueError(f"a Hessian of {tuple(hessian.shape)} does not fit {weight.shape[1]} input columns")
     hessian = hessian.float().clone()
     dead = hessian.diagonal() == 0
     hessian.diagonal()[dead] = 1
