@@ -23,7 +23,7 @@ CARD = Card(
         Check(
             claim="a-tenth-better-than-four-fifths",
             says="A model without a tenth of its weights predicts better than one without four fifths.",
-            equal={},
+            equal={"parameters": 0.0},
             method=Arm("magnitude", sparsity=0.1),
             baseline=Arm("magnitude", sparsity=0.8),
             gap="A control, not a claim: the sizes differ on purpose. It shows that the task can tell good from bad.",
