@@ -20,13 +20,13 @@ where it came from. With `--json` it is one object, the last line of standard er
 is not known), `missing-extra` (a package to install), `machine`, `problems` (what `verify` or `up --public` found),
 `interrupted` or `bug` (ours; MESSAGE holds the trace). `PAPERLAB_HOME` names the data folder.
 
-`-q` leaves out progress and notes, `-v` writes what is logged to standard error, `-vv` in more detail; both stand before
-or after a command's name (commands that list or show have nothing to leave out after it). `PAPERLAB_LOG=ERROR`,
-`WARNING`, `INFO` or `DEBUG` is the same for every command. `paperlab --install-completion` sets the shell up to complete
-commands, options, slugs, families, claims and parameters; `--show-completion` prints what it would write.
+`-q` leaves out progress and notes, `-v` writes what is logged to standard error, `-vv` in more detail; both stand
+before or after a command's name (commands that list or show have nothing to leave out after it). `PAPERLAB_LOG=ERROR`,
+`WARNING`, `INFO` or `DEBUG` is the same for every command. `paperlab --install-completion` sets the shell up to
+complete commands, options, slugs, families, claims and parameters; `--show-completion` prints what it would write.
 
-On a terminal, tables keep to its width: first the last column is cut, then columns are left out (of papers: family, year,
-title; of arms: front, build seconds, bits per weight, interval, MB), and below that each row becomes a paragraph. In a
+On a terminal, tables keep to its width: first the last column is cut, then columns are left out (of papers: family,
+year, title; of arms: front, build seconds, bits per weight, interval, MB), and below that each row becomes a paragraph. In a
 pipe or file nothing is cut or left out.
 """
 
