@@ -24,6 +24,7 @@ CARD = Card(
         "N:M keeps N of M; their code removes N of M, which is the same at 2:4 and 4:8",
         "weights that are zero already stay zero, so that it can follow another pruning method; theirs may come back",
         "where float32 cannot factor the Hessian, float64 and then more damping are tried; theirs stops",
+        "what is kept is stored as float16, whatever the model's type",
         "no joint quantization in the same pass: a quantizer follows as a method of its own",
         "calibration windows are those of the task, shorter and fewer than their 128 of 2,048 tokens",
     ),
