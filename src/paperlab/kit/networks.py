@@ -62,7 +62,9 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.gate, self.up, self.down = separately(
-            lambda: linear(width, inner, False), lambda: linear(width, inner, False), lambda: linear(inner, width, False)
+            lambda: linear(width, inner, False),
+            lambda: linear(width, inner, False),
+            lambda: linear(inner, width, False),
         )
         self.activation = activation()
 
@@ -110,7 +112,7 @@ class Decoder(nn.Module):
 def decoder(
     parts: Parts, *, vocabulary: int, width: int, heads: int, layers: int, inner: int, length: int
 ) -> nn.Module:
-    """A fresh causal decoder, (batch, time) token ids -> (batch, time, vocabulary) logits, drawn from torch's generator.
+    """A fresh causal decoder, (batch, time) token ids -> (batch, time, vocabulary) logits.
 
     parts: what a method brings, by verb; the reference stands everywhere else. length: the most tokens that it will
     read, for a `network` that needs to know.

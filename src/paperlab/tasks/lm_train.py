@@ -123,7 +123,7 @@ def _bytes(documents: tuple[str, ...]) -> Tensor:
 
 
 def _windows(ids: Tensor, length: int, count: int, text: Text) -> Tensor:
-    """(count, length + 1) bytes, evenly spread over `ids` and without overlap. Raises TextError if there are too few."""
+    """(count, length + 1) bytes, evenly spread over `ids`, without overlap. Raises TextError if there are too few."""
     there = len(ids) // (length + 1)
     if there < count:
         raise TextError(

@@ -1,7 +1,7 @@
 """What every driver needs: the names that a function asks for, and a look at what it gave back."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 

@@ -3,6 +3,7 @@
     FL = -(1 - p_t)^gamma log(p_t),   p_t = probability of the right class              (eq. 4)
 
 Lin, Goyal, Girshick, He and Dollár, "Focal loss for dense object detection", arXiv 1708.02002; their gamma is 2.
+Compared with torchvision's `sigmoid_focal_loss`, which is the authors'.
 """
 
 import torch
@@ -12,7 +13,7 @@ from paperlab.core.card import Card
 
 CARD = Card(
     family="loss",
-    sources=("paper",),
+    sources=("code",),
     departs=(
         "p_t is a softmax over many classes; the paper's detector has a sigmoid for each class",
         "the class weights alpha of eq. 5 are left out, and so is the division by the number of anchors assigned to a "

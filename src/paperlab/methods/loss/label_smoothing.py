@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paperlab.core.card import Card
 
-CARD = Card(family="loss", sources=("paper",))
+CARD = Card(family="loss")
 
 
 def loss(logits: Tensor, labels: Tensor, *, smoothing: float = 0.1) -> Tensor:

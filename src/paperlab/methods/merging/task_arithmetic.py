@@ -3,7 +3,7 @@
 tau_i = theta_i - theta_0,     theta = theta_0 + lambda sum_i tau_i           (section 2; lambda from held-out data)
 
 Ilharco et al., "Editing models with task arithmetic", arXiv 2212.04089. Without held-out data lambda = 0.4, as in
-Yadav et al. (2306.01708), whose code was read.
+the code of TIES-Merging (2306.01708).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 from paperlab.core.card import Card
 from paperlab.kit.merging import deltas
 
-CARD = Card(family="merging", sources=("paper",))
+CARD = Card(family="merging")
 
 UNTUNED = 0.4
 

@@ -6,8 +6,8 @@
     merge    tau = mean of those tau_i that are not 0 and have the sign gamma
     theta = theta_0 + lambda tau                                                            (algorithm 1)
 
-Yadav, Tam, Choshen, Raffel and Bansal, "TIES-Merging", arXiv 2306.01708; the authors' code (`ties_minimal.ipynb`) was
-read. Without validation data they take k = 20 and lambda = 1.
+Yadav, Tam, Choshen, Raffel and Bansal, "TIES-Merging", arXiv 2306.01708; written from the authors' code
+(`src/ties_minimal.ipynb`), which takes k = 20 and lambda = 1.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from paperlab.kit.merging import deltas
 
 CARD = Card(
     family="merging",
-    sources=("paper", "code"),
+    sources=("code",),
     departs=(
         "where the trimmed changes cancel exactly, the elected sign is +; the authors take the sign that most "
         "parameters of the whole model have",

@@ -2,7 +2,7 @@
 
 theta = 1/n sum_i theta_i
 
-Wortsman et al., "Model soups", arXiv 2203.05482, call it the uniform soup (section 2).
+Wortsman et al., "Model soups", arXiv 2203.05482, call it the uniform soup.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from paperlab.core.card import Card
 
-CARD = Card(family="merging", sources=("paper",))
+CARD = Card(family="merging")
 
 
 def merge(models: Sequence[Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
