@@ -32,8 +32,10 @@ def in_order(function: Callable[..., Any], params: Mapping[str, Any], row: Mappi
 
     @wraps(function, updated=())
     def call(*values: Any, **more: Any) -> Any:
-        given = zip(order[: len(values)], values, strict=True)
-        return function(**{name: value for name, value in given if name in names}, **{**named, **more})
+        if len(values) > len(order):
+            raise TypeError(f"{len(values)} values for {len(order)} places: {', '.join(order) or 'none'}")
+        given = {name: value for name, value in zip(order, values, strict=False) if name in names}
+        return function(**given, **{**named, **more})
 
     return call
 
