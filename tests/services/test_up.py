@@ -171,7 +171,7 @@ def test_the_worker_runs_by_itself(tmp_path: Path) -> None:
     environment = {**os.environ, "PAPERLAB_HOME": str(tmp_path), "PAPERLAB_ENCODER": "none"}
     environment.pop("PAPERLAB_DATABASE", None)
     worker = subprocess.Popen(
-        [sys.executable, "-m", "paperlab.site.worker"],
+        [sys.executable, "-m", "paperlab.site.commands.worker"],
         env=environment,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -19,9 +19,9 @@ def strings(value: Any) -> list[str]:
 def read(content: bytes, form: str | None = None) -> tuple[list[Any], list[Any]]:
     """Items and asides of a file of these bytes; both empty where it is refused with a reason. Raises AssertionError
     where what comes out cannot be stored as it is, and whatever reading should not have raised."""
-    from paperlab.site.catalogue import clean
-    from paperlab.site.catalogue.item import SourceError
-    from paperlab.site.catalogue.sources import files
+    from paperlab.site.store import clean
+    from paperlab.site.store.item import SourceError
+    from paperlab.site.store.sources import files
 
     items: list[Any] = []
     asides: list[Any] = []

@@ -346,7 +346,7 @@ def test_clients_are_addresses_and_networks() -> None:
 def test_the_site_leaves_torch_unloaded() -> None:
     code = (
         "from paperlab.site.start import configure; configure(); import sys\n"
-        "import paperlab.site.urls, paperlab.site.worker, paperlab.site.up, paperlab.site.server\n"
+        "import paperlab.site.urls\nfrom paperlab.site.commands import server, up, worker\n"
         "print([name for name in ('torch', 'transformers', 'paperlab.lab', 'paperlab.kit') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -73,7 +73,7 @@ def client() -> Any:
 @pytest.fixture
 def page(store: None) -> None:
     """The bundled paper in the store."""
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     Paper.objects.create(slug=SLUG, title="EasyQuant", title_key="easyquant")
 

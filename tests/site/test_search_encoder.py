@@ -214,7 +214,7 @@ def test_the_engine_embeds_as_openvino_does(compiled, encoder, at_hand):
 def test_the_engine_runs_the_default_where_it_is_installed(compiled, encoder, at_hand, monkeypatch):
     assert encoder.at_hand()
     assert type(encoder.load().run) is encoder.Engine
-    assert encoder.set_aside() == ""
+    assert encoder.fallback_reason() == ""
     (at_hand / "minilm-l6-int8").unlink()  # OpenVINO's file is not needed then, and never fetched
     assert encoder.at_hand()
     monkeypatch.setenv("PAPERLAB_ENCODER", "openvino")
@@ -234,7 +234,7 @@ def test_without_the_compiled_part_openvino_runs_it(encoder, at_hand, monkeypatc
     monkeypatch.setattr(native, "_path", lambda: None)
     assert encoder.at_hand()
     assert type(encoder.load().run) is encoder.OpenVINO
-    assert encoder.set_aside() == ""  # nobody asked for the engine
+    assert encoder.fallback_reason() == ""  # nobody asked for the engine
     monkeypatch.setenv("PAPERLAB_ENCODER", "engine")
     encoder.load.cache_clear()
     with pytest.raises(encoder.EncoderError, match=r"PAPERLAB_ENCODER engine: .* pip install ./native"):
@@ -243,7 +243,7 @@ def test_without_the_compiled_part_openvino_runs_it(encoder, at_hand, monkeypatc
 
 @pytest.mark.parametrize("how", ["missing", "damaged"])
 def test_without_good_weights_openvino_runs_it_and_it_is_said(how, compiled, store, encoder, at_hand, monkeypatch):
-    from paperlab.site import finding
+    from paperlab.site.commands import search as command
     from paperlab.site.search import index
     from paperlab.site.search.query import Query
     from paperlab.site.search.rank import search
@@ -258,8 +258,8 @@ def test_without_good_weights_openvino_runs_it_and_it_is_said(how, compiled, sto
     assert encoder.at_hand()
     assert type(encoder.load().run) is encoder.OpenVINO
     fill(5)
-    monkeypatch.setattr(finding, "start", lambda: None)
-    assert "5 by meaning; by OpenVINO: paperlab's engine does not run" in finding.index()
+    monkeypatch.setattr(command, "start", lambda: None)
+    assert "5 by meaning; by OpenVINO: paperlab's engine does not run" in command.index()
     assert not search(Query("model")).notes
     monkeypatch.setenv("PAPERLAB_ENCODER", "engine")
     encoder.load.cache_clear()

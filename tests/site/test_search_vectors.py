@@ -135,9 +135,9 @@ def test_an_empty_index_answers(opened):
 def test_filters_with_meaning_by_both_paths(few, files, meaning, monkeypatch):
     from search_papers import fill
 
-    from paperlab.site.catalogue.models import Paper
     from paperlab.site.search import index
     from paperlab.site.search.query import Query, Within
+    from paperlab.site.store.models import Paper
 
     monkeypatch.setattr(index, "FEW", few)
     fill(300)

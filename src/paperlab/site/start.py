@@ -30,7 +30,7 @@ def start() -> None:
     from django.db import DatabaseError, connection
     from django.db.migrations.executor import MigrationExecutor
 
-    from paperlab.site.catalogue import bundled
+    from paperlab.site.store import bundled
 
     home().mkdir(parents=True, exist_ok=True)
     try:

@@ -12,12 +12,12 @@ from ninja.errors import ValidationError, ValidationErrorContext
 from ninja.openapi.schema import OpenAPISchema
 
 from paperlab.core.paper import papers as catalogue
-from paperlab.site import evidence
-from paperlab.site.api import answers, cursor, daily, export, finding, params, shapes
+from paperlab.site import records
+from paperlab.site.api import answers, cursor, daily, export, hits, params, shapes
 from paperlab.site.api.guard import last_modified
 from paperlab.site.api.problems import TYPE, Problem, bad, of_status, response
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.search.query import BadQuery
+from paperlab.site.store.models import Paper
 
 ABOUT = """Papers, the daily lists they were in, and what running their methods here said about their claims.
 
@@ -174,7 +174,7 @@ def papers(request: HttpRequest, asked: Query[params.PapersParams]) -> HttpRespo
     behind = cursor.of(page[-1], asked.order) if page and (more or asked.order == "changed") else None
     if behind is None and asked.order == "changed":
         behind = asked.cursor or None
-    known = evidence.evidence()
+    known = records.record_index()
     said = {"papers": [shapes.paper(row, known) for row in page], "next_cursor": behind}
     return _json(said, following=_next(request, cursor=behind) if more and behind else None)
 
@@ -189,7 +189,7 @@ def papers(request: HttpRequest, asked: Query[params.PapersParams]) -> HttpRespo
 def search_papers(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
     """The hits of a search, best first; `X-Total-Count` says how many match. /api/search tells more."""
     params.known(request, params.SearchParams)
-    found, following = finding.search(request, facets=False)
+    found, following = hits.search(request, facets=False)
     return _json(found["hits"], following=following, total=found["total"])
 
 
@@ -197,7 +197,7 @@ def search_papers(request: HttpRequest, asked: Query[params.SearchParams]) -> Ht
 def search(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
     """The hits of a search with how many match, by family, year and so on, and the words with their spelling mended."""
     params.known(request, params.SearchParams)
-    found, following = finding.search(request, facets=True)
+    found, following = hits.search(request, facets=True)
     return _json(found, following=following, total=found["total"])
 
 
@@ -223,7 +223,7 @@ def daily_papers(request: HttpRequest, asked: Query[params.DailyParams]) -> Http
 def related(request: HttpRequest, asked: Query[params.RelatedParams], paper: str = NAME) -> HttpResponse:
     """Papers near in meaning, nearest first."""
     params.known(request, params.RelatedParams)
-    return _json(finding.related(_find(paper), asked.limit))
+    return _json(hits.related(_find(paper), asked.limit))
 
 
 @api.get(
@@ -236,9 +236,9 @@ def related(request: HttpRequest, asked: Query[params.RelatedParams], paper: str
 def records_of(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """Every execution of the paper's checks, without the samples; those that no longer count too."""
     params.known(request, params.Nothing)
-    row, known = _find(paper), evidence.evidence()
+    row, known = _find(paper), records.record_index()
     names = [place.id for place in known.places.values() if row.slug and place.paper == row.slug]
-    said = [record for name in names if (record := evidence.record(name)) is not None]
+    said = [record for name in names if (record := records.read(name)) is not None]
     return _dated(_json({"records": said}), known)
 
 
@@ -252,7 +252,7 @@ def records_of(request: HttpRequest, paper: str = NAME) -> HttpResponse:
 def verdicts_on(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """What the checks of the paper's claims said here. `state` says which of them count today."""
     params.known(request, params.Nothing)
-    row, known = _find(paper), evidence.evidence()
+    row, known = _find(paper), records.record_index()
     said = known.by_paper.get(row.slug, []) if row.slug else []
     return _dated(_json({"verdicts": said, "next_cursor": None}), known)
 
@@ -262,10 +262,10 @@ def one_paper(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """A paper by arXiv id (2403.02775, 2403.02775v2, math/0601001, math.AG/0601001v1) or slug, with its versions, the
     days on which it was in a list, and its claims."""
     params.known(request, params.Nothing)
-    return _json(shapes.detail(_find(paper), evidence.evidence()))
+    return _json(shapes.detail(_find(paper), records.record_index()))
 
 
-def _dated(answer: HttpResponse, known: evidence.Evidence) -> HttpResponse:
+def _dated(answer: HttpResponse, known: records.RecordIndex) -> HttpResponse:
     if known.modified:
         answer.headers["Last-Modified"] = last_modified(known.modified)
     return answer
@@ -275,7 +275,7 @@ def _dated(answer: HttpResponse, known: evidence.Evidence) -> HttpResponse:
 def verdicts(request: HttpRequest, asked: Query[params.VerdictParams]) -> HttpResponse:
     """The verdicts on all claims that count today, oldest first; with all=1 every one that there is."""
     params.known(request, params.VerdictParams)
-    known = evidence.evidence()
+    known = records.record_index()
     rows = [
         row
         for row in known.verdicts.values()
@@ -303,10 +303,10 @@ def record(
     """One execution of one check: what ran, on what, and what came out. A diverged value is the word "NaN" or
     "Infinity"."""
     params.known(request, params.RecordParams)
-    said = evidence.record(record, samples=asked.samples)
+    said = records.read(record, samples=asked.samples)
     if said is None:
         raise Problem(404, f"no record {record[:60]!r}; /api/verdicts lists their ids")
-    return _dated(_json(said), evidence.evidence())
+    return _dated(_json(said), records.record_index())
 
 
 @api.get(
@@ -319,7 +319,7 @@ def record(
 def coverage(request: HttpRequest) -> HttpResponse:
     """Counts by family: papers by what can be done, claims by how far their checks came, verdicts by word."""
     params.known(request, params.Nothing)
-    return _dated(_json(evidence.coverage()), evidence.evidence())
+    return _dated(_json(records.coverage()), records.record_index())
 
 
 @api.get("/export/papers.jsonl", response=str, summary="All papers", operation_id="export_papers", tags=["export"])
@@ -327,14 +327,14 @@ def export_papers(request: HttpRequest, asked: Query[params.ExportParams]) -> Ht
     """Every paper, one a line, in the order of their last change. An interrupted export goes on behind the `cursor` of
     the last line; the same, asked later, gives what changed since."""
     params.known(request, params.ExportParams)
-    return export.stream(request, export.papers(asked.cursor))
+    return export.stream(request, export.paper_lines(asked.cursor))
 
 
 @api.get("/export/records.jsonl", response=str, summary="All records", operation_id="export_records", tags=["export"])
 def export_records(request: HttpRequest, asked: Query[params.RecordExportParams]) -> HttpResponseBase:
     """Every record, one a line, oldest first; with samples=1 all that `paperlab verify` needs."""
     params.known(request, params.RecordExportParams)
-    return export.stream(request, export.records(asked.cursor, asked.samples))
+    return export.stream(request, export.record_lines(asked.cursor, asked.samples))
 
 
 @api.get(
@@ -343,4 +343,4 @@ def export_records(request: HttpRequest, asked: Query[params.RecordExportParams]
 def export_verdicts(request: HttpRequest) -> HttpResponseBase:
     """Every verdict, one a line, oldest first; `state` says which count today."""
     params.known(request, params.Nothing)
-    return export.stream(request, iter(evidence.evidence().verdicts.values()))
+    return export.stream(request, iter(records.record_index().verdicts.values()))

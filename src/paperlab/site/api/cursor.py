@@ -14,7 +14,7 @@ from typing import Literal
 from django.db.models import Q, QuerySet
 
 from paperlab.site.api.problems import Problem, bad
-from paperlab.site.catalogue.models import Paper
+from paperlab.site.store.models import Paper
 
 Order = Literal["published", "added", "changed"]
 

@@ -7,12 +7,12 @@ from typing import Any
 from django.db.models import Max, Min
 from django.db.models.functions import Coalesce
 
-from paperlab.site import evidence
+from paperlab.site import records
 from paperlab.site.api import shapes
 from paperlab.site.api.params import DailyParams
 from paperlab.site.api.problems import bad
-from paperlab.site.catalogue.models import Sighting
 from paperlab.site.search.trending import trending
+from paperlab.site.store.models import Sighting
 
 PLACES = 1_000  # of the trending list
 
@@ -55,7 +55,7 @@ def papers(asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
     newest = asked.sort == "publishedAt"
     places.sort(key=lambda p: (p["published"] or date.min) if newest else (p["votes"] or 0, p["paper"]), reverse=True)
     page = places[asked.p * asked.limit :][: asked.limit]
-    rows, known = shapes.by_key(place["paper"] for place in page), evidence.evidence()
+    rows, known = shapes.by_key(place["paper"] for place in page), records.record_index()
     found = []
     for place in page:
         row = rows.get(place["paper"])
@@ -70,7 +70,7 @@ def papers(asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
 def _trending(on: date, asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
     talked = [key for key, _ in trending(on, PLACES)]
     keys = talked[asked.p * asked.limit :][: asked.limit]
-    rows, known = shapes.by_key(keys), evidence.evidence()
+    rows, known = shapes.by_key(keys), records.record_index()
     days = dict(Sighting.objects.filter(paper__in=keys, day__lte=on).values_list("paper").annotate(Max("day")))
     found = [shapes.listed(shapes.paper(rows[key], known), day=days.get(key)) for key in keys if key in rows]
     return found, len(talked)

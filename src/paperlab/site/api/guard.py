@@ -17,10 +17,10 @@ from django.utils.cache import get_conditional_response
 from django.utils.http import parse_etags
 
 from paperlab.core.home import home
-from paperlab.site import evidence
+from paperlab.site import records
 from paperlab.site.api import limits
 from paperlab.site.api.problems import TYPE, Problem, of_status, response
-from paperlab.site.catalogue.models import Counter
+from paperlab.site.store.models import Counter
 
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -49,7 +49,7 @@ def _code() -> str:
 def tag(request: HttpRequest) -> str:
     """The ETag of an address now, without making its answer: the store's revision, the records' state, the day."""
     revision = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
-    parts = (_code(), revision, evidence.mark()[0], datetime.now(UTC).date(), request.get_full_path())
+    parts = (_code(), revision, records.mark()[0], datetime.now(UTC).date(), request.get_full_path())
     return f'W/"{hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:24]}"'
 
 

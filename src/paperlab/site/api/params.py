@@ -12,8 +12,8 @@ from paperlab.core.paper import FAMILIES, KINDS
 from paperlab.core.standing import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.api.problems import bad
-from paperlab.site.catalogue.clean import FIRST_YEAR
 from paperlab.site.search.query import DEPTH, LIMIT, SORTS
+from paperlab.site.store.clean import FIRST_YEAR
 
 
 def _day(value: Any) -> Any:

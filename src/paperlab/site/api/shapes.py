@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from typing import Any
 
-from paperlab.site.catalogue import clean
-from paperlab.site.catalogue.models import Paper
-from paperlab.site.evidence import Evidence, runnable
+from paperlab.site.records import RecordIndex, runnable
+from paperlab.site.store import clean
+from paperlab.site.store.models import Paper
 
 UNREAD = ("origins", "extra", "title_key")  # columns that no answer needs
 
@@ -40,7 +40,7 @@ def moment(value: date | datetime | None) -> str | None:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
 
 
-def paper(row: Paper, known: Evidence) -> dict[str, Any]:
+def paper(row: Paper, known: RecordIndex) -> dict[str, Any]:
     """A paper. `id`, `title`, `summary` (the abstract), `authors`, `upvotes` … as the known API names them."""
     slug = row.slug or ""
     code = clean.address(row.code)  # becomes a link: whatever wrote the row, no other scheme goes out
@@ -85,7 +85,7 @@ def paper(row: Paper, known: Evidence) -> dict[str, Any]:
     return said
 
 
-def detail(row: Paper, known: Evidence) -> dict[str, Any]:
+def detail(row: Paper, known: RecordIndex) -> dict[str, Any]:
     """A paper with what only its own address tells: versions, the days in daily lists, the catalogue's claims."""
     from paperlab.core.paper import papers
 

@@ -12,11 +12,11 @@ from urllib.parse import parse_qs
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
-from paperlab.site import evidence
+from paperlab.site import records
 from paperlab.site.api import shapes
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.pages import cards, feed
 from paperlab.site.search import query, rank
+from paperlab.site.store.models import Paper
 
 MOST = 12  # papers of one interest
 WHOLE = 2_000  # papers of a span that are looked at
@@ -99,7 +99,7 @@ class Issue:
 
     def _item(self, key: int) -> Item:
         if key not in self._items:
-            told = {"card": cards.card(self.papers[key], evidence.evidence()), "site": self.site}
+            told = {"card": cards.card(self.papers[key], records.record_index()), "site": self.site}
             text = render_to_string("digest/paper.txt", told).strip()
             html = SafeString(render_to_string("digest/paper.html", told).strip())
             self._items[key] = Item(f"paper {key}", text, html)
@@ -107,7 +107,7 @@ class Issue:
 
     def _claim(self, value: str) -> Iterable[Item]:
         slug, _, claim = value.partition(":")
-        for row in evidence.evidence().verdicts.values():
+        for row in records.record_index().verdicts.values():
             when = str(row.get("finished") or row["started"])[:10]
             if (row["method"], row["claim"]) == (slug, claim) and str(self.span.first) <= when <= str(self.span.last):
                 told = {"row": row, "site": self.site, "paper": row["paper"] or slug}

@@ -14,21 +14,21 @@ from django.views.decorators.http import require_http_methods
 from paperlab.core.paper import FAMILIES
 from paperlab.site.digest import letters
 from paperlab.site.digest.models import ACTIVE, STOPPED, SUPPRESSED, Subscription
-from paperlab.site.people import doing, signing, who
+from paperlab.site.people import actions, signing, who
 
 MOST = 50  # interests
 
 
 def _interests(request: HttpRequest) -> list[tuple[str, str]]:
-    """What the form asks for. Raises doing.Refused."""
+    """What the form asks for. Raises actions.Refused."""
     given = [("family", value) for value in request.POST.getlist("family")]
     given += [("author", value) for value in request.POST.get("authors", "").split(",") if value.strip()]
     if words := request.POST.get("search", "").strip():
         given.append(("search", urlencode({"q": words})))
     given += [("claim", value) for value in request.POST.getlist("claim") if value]
     if len(given) > MOST:
-        raise doing.Refused(f"{MOST} interests are the most")
-    return list(dict.fromkeys(doing.interest(kind, value) for kind, value in given))
+        raise actions.Refused(f"{MOST} interests are the most")
+    return list(dict.fromkeys(actions.interest(kind, value) for kind, value in given))
 
 
 @never_cache
@@ -42,7 +42,7 @@ def subscribe(request: HttpRequest) -> HttpResponse:
         email, interests = signing.address(request.POST.get("email", "")), _interests(request)
     except ValidationError:
         told["wrong"] = "This is no e-mail address."
-    except doing.Refused as error:
+    except actions.Refused as error:
         told["wrong"] = str(error)
     if told["wrong"]:
         return render(request, "digest/subscribe.html", told, status=400)

@@ -4,7 +4,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from paperlab.site.catalogue.models import Paper
+from paperlab.site.store.models import Paper
 
 
 def name(row: Paper) -> str:

@@ -15,11 +15,11 @@ from django.utils.feedgenerator import Atom1Feed
 from paperlab.core.paper import FAMILIES
 from paperlab.core.paper import papers as catalogue
 from paperlab.site.api import shapes
-from paperlab.site.catalogue.models import Counter, Paper
-from paperlab.site.evidence import Evidence, evidence, mark
 from paperlab.site.pages import addresses, cards, feed, text
 from paperlab.site.pages.refused import refused
+from paperlab.site.records import RecordIndex, mark, record_index
 from paperlab.site.search import query, rank
+from paperlab.site.store.models import Counter, Paper
 
 ENTRIES = 50
 BEGAN = "2026"  # the year in every tag: id; it never changes
@@ -84,7 +84,7 @@ def write(request: HttpRequest, title: str, page: str, entries: Iterable[dict[st
     return HttpResponse(made.writeString("utf-8"), content_type="application/atom+xml; charset=utf-8")
 
 
-def of_paper(row: Paper, known: Evidence, seen: date | None = None) -> dict[str, Any]:
+def of_paper(row: Paper, known: RecordIndex, seen: date | None = None) -> dict[str, Any]:
     """A paper as an entry."""
     words = ", ".join(f"{b.word}{f' {b.count}' if b.count > 1 else ''}" for b in cards.badges(row.slug, known))
     said = row.summary or row.upstream_summary or text.beginning(row.abstract, 600)
@@ -109,7 +109,7 @@ def _line(value: str) -> str:
 
 
 def _entries(keys: list[int], days: dict[int, date] | None = None) -> list[dict[str, Any]]:
-    rows, known = shapes.by_key(keys), evidence()
+    rows, known = shapes.by_key(keys), record_index()
     return [of_paper(rows[key], known, (days or {}).get(key)) for key in keys if key in rows]
 
 
@@ -154,7 +154,7 @@ def new(request: HttpRequest) -> HttpResponse:
     rows = Paper.objects.defer(*shapes.UNREAD).filter(withdrawn=False)
     from paperlab.site.api import cursor
 
-    found, known = cursor.page(rows, "published", "", ENTRIES), evidence()
+    found, known = cursor.page(rows, "published", "", ENTRIES), record_index()
     return write(request, "paperlab: newest papers", "/papers", [of_paper(row, known) for row in found], name="new")
 
 
@@ -166,7 +166,7 @@ def family(request: HttpRequest, name: str) -> HttpResponse:
     rows = (
         Paper.objects.defer(*shapes.UNREAD).filter(family=name, withdrawn=False).order_by("-year", "-published", "-pk")
     )
-    known = evidence()
+    known = record_index()
     entries = [of_paper(row, known) for row in rows[:ENTRIES]]
     return write(request, f"paperlab: {name}", f"/families/{name}", entries, name=f"family/{name}")
 
@@ -222,7 +222,7 @@ def verdict(request: HttpRequest, word: str) -> HttpResponse:
 @conditional
 def checks(request: HttpRequest) -> HttpResponse:
     """Verdicts as they are made: one entry a record."""
-    known, entries = evidence(), []
+    known, entries = record_index(), []
     rows = [row for row in known.verdicts.values() if row["role"] == "claim" and row["state"] != "superseded"]
     for row in sorted(rows, key=lambda row: (row["started"], row["id"]), reverse=True)[:ENTRIES]:
         paper = catalogue().get(row["paper"] or "")

@@ -9,9 +9,9 @@ from django.utils.safestring import SafeString
 from paperlab.core import words
 from paperlab.core.verdict import WORDS
 from paperlab.site.api import shapes
-from paperlab.site.catalogue.models import Paper
-from paperlab.site.evidence import Evidence, evidence, runnable
 from paperlab.site.pages import addresses, text
+from paperlab.site.records import RecordIndex, record_index, runnable
+from paperlab.site.store.models import Paper
 
 # Every word that a badge may show; the site's own beside those of verdicts.
 SIGNS = words.SIGNS | {
@@ -69,7 +69,7 @@ class Card:
     score: float = 0.0
 
 
-def badges(slug: str | None, known: Evidence) -> tuple[Badge, ...]:
+def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
     """The badges of a paper."""
     counted = known.counts.get(slug or "", {})
     if counted:
@@ -77,7 +77,7 @@ def badges(slug: str | None, known: Evidence) -> tuple[Badge, ...]:
     return (Badge("not yet run"),) if slug in runnable() else ()
 
 
-def card(row: Paper, known: Evidence, votes: int | None = None, comments: int | None = None) -> Card:
+def card(row: Paper, known: RecordIndex, votes: int | None = None, comments: int | None = None) -> Card:
     """A paper as a card."""
     said = row.summary or row.upstream_summary or row.abstract
     names = [str(name) for name in row.authors[:NAMES]]
@@ -107,13 +107,13 @@ Place = tuple[int, int | None, int | None]  # a paper's key, votes, comments
 
 def cards(places: Sequence[Place]) -> list[Card]:
     """Cards in this order, in one query; papers that left the store meanwhile are left out."""
-    rows, known = shapes.by_key(key for key, _, _ in places), evidence()
+    rows, known = shapes.by_key(key for key, _, _ in places), record_index()
     return [card(rows[key], known, votes, comments) for key, votes, comments in places if key in rows]
 
 
 def of_rows(rows: Iterable[Paper]) -> list[Card]:
     """Cards of rows that are at hand."""
-    known = evidence()
+    known = record_index()
     return [card(row, known) for row in rows]
 
 

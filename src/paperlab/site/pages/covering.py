@@ -10,8 +10,8 @@ from django.utils.safestring import SafeString
 
 from paperlab.core.paper import FAMILIES, Paper, papers
 from paperlab.core.verdict import WORDS
-from paperlab.site.evidence import Evidence, coverage, evidence, runnable
 from paperlab.site.pages import cards, text
+from paperlab.site.records import RecordIndex, coverage, record_index, runnable
 
 STATES = {
     "checked": "at least one verdict",
@@ -33,7 +33,7 @@ class Row:
     needs: str
 
 
-def row(paper: Paper, known: Evidence) -> Row:
+def row(paper: Paper, known: RecordIndex) -> Row:
     """Where a paper stands."""
     badges = cards.badges(paper.slug, known)
     counted = known.counts.get(paper.slug, {})
@@ -60,7 +60,7 @@ def page(request: HttpRequest) -> HttpResponse:
     family = family if family in FAMILIES else ""
     state = state if state in STATES else ""
     told = {
-        "body": _body(evidence().mark, family, state),
+        "body": _body(record_index().mark, family, state),
         "atom": "/feeds/checks.atom",
         "atom_title": "What was checked",
     }
@@ -70,7 +70,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @lru_cache(maxsize=64)
 def _body(mark: str, family: str, state: str) -> SafeString:
     """The page within its frame, which changes only with the records."""
-    known, covered = evidence(), coverage()
+    known, covered = record_index(), coverage()
     everything = [row(paper, known) for paper in papers().values()]
     counted = {name: sum(one.state == name for one in everything) for name in STATES}
     shown = [

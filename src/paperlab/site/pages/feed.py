@@ -11,9 +11,9 @@ from typing import Literal
 from django.db.models import Exists, F, Max, Min, OuterRef, QuerySet
 from django.db.models.functions import Coalesce
 
-from paperlab.site.catalogue.models import Counter, Paper, Sighting
 from paperlab.site.pages.cards import Place
 from paperlab.site.search.trending import WINDOW, trending
+from paperlab.site.store.models import Counter, Paper, Sighting
 
 Kind = Literal["day", "week", "month"]
 TRENDING = 200  # places of the trending list

@@ -13,10 +13,10 @@ from paperlab.core.paper import FAMILIES
 from paperlab.core.paper import papers as catalogue
 from paperlab.site.api import cursor, shapes
 from paperlab.site.api.problems import Problem
-from paperlab.site.catalogue.models import Paper
-from paperlab.site.evidence import evidence, runnable
 from paperlab.site.pages import addresses, cards, feed, text
 from paperlab.site.pages.refused import refused
+from paperlab.site.records import record_index, runnable
+from paperlab.site.store.models import Paper
 
 PAGE = 30
 FURTHEST = 10_000  # places from which a list can be read on
@@ -68,7 +68,7 @@ def home(request: HttpRequest) -> HttpResponse:
         "start": start,
         "atom": f"/feeds/daily.atom?{span.params}" if asked else "/feeds/daily.atom",
         "atom_title": f"Papers of {span.title}" if asked else "Daily papers",
-        **aside(),
+        **sidebar(),
     }
     return render(request, "pages/feed.html", told)
 
@@ -86,7 +86,7 @@ def bundled(request: HttpRequest) -> HttpResponse:
         "start": start,
         "atom": "/feeds/new.atom",
         "atom_title": "Newest papers",
-        **aside(),
+        **sidebar(),
     }
     return render(request, "pages/bundled.html", told)
 
@@ -103,7 +103,7 @@ def trending(request: HttpRequest) -> HttpResponse:
         "start": start,
         "atom": "/feeds/trending.atom",
         "atom_title": "Trending papers",
-        **aside(),
+        **sidebar(),
     }
     return render(request, "pages/trending.html", told)
 
@@ -123,14 +123,14 @@ def papers(request: HttpRequest) -> HttpResponse:
         "start": 0,
         "atom": "/feeds/new.atom",
         "atom_title": "Newest papers",
-        **aside(),
+        **sidebar(),
     }
     return render(request, "pages/papers.html", told)
 
 
 def recently_checked(limit: int = CHECKED) -> list[dict[str, Any]]:
     """The papers whose claims were checked last, with what came out and when; titles from the catalogue."""
-    known, found = evidence(), []
+    known, found = record_index(), []
     last: dict[str, str] = {}
     for slug, rows in known.by_paper.items():
         if slug in catalogue() and known.counts.get(slug):
@@ -156,20 +156,20 @@ def _families() -> list[tuple[str, int]]:
     return [(name, counted[name]) for name in FAMILIES if counted[name]]
 
 
-def aside() -> dict[str, Any]:
-    """What stands beside every list."""
-    return {"beside": _beside(evidence().mark), "families": _families()}
+def sidebar() -> dict[str, Any]:
+    """The template variables of the sidebar that every list has."""
+    return {"recent": _recent(record_index().mark), "families": _families()}
 
 
 @lru_cache(maxsize=4)
-def _beside(mark: str) -> SafeString:
-    """The lists beside, which change only with the records."""
-    return render_to_string("pages/parts/beside.html", {"checked": recently_checked(), "families": _families()})
+def _recent(mark: str) -> SafeString:
+    """The sidebar's lists, which change only with the records. mark: of the record index."""
+    return render_to_string("pages/parts/recent.html", {"checked": recently_checked(), "families": _families()})
 
 
 def families(request: HttpRequest) -> HttpResponse:
     """The families, with how far each is checked."""
-    from paperlab.site.evidence import coverage
+    from paperlab.site.records import coverage
 
     covered = coverage()["families"]
     rows = [(family, covered[family]) for family in FAMILIES if family in covered]
@@ -194,6 +194,6 @@ def family(request: HttpRequest, name: str) -> HttpResponse:
         "atom": f"/feeds/family/{name}.atom",
         "atom_title": f"Papers of {name}",
         "find": addresses.search(family=name),
-        **aside(),
+        **sidebar(),
     }
     return render(request, "pages/family.html", told)

@@ -15,11 +15,11 @@ from paperlab.core.paper import papers as catalogue
 from paperlab.core.signature import Parameter, parameters, show
 from paperlab.core.words import check_sentence
 from paperlab.site.api import shapes
-from paperlab.site.catalogue import clean
-from paperlab.site.catalogue.models import Paper
-from paperlab.site.evidence import evidence, runnable
 from paperlab.site.pages import addresses, cards, figures, plots, text
+from paperlab.site.records import record_index, runnable
 from paperlab.site.search import rank
+from paperlab.site.store import clean
+from paperlab.site.store.models import Paper
 
 AUTHORS = 12  # shown before the rest is folded
 RELATED = 6
@@ -68,7 +68,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
     if known and known[0] != name:  # a version, an old spelling, a whole address: one page has one address
         return HttpResponseRedirect(f"/papers/{known[0]}")
     ours = catalogue().get(row.slug or "")
-    checks = checked(row.slug or "", evidence().mark)
+    checks = checked(row.slug or "", record_index().mark)
     hits = rank.related(row.pk, RELATED)
     described = text.beginning(text.plain(row.summary or row.upstream_summary or row.abstract), 200)
     told = {
@@ -85,7 +85,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "ours": ours,
         "claims": [c for c in checks if c.check.role == "claim"],
         "controls": [c for c in checks if c.check.role != "claim"],
-        "badges": cards.badges(row.slug, evidence()),
+        "badges": cards.badges(row.slug, record_index()),
         "runnable": (row.slug or "") in runnable(),
         "uses": uses(row.slug or ""),
         "departs": [text_ for method in _methods(row.slug or "") for text_ in method.card.departs],
@@ -118,7 +118,7 @@ def _methods(slug: str) -> list[Method]:
 
 @lru_cache(maxsize=512)
 def checked(slug: str, mark: str) -> list[Checked]:
-    """Every check of a paper with its runs. mark: evidence's, so that a new record shows."""
+    """Every check of a paper with its runs. mark: the record index's, so that a new record shows."""
     rows = figures.rows(slug)
     found = []
     for method in _methods(slug):

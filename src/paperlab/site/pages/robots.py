@@ -6,10 +6,10 @@ from html import escape
 from django.db.models import Max, Min
 from django.http import Http404, HttpRequest, HttpResponse
 
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.pages import addresses
 from paperlab.site.pages.atom import conditional
 from paperlab.site.pages.figures import families
+from paperlab.site.store.models import Paper
 
 PIECE = 10_000  # papers in one file of the site map, by their keys
 

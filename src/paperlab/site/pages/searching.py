@@ -12,7 +12,7 @@ from paperlab.core.paper import FAMILIES
 from paperlab.core.standing import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.pages import cards
-from paperlab.site.pages.lists import aside
+from paperlab.site.pages.lists import sidebar
 from paperlab.site.search import query, rank
 
 YEARS = 12  # of the year facet
@@ -52,7 +52,7 @@ def search(request: HttpRequest) -> HttpResponse:
         "examples": EXAMPLES,
         "atom": "/feeds/search.atom?" + urlencode(_kept(asked)),
         "atom_title": f"Search: {asked.text or 'all papers'}"[:120],
-        **(aside() if not results.hits else {}),
+        **(sidebar() if not results.hits else {}),
     }
     return render(request, "pages/search.html", told, status=400 if problems else 200)
 

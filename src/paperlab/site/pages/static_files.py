@@ -15,7 +15,7 @@ from django.contrib.staticfiles import finders
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.cache import get_conditional_response
 
-from paperlab.site.packing import accepted
+from paperlab.site.compression import accepted
 
 _TYPES = {".woff2": "font/woff2", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _VENDOR = "/vendor/"  # files of others: the version is in their names

@@ -1,16 +1,16 @@
 """The worker's job: fetch the papers that people asked for, one at a time, from arXiv alone."""
 
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.people.models import Submission
+from paperlab.site.store.models import Paper
 
 TRIES = 5
 
 
 def fetch() -> bool:
     """Fetch one; whether there was one. Raises what the source raises, after noting it."""
-    from paperlab.site.catalogue.harvest import harvest
-    from paperlab.site.catalogue.item import SourceError
-    from paperlab.site.catalogue.sources import named
+    from paperlab.site.store.harvest import harvest
+    from paperlab.site.store.item import SourceError
+    from paperlab.site.store.sources import named
 
     row = Submission.objects.filter(state="waiting").order_by("tries", "pk").first()
     if row is None:

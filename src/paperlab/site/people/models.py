@@ -3,7 +3,7 @@
 from django.conf import settings
 from django.db import models
 
-from paperlab.site.catalogue.models import Paper
+from paperlab.site.store.models import Paper
 
 
 def _user() -> "models.ForeignKey[models.Model, models.Model]":

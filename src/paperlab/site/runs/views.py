@@ -17,7 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from paperlab.core.paper import papers as catalogue
-from paperlab.site import evidence
+from paperlab.site import records
 from paperlab.site.api import shapes
 from paperlab.site.runs import forms, queue
 from paperlab.site.runs.models import Run
@@ -117,7 +117,7 @@ def said(run: Run) -> dict[str, Any]:
 
 def _told(run: Run) -> dict[str, Any]:
     """What a run's page shows."""
-    known = evidence.evidence() if run.records else None
+    known = records.record_index() if run.records else None
     return {
         "run": run,
         "arms": [(name, *step, round(100 * step[1] / step[2]) if step[2] else 0)

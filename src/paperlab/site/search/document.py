@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from paperlab.core.paper import papers
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import trending
 from paperlab.site.search.spelling import american
+from paperlab.site.store.models import Paper
 
 BATCH = 2_000  # papers in one query to the store
 COLUMNS = ("pk", "revision", "slug", "arxiv", "title", "abstract", "authors", "categories", "published", "year",

@@ -194,7 +194,7 @@ def at_hand() -> bool:
     return named == "engine" or (models / ROUNDED[1]).is_dir() or (not named and _engine_or_why()[0] is not None)
 
 
-def set_aside() -> str:
+def fallback_reason() -> str:
     """Why OpenVINO runs the default encoder although the engine is installed; "" where there is nothing to say."""
     from paperlab import engine
 

@@ -16,16 +16,16 @@ import filelock
 from django.db import connection
 from django.db.models import Q
 
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.search.document import COLUMNS, documents
 from paperlab.site.search.encoder import Encoder
 from paperlab.site.search.query import EVERYTHING, Within
 from paperlab.site.search.words import Asked, asked
+from paperlab.site.store.models import Paper
 
 if TYPE_CHECKING:
     from paperlab.site.search.vectors import Array
 
-LAYOUT = 3  # rises when what is indexed changes; an index of another layout is built anew
+LAYOUT = 3  # rises when what is indexed changes; an index of another layout is rebuilt
 LOCK = 7_203_911  # of the database, for writers on several machines
 PROBES, PROBED = 64, 10  # papers that an encoder is judged by, and how many neighbours of each
 

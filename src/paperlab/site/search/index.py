@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paperlab.core.home import home
-from paperlab.site.catalogue.models import Counter, Paper
 from paperlab.site.search import encoder as encoders
 from paperlab.site.search.document import BATCH, COLUMNS, documents, stored
 from paperlab.site.search.engine import (
@@ -40,6 +39,7 @@ from paperlab.site.search.engine import (
 )
 from paperlab.site.search.query import Within
 from paperlab.site.search.words import Asked, Damaged, Words, everything
+from paperlab.site.store.models import Counter, Paper
 
 if TYPE_CHECKING:
     from paperlab.site.search.milvus import Milvus
@@ -91,11 +91,16 @@ def behind(most: int = 1_000_000) -> int:
 
 
 def refresh(
-    *, meaning: bool = True, anew: bool = False, check: bool = True, wait: float = 600, progress: Progress | None = None
+    *,
+    meaning: bool = True,
+    rebuild: bool = False,
+    check: bool = True,
+    wait: float = 600,
+    progress: Progress | None = None,
 ) -> None:
     """Bring the index up to the store: words first, then vectors. Safe to interrupt; goes on where it stopped.
 
-    meaning: also vectors, the encoder being fetched if need be. anew: build it from nothing; the old one answers until
+    meaning: also vectors, the encoder being fetched if need be. rebuild: start from nothing; the old one answers until
     the new one's words are there. check: also look for papers that left the store without a trace, which takes half a
     minute among a million if there are any. Raises Busy, and EncoderError or PackageError when the words are done but
     no vectors can be.
@@ -104,14 +109,14 @@ def refresh(
         if setting():
             from paperlab.site.search import milvus_writing
 
-            return milvus_writing.refresh(setting(), meaning=meaning, anew=anew, progress=progress)
+            return milvus_writing.refresh(setting(), meaning=meaning, rebuild=rebuild, progress=progress)
         now = state()
         if now.generation:
             try:
                 Words(folder() / now.generation / "words")
             except Damaged:
-                anew = True
-        target = now if now.generation and not anew else State(generation=_next(now.generation))
+                rebuild = True
+        target = now if now.generation and not rebuild else State(generation=_next(now.generation))
         target = _write_words(target, progress, switch=target.generation == now.generation, check=check)
         keep(target)
         _clean(target.generation)
@@ -261,7 +266,7 @@ class Embedded:
         return new
 
     def _damaged(self, now: State) -> "Embedded":
-        """Nothing, and a state from which the next writer begins anew."""
+        """Nothing, and a state from which the next writer rebuilds."""
         with suppress(Busy), writing(folder(), 0):
             if state() == now:
                 (folder() / "state.json").unlink(missing_ok=True)

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import encoder as encoders
 from paperlab.site.search.document import BATCH, COLUMNS, Document, documents, stored
 from paperlab.site.search.engine import PROBES, Progress, State, ahead, amiss, judge, text_hash
 from paperlab.site.search.milvus import PREFIX, STATES, WINDOW, Milvus, forget, in_order, quoted, said
 from paperlab.site.search.trending import NEVER
 from paperlab.site.search.words import PLAIN, placed
+from paperlab.site.store.models import Paper
 
 EMBEDDED = 64  # papers in one write of vectors
 TEXT = 60_000  # bytes; the server takes 65,535
@@ -95,13 +95,13 @@ def keep(server: Any, state: State, middle: Sequence[float] | None = None) -> No
     forget()
 
 
-def refresh(uri: str, *, meaning: bool, anew: bool, progress: Progress | None) -> None:
+def refresh(uri: str, *, meaning: bool, rebuild: bool, progress: Progress | None) -> None:
     """Bring the server's index up to the store; see `index.refresh`, which holds the lock. Raises Unreachable."""
     reading = Milvus(uri)
     reading.writing = True
     now = reading.state
     try:
-        target = now if now.generation and not anew else State(generation=f"{int(now.generation or 0) + 1:04d}")
+        target = now if now.generation and not rebuild else State(generation=f"{int(now.generation or 0) + 1:04d}")
         if target is not now:
             _clean(reading.server, now.generation)  # of a killed writer
         target = _write_words(reading, target, progress, switch=target is now)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from paperlab.core.paper import FAMILIES
 from paperlab.core.standing import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
-from paperlab.site.catalogue import clean
+from paperlab.site.store import clean
 
 Sort = Literal["relevance", "date", "trending"]
 SORTS: tuple[Sort, ...] = get_args(Sort)

@@ -20,13 +20,13 @@ from typing import Any
 from paperlab.core.card import methods
 from paperlab.core.paper import papers
 from paperlab.core.standing import MIXED, NOT_RUN, count, one_word
-from paperlab.site.catalogue import clean
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import index
 from paperlab.site.search.engine import Engine
 from paperlab.site.search.query import DEPTH, EVERYTHING, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
 from paperlab.site.search.spelling import american
 from paperlab.site.search.words import STEMS, Asked, asked
+from paperlab.site.store import clean
+from paperlab.site.store.models import Paper
 
 POOL = 100  # papers that each side puts forward
 WEIGHT = 0.5  # of meaning, fully trusted

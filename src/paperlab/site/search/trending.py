@@ -16,8 +16,8 @@ from typing import Any
 
 from django.db.models import Count
 
-from paperlab.site.catalogue.models import Sighting
 from paperlab.site.people.models import Comment, Vote
+from paperlab.site.store.models import Sighting
 
 HALF_LIFE = 3.0  # days
 WINDOW = 60  # days looked back: what is older counts less than a millionth

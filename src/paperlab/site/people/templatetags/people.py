@@ -6,11 +6,11 @@ from django import template
 from django.http import HttpRequest
 
 from paperlab.core.card import methods
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.pages import addresses
-from paperlab.site.people import doing, who
+from paperlab.site.people import actions, who
 from paperlab.site.people.markdown import html
 from paperlab.site.people.models import Collection, Comment, Follow, Read, Vote
+from paperlab.site.store.models import Paper
 
 register = template.Library()
 register.filter("markdown", html)
@@ -24,7 +24,7 @@ def _known(context: dict[str, Any], key: int) -> tuple[dict[int, int], set[int]]
     if held is None or key not in held:
         listed = [one.key for name in ("cards", "related") for one in context.get(name) or () if hasattr(one, "key")]
         keys = list({key, *listed})
-        held = dict.fromkeys(keys, 0) | doing.votes(keys)
+        held = dict.fromkeys(keys, 0) | actions.votes(keys)
         mine = (
             set(Vote.objects.filter(user=request.user.pk, paper__in=keys).values_list("paper", flat=True))
             if request.user.is_authenticated
@@ -68,7 +68,7 @@ def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
         if row.slug and method.card.paper == row.slug and check.role == "claim"
     ]
     told: dict[str, Any] = {
-        "request": request, "user": user, "row": row, "url": addresses.paper(row), "said": said, "once": doing.once(),
+        "request": request, "user": user, "row": row, "url": addresses.paper(row), "said": said, "once": actions.once(),
         "csrf_token": context.get("csrf_token"), "here": who.HERE,
     }  # fmt: skip
     if user is not None:
