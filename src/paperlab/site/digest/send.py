@@ -88,9 +88,9 @@ def _claim(row: Subscription, day: date) -> Delivery | None:
         return Delivery.objects.get(subscription=row, day=day) if again.update(state=SENDING) else None
 
 
-def _became(claimed: Delivery, state: str, said: str = "", tries: int = 0) -> None:
+def _became(claimed: Delivery, state: str, reason: str = "", tries: int = 0) -> None:
     Delivery.objects.filter(pk=claimed.pk).update(
-        state=state, said=said[:500], tries=claimed.tries + tries, at=datetime.now(UTC)
+        state=state, reason=reason[:500], tries=claimed.tries + tries, at=datetime.now(UTC)
     )
 
 
@@ -144,10 +144,10 @@ def _send(row: Subscription, issue: Issue, sections: list[Section], out: post.Po
         _became(claimed, SENT)
 
 
-def suppress(email: str, said: str) -> bool:
+def suppress(email: str, reason: str) -> bool:
     """Write to an address no more; whether it was subscribed."""
     rows = Subscription.objects.filter(email=email).exclude(state=SUPPRESSED)
-    return bool(rows.update(state=SUPPRESSED, said=said[:500], wanted=False))
+    return bool(rows.update(state=SUPPRESSED, reason=reason[:500], wanted=False))
 
 
 def due() -> Callable[[], bool]:

@@ -71,7 +71,7 @@ def confirm(request: HttpRequest, token: str) -> HttpResponse:
             "digest": "",
             "expires": None,
             "changes": {},
-            "said": "",
+            "reason": "",
         }
         wanted = {key: row.changes[key] for key in ("every", "interests") if key in row.changes}
         if not rows.exclude(state=SUPPRESSED).update(**changed, **wanted):

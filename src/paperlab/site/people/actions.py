@@ -172,7 +172,7 @@ def submit(user: User, text: str) -> Paper | Submission:
         return paper
     row, new = Submission.objects.get_or_create(arxiv=known[0], defaults={"user": user})
     if not new and row.state in ("failed", "unknown"):  # asked again: tried again
-        Submission.objects.filter(pk=row.pk).update(state="waiting", said="", tries=0)
+        Submission.objects.filter(pk=row.pk).update(state="waiting", reason="", tries=0)
         row.refresh_from_db()
     return row
 
@@ -230,7 +230,7 @@ def forget(user: User) -> None:
     from paperlab.site.digest.models import Subscription
 
     with transaction.atomic():
-        papers = list(Paper.objects.filter(votes__user=user) | Paper.objects.filter(said__user=user))
+        papers = list(Paper.objects.filter(votes__user=user) | Paper.objects.filter(site_comments__user=user))
         if user.email:
             Subscription.objects.filter(email=user.email).delete()
         user.delete()

@@ -7,7 +7,7 @@ TRIES = 5
 
 
 def fetch() -> bool:
-    """Fetch one; whether there was one. Raises what the source raises, after noting it."""
+    """Fetch one; whether there was one. Raises what the source raises, after storing it as the reason."""
     from paperlab.site.store.harvest import harvest
     from paperlab.site.store.item import SourceError
     from paperlab.site.store.sources import named
@@ -21,8 +21,8 @@ def fetch() -> bool:
             harvest(named.source(f"arxiv:{row.arxiv}"))
         except SourceError as error:
             over = row.tries + 1 >= TRIES
-            rows.update(tries=row.tries + 1, said=str(error)[:500], state="failed" if over else "waiting")
+            rows.update(tries=row.tries + 1, reason=str(error)[:500], state="failed" if over else "waiting")
             raise
     here = Paper.objects.filter(arxiv=row.arxiv).exists()
-    rows.update(state="here" if here else "unknown", said="" if here else "arXiv knows no such paper")
+    rows.update(state="here" if here else "unknown", reason="" if here else "arXiv knows no such paper")
     return True
