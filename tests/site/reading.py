@@ -29,7 +29,7 @@ def read(content: bytes, form: str | None = None) -> tuple[list[Any], list[Any]]
     try:
         for page in files.source(io.BytesIO(content), name="fuzzed", form=form).pages({}, {}):
             items += page.items
-            asides += page.asides
+            asides += page.rejected
     except (files.NotAFile, SourceError) as error:
         refused = str(error)
     assert refused is None or (0 < len(refused) < 1000 and "\n" not in refused)

@@ -168,7 +168,7 @@ def test_our_own_reader_of_daily_papers_reads_it(get: Get) -> None:
     day = date(2024, 5, 27)
     take(item(n, upvotes=n, sightings=seen(day, n)) for n in range(1, 6))
     page = rows.daily_page(get("/api/daily_papers?date=2024-05-27").said, day, "test")
-    assert not page.asides
+    assert not page.rejected
     assert [(i.arxiv, i.upvotes, i.title) for i in page.items] == [
         (f"2401.{n:05d}", n, f"Paper number {n} on quantization") for n in (5, 4, 3, 2, 1)
     ]

@@ -289,9 +289,9 @@ def test_buckets_fill_again_and_a_clock_set_back_locks_nobody_out(tmp_path: Path
     assert refused.wait == pytest.approx(0.1)
     assert not buckets.take("a", 1000.0 + refused.wait / 2).allowed
     assert buckets.take("a", 1000.0 + refused.wait).allowed
-    assert buckets.take("a", 1010.0).left == 4
+    assert buckets.take("a", 1010.0).remaining == 4
     assert buckets.take("b", 9e9).allowed
-    assert buckets.take("b", 2000.0).left == 4
+    assert buckets.take("b", 2000.0).remaining == 4
 
 
 TAKE = """

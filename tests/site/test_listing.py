@@ -153,7 +153,7 @@ def test_an_empty_page_is_a_listing_without_papers(page):
 
     assert looks_like(page)
     (got,) = ListingPages(page).pages({}, {})
-    assert (got.items, got.asides, got.ranked) == ([], [], None)
+    assert (got.items, got.rejected, got.ranked) == ([], [], None)
 
 
 def told(papers: list[Shown]) -> list[tuple[str, str]]:

@@ -83,7 +83,7 @@ def test_replaced_and_removed_rows_are_not_found(opened, tmp_path):
         del kept[key]
     for reading in (opened, Vectors(tmp_path / "vectors", DIMENSION)):
         assert len(reading) == len(kept)
-        assert sorted(reading.held()) == sorted(kept)
+        assert sorted(reading.live_keys()) == sorted(kept)
         assert recall(reading, kept) >= 0.99
         assert {key for key, _ in reading.best(unit(1, 3)[0], 2_000)} == set(kept)
         assert reading.vector(5) is None

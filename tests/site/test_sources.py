@@ -360,7 +360,7 @@ def parts(name: str, content: bytes) -> tuple[int, list[str]]:
         page = feeds.read(content, "x")
     else:
         page = arxiv_api.read(content, "x")[0] if name == "arxiv-api" else arxiv_oai.read(content, "x").page
-    return len(page.items), [aside.reason for aside in page.asides]
+    return len(page.items), [one.reason for one in page.rejected]
 
 
 def document(name: str, server: Server) -> bytes:

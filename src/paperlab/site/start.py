@@ -43,7 +43,7 @@ def start() -> None:
     except filelock.Timeout as error:
         raise StoreError(f"{error.lock_file}: another paperlab has been starting for 5 minutes; stop it") from error
     except DatabaseError as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise StoreError(
-            f"the database cannot be used: {said}; is PAPERLAB_DATABASE right, the disk writable?"
+            f"the database cannot be used: {message}; is PAPERLAB_DATABASE right, the disk writable?"
         ) from error

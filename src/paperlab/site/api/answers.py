@@ -76,7 +76,7 @@ class Papers(Schema):
     next_cursor: str | None = Field(examples=["p2024-03-05.17"])
 
 
-class Found(Schema):
+class SearchAnswer(Schema):
     """An answer of search. total: papers that match; facets: how many by value; suggestion: the words, spelling
     mended; notes: what was left out and why."""
 

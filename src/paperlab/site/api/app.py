@@ -72,12 +72,12 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
             "description": "One JSON object a line, until the end of the store.",
             "content": {"application/jsonl": {"schema": {"type": "string"}}},
         }
-    for code, said in _DESCRIBED.items():
-        if isinstance(said, dict):
-            replies[code] = said
+    for code, reply in _DESCRIBED.items():
+        if isinstance(reply, dict):
+            replies[code] = reply
         elif code != "404" or "{" in path:
             schema = {"$ref": "#/components/schemas/ProblemAnswer"}
-            replies[code] = {"description": said, "content": {TYPE: {"schema": schema}}}
+            replies[code] = {"description": reply, "content": {TYPE: {"schema": schema}}}
     operation["responses"] = dict(sorted(replies.items()))
 
 
@@ -98,12 +98,12 @@ _FORMS = {
 
 @api.exception_handler(ValidationError)
 def _invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
-    said = params.strange(request, getattr(error, "names", request.GET))
+    errors = params.strange(request, getattr(error, "names", request.GET))
     for part in error.errors:
         name = str(part["loc"][-1])
         mismatch = part["type"] == "string_pattern_mismatch" and _FORMS.get(name)
-        said[name] = mismatch or part["msg"].removeprefix("Value error, ")
-    return response(bad({name: f"{text[:1].lower()}{text[1:]}" for name, text in said.items()}))
+        errors[name] = mismatch or part["msg"].removeprefix("Value error, ")
+    return response(bad({name: f"{text[:1].lower()}{text[1:]}" for name, text in errors.items()}))
 
 
 @api.exception_handler(BadQuery)
@@ -119,9 +119,9 @@ def _busy(request: HttpRequest, error: DatabaseError) -> HttpResponse:
     return response(of_status(503), {"Retry-After": "1"})
 
 
-def _json(said: Any, *, following: str | None = None, total: int | None = None) -> HttpResponse:
+def _json(body: Any, *, following: str | None = None, total: int | None = None) -> HttpResponse:
     answer = HttpResponse(
-        json.dumps(said, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace"),
+        json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace"),
         content_type="application/json",
     )
     if following is not None:
@@ -169,14 +169,14 @@ def papers(request: HttpRequest, asked: Query[params.PapersParams]) -> HttpRespo
         rows = rows.filter(published__gte=asked.since)
     if asked.until:
         rows = rows.filter(published__lte=asked.until)
-    found = cursor.page(rows, asked.order, asked.cursor, asked.limit + 1)
-    page, more = found[: asked.limit], len(found) > asked.limit
+    one_more = cursor.page(rows, asked.order, asked.cursor, asked.limit + 1)
+    page, more = one_more[: asked.limit], len(one_more) > asked.limit
     behind = cursor.of(page[-1], asked.order) if page and (more or asked.order == "changed") else None
     if behind is None and asked.order == "changed":
         behind = asked.cursor or None
     known = records.record_index()
-    said = {"papers": [shapes.paper(row, known) for row in page], "next_cursor": behind}
-    return _json(said, following=_next(request, cursor=behind) if more and behind else None)
+    body = {"papers": [shapes.paper(row, known) for row in page], "next_cursor": behind}
+    return _json(body, following=_next(request, cursor=behind) if more and behind else None)
 
 
 @api.get(
@@ -189,16 +189,18 @@ def papers(request: HttpRequest, asked: Query[params.PapersParams]) -> HttpRespo
 def search_papers(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
     """The hits of a search, best first; `X-Total-Count` says how many match. /api/search tells more."""
     params.known(request, params.SearchParams)
-    found, following = hits.search(request, facets=False)
-    return _json(found["hits"], following=following, total=found["total"])
+    answer, following = hits.search(request, facets=False)
+    return _json(answer["hits"], following=following, total=answer["total"])
 
 
-@api.get("/search", response=answers.Found, summary="Search, with counts", operation_id="search", tags=["search"])
+@api.get(
+    "/search", response=answers.SearchAnswer, summary="Search, with counts", operation_id="search", tags=["search"]
+)
 def search(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
     """The hits of a search with how many match, by family, year and so on, and the words with their spelling mended."""
     params.known(request, params.SearchParams)
-    found, following = hits.search(request, facets=True)
-    return _json(found, following=following, total=found["total"])
+    answer, following = hits.search(request, facets=True)
+    return _json(answer, following=following, total=answer["total"])
 
 
 @api.get(
@@ -238,8 +240,8 @@ def records_of(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     params.known(request, params.Nothing)
     row, known = _find(paper), records.record_index()
     names = [place.id for place in known.places.values() if row.slug and place.paper == row.slug]
-    said = [record for name in names if (record := records.read(name)) is not None]
-    return _dated(_json({"records": said}), known)
+    body = [record for name in names if (record := records.read(name)) is not None]
+    return _dated(_json({"records": body}), known)
 
 
 @api.get(
@@ -253,8 +255,8 @@ def verdicts_on(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """What the checks of the paper's claims said here. `state` says which of them count today."""
     params.known(request, params.Nothing)
     row, known = _find(paper), records.record_index()
-    said = known.by_paper.get(row.slug, []) if row.slug else []
-    return _dated(_json({"verdicts": said, "next_cursor": None}), known)
+    body = known.by_paper.get(row.slug, []) if row.slug else []
+    return _dated(_json({"verdicts": body, "next_cursor": None}), known)
 
 
 @api.get("/papers/{path:paper}", response=answers.Paper, summary="One paper", operation_id="paper", tags=["papers"])
@@ -290,8 +292,8 @@ def verdicts(request: HttpRequest, asked: Query[params.VerdictParams]) -> HttpRe
         rows = [row for row in rows if (row["started"], row["id"]) > (last["started"], last["id"])]
     page = rows[: asked.limit]
     behind = page[-1]["id"] if len(rows) > len(page) else None
-    said = {"verdicts": page, "next_cursor": behind}
-    return _dated(_json(said, following=_next(request, cursor=behind) if behind else None, total=None), known)
+    body = {"verdicts": page, "next_cursor": behind}
+    return _dated(_json(body, following=_next(request, cursor=behind) if behind else None, total=None), known)
 
 
 @api.get("/records/{record}", response=answers.Record, summary="One record", operation_id="record", tags=["checks"])
@@ -303,10 +305,10 @@ def record(
     """One execution of one check: what ran, on what, and what came out. A diverged value is the word "NaN" or
     "Infinity"."""
     params.known(request, params.RecordParams)
-    said = records.read(record, samples=asked.samples)
-    if said is None:
+    body = records.read(record, samples=asked.samples)
+    if body is None:
         raise Problem(404, f"no record {record[:60]!r}; /api/verdicts lists their ids")
-    return _dated(_json(said), records.record_index())
+    return _dated(_json(body), records.record_index())
 
 
 @api.get(

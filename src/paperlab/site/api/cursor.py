@@ -55,7 +55,7 @@ def page(rows: "QuerySet[Paper]", order: Order, cursor: str, limit: int) -> list
 
 def _newest(rows: "QuerySet[Paper]", cursor: str, match: "re.Match[str] | None", limit: int) -> list[Paper]:
     """By date, newest first, then those without a date, whose place databases differ about."""
-    found: list[Paper] = []
+    page: list[Paper] = []
     undated = rows.filter(published=None)
     if match is None or match[1]:
         dated = rows.filter(published__isnull=False)
@@ -65,9 +65,9 @@ def _newest(rows: "QuerySet[Paper]", cursor: str, match: "re.Match[str] | None",
             except ValueError:
                 raise _wrong(cursor, "published") from None
             dated = dated.filter(published__lte=day).exclude(Q(published=day) & Q(pk__gte=int(match[2])))
-        found = list(dated.order_by("-published", "-pk")[:limit])
+        page = list(dated.order_by("-published", "-pk")[:limit])
     else:
         undated = undated.filter(pk__lt=int(match[2]))
-    if len(found) < limit:
-        found += undated.order_by("-pk")[: limit - len(found)]
-    return found
+    if len(page) < limit:
+        page += undated.order_by("-pk")[: limit - len(page)]
+    return page

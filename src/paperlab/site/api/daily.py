@@ -47,7 +47,7 @@ def papers(asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
         .annotate(
             first=Min("day"),
             votes=Max(Coalesce("paper__upvotes", "upvotes")),
-            said=Max("comments"),
+            comment_count=Max("comments"),
             published=Max("paper__published"),
         )
     )
@@ -56,15 +56,15 @@ def papers(asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
     places.sort(key=lambda p: (p["published"] or date.min) if newest else (p["votes"] or 0, p["paper"]), reverse=True)
     page = places[asked.p * asked.limit :][: asked.limit]
     rows, known = shapes.by_key(place["paper"] for place in page), records.record_index()
-    found = []
+    listed = []
     for place in page:
         row = rows.get(place["paper"])
         if row is None:
             continue  # joined with another row between the two queries
-        said = shapes.paper(row, known)
-        said["upvotes"] = place["votes"]
-        found.append(shapes.listed(said, day=place["first"], comments=row.comments or place["said"]))
-    return found, len(places)
+        shaped = shapes.paper(row, known)
+        shaped["upvotes"] = place["votes"]
+        listed.append(shapes.listed(shaped, day=place["first"], comments=row.comments or place["comment_count"]))
+    return listed, len(places)
 
 
 def _trending(on: date, asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
@@ -72,5 +72,5 @@ def _trending(on: date, asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
     keys = talked[asked.p * asked.limit :][: asked.limit]
     rows, known = shapes.by_key(keys), records.record_index()
     days = dict(Sighting.objects.filter(paper__in=keys, day__lte=on).values_list("paper").annotate(Max("day")))
-    found = [shapes.listed(shapes.paper(rows[key], known), day=days.get(key)) for key in keys if key in rows]
-    return found, len(talked)
+    listed = [shapes.listed(shapes.paper(rows[key], known), day=days.get(key)) for key in keys if key in rows]
+    return listed, len(talked)

@@ -13,12 +13,12 @@ from paperlab.site.api.problems import of_status, response
 @cache
 def _operations() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     made = api.get_openapi_schema(path_prefix="/api/")
-    found = []
+    operations = []
     for path, methods in made["paths"].items():
         for operation in methods.values():
             given = [{**p, "hint": _hint(p["schema"])} for p in operation.get("parameters", [])]
-            found.append({"path": path, **operation, "parameters": given})
-    return made["info"], found
+            operations.append({"path": path, **operation, "parameters": given})
+    return made["info"], operations
 
 
 def _hint(schema: dict[str, Any]) -> str:

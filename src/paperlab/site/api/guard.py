@@ -70,11 +70,11 @@ class Guard:
         headers, taken = dict(CORS), self._take(request)
         if taken is not None and self.buckets is not None:
             headers["RateLimit-Policy"] = self.buckets.rate.policy
-            headers["RateLimit"] = f'"client";r={taken.left};t={round(taken.full)}'
+            headers["RateLimit"] = f'"client";r={taken.remaining};t={round(taken.full)}'
             if not taken.allowed:
                 wait = max(1, -int(-taken.wait // 1))
-                said = Problem(429, f"more requests than {self.buckets.rate.per_second:g} a second; wait {wait} s")
-                return response(said, {**headers, "Retry-After": str(wait)})
+                problem = Problem(429, f"more requests than {self.buckets.rate.per_second:g} a second; wait {wait} s")
+                return response(problem, {**headers, "Retry-After": str(wait)})
         answer = self._answer(request)
         for name, value in headers.items():
             answer.headers.setdefault(name, value)

@@ -14,7 +14,7 @@ def search(request: HttpRequest, *, facets: bool) -> tuple[dict[str, Any], str |
     """What a request's parameters find, with counts by value if asked for, and the next page. Raises BadQuery."""
     asked = query.read(dict(request.GET.lists()))
     results = rank.search(asked, facets=facets)
-    said = {
+    body = {
         "hits": _listed(results.hits),
         "total": results.total,
         "facets": results.facets,
@@ -23,10 +23,10 @@ def search(request: HttpRequest, *, facets: bool) -> tuple[dict[str, Any], str |
     }
     offset = asked.offset + asked.limit
     if offset >= min(results.total, query.DEPTH + 1):
-        return said, None
+        return body, None
     following = request.GET.copy()
     following["offset"] = str(offset)
-    return said, f"{request.path}?{following.urlencode()}"
+    return body, f"{request.path}?{following.urlencode()}"
 
 
 def related(row: Paper, limit: int) -> list[dict[str, Any]]:
@@ -36,17 +36,17 @@ def related(row: Paper, limit: int) -> list[dict[str, Any]]:
 
 def _listed(hits: tuple[query.Hit, ...]) -> list[dict[str, Any]]:
     rows, known = shapes.by_key(hit.paper for hit in hits), records.record_index()
-    found = []
+    listed = []
     for hit in hits:
         row = rows.get(hit.paper)
         if row is None:
             continue  # gone from the store, not yet from the index
-        said = shapes.listed(shapes.paper(row, known))
-        said["paperlab"] = {
+        shaped = shapes.listed(shapes.paper(row, known))
+        shaped["paperlab"] = {
             "score": hit.score,
             "why": str(hit.why),
             "titleHtml": query.html(hit.title),
             "snippetHtml": query.html(hit.snippet),
         }
-        found.append(said)
-    return found
+        listed.append(shaped)
+    return listed

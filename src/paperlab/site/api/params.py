@@ -181,8 +181,8 @@ class Nothing(Schema):
 def strange(request: HttpRequest, names: Iterable[str]) -> dict[str, str]:
     """What is wrong with the parameters that an address does not have: a filter misspelt would silently not filter."""
     have = list(names)
-    there = f"there are: {', '.join(have)}" if have else "this address has none"
-    return {name[:60]: f"no such parameter; {there}" for name in request.GET if name not in have}
+    hint = f"there are: {', '.join(have)}" if have else "this address has none"
+    return {name[:60]: f"no such parameter; {hint}" for name in request.GET if name not in have}
 
 
 def known(request: HttpRequest, schema: type[Schema]) -> None:

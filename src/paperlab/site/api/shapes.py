@@ -44,7 +44,7 @@ def paper(row: Paper, known: RecordIndex) -> dict[str, Any]:
     """A paper. `id`, `title`, `summary` (the abstract), `authors`, `upvotes` … as the known API names them."""
     slug = row.slug or ""
     code = clean.address(row.code)  # becomes a link: whatever wrote the row, no other scheme goes out
-    said: dict[str, Any] = {
+    shaped: dict[str, Any] = {
         "id": public_id(row),
         "authors": [{"name": name, "hidden": False} for name in row.authors],
         "publishedAt": moment(row.published_at or row.published),
@@ -53,14 +53,14 @@ def paper(row: Paper, known: RecordIndex) -> dict[str, Any]:
         "upvotes": row.upvotes,
     }
     if row.upstream_summary:
-        said["ai_summary"] = row.upstream_summary
+        shaped["ai_summary"] = row.upstream_summary
     if row.keywords:
-        said["ai_keywords"] = row.keywords
+        shaped["ai_keywords"] = row.keywords
     if code.startswith("https://github.com/"):
-        said["githubRepo"] = code
+        shaped["githubRepo"] = code
     if row.stars is not None:
-        said["githubStars"] = row.stars
-    said["paperlab"] = {
+        shaped["githubStars"] = row.stars
+    shaped["paperlab"] = {
         "key": row.pk,
         "revision": row.revision,
         "arxiv": row.arxiv,
@@ -82,38 +82,38 @@ def paper(row: Paper, known: RecordIndex) -> dict[str, Any]:
         "verdict": known.words.get(slug),
         "verdicts": known.counts.get(slug, {}),
     }
-    return said
+    return shaped
 
 
 def detail(row: Paper, known: RecordIndex) -> dict[str, Any]:
     """A paper with what only its own address tells: versions, the days in daily lists, the catalogue's claims."""
     from paperlab.core.paper import papers
 
-    said = paper(row, known)
+    shaped = paper(row, known)
     days = list(row.sightings.order_by("day").values("day", "upvotes", "comments"))
     if days:
-        said["submittedOnDailyAt"] = moment(days[0]["day"])
+        shaped["submittedOnDailyAt"] = moment(days[0]["day"])
     ours = papers().get(row.slug or "")
-    said["paperlab"] |= {
+    shaped["paperlab"] |= {
         "versions": row.versions,
         "days": [{**day, "day": str(day["day"])} for day in days],
         "claims": [vars(claim) for claim in ours.claims] if ours else [],
         "plan": ours.plan.experiment if ours and ours.plan else None,
         "why_not": ours.why_not if ours else None,
     }
-    return said
+    return shaped
 
 
-def listed(said: dict[str, Any], *, day: date | None = None, comments: int | None = None) -> dict[str, Any]:
+def listed(shaped: dict[str, Any], *, day: date | None = None, comments: int | None = None) -> dict[str, Any]:
     """A paper as a place of a list, which holds it under `paper` and repeats its title, abstract and date."""
     if day is not None:
-        said["submittedOnDailyAt"] = moment(day)
+        shaped["submittedOnDailyAt"] = moment(day)
     return {
-        "paper": said,
-        "publishedAt": said["publishedAt"],
-        "title": said["title"],
-        "summary": said["summary"],
-        "numComments": said["paperlab"]["comments"] if comments is None else comments,
+        "paper": shaped,
+        "publishedAt": shaped["publishedAt"],
+        "title": shaped["title"],
+        "summary": shaped["summary"],
+        "numComments": shaped["paperlab"]["comments"] if comments is None else comments,
     }
 
 

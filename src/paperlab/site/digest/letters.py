@@ -53,10 +53,10 @@ def letter(to: str, subject: str, text: str, html: str, name: str, headers: Mapp
     return made
 
 
-def _both(template: str, told: Mapping[str, Any]) -> tuple[str, str]:
+def _both(template: str, context: Mapping[str, Any]) -> tuple[str, str]:
     """A letter's text and HTML, from the same facts."""
-    told = {"site": site(), **told}
-    return render_to_string(f"digest/{template}.txt", told), render_to_string(f"digest/{template}.html", told)
+    context = {"site": site(), **context}
+    return render_to_string(f"digest/{template}.txt", context), render_to_string(f"digest/{template}.html", context)
 
 
 def seal(row: Subscription) -> str:

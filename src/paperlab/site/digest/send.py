@@ -64,7 +64,7 @@ def compose(row: Subscription, issue: Issue, sections: list[Section]) -> EmailMe
     """Somebody's digest."""
     leave = f"{letters.site()}/unsubscribe/{letters.seal(row)}"
     count = sum(len(section.items) for section in sections)
-    told = {"issue": issue, "sections": sections, "leave": leave, "site": letters.site(), "every": row.every}
+    context = {"issue": issue, "sections": sections, "leave": leave, "site": letters.site(), "every": row.every}
     first = sections[0].items[0].text.splitlines()[0]
     subject = f"{issue.span.title}: {first}" if count == 1 else f"{issue.span.title}: {count} for you"
     headers = {
@@ -73,7 +73,7 @@ def compose(row: Subscription, issue: Issue, sections: list[Section]) -> EmailMe
         "List-Id": f"paperlab digest <digest.{letters.site().partition('://')[2].partition(':')[0]}>",
         "Precedence": "bulk",
     }
-    text, html = render_to_string("digest/digest.txt", told), render_to_string("digest/digest.html", told)
+    text, html = render_to_string("digest/digest.txt", context), render_to_string("digest/digest.html", context)
     return letters.letter(row.email, subject, text, html, letters.message_id("digest", row.nonce, issue.day), headers)
 
 

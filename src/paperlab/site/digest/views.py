@@ -35,17 +35,17 @@ def _interests(request: HttpRequest) -> list[tuple[str, str]]:
 @require_http_methods(["GET", "HEAD", "POST"])
 def subscribe(request: HttpRequest) -> HttpResponse:
     """The form; by POST, a letter that asks whether its owner wants the digest."""
-    told = {"families": FAMILIES, "claim": request.GET.get("claim", "")[:300], "wrong": ""}
+    context = {"families": FAMILIES, "claim": request.GET.get("claim", "")[:300], "wrong": ""}
     if request.method != "POST":
-        return render(request, "digest/subscribe.html", told)
+        return render(request, "digest/subscribe.html", context)
     try:
         email, interests = signing.address(request.POST.get("email", "")), _interests(request)
     except ValidationError:
-        told["wrong"] = "This is no e-mail address."
+        context["wrong"] = "This is no e-mail address."
     except actions.Refused as error:
-        told["wrong"] = str(error)
-    if told["wrong"]:
-        return render(request, "digest/subscribe.html", told, status=400)
+        context["wrong"] = str(error)
+    if context["wrong"]:
+        return render(request, "digest/subscribe.html", context, status=400)
     if wait := who.slow_down(request, "subscribe", email):
         return wait
     every = "week" if request.POST.get("every") == "week" else "day"

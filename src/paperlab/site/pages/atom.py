@@ -87,12 +87,12 @@ def write(request: HttpRequest, title: str, page: str, entries: Iterable[dict[st
 def of_paper(row: Paper, known: RecordIndex, seen: date | None = None) -> dict[str, Any]:
     """A paper as an entry."""
     words = ", ".join(f"{b.word}{f' {b.count}' if b.count > 1 else ''}" for b in cards.badges(row.slug, known))
-    said = row.summary or row.upstream_summary or text.beginning(row.abstract, 600)
+    summary = row.summary or row.upstream_summary or text.beginning(row.abstract, 600)
     published = moment(row.published, row.published_at) or (moment(date(row.year, 1, 1)) if row.year else None)
     return {
         "title": _line(text.plain(row.title)) or "(untitled)",
         "link": addresses.paper(row),
-        "description": _line(text.plain(said) + (f" Checked here: {words}." if words else "")),
+        "description": _line(text.plain(summary) + (f" Checked here: {words}." if words else "")),
         "unique_id": tag("paper", shapes.public_id(row)),
         "author_name": _line(", ".join(str(name) for name in row.authors[:10])) or "unknown",
         "categories": [str(one) for one in row.categories[:6]] + ([row.family] if row.family else []),
@@ -154,8 +154,8 @@ def new(request: HttpRequest) -> HttpResponse:
     rows = Paper.objects.defer(*shapes.UNREAD).filter(withdrawn=False)
     from paperlab.site.api import cursor
 
-    found, known = cursor.page(rows, "published", "", ENTRIES), record_index()
-    return write(request, "paperlab: newest papers", "/papers", [of_paper(row, known) for row in found], name="new")
+    page, known = cursor.page(rows, "published", "", ENTRIES), record_index()
+    return write(request, "paperlab: newest papers", "/papers", [of_paper(row, known) for row in page], name="new")
 
 
 @conditional
@@ -214,9 +214,9 @@ def verdict(request: HttpRequest, word: str) -> HttpResponse:
     except query.BadQuery:
         raise Http404(f"no verdict {word[:40]!r}") from None
     keys = [hit.paper for hit in rank.search(asked).hits]
-    said = asked.verdict[0]
-    page = addresses.search(verdict=said)
-    return write(request, f"paperlab: {said}", page, _entries(keys), name=f"verdict/{said.replace(' ', '-')}")
+    chosen = asked.verdict[0]
+    page = addresses.search(verdict=chosen)
+    return write(request, f"paperlab: {chosen}", page, _entries(keys), name=f"verdict/{chosen.replace(' ', '-')}")
 
 
 @conditional

@@ -79,7 +79,7 @@ def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
 
 def card(row: Paper, known: RecordIndex, votes: int | None = None, comments: int | None = None) -> Card:
     """A paper as a card."""
-    said = row.summary or row.upstream_summary or row.abstract
+    summary = row.summary or row.upstream_summary or row.abstract
     names = [str(name) for name in row.authors[:NAMES]]
     count = max(row.author_count or 0, len(row.authors))
     return Card(
@@ -91,7 +91,7 @@ def card(row: Paper, known: RecordIndex, votes: int | None = None, comments: int
         more=max(0, count - len(names)),
         day=row.published,
         year=row.year,
-        summary=text.rich(text.beginning(said), lines=False),
+        summary=text.rich(text.beginning(summary), lines=False),
         family=row.family,
         badges=badges(row.slug, known),
         votes=row.upvotes if votes is None else votes,
@@ -117,7 +117,7 @@ def of_rows(rows: Iterable[Paper]) -> list[Card]:
     return [card(row, known) for row in rows]
 
 
-def with_hits(found: list[Card], hits: Iterable[object]) -> list[Card]:
+def with_hits(listed: list[Card], hits: Iterable[object]) -> list[Card]:
     """Cards with what the search says of each."""
     from django.utils.safestring import mark_safe
 
@@ -128,5 +128,5 @@ def with_hits(found: list[Card], hits: Iterable[object]) -> list[Card]:
         replace(one, snippet=mark_safe(html(hit.snippet)), why=hit.why, score=hit.score)
         if (hit := by_key.get(one.key))
         else one
-        for one in found
+        for one in listed
     ]

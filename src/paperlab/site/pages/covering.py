@@ -38,20 +38,20 @@ def row(paper: Paper, known: RecordIndex) -> Row:
     badges = cards.badges(paper.slug, known)
     counted = known.counts.get(paper.slug, {})
     if counted:
-        left = [word for word in ("undecided", "error", "not comparable") if word in counted]
+        unsettled = [word for word in ("undecided", "error", "not comparable") if word in counted]
         state = "checked"
         needs = {"undecided": "more samples", "error": "a run that ends", "not comparable": "equal budgets"}
-        said = "; ".join(needs[word] for word in left)
+        todo = "; ".join(needs[word] for word in unsettled)
     elif paper.slug in runnable():
-        state, said = "not yet run", f"a run: paperlab run {paper.slug}"
+        state, todo = "not yet run", f"a run: paperlab run {paper.slug}"
     elif paper.plan is not None:
         plan = paper.plan
         state = "planned"
-        said = f"a check on {plan.task}, effort {EFFORT.get(plan.effort, plan.effort)}"
-        said += f"; {', '.join(plan.needs)}" if plan.needs else ""
+        todo = f"a check on {plan.task}, effort {EFFORT.get(plan.effort, plan.effort)}"
+        todo += f"; {', '.join(plan.needs)}" if plan.needs else ""
     else:
-        state, said = "nothing to run", paper.why_not or ""
-    return Row(paper, text.rich(paper.title), state, badges, said)
+        state, todo = "nothing to run", paper.why_not or ""
+    return Row(paper, text.rich(paper.title), state, badges, todo)
 
 
 def page(request: HttpRequest) -> HttpResponse:
@@ -59,12 +59,12 @@ def page(request: HttpRequest) -> HttpResponse:
     family, state = request.GET.get("family", ""), request.GET.get("state", "")
     family = family if family in FAMILIES else ""
     state = state if state in STATES else ""
-    told = {
+    context = {
         "body": _body(record_index().mark, family, state),
         "atom": "/feeds/checks.atom",
         "atom_title": "What was checked",
     }
-    return render(request, "pages/coverage.html", told)
+    return render(request, "pages/coverage.html", context)
 
 
 @lru_cache(maxsize=64)
@@ -78,7 +78,7 @@ def _body(mark: str, family: str, state: str) -> SafeString:
     ]
     order = list(STATES)
     shown.sort(key=lambda one: (order.index(one.state), one.paper.family, one.paper.slug))
-    told = {
+    context = {
         "total": covered["total"],
         "unreadable": covered["unreadable"],
         "families": [(name, covered["families"][name]) for name in FAMILIES if name in covered["families"]],
@@ -89,4 +89,4 @@ def _body(mark: str, family: str, state: str) -> SafeString:
         "family": family,
         "state": state,
     }
-    return render_to_string("pages/parts/coverage.html", told)
+    return render_to_string("pages/parts/coverage.html", context)

@@ -54,7 +54,7 @@ def home(request: HttpRequest) -> HttpResponse:
     start = offset(request)
     places, total = feed.places(span, start, PAGE)
     before, after = feed.neighbours(span)
-    told = {
+    context = {
         "span": span,
         "is_today": span == feed.around(now, "day"),
         "late": not asked and span.first != now,
@@ -70,7 +70,7 @@ def home(request: HttpRequest) -> HttpResponse:
         "atom_title": f"Papers of {span.title}" if asked else "Daily papers",
         **sidebar(),
     }
-    return render(request, "pages/feed.html", told)
+    return render(request, "pages/feed.html", context)
 
 
 def bundled(request: HttpRequest) -> HttpResponse:
@@ -79,7 +79,7 @@ def bundled(request: HttpRequest) -> HttpResponse:
     rows = Paper.objects.filter(slug__isnull=False, withdrawn=False).order_by("-year", "-arxiv", "-pk")
     total = rows.count()
     shown = list(rows.defer(*shapes.UNREAD)[start : start + PAGE])
-    told = {
+    context = {
         "cards": cards.of_rows(shown),
         "total": total,
         "next": further(request, start, len(shown), total),
@@ -88,7 +88,7 @@ def bundled(request: HttpRequest) -> HttpResponse:
         "atom_title": "Newest papers",
         **sidebar(),
     }
-    return render(request, "pages/bundled.html", told)
+    return render(request, "pages/bundled.html", context)
 
 
 def trending(request: HttpRequest) -> HttpResponse:
@@ -96,7 +96,7 @@ def trending(request: HttpRequest) -> HttpResponse:
     on, places = feed.talked_about()
     start = offset(request)
     page = places[start : start + PAGE]
-    told = {
+    context = {
         "on": on,
         "cards": cards.cards(page),
         "next": further(request, start, len(page), len(places)),
@@ -105,19 +105,19 @@ def trending(request: HttpRequest) -> HttpResponse:
         "atom_title": "Trending papers",
         **sidebar(),
     }
-    return render(request, "pages/trending.html", told)
+    return render(request, "pages/trending.html", context)
 
 
 def papers(request: HttpRequest) -> HttpResponse:
     """Every paper, the newest first."""
     rows = Paper.objects.defer(*shapes.UNREAD).filter(withdrawn=False)
     try:
-        found = cursor.page(rows, "published", request.GET.get("cursor", ""), PAGE + 1)
+        one_more = cursor.page(rows, "published", request.GET.get("cursor", ""), PAGE + 1)
     except Problem as problem:
         return refused(request, 400, "No such page", problem.detail)
-    page = found[:PAGE]
-    behind = cursor.of(page[-1], "published") if len(found) > PAGE else ""
-    told = {
+    page = one_more[:PAGE]
+    behind = cursor.of(page[-1], "published") if len(one_more) > PAGE else ""
+    context = {
         "cards": cards.of_rows(page),
         "next": f"/papers?cursor={behind}" if behind else "",
         "start": 0,
@@ -125,19 +125,19 @@ def papers(request: HttpRequest) -> HttpResponse:
         "atom_title": "Newest papers",
         **sidebar(),
     }
-    return render(request, "pages/papers.html", told)
+    return render(request, "pages/papers.html", context)
 
 
 def recently_checked(limit: int = CHECKED) -> list[dict[str, Any]]:
     """The papers whose claims were checked last, with what came out and when; titles from the catalogue."""
-    known, found = record_index(), []
+    known, listed = record_index(), []
     last: dict[str, str] = {}
     for slug, rows in known.by_paper.items():
         if slug in catalogue() and known.counts.get(slug):
             last[slug] = max(row["started"] for row in rows)
     for slug in sorted(last, key=lambda slug: (last[slug], slug), reverse=True)[:limit]:
         paper = catalogue()[slug]
-        found.append(
+        listed.append(
             {
                 "url": f"/papers/{slug}",
                 "title": text.rich(paper.title),
@@ -146,7 +146,7 @@ def recently_checked(limit: int = CHECKED) -> list[dict[str, Any]]:
                 "day": last[slug][:10],
             }
         )
-    return found
+    return listed
 
 
 @cache
@@ -184,7 +184,7 @@ def family(request: HttpRequest, name: str) -> HttpResponse:
     rows = Paper.objects.filter(family=name, withdrawn=False).order_by("-year", "-published", "-pk")
     total = rows.count()
     shown = list(rows.defer(*shapes.UNREAD)[start : start + PAGE])
-    told = {
+    context = {
         "name": name,
         "cards": cards.of_rows(shown),
         "total": total,
@@ -196,4 +196,4 @@ def family(request: HttpRequest, name: str) -> HttpResponse:
         "find": addresses.search(family=name),
         **sidebar(),
     }
-    return render(request, "pages/family.html", told)
+    return render(request, "pages/family.html", context)

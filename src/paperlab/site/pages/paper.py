@@ -31,7 +31,7 @@ class Run:
     """One record with its verdict."""
 
     row: dict[str, Any]
-    told: figures.Told | None
+    details: figures.Told | None
     place: str
 
     @property
@@ -71,7 +71,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
     checks = checked(row.slug or "", record_index().mark)
     hits = rank.related(row.pk, RELATED)
     described = text.beginning(text.plain(row.summary or row.upstream_summary or row.abstract), 200)
-    told = {
+    context = {
         "row": row,
         "name": addresses.name(row),
         "url": addresses.paper(row),
@@ -95,21 +95,21 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "described": described,
         "site": f"{request.scheme}://{request.get_host()}",
     }
-    return render(request, "pages/paper.html", told)
+    return render(request, "pages/paper.html", context)
 
 
 def _links(row: Paper) -> list[tuple[str, str]]:
     """Links from outside as (address, what it is called), those that a browser may be sent to."""
-    found = []
+    links = []
     for link in row.links[:20]:
         if isinstance(link, dict):
-            address, said = str(link.get("url") or ""), str(link.get("kind") or "")
+            address, label = str(link.get("url") or ""), str(link.get("kind") or "")
         else:
-            address, said = str(link), ""
+            address, label = str(link), ""
         safe = addresses.web(address)
         if safe and safe != row.code:
-            found.append((safe, said[:80] or re.sub(r"^https?://(www\.)?", "", safe)[:60]))
-    return found
+            links.append((safe, label[:80] or re.sub(r"^https?://(www\.)?", "", safe)[:60]))
+    return links
 
 
 def _methods(slug: str) -> list[Method]:
@@ -120,7 +120,7 @@ def _methods(slug: str) -> list[Method]:
 def checked(slug: str, mark: str) -> list[Checked]:
     """Every check of a paper with its runs. mark: the record index's, so that a new record shows."""
     rows = figures.rows(slug)
-    found = []
+    listed = []
     for method in _methods(slug):
         for check in method.card.checks:
             its = [row for row in rows if row["method"] == method.slug and row["claim"] == check.claim]
@@ -132,16 +132,16 @@ def checked(slug: str, mark: str) -> list[Checked]:
             metrics = sorted(set(check.tasks.values()))
             sentence = _upper(check_sentence(check, " or ".join(metrics)))
             today = runs[: len(now)]
-            found.append(
+            listed.append(
                 Checked(
                     check, method.slug, key, sentence, tuple(today), tuple(runs[len(now) :]), _plot(check, today, key)
                 )
             )
-    return found
+    return listed
 
 
-def _upper(said: str) -> str:
-    return said[:1].upper() + said[1:]
+def _upper(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _places(rows: list[dict[str, Any]]) -> list[str]:
@@ -178,7 +178,7 @@ class Use:
 @lru_cache(maxsize=512)
 def uses(slug: str) -> tuple[Use, ...]:
     """The methods of a paper that work on a model of one's own."""
-    found = []
+    examples = []
     for method in _methods(slug):
         if method.verb not in USED_BY:
             continue
@@ -186,8 +186,8 @@ def uses(slug: str) -> tuple[Use, ...]:
         first = next((p for p in known if isinstance(p.default, int | float) and not isinstance(p.default, bool)), None)
         example = f", {first.name}={show(first.default)}" if first else ""
         variable = re.sub(r"\W|^(?=\d)", "_", method.slug)
-        found.append(Use(method.slug, variable, method.verb, example, tuple((p, show(p.default)) for p in known)))
-    return tuple(found)
+        examples.append(Use(method.slug, variable, method.verb, example, tuple((p, show(p.default)) for p in known)))
+    return tuple(examples)
 
 
 _TEX = str.maketrans({"{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_"})

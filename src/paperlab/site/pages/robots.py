@@ -28,8 +28,8 @@ def _xml(body: str) -> HttpResponse:
 def robots(request: HttpRequest) -> HttpResponse:
     """Everything may be read but searches, of which there is no end."""
     lines = ["User-agent: *", "Disallow: /search", "Disallow: /feeds/search", "Disallow: /admin/", ""]
-    said = "\n".join([*lines, f"Sitemap: {_site(request)}/sitemap.xml", ""])
-    return HttpResponse(said, content_type="text/plain; charset=utf-8")
+    body = "\n".join([*lines, f"Sitemap: {_site(request)}/sitemap.xml", ""])
+    return HttpResponse(body, content_type="text/plain; charset=utf-8")
 
 
 @conditional

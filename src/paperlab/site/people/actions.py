@@ -88,16 +88,16 @@ def comment(user: User, paper: Paper, text: str, token: str) -> Comment:
         return Comment.objects.get(once=token)
 
 
-def edit(said: Comment, text: str) -> None:
+def edit_comment(row: Comment, text: str) -> None:
     """Say it otherwise. Raises Refused."""
-    Comment.objects.filter(pk=said.pk).update(body=_body(text), edited=datetime.now(UTC))
+    Comment.objects.filter(pk=row.pk).update(body=_body(text), edited=datetime.now(UTC))
 
 
-def unsay(said: Comment) -> None:
+def delete_comment(row: Comment) -> None:
     """Delete a comment."""
     with transaction.atomic():
-        paper = said.paper
-        said.delete()
+        paper = row.paper
+        row.delete()
         _moved([paper])
 
 

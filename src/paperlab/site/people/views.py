@@ -35,10 +35,10 @@ def _on(request: HttpRequest) -> bool:
     return request.POST.get("on", "1") == "1"
 
 
-def _piece(request: HttpRequest, template: str, told: dict[str, Any], back: str) -> HttpResponse:
+def _piece(request: HttpRequest, template: str, context: dict[str, Any], back: str) -> HttpResponse:
     """The changed piece for htmx, the page it is on for others."""
     if request.headers.get("HX-Request") == "true":
-        return render(request, template, told)
+        return render(request, template, context)
     return redirect(who.back(request, back))
 
 
@@ -49,13 +49,13 @@ def vote(request: HttpRequest, name: str) -> HttpResponse:
     """Vote for a paper, or no longer."""
     paper = find(name)
     actions.vote(_user(request), paper, _on(request))
-    told = {
+    context = {
         "key": paper.pk,
         "url": addresses.paper(paper),
         "mine": _on(request),
         "count": actions.votes([paper.pk]).get(paper.pk, 0),
     }
-    return _piece(request, "people/vote.html", told, told["url"])
+    return _piece(request, "people/vote.html", context, context["url"])
 
 
 @never_cache
@@ -91,10 +91,10 @@ def comment(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method != "POST":
         return render(request, "people/comment.html", {"comment": made, "back": where})
     if request.POST.get("do") == "delete":
-        actions.unsay(made)
+        actions.delete_comment(made)
         return redirect(f"{where}#comments")
     try:
-        actions.edit(made, request.POST.get("body", ""))
+        actions.edit_comment(made, request.POST.get("body", ""))
     except actions.Refused as error:
         return refused(request, 400, "Not changed", f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return redirect(f"{where}#comment-{made.pk}")
@@ -173,13 +173,13 @@ def submit(request: HttpRequest) -> HttpResponse:
         if wait := who.slow_down(request, "submit", f"user {user.pk}"):
             return wait
         try:
-            found = actions.submit(user, request.POST.get("arxiv", ""))
+            result = actions.submit(user, request.POST.get("arxiv", ""))
         except actions.Refused as error:
             wrong = str(error)
         else:
-            return redirect(addresses.paper(found) if isinstance(found, Paper) else "/submit")
-    told = {"wrong": wrong, "rows": Submission.objects.filter(user=user)[:PAGE]}
-    return render(request, "people/submit.html", told, status=400 if wrong else 200)
+            return redirect(addresses.paper(result) if isinstance(result, Paper) else "/submit")
+    context = {"wrong": wrong, "rows": Submission.objects.filter(user=user)[:PAGE]}
+    return render(request, "people/submit.html", context, status=400 if wrong else 200)
 
 
 @never_cache
@@ -208,14 +208,14 @@ def account(request: HttpRequest) -> HttpResponse:
             return redirect("/account")
         except ValidationError as error:
             wrong = " ".join(error.messages)
-    told = {
+    context = {
         "wrong": wrong,
         "local": who.local(request) and user.username == who.HERE,
         "password": user.has_usable_password() and bool(user.password),
         "follows": Follow.objects.filter(user=user),
         "forget": FORGET,
     }
-    return render(request, "people/account.html", told, status=400 if wrong else 200)
+    return render(request, "people/account.html", context, status=400 if wrong else 200)
 
 
 @never_cache
@@ -223,9 +223,9 @@ def account(request: HttpRequest) -> HttpResponse:
 @who.person
 def export(request: HttpRequest) -> HttpResponse:
     """All that is known of oneself, as JSON."""
-    said = json.dumps(actions.export(_user(request)), ensure_ascii=False, indent=2)
+    body = json.dumps(actions.export(_user(request)), ensure_ascii=False, indent=2)
     headers = {"Content-Disposition": 'attachment; filename="paperlab-my-data.json"'}
-    return HttpResponse(said, content_type="application/json", headers=headers)
+    return HttpResponse(body, content_type="application/json", headers=headers)
 
 
 @never_cache

@@ -46,8 +46,8 @@ def may(request: HttpRequest) -> bool:
 
 def of_paper(slug: str) -> list[Method]:
     """The methods with checks behind a paper's slug, or behind a method's."""
-    found = [m for m in methods().values() if m.card.checks and slug in (m.card.paper, m.slug)]
-    return sorted(found, key=lambda m: m.slug)
+    matching = [m for m in methods().values() if m.card.checks and slug in (m.card.paper, m.slug)]
+    return sorted(matching, key=lambda m: m.slug)
 
 
 def once() -> str:

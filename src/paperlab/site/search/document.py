@@ -58,13 +58,13 @@ def _documents(batch: list[dict]) -> Iterator[Document]:
             continue
         ours = known.get(row["slug"] or "")
         claims = " ".join(f"{claim.claim} {claim.setting}" for claim in ours.claims) if ours else ""
-        said = "\n".join(part for part in (row["abstract"], row["summary"]) if part)
+        body = "\n".join(part for part in (row["abstract"], row["summary"]) if part)
         published = row["published"]
         yield Document(
             key=row["pk"],
             revision=row["revision"],
             title=row["title"],
-            text=american("\n".join(part for part in (row["title"], said, row["method"], claims) if part)),
+            text=american("\n".join(part for part in (row["title"], body, row["method"], claims) if part)),
             passage=". ".join(part for part in (row["title"], row["abstract"] or row["summary"]) if part),
             names=" ".join(compounds(f"{row['title']} {row['slug'] or ''}")),
             authors=row["authors"],
@@ -97,5 +97,5 @@ _CHUNK = re.compile(r"\w+(?:[-_.+/]\w+)+")
 
 def compounds(text: str) -> list[str]:
     """What words with a hyphen, a point or a slash inside are when written as one: "Q-BERT" gives "qbert"."""
-    found = (re.sub(r"\W|_", "", match[0]).lower() for match in _CHUNK.finditer(text))
-    return list(dict.fromkeys(word for word in found if 3 <= len(word) <= 60))
+    joined = (re.sub(r"\W|_", "", match[0]).lower() for match in _CHUNK.finditer(text))
+    return list(dict.fromkeys(word for word in joined if 3 <= len(word) <= 60))

@@ -62,11 +62,11 @@ def setting() -> str:
 def parsed(text: str) -> State | None:
     """A state as it was kept; None for what this version cannot read."""
     try:
-        told = json.loads(text)
-        (revision, key), (revision_v, key_v) = told["words"], told["vectors"]
+        fields = json.loads(text)
+        (revision, key), (revision_v, key_v) = fields["words"], fields["vectors"]
         reached = {"words": (int(revision), int(key)), "vectors": (int(revision_v), int(key_v))}
-        found = State(**{**told, **reached})
-        return found if found.layout == LAYOUT and found.generation.isdecimal() else None
+        state = State(**{**fields, **reached})
+        return state if state.layout == LAYOUT and state.generation.isdecimal() else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -77,13 +77,13 @@ def after(reached: tuple[int, int]) -> Q:
     return Q(revision__gte=reached[0]) & ~Q(revision=reached[0], pk__lte=reached[1])
 
 
-def amiss(held: Iterable[int], reached: tuple[int, int]) -> tuple[list[int], list[int]]:
+def amiss(keys: Iterable[int], reached: tuple[int, int]) -> tuple[list[int], list[int]]:
     """Keys of an index whose papers are no more (rows that were joined to another, or deleted in the admin, leave no
     revision), and of papers that it should have by now and has not (its files were damaged)."""
     live = Paper.objects.filter(withdrawn=False)
-    there = set(held)
-    gone = there.difference(live.values_list("pk", flat=True))
-    lost = set(live.exclude(after(reached)).values_list("pk", flat=True)) - there
+    indexed = set(keys)
+    gone = indexed.difference(live.values_list("pk", flat=True))
+    lost = set(live.exclude(after(reached)).values_list("pk", flat=True)) - indexed
     return sorted(gone), sorted(lost)
 
 
@@ -197,16 +197,16 @@ class Engine(Protocol):
         ...
 
 
-def judge(engine: Engine, held: Sequence[int], encoder: Encoder) -> float:
-    """How far an encoder can be trusted here, 0 to 1, measured without any judgements of people. held: keys of papers
-    that have vectors.
+def judge(engine: Engine, embedded_keys: Sequence[int], encoder: Encoder) -> float:
+    """How far an encoder can be trusted here, 0 to 1, measured without any judgements of people. embedded_keys: of
+    papers that have vectors.
 
     Titles of stored papers are looked for by words and by meaning, the papers themselves left out. BM25 of the ten
     nearest by meaning over BM25 of the ten best by words, averaged, is .70-.73 for all-MiniLM-L6-v2 on three judged
     collections, .06-.09 for random vectors and .22-.27 for an encoder drowned in noise; .2 and less is no trust, .5
     and more is full trust.
     """
-    chosen = random.Random(0).sample(held, min(PROBES, len(held)))
+    chosen = random.Random(0).sample(embedded_keys, min(PROBES, len(embedded_keys)))
     ratios = []
     for paper in documents(Paper.objects.filter(pk__in=chosen).values_list(*COLUMNS)):
         title = " ".join((paper.title or paper.text).split()[:24])

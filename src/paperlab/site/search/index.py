@@ -58,8 +58,8 @@ def folder() -> Path:
 def state() -> State:
     """The state on the disk; a new one where there is none, or none that this version can read."""
     try:
-        found = parsed((folder() / "state.json").read_text(encoding="utf-8"))
-        return found if found and (folder() / found.generation / "words" / "meta.json").is_file() else State()
+        now = parsed((folder() / "state.json").read_text(encoding="utf-8"))
+        return now if now and (folder() / now.generation / "words" / "meta.json").is_file() else State()
     except (OSError, ValueError):
         return State()
 
@@ -205,14 +205,14 @@ def _write_vectors(now: State, encoder: encoders.Encoder, progress: Progress | N
         now = replace(now, vectors=(rows[-1][1], rows[-1][0]))
         keep(now)
     if len(vectors) != Paper.objects.filter(withdrawn=False).count():
-        gone, lost = amiss(vectors.held(), now.vectors)
+        gone, lost = amiss(vectors.live_keys(), now.vectors)
         vectors.remove(gone)
         for start in range(0, len(lost), BATCH):
             embed(list(Paper.objects.filter(pk__in=lost[start : start + BATCH]).values_list(*COLUMNS)))
     if len(vectors) >= 2 * max(PROBES, now.judged):
         reading = Embedded()
         reading.files, reading.vectors = Words(folder() / now.generation / "words"), vectors
-        now = replace(now, trust=judge(reading, vectors.held(), encoder), judged=len(vectors))
+        now = replace(now, trust=judge(reading, vectors.live_keys(), encoder), judged=len(vectors))
     keep(now)
 
 

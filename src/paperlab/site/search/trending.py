@@ -35,8 +35,8 @@ def _days(**which: Any) -> Iterator[tuple[int, date, float]]:
     for paper, day, upvotes, comments in rows:
         yield paper, day, points(upvotes, comments)
     for model, worth in ((Vote, 1.0), (Comment, 0.5)):
-        told = model.objects.filter(**which).values_list("paper", "day").annotate(count=Count("pk")).order_by()
-        for paper, day, count in told:
+        counted = model.objects.filter(**which).values_list("paper", "day").annotate(count=Count("pk")).order_by()
+        for paper, day, count in counted:
             yield paper, day, worth * count
 
 

@@ -26,7 +26,7 @@ def load() -> int:
             row = known.find(paper) or Row(title=paper.title, title_key=clean.title_key(paper.title), origins={})
             before = write.state(row)
             titles += [(row, key) for key in (row.title_key, clean.title_key(paper.title))]
-            _tell(row, paper, known)
+            _merge_paper(row, paper, known)
             if row.pk is None:
                 fresh.append(row)
             elif write.state(row) != before:
@@ -34,7 +34,7 @@ def load() -> int:
             known.put(row)
         write.insert(fresh)
         write.update(changed)
-        write.also_called(titles)
+        write.store_aliases(titles)
         write.number([*fresh, *changed], revision)
         Harvest.objects.update_or_create(key=KEY, defaults={"source": KEY, "reached": {"sha256": digest}})
     return len(fresh) + len(changed)
@@ -70,7 +70,7 @@ class _Rows:
         return same
 
 
-def _tell(row: Row, paper: Paper, known: _Rows) -> None:
+def _merge_paper(row: Row, paper: Paper, known: _Rows) -> None:
     """Write into the row what the catalogue says; ingested facts on it stay."""
     row.slug, row.family, row.kind = paper.slug, paper.family, paper.kind
     row.method, row.summary, row.year = paper.method, paper.summary, paper.year

@@ -108,32 +108,32 @@ def moment(value: object) -> datetime | None:
 
     A date alone is midnight. None too where the year cannot be a paper's: before 1665 or more than a year ahead.
     """
-    found: datetime | None = None
+    at: datetime | None = None
     if isinstance(value, datetime):
-        found = value
+        at = value
     elif isinstance(value, date):
-        found = datetime.combine(value, time())
+        at = datetime.combine(value, time())
     elif isinstance(value, str):
         bare = value.strip()[:64]
         try:
-            found = datetime.fromisoformat(bare)
+            at = datetime.fromisoformat(bare)
         except ValueError:
             try:
-                found = parsedate_to_datetime(bare)
+                at = parsedate_to_datetime(bare)
             except (ValueError, TypeError, IndexError, OverflowError):
                 return None
     elif isinstance(value, int | float) and not isinstance(value, bool):
         try:
-            found = datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
+            at = datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
         except (ValueError, OverflowError, OSError):
             return None
-    if found is None:
+    if at is None:
         return None
     try:
-        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return found if FIRST_YEAR <= found.year <= datetime.now(UTC).year + 1 else None
+    return at if FIRST_YEAR <= at.year <= datetime.now(UTC).year + 1 else None
 
 
 def count(value: object) -> int | None:

@@ -31,9 +31,9 @@ def harvest(source: Source, progress: Progress | None = None) -> Counts:
     except filelock.Timeout as error:
         raise SourceError(f"{source.name}: another paperlab is reading the same; wait for it or stop it") from error
     except DatabaseError as error:  # locked for half a minute, a full disk, a server that went away
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise StoreError(
-            f"the database gives up: {said}; what was read is kept, the next call goes on there"
+            f"the database gives up: {message}; what was read is kept, the next call goes on there"
         ) from error
 
 

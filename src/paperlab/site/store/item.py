@@ -86,7 +86,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Aside:
+class Rejected:
     """Something found that cannot be taken: the reason, where it stood, the beginning of what stood there."""
 
     reason: str
@@ -112,7 +112,7 @@ class Page:
     """
 
     items: list[Item] = field(default_factory=list)
-    asides: list[Aside] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
     ranked: Ranked | None = None
     resume: dict[str, Any] = field(default_factory=dict)
     total: int | None = None
@@ -123,7 +123,7 @@ class Page:
         try:
             self.items.append(item.checked())
         except Malformed as reason:
-            self.asides.append(Aside(str(reason), item.where, content or f"{item.arxiv} {item.title[:200]}"))
+            self.rejected.append(Rejected(str(reason), item.where, content or f"{item.arxiv} {item.title[:200]}"))
 
 
 class Source(Protocol):

@@ -16,7 +16,7 @@ from django.db import DataError, IntegrityError, connection, models, transaction
 from django.utils import timezone
 
 from paperlab.site.store import clean
-from paperlab.site.store.item import Aside, Item, Page, Ranked
+from paperlab.site.store.item import Item, Page, Ranked, Rejected
 from paperlab.site.store.models import Alias, Counter, Entry, Paper, Ranking, SetAside, Sighting
 
 # arXiv knows its papers best; a daily list copies from it; a file may hold anything; a page was read line by line.
@@ -55,7 +55,7 @@ class Run:
     """One reading of a source: which papers it has told of, so that a doublet in it only fills what is empty."""
 
     source: str
-    told: set[int] = field(default_factory=set)
+    papers: set[int] = field(default_factory=set)
 
 
 def lock() -> int:
@@ -111,16 +111,16 @@ def insert(rows: list[Paper]) -> None:
             batch, values = rows[start : start + BATCH], []
             for row in batch:
                 row.added = now
-                told = row.__dict__
-                values += [told[name] if way is None else way(told[name]) for name, way in ways]
+                columns = row.__dict__
+                values += [columns[name] if way is None else way(columns[name]) for name, way in ways]
             cursor.execute(f"{into}{', '.join([one] * len(batch))} RETURNING id", values)
             for row, (key,) in zip(batch, cursor.fetchall(), strict=True):
                 row.pk, row._state.adding = key, False
 
 
-def also_called(told: Iterable[tuple[Paper, str]]) -> None:
+def store_aliases(titles: Iterable[tuple[Paper, str]]) -> None:
     """Remember titles, by their keys, of stored rows that have another title now."""
-    made = [Alias(paper=row, key=key) for row, key in told if key != row.title_key]
+    made = [Alias(paper=row, key=key) for row, key in titles if key != row.title_key]
     Alias.objects.bulk_create(made, ignore_conflicts=True)
 
 
@@ -133,7 +133,7 @@ def take(page: Page, run: Run) -> Counts:
         pass
     counts = Counts()
     with transaction.atomic():
-        asides = list(page.asides)
+        rejected = list(page.rejected)
         kept = []
         for item in page.items:
             try:
@@ -142,17 +142,17 @@ def take(page: Page, run: Run) -> Counts:
                 kept.append(item)
             except REFUSED as error:
                 reason = f"the database refuses it: {' '.join(str(error).split())[:200]}"
-                asides.append(Aside(reason, item.where, f"{item.arxiv} {item.title[:200]}"))
+                rejected.append(Rejected(reason, item.where, f"{item.arxiv} {item.title[:200]}"))
         # The list is written again over the items that are now known to pass.
         _take(Page(kept, ranked=page.ranked), run)
-        counts.add(_set_aside(asides, run.source))
+        counts.add(_store_rejected(rejected, run.source))
     return counts
 
 
 def recall(page: Page, run: Run) -> None:
     """Remember the papers of a page that this reading stored before it was interrupted."""
     known = _Known(page.items)
-    run.told |= {row.pk for item in page.items if (row := known.by_arxiv.get(item.arxiv or "") or known.find(item))}
+    run.papers |= {row.pk for item in page.items if (row := known.by_arxiv.get(item.arxiv or "") or known.find(item))}
 
 
 def _take(page: Page, run: Run) -> Counts:
@@ -164,7 +164,7 @@ def _take(page: Page, run: Run) -> Counts:
     fresh: dict[int, Paper] = {}
     touched: dict[int, Paper] = {}
     changed: dict[int, Paper] = {}
-    told: set[int] = set()
+    written: set[int] = set()
     titles: list[tuple[Paper, str]] = []
     for item in page.items:
         row = known.find(item)
@@ -176,9 +176,9 @@ def _take(page: Page, run: Run) -> Counts:
             fresh[id(row)] = row
         before = None if id(row) in fresh else state(row)
         titles += [(row, key) for key in (row.title_key, known.keys[id(item)] if item.title else "") if key]
-        _tell(row, item, run.source, strict=id(row) in told or row.pk in run.told)
+        _merge_item(row, item, run.source, strict=id(row) in written or row.pk in run.papers)
         known.put(row, row.title_key, known.keys[id(item)])
-        told.add(id(row))
+        written.add(id(row))
         if before is not None and (after := state(row)) != before:
             touched[id(row)] = row
             if any(after[name] != before[name] for name in _COLUMNS if name != "origins"):
@@ -191,7 +191,7 @@ def _take(page: Page, run: Run) -> Counts:
     insert([row for row in fresh.values() if row.pk is None])
     update([*touched.values(), *early])
     places = [(known.gone.get(id(row), (row, row))[1], item) for row, item in places]
-    also_called((known.gone.get(id(row), (row, row))[1], key) for row, key in titles)
+    store_aliases((known.gone.get(id(row), (row, row))[1], key) for row, key in titles)
     seen = _sight(places)
     changed |= {key: row for key, row in [*seen.items(), *known.merged.items()] if key not in fresh}
     number([*early, *changed.values()], revision)
@@ -199,9 +199,9 @@ def _take(page: Page, run: Run) -> Counts:
         Counter.objects.filter(name="revision").update(value=revision)
     if page.ranked is not None:
         _rank(page.ranked, places, run.source)
-    run.told |= {row.pk for row, _ in places}
+    run.papers |= {row.pk for row, _ in places}
     counts = Counts(found=len(page.items), new=len(fresh), changed=len(changed))
-    counts.add(_set_aside(page.asides, run.source))
+    counts.add(_store_rejected(page.rejected, run.source))
     return counts
 
 
@@ -219,8 +219,8 @@ class _Known:
         renamed = sorted({alias.paper_id for alias in aliases})
         for name, values in (("arxiv", ids), ("title_key", keys), ("pk", renamed)):
             for start in range(0, len(values), CHUNK):
-                found = Paper.objects.filter(**{f"{name}__in": values[start : start + CHUNK]})
-                rows |= {row.pk: row for row in found if row.pk not in rows}
+                matching = Paper.objects.filter(**{f"{name}__in": values[start : start + CHUNK]})
+                rows |= {row.pk: row for row in matching if row.pk not in rows}
         self.by_arxiv: dict[str, Paper] = {}
         self.by_title: dict[str, list[Paper]] = {}
         self.merged: dict[int, Paper] = {}
@@ -262,7 +262,7 @@ class _Known:
         for sighting in Sighting.objects.filter(paper=other):
             if (sighting.source, sighting.day) not in days:
                 Sighting.objects.filter(pk=sighting.pk).update(paper=row)
-        also_called((row, key) for key in [other.title_key, *other.aliases.values_list("key", flat=True)])
+        store_aliases((row, key) for key in [other.title_key, *other.aliases.values_list("key", flat=True)])
         Paper.objects.filter(pk=other.pk).delete()
         for name in _COLUMNS:
             theirs = other.origins.get(name)
@@ -290,7 +290,7 @@ def _same(row: Paper, item: Item) -> bool:
     return len(mine & theirs) >= 0.25 * min(len(mine), len(theirs))
 
 
-def _tell(row: Paper, item: Item, source: str, strict: bool) -> None:
+def _merge_item(row: Paper, item: Item, source: str, strict: bool) -> None:
     """Write into the row what the item says and may say."""
     if item.deleted:
         row.withdrawn = True
@@ -367,8 +367,8 @@ def _sight(places: list[tuple[Paper, Item]]) -> dict[int, Paper]:
     better = []
     for start in range(0, len(keys), CHUNK):
         for stored in Sighting.objects.filter(paper__in=keys[start : start + CHUNK], source=SIGHTED):
-            told = wanted.pop((stored.paper_id, stored.day), None)
-            if told is not None and _raise(stored, told):
+            update_ = wanted.pop((stored.paper_id, stored.day), None)
+            if update_ is not None and _raise(stored, update_):
                 better.append(stored)
                 changed[id(rows[stored.paper_id])] = rows[stored.paper_id]
     Sighting.objects.bulk_update(better, ["upvotes", "comments"], batch_size=100)
@@ -376,11 +376,11 @@ def _sight(places: list[tuple[Paper, Item]]) -> dict[int, Paper]:
     return changed | {id(rows[paper]): rows[paper] for paper, _ in wanted}
 
 
-def _raise(stored: Sighting, told: Sighting) -> bool:
+def _raise(stored: Sighting, other: Sighting) -> bool:
     """Give a sighting the higher of two numbers; whether that changed it."""
     before = (stored.upvotes, stored.comments)
     for name in ("upvotes", "comments"):
-        known = [n for n in (getattr(stored, name), getattr(told, name)) if n is not None]
+        known = [n for n in (getattr(stored, name), getattr(other, name)) if n is not None]
         setattr(stored, name, max(known, default=None))
     return before != (stored.upvotes, stored.comments)
 
@@ -401,11 +401,11 @@ def _rank(ranked: Ranked, places: list[tuple[Paper, Item]], source: str) -> None
     )
 
 
-def _set_aside(asides: list[Aside], source: str) -> Counts:
+def _store_rejected(rejected: list[Rejected], source: str) -> Counts:
     rows = []
-    for aside in asides:
-        content, where = clean.text(aside.content)[:10_000], clean.line(aside.where)[:1_000]
-        reason = clean.line(aside.reason)[:1_000]
+    for one in rejected:
+        content, where = clean.text(one.content)[:10_000], clean.line(one.where)[:1_000]
+        reason = clean.line(one.reason)[:1_000]
         key = hashlib.blake2b("\0".join((source, reason, where, content)).encode(), digest_size=16).hexdigest()
         rows.append(SetAside(key=key, source=source, where=where, reason=reason, content=content))
     SetAside.objects.bulk_create(rows, ignore_conflicts=True, batch_size=100)

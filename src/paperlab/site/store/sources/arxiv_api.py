@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any
 
 from paperlab.site.store import clean
-from paperlab.site.store.item import Aside, Item, Malformed, Page, SourceError
+from paperlab.site.store.item import Item, Malformed, Page, Rejected, SourceError
 from paperlab.site.store.sources import xml
 from paperlab.site.store.sources.http import Answer, Polite
 
@@ -35,7 +35,7 @@ class ArxivApi:
         page: int = PAGE,
     ) -> None:
         known = [clean.arxiv_id(name) for name in ids]
-        bad = [name for name, found in zip(ids, known, strict=True) if found is None]
+        bad = [name for name, pair in zip(ids, known, strict=True) if pair is None]
         if bad:  # one bad id makes the API refuse all
             raise SourceError(f"arxiv: not an arXiv id: {', '.join(bad)[:200]}; expected e.g. 2310.06927")
         if not ids and not query:
@@ -44,7 +44,7 @@ class ArxivApi:
             first, last = f"{since or date(1991, 1, 1):%Y%m%d}0000", f"{until or date(2099, 12, 31):%Y%m%d}2359"
             query = f"({query}) AND submittedDate:[{first} TO {last}]"
         self.client, self.base, self.query, self.page = client, base, query, page
-        self.ids = [f"{found[0]}v{found[1]}" if found[1] else found[0] for found in known if found]
+        self.ids = [f"{pair[0]}v{pair[1]}" if pair[1] else pair[0] for pair in known if pair]
         asked = "\0".join([base, query, *self.ids])
         self.key = f"arxiv-api:{hashlib.sha256(asked.encode()).hexdigest()[:32]}"
         self.reached: dict[str, Any] = {}
@@ -105,7 +105,7 @@ def read(content: bytes, where: str) -> tuple[Page, int]:
             place = f"{where}+{got}"
             page.add(_entry(element, named, place), named)
     except Malformed as error:
-        page.asides.append(Aside(str(error), where, content[-300:].decode("utf-8", "replace")))
+        page.rejected.append(Rejected(str(error), where, content[-300:].decode("utf-8", "replace")))
     return page, got
 
 
@@ -117,7 +117,7 @@ def _entry(element: xml.Element, named: str, where: str) -> Item:
     if primary is not None and (first := clean.line(primary.get("term") or "")):
         terms = [first, *(term for term in terms if term != first)]
     extra: dict[str, Any] = {
-        name: said for name in ("comment", "journal_ref", "doi") if (said := clean.line(xml.text(element, name)))
+        name: value for name in ("comment", "journal_ref", "doi") if (value := clean.line(xml.text(element, name)))
     }
     signed = {clean.line(xml.text(author, "name")): clean.line(xml.text(author, "affiliation")) for author in authors}
     if any(signed.values()):

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from paperlab.site.store import clean
-from paperlab.site.store.item import Aside, Item, Malformed, Page, SourceError
+from paperlab.site.store.item import Item, Malformed, Page, Rejected, SourceError
 from paperlab.site.store.sources import xml
 from paperlab.site.store.sources.http import Answer, Polite
 
@@ -25,7 +25,7 @@ class Records:
     page: Page = field(default_factory=Page)
     token: str = ""
     error: str = ""
-    said: str = ""
+    message: str = ""
     responded: str = ""
     stamps: list[str] = field(default_factory=list)
 
@@ -68,12 +68,12 @@ class ArxivOai:
             if records.error == "badResumptionToken" and token:
                 retries += 1
                 if retries > 3:
-                    raise SourceError(f"arxiv-oai: the resumption token is refused again and again: {records.said}")
+                    raise SourceError(f"arxiv-oai: the resumption token is refused again and again: {records.message}")
                 begun = last if ordered and last else begun
                 token = ""
                 continue
             if records.error and records.error != "noRecordsMatch":
-                raise SourceError(f"arxiv-oai: {records.error}: {records.said}")
+                raise SourceError(f"arxiv-oai: {records.error}: {records.message}")
             responded = responded or records.responded
             for stamp in records.stamps:
                 if stamp > str(self.today + timedelta(1)):
@@ -115,44 +115,44 @@ def _broken(answer: Answer) -> str:
 
 def read(content: bytes, where: str) -> Records:
     """One OAI-PMH answer. A document that breaks off gives the records before the break, and an aside."""
-    found = Records()
+    records = Records()
     try:
         for element in xml.each(content, "record", "resumptionToken", "error", "responseDate"):
             name = xml.local(element)
             if name == "record":
-                _record(element, found, where)
+                _record(element, records, where)
             elif name == "resumptionToken":
-                found.token = (element.text or "").strip()
-                found.page.total = clean.count(element.get("completeListSize") or "")
+                records.token = (element.text or "").strip()
+                records.page.total = clean.count(element.get("completeListSize") or "")
             elif name == "error":
-                found.error, found.said = element.get("code") or "error", clean.line(element.text or "")[:200]
+                records.error, records.message = element.get("code") or "error", clean.line(element.text or "")[:200]
             else:
                 responded = clean.moment((element.text or "").strip())
-                found.responded = str(responded.date()) if responded else ""
+                records.responded = str(responded.date()) if responded else ""
     except Malformed as error:
-        found.page.asides.append(Aside(str(error), where, content[-300:].decode("utf-8", "replace")))
-    return found
+        records.page.rejected.append(Rejected(str(error), where, content[-300:].decode("utf-8", "replace")))
+    return records
 
 
-def _record(element: xml.Element, found: Records, where: str) -> None:
+def _record(element: xml.Element, records: Records, where: str) -> None:
     header = xml.child(element, "header")
     named = clean.line(xml.text(header, "identifier")) if header is not None else ""
     stamp = clean.line(xml.text(header, "datestamp"))[:10] if header is not None else ""
     if stamp:
-        found.stamps.append(stamp)
+        records.stamps.append(stamp)
     if header is not None and header.get("status") == "deleted":
-        found.page.add(Item(arxiv=named, deleted=True, as_of=stamp, where=where), named)
+        records.page.add(Item(arxiv=named, deleted=True, as_of=stamp, where=where), named)
         return
     metadata = xml.child(element, "metadata")
     about = next(iter(metadata), None) if metadata is not None else None
     if about is None:
-        found.page.asides.append(Aside("a record without metadata", where, f"{named} {stamp}"))
+        records.page.rejected.append(Rejected("a record without metadata", where, f"{named} {stamp}"))
         return
     if xml.local(about) not in ("arXiv", "arXivRaw"):
         reason = f"metadata in the format {xml.local(about)!r}; arXiv and arXivRaw are read"
-        found.page.asides.append(Aside(reason, where, named))
+        records.page.rejected.append(Rejected(reason, where, named))
         return
-    found.page.add(_paper(about, named, where), named)
+    records.page.add(_paper(about, named, where), named)
 
 
 def _paper(about: xml.Element, named: str, where: str) -> Item:
@@ -173,9 +173,9 @@ def _paper(about: xml.Element, named: str, where: str) -> Item:
     updated = clean.moment(xml.text(about, "updated")) or created
     first = clean.moment(xml.text(xml.children(about, "version")[0], "date")) if versions else None
     extra = {
-        name.replace("-", "_"): said
+        name.replace("-", "_"): value
         for name in ("comments", "journal-ref", "doi", "report-no", "msc-class", "acm-class", "license", "submitter")
-        if (said := clean.line(xml.text(about, name)))
+        if (value := clean.line(xml.text(about, name)))
     }
     places = {
         clean.line(f"{xml.text(author, 'forenames')} {xml.text(author, 'keyname')}"): place

@@ -40,8 +40,8 @@ class DailyPapers:
     def pages(self, resume: dict[str, Any], reached: dict[str, Any]) -> Iterator[Page]:
         """A page a day; `day` in resume is the last one stored."""
         self.reached = dict(reached)
-        told = resume.get("day") or reached.get("day")
-        begin = self.since or (date.fromisoformat(told) if told else self.today - timedelta(1))
+        last_day = resume.get("day") or reached.get("day")
+        begin = self.since or (date.fromisoformat(last_day) if last_day else self.today - timedelta(1))
         if resume.get("day"):
             begin = max(begin, date.fromisoformat(resume["day"]) + timedelta(1))
         for day in rows.days(max(begin, FIRST), self.until):
@@ -49,8 +49,8 @@ class DailyPapers:
             if answer.status == 404:  # no list on that day
                 page = Page()
             elif answer.status != 200:
-                said = answer.content[:200].decode("utf-8", "replace")
-                raise SourceError(f"daily-papers: status {answer.status} for {day}: {' '.join(said.split())}")
+                body = answer.content[:200].decode("utf-8", "replace")
+                raise SourceError(f"daily-papers: status {answer.status} for {day}: {' '.join(body.split())}")
             else:
                 page = rows.daily_page(rows.loads(answer.content), day, f"daily-papers:{day}")
             page.resume = {"day": str(day)}

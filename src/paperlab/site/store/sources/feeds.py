@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from paperlab.site.store import clean
-from paperlab.site.store.item import Aside, Item, Malformed, Page, SourceError
+from paperlab.site.store.item import Item, Malformed, Page, Rejected, SourceError
 from paperlab.site.store.sources.http import Answer, Polite
 
 _LABEL = re.compile(
@@ -81,25 +81,25 @@ def read(content: bytes, where: str) -> Page:
     """A feed's entries as a page. A feed that breaks off gives the entries before the break, and an aside."""
     page = Page(resume={"done": True})
     if has_entities(content):
-        page.asides.append(
-            Aside("XML that declares entities is not read", where, content[:300].decode("utf-8", "replace"))
+        page.rejected.append(
+            Rejected("XML that declares entities is not read", where, content[:300].decode("utf-8", "replace"))
         )
         return page
     try:
         parsed = _parse(content)
     except Malformed as error:
-        page.asides.append(Aside(str(error), where, content[:300].decode("utf-8", "replace")))
+        page.rejected.append(Rejected(str(error), where, content[:300].decode("utf-8", "replace")))
         return page
     closed = sum(map(content.lower().count, (b"</item>", b"</entry>")))
     for number, entry in enumerate(parsed.entries, 1):
         place, what = f"{where}:{number}", f"{entry.get('link', '')} {entry.get('title', '')}"
         if parsed.bozo and number > closed:  # feedparser gives what it has of the last one
-            page.asides.append(Aside("the feed breaks off within this entry", place, what))
+            page.rejected.append(Rejected("the feed breaks off within this entry", place, what))
         else:
             page.add(_entry(entry, place), what)
     if parsed.bozo and _breaks(parsed.get("bozo_exception")):
         reason = f"the feed is malformed: {parsed.bozo_exception}"
-        page.asides.append(Aside(reason, where, content[-300:].decode("utf-8", "replace")))
+        page.rejected.append(Rejected(reason, where, content[-300:].decode("utf-8", "replace")))
     page.total = len(parsed.entries)
     return page
 
@@ -112,27 +112,27 @@ def _breaks(error: object) -> bool:
 def _entry(entry: Any, where: str) -> Item:
     links = [str(link.get("href", "")) for link in entry.get("links", [])]
     named = [entry.get("id", ""), entry.get("link", ""), *links]
-    known = next((found for name in named if (found := clean.arxiv_id(str(name)))), None)
+    known = next((pair for name in named if (pair := clean.arxiv_id(str(name)))), None)
     bodies = [entry.get("summary", ""), *(part.get("value", "") for part in entry.get("content", []))]
     body = _plain(max((str(text) for text in bodies), key=len))
-    said, body = _labelled(body)
+    fields, body = _labelled(body)
     authors = [author.get("name", "") for author in entry.get("authors", [])]
     if len(authors) <= 1:  # RSS has one field: "A, B and C", and some feeds only a line in the text
-        authors = clean.names(said.get("author") or (authors[0] if authors else ""))
+        authors = clean.names(fields.get("author") or (authors[0] if authors else ""))
     published = clean.moment(entry.get("published")) or clean.moment(entry.get("updated"))
     page = next((url for link in [entry.get("link", ""), *links] if (url := clean.address(str(link)))), "")
     return Item(
         title=_plain(str(entry.get("title", ""))),
         arxiv=known[0] if known else None,
-        abstract=said.get("abstract") or body,
+        abstract=fields.get("abstract") or body,
         authors=clean.names(authors),
         categories=_terms(entry, bool(known)),
         published=published,
         version=known[1] if known else None,
-        code=clean.address(said.get("code", "")),
+        code=clean.address(fields.get("code", "")),
         links=[{"kind": "page", "url": page}] if page and not clean.arxiv_id(page) else [],
-        upvotes=clean.count(said.get("votes", "")),
-        comments=clean.count(said.get("comments", "")),
+        upvotes=clean.count(fields.get("votes", "")),
+        comments=clean.count(fields.get("comments", "")),
         where=where,
     )
 
@@ -146,17 +146,17 @@ def _labelled(body: str) -> tuple[dict[str, str], str]:
     """The parts of a text of the kind "Authors: … Upvotes: 5 … Summary: …", and the text if it has none."""
     body = _ANNOUNCED.sub("", body)
     marks = list(_LABEL.finditer(body))
-    said: dict[str, str] = {}
+    fields: dict[str, str] = {}
     names = {"author": "author", "upvote": "votes", "up-vote": "votes", "vote": "votes", "comment": "comments"}
     names |= {"abstract": "abstract", "summary": "abstract", "github": "code", "code": "code"}
     for mark, after in zip(marks, [*marks, None][1:], strict=True):
         name = names.get(mark[1].lower().rstrip("s"), "")
         if name == "abstract":  # the last part: a line in it that begins "Code:" belongs to it
-            said[name] = body[mark.end() :].strip()
+            fields[name] = body[mark.end() :].strip()
             break
         if name:
-            said[name] = body[mark.end() : after.start() if after else len(body)].strip()
-    return said, body
+            fields[name] = body[mark.end() : after.start() if after else len(body)].strip()
+    return fields, body
 
 
 _ELEMENTS = re.compile(  # those of HTML that occur in text or must not

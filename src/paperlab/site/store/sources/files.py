@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from paperlab.site.store import clean
-from paperlab.site.store.item import Aside, Malformed, Page, Source, SourceError
+from paperlab.site.store.item import Malformed, Page, Rejected, Source, SourceError
 from paperlab.site.store.sources import arxiv_api, arxiv_oai, feeds, listing, rows
 
 FORMATS = ("listing", "jsonl", "json", "arxiv-api", "arxiv-oai", "feed")
@@ -53,8 +53,8 @@ def source(stream: IO[bytes], *, name: str = "", form: str | None = None, day: d
     form = form or sniff(head, name)
     plain = _opened(stream)
     named = re.search(r"(?<!\d)(20\d\d-\d\d-\d\d)(?!\d)", Path(name).name)
-    told = clean.moment(named[1]) if named else None
-    day = day or (told.date() if told and form == "json" else None)
+    named_day = clean.moment(named[1]) if named else None
+    day = day or (named_day.date() if named_day and form == "json" else None)
     key = f"import:{form}:{digest.hexdigest()[:32]}{f':{day}' if day else ''}"
     if form == "jsonl":
         return Lines(plain, key, name)
@@ -185,7 +185,7 @@ class Lines:
                     pass
             except _BROKEN as error:
                 reason = f"the compressed file is damaged or ends early: {error}"
-                page.asides.append(Aside(reason, f"{self.file}:{number + 1}"))
+                page.rejected.append(Rejected(reason, f"{self.file}:{number + 1}"))
                 line, long = b"", False
             if not line:
                 break
@@ -193,7 +193,7 @@ class Lines:
             if not line.strip(b"\xef\xbb\xbf \t\r\n"):
                 continue
             self._line(line, long, number, page)
-            if len(page.items) + len(page.asides) >= ROWS:
+            if len(page.items) + len(page.rejected) >= ROWS:
                 page.resume, page.stored = {"line": number}, number <= done
                 yield page
                 page = Page()
@@ -203,12 +203,12 @@ class Lines:
     def _line(self, line: bytes, long: bool, number: int, page: Page) -> None:
         where = f"{self.file}:{number}"
         if long:
-            page.asides.append(Aside(f"a line of more than {LINE_LIMIT >> 20} MB", where, repr(line[:200])))
+            page.rejected.append(Rejected(f"a line of more than {LINE_LIMIT >> 20} MB", where, repr(line[:200])))
             return
         try:
             row = rows.loads(line.lstrip(b"\xef\xbb\xbf"))
         except Malformed as reason:
-            page.asides.append(Aside(str(reason), where, line[:1000].decode("utf-8", "replace")))
+            page.rejected.append(Rejected(str(reason), where, line[:1000].decode("utf-8", "replace")))
             return
         rows.add(page, row, where)
 
@@ -245,7 +245,7 @@ class Document:
         """One page."""
         page = self._page()
         if not self.whole:
-            page.asides.append(Aside("the compressed file is damaged or ends early", self.file))
+            page.rejected.append(Rejected("the compressed file is damaged or ends early", self.file))
         page.resume = {"done": True}
         yield page
 
@@ -258,10 +258,10 @@ class Document:
             try:
                 return arxiv_api.read(self.content, self.file)[0]
             except SourceError as error:
-                return Page(asides=[Aside(str(error), self.file, self.content[:300].decode("utf-8", "replace"))])
+                return Page(rejected=[Rejected(str(error), self.file, self.content[:300].decode("utf-8", "replace"))])
         if self.form == "arxiv-oai":
             records = arxiv_oai.read(self.content, self.file)
             if records.error:
-                records.page.asides.append(Aside(f"{records.error}: {records.said}", self.file))
+                records.page.rejected.append(Rejected(f"{records.error}: {records.message}", self.file))
             return records.page
         return feeds.read(self.content, self.file)

@@ -42,7 +42,7 @@ class Answer:
             "text/html" in self.headers.get("content-type", "").lower() and not head.startswith((b"<?xml", b"{", b"["))
         )
 
-    def said(self) -> str:
+    def excerpt(self) -> str:
         """The title or the beginning of a web page, for messages."""
         text = self.content[:20_000].decode("utf-8", "replace")
         match = re.search(r"<title[^>]*>([^<]{1,200})", text, re.IGNORECASE)
@@ -96,7 +96,7 @@ class Polite:
                 raise SourceError(f"{url}: not an address: {error}") from error
             else:
                 if answer.status == 200:
-                    reason = f"a web page instead: {answer.said()!r}" if answer.is_html else ""
+                    reason = f"a web page instead: {answer.excerpt()!r}" if answer.is_html else ""
                     reason = reason or (wrong(answer) if wrong else "")
                     if not reason:
                         return answer
@@ -152,11 +152,11 @@ class Polite:
 
     def _asked_to_wait(self, answer: Answer) -> float | None:
         """Seconds in Retry-After, which may be a number or a date; None without one."""
-        said = answer.headers.get("retry-after", "").strip()
-        if said.isdecimal():
-            return float(said[:9])
+        header = answer.headers.get("retry-after", "").strip()
+        if header.isdecimal():
+            return float(header[:9])
         try:
-            at = parsedate_to_datetime(said)
+            at = parsedate_to_datetime(header)
         except (ValueError, TypeError, IndexError):
             return None
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
@@ -168,19 +168,19 @@ class Polite:
 
     def _not_before(self) -> float:
         try:
-            told = json.loads(self._file.read_text())["not_before"]
-            return float(told)
+            stored_time = json.loads(self._file.read_text())["not_before"]
+            return float(stored_time)
         except (OSError, ValueError, KeyError, TypeError):
             return 0.0
 
     def _wait(self) -> None:
         """Sleep until asking is allowed. A time beyond all patience comes from a clock that was put back."""
-        while (left := self._not_before() - self.clock()) > 0:
-            if left > 25 * 3600:
+        while (seconds := self._not_before() - self.clock()) > 0:
+            if seconds > 25 * 3600:
                 break
-            if left > 2 * PATIENCE:
-                raise SourceError(f"{self.group}: asked to come back in {left:.0f} s; run the same command then")
-            self.sleep(left)
+            if seconds > 2 * PATIENCE:
+                raise SourceError(f"{self.group}: asked to come back in {seconds:.0f} s; run the same command then")
+            self.sleep(seconds)
 
     def _later(self, seconds: float) -> None:
         """Nobody here asks this group in the next seconds; never earlier than was already promised."""

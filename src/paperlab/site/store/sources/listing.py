@@ -27,8 +27,8 @@ from datetime import date
 from typing import Any
 
 from paperlab.site.store import clean
-from paperlab.site.store.item import Aside, Item, Page, Ranked
-from paperlab.site.store.sources import listing_lines as said
+from paperlab.site.store.item import Item, Page, Ranked, Rejected
+from paperlab.site.store.sources import listing_lines as lines_of
 from paperlab.site.store.sources.listing_lines import Dated, Line
 
 Pieces = list[tuple[str, str]]
@@ -88,9 +88,9 @@ def _soft(value: float) -> float:
     return value if value > 30 else math.log1p(math.exp(value))
 
 
-def _doubtful(found: Pieces) -> str:
+def _doubtful(pieces: Pieces) -> str:
     """What small print is that may as well be a title: "date", "number"; "" for what is surely small print."""
-    kinds = tuple(kind for kind, _ in found)
+    kinds = tuple(kind for kind, _ in pieces)
     return "date" if kinds in (("date",), ("date", "comments")) else "number" if kinds == ("number",) else ""
 
 
@@ -158,11 +158,11 @@ class _Reader:
         """The cost of the cheapest reading, and its states."""
         best: dict[str, float] = {"^": 0.0}
         back: list[dict[str, str]] = []
-        for at, (line, found) in enumerate(zip(lines, small, strict=True)):
+        for at, (line, pieces) in enumerate(zip(lines, small, strict=True)):
             reached: dict[str, float] = {}
             came: dict[str, str] = {}
-            for state, cost in self.costs(line, found, at == 0).items():
-                ways = {before: total + self.step(before, state, found) for before, total in best.items()}
+            for state, cost in self.costs(line, pieces, at == 0).items():
+                ways = {before: total + self.step(before, state, pieces) for before, total in best.items()}
                 before = min(ways, key=lambda way: ways[way])
                 if ways[before] < math.inf:
                     reached[state], came[state] = ways[before] + cost, before
@@ -182,11 +182,11 @@ def _readings(lines: list[Line]) -> tuple[float, list[str]]:
 
     Empty lines tell the layout unless the page is very short: before every line, before every other, before none.
     """
-    small = [said.pieces(line.text) for line in lines]
-    text = [line for line, found in zip(lines, small, strict=True) if found is None]
+    small = [lines_of.pieces(line.text) for line in lines]
+    text = [line for line, pieces in zip(lines, small, strict=True) if pieces is None]
     share = sum(line.spaced for line in text[1:]) / max(len(text) - 1, 1)
     papers = max(sum(_abstractness(line.text) > 0 for line in text), 1)
-    kinds = [_doubtful(found) for found in small if found is not None]
+    kinds = [_doubtful(pieces) for pieces in small if pieces is not None]
     sure = frozenset(kind for kind in ("date", "number") if kinds.count(kind) >= max(2, 0.4 * papers))
     dated = bool(sure) or "" in kinds
     far = {"spaced": 0.4 - share, "tight": share - 0.4, "grouped": abs(share - 0.5) - 0.25}
@@ -203,9 +203,9 @@ def _readings(lines: list[Line]) -> tuple[float, list[str]]:
 
 def read(page: str) -> Listing:
     """Read a listing page. page: its text; any line ends. Never fails: what it cannot place is in `strays`."""
-    lines, head = said.head(said.unwrapped(list(said.split(clean.text(page)))))
+    lines, head = lines_of.head(lines_of.unwrapped(list(lines_of.split(clean.text(page)))))
     listing = Listing(name=head.name, own=head.own)
-    lines = said.uncounted(said.foot(lines))
+    lines = lines_of.uncounted(lines_of.foot(lines))
     if not lines:
         return listing
     cost, states = _readings(lines)
@@ -224,7 +224,7 @@ def _assemble(listing: Listing, lines: list[Line], states: list[str]) -> None:
     under: list[Pieces] = []  # small print between each title and its abstract
     for line, state in zip(lines, states, strict=True):
         if state == "H":
-            listing.dated = said.dated(line.text) or Dated()
+            listing.dated = lines_of.dated(line.text) or Dated()
         elif state == "T":
             listing.entries.append(Entry(title=line.text, line=line.number))
             gaps.append([])
@@ -233,7 +233,7 @@ def _assemble(listing: Listing, lines: list[Line], states: list[str]) -> None:
             entry = listing.entries[-1]
             entry.abstract += ("\n\n" if line.spaced and state == "P" else " " if state == "P" else "") + line.text
         elif state in "MB":
-            (gaps if state == "M" else under)[-1].extend(said.pieces(line.text) or [])
+            (gaps if state == "M" else under)[-1].extend(lines_of.pieces(line.text) or [])
         else:
             listing.strays.append((line.number, line.text))
     if not listing.entries:
@@ -257,18 +257,18 @@ def _assemble(listing: Listing, lines: list[Line], states: list[str]) -> None:
             entry.votes = None
 
 
-def _kinds(found: Pieces) -> set[str]:
-    return {kind for kind, _ in found}
+def _kinds(pieces: Pieces) -> set[str]:
+    return {kind for kind, _ in pieces}
 
 
-def _meant(found: Pieces, *, ahead: bool = False) -> Pieces:
+def _meant(pieces: Pieces, *, ahead: bool = False) -> Pieces:
     """Small print in which a number alone is told to be comments (behind a date or authors) or votes. ahead: votes
     stand before titles and dates do not, so the last number is votes."""
-    last = max((at for at, (kind, _) in enumerate(found) if kind == "number"), default=-1)
+    last = max((at for at, (kind, _) in enumerate(pieces) if kind == "number"), default=-1)
     meant = []
-    for at, (kind, value) in enumerate(found):
+    for at, (kind, value) in enumerate(pieces):
         if kind == "number":
-            behind = at > 0 and found[at - 1][0] in ("date", "authors") and not (ahead and at == last)
+            behind = at > 0 and pieces[at - 1][0] in ("date", "authors") and not (ahead and at == last)
             kind = "comments" if behind else "votes"
         meant.append((kind, value))
     return meant
@@ -277,11 +277,11 @@ def _meant(found: Pieces, *, ahead: bool = False) -> Pieces:
 def _note(entry: Entry, kind: str, value: str) -> None:
     """Write one piece of small print into an entry."""
     if kind == "date":
-        entry.dated = said.dated(value) or Dated()
+        entry.dated = lines_of.dated(value) or Dated()
     elif kind == "arxiv" and (known := clean.arxiv_id(value)):
         entry.arxiv = known[0]
     else:
-        setattr(entry, kind, value if kind in ("by", "names") else said.count(value))
+        setattr(entry, kind, value if kind in ("by", "names") else lines_of.count(value))
 
 
 def looks_like(page: str) -> bool:
@@ -324,7 +324,7 @@ class ListingPages:
         for entry in listing.entries:
             page.add(self._item(entry, year), entry.title)
         for number, text in listing.strays:
-            page.asides.append(Aside("not part of any paper", f"{self.file or 'listing'}:{number}", text))
+            page.rejected.append(Rejected("not part of any paper", f"{self.file or 'listing'}:{number}", text))
         yield page
 
     def _item(self, entry: Entry, year: int | None) -> Item:

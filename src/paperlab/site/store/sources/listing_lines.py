@@ -87,7 +87,7 @@ def pieces(text: str) -> list[tuple[str, str]] | None:
     names = _PIECES["names"].fullmatch(text) or _PIECES["by"].fullmatch(text)
     if names and not re.search(r"[·•|]", text):
         return [("names" if names.re is _PIECES["names"] else "by", names[1])]
-    found: list[tuple[str, str]] = []
+    parts: list[tuple[str, str]] = []
     for part in _DOT.split(re.sub(r"^[*–-] (?=\d{1,5} authors?)", "", text)):
         part = part.strip()
         if not part:
@@ -98,11 +98,11 @@ def pieces(text: str) -> list[tuple[str, str]] | None:
             comments = re.fullmatch(_COUNT, last)
             if not (dated(start) and comments):
                 return None
-            found += [("date", start), ("comments", comments[1])]
+            parts += [("date", start), ("comments", comments[1])]
         elif piece[0]:
-            behind = piece[0] == "number" and found  # "7 authors · Mar 10 · 4"
-            found.append(("comments", piece[1]) if behind else piece)
-    return found
+            behind = piece[0] == "number" and parts  # "7 authors · Mar 10 · 4"
+            parts.append(("comments", piece[1]) if behind else piece)
+    return parts
 
 
 def _piece(part: str) -> tuple[str, str] | None:
@@ -177,8 +177,8 @@ def head(lines: list[Line]) -> tuple[list[Line], Head]:
             rest = rest[match.end() :].lstrip()
         if rest:
             whole = rest == line.text
-            left = [Line(line.number, rest, line.spaced or not whole), *lines[at + 1 :]]
-            return left, Head(name, own, doubtful if whole else None)
+            rest_lines = [Line(line.number, rest, line.spaced or not whole), *lines[at + 1 :]]
+            return rest_lines, Head(name, own, doubtful if whole else None)
     return [], Head(name, own, doubtful)
 
 
@@ -255,14 +255,14 @@ def uncounted(lines: list[Line]) -> list[Line]:
     first = next((at for at, line in enumerate(lines) if pieces(line.text) is None), -1)
     if not matches or matches[0][0] != first:
         return lines
-    expected, found = matches[0][1], []
+    expected, counts = matches[0][1], []
     for at, number, rest in matches:
         if number == expected:
-            found.append((at, rest))
+            counts.append((at, rest))
             expected += 1
-    if len(found) < 2 and matches[0][1] != 1:
+    if len(counts) < 2 and matches[0][1] != 1:
         return lines
     bare = list(lines)
-    for at, rest in found:
+    for at, rest in counts:
         bare[at] = Line(lines[at].number, rest, lines[at].spaced, counted=True)
     return bare

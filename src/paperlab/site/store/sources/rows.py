@@ -11,7 +11,7 @@ from datetime import date
 from typing import Any
 
 from paperlab.site.store import clean
-from paperlab.site.store.item import Aside, Item, Malformed, Page, Ranked, Sighting
+from paperlab.site.store.item import Item, Malformed, Page, Ranked, Rejected, Sighting
 
 DAILY = "daily-papers"
 _KEPT = ("organization", "submitter", "comments", "journal-ref", "doi", "report-no", "license")
@@ -69,10 +69,10 @@ def item(row: Any, where: str, day: date | None = None) -> Item:
         value = _first(paper, *names)
         if value is None and outer:
             value = _first(outer, *names)
-        found = clean.moment(value)
-        if value is not None and found is None:
+        at = clean.moment(value)
+        if value is not None and at is None:
             unread[names[0]] = clean.line(str(value))[:100]
-        return found, isinstance(value, str) and len(value.strip()) > 10
+        return at, isinstance(value, str) and len(value.strip()) > 10
 
     published, precise = moment("published", "publishedAt", "published_at", "created", "date")
     versions = _versions(paper.get("versions"))
@@ -83,14 +83,16 @@ def item(row: Any, where: str, day: date | None = None) -> Item:
     if not seen and day:
         seen = [day]
     votes = clean.count(_first(paper, "upvotes", "votes"))
-    told = _first(outer, "numComments", "num_comments")
-    comments = clean.count(told if told is not None else _first(paper, "num_comments", "numComments"))
+    comment_count = _first(outer, "numComments", "num_comments")
+    comments = clean.count(comment_count if comment_count is not None else _first(paper, "num_comments", "numComments"))
     sightings = [Sighting(at) for at in seen[:-1]] + [Sighting(at, votes, comments) for at in seen[-1:]]
     organisation = _named(_first(paper, "organization") or _first(outer, "organization"))
     submitter = _named(_first(paper, "submitter", "submittedOnDailyBy") or _first(outer, "submittedBy"))
     submitted, _ = moment("submittedOnDailyAt", "submitted_daily")
-    extra: dict[str, Any] = {name: said for name in _KEPT if isinstance(said := paper.get(name), str) and said.strip()}
-    extra |= {name: said for name, said in (("organization", organisation), ("submitter", submitter)) if said}
+    extra: dict[str, Any] = {
+        name: value for name in _KEPT if isinstance(value := paper.get(name), str) and value.strip()
+    }
+    extra |= {name: value for name, value in (("organization", organisation), ("submitter", submitter)) if value}
     if submitted:
         extra["submitted"] = submitted.isoformat()
     if unread:
@@ -119,7 +121,7 @@ def item(row: Any, where: str, day: date | None = None) -> Item:
         keywords=[clean.line(word)[:200] for word in _list(_first(paper, "ai_keywords", "aiKeywords", "keywords"))][
             :200
         ],
-        extra={name: clean.line(said) if isinstance(said, str) else said for name, said in extra.items()},
+        extra={name: clean.line(value) if isinstance(value, str) else value for name, value in extra.items()},
         as_of=str(max(seen)) if seen else updated.isoformat()[:10] if updated else "",
         where=where,
     )
@@ -129,11 +131,11 @@ def _days(row: dict[str, Any], unread: dict[str, str]) -> list[date]:
     """The days of the daily lists in which an export saw a paper, in order."""
     values = row.get("seen_on")
     values = [values] if isinstance(values, str) else values if isinstance(values, list) else []
-    found = {value: clean.moment(value) for value in values if isinstance(value, str)}
-    lost = [clean.line(value)[:100] for value, at in found.items() if at is None]
+    moments = {value: clean.moment(value) for value in values if isinstance(value, str)}
+    lost = [clean.line(value)[:100] for value, at in moments.items() if at is None]
     if lost:
         unread["seen_on"] = lost[0]
-    return sorted({at.date() for at in found.values() if at})
+    return sorted({at.date() for at in moments.values() if at})
 
 
 def _signed(paper: dict[str, Any]) -> object:
@@ -145,8 +147,8 @@ def _signed(paper: dict[str, Any]) -> object:
 
 def _versions(value: Any) -> list[dict[str, Any]]:
     rows = [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
-    found = [(clean.line(str(row.get("version", "")))[:10], clean.moment(row.get("created"))) for row in rows]
-    return [{"version": name, "date": str(at.date())} for name, at in found if name and at][:1000]
+    pairs = [(clean.line(str(row.get("version", "")))[:10], clean.moment(row.get("created"))) for row in rows]
+    return [{"version": name, "date": str(at.date())} for name, at in pairs if name and at][:1000]
 
 
 def _list(value: Any) -> list[str]:
@@ -165,7 +167,7 @@ def _links(paper: dict[str, Any], outer: dict[str, Any]) -> list[dict[str, str]]
         "dataset": ("datasets", "dataset"),
         "media": ("mediaUrls", "mediaUrl"),
     }
-    found: dict[str, dict[str, str]] = {}
+    links: dict[str, dict[str, str]] = {}
     for kind, keys in names.items():
         for key in keys:
             for source in (paper, outer):
@@ -179,15 +181,15 @@ def _links(paper: dict[str, Any], outer: dict[str, Any]) -> list[dict[str, str]]
                         url = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{clean.line(bare)}"
                         url = clean.address(url)
                     if url:
-                        found.setdefault(url, {"kind": kind, "url": url})
-    return list(found.values())
+                        links.setdefault(url, {"kind": kind, "url": url})
+    return list(links.values())
 
 
 def page(rows: Any, where: str, *, day: date | None = None, first: int = 1) -> Page:
     """A list of objects as a page; those that are no papers are set aside. first: the number of the first."""
     taken = Page()
     if not isinstance(rows, list):
-        taken.asides.append(Aside(f"expected a list, found {type(rows).__name__}", where, str(rows)[:300]))
+        taken.rejected.append(Rejected(f"expected a list, found {type(rows).__name__}", where, str(rows)[:300]))
         return taken
     for number, row in enumerate(rows, first):
         add(taken, row, f"{where}:{number}", day)
@@ -199,7 +201,7 @@ def add(taken: Page, row: Any, where: str, day: date | None = None) -> None:
     try:
         taken.add(item(row, where, day), json.dumps(row)[:1_000])
     except Malformed as reason:
-        taken.asides.append(Aside(str(reason), where, json.dumps(row)[:1_000]))
+        taken.rejected.append(Rejected(str(reason), where, json.dumps(row)[:1_000]))
 
 
 def is_daily(rows: Any) -> bool:
@@ -212,13 +214,13 @@ def daily_page(rows: Any, day: date | None, where: str) -> Page:
     for is taken; without any, the list has no day."""
     if day is None and is_daily(rows):
         papers = [row["paper"] for row in rows if isinstance(row, dict) and isinstance(row.get("paper"), dict)]
-        told = [clean.moment(paper.get("submittedOnDailyAt")) for paper in papers]
-        counted = Counter(at.date() for at in told if at)
+        moments = [clean.moment(paper.get("submittedOnDailyAt")) for paper in papers]
+        counted = Counter(at.date() for at in moments if at)
         day = counted.most_common(1)[0][0] if counted else None
     taken = page(rows, where, day=day)
     if day is not None:
         taken.ranked = Ranked(f"{DAILY}:{day}", f"Daily Papers, {day}", day)
-    taken.total = len(taken.items) + len(taken.asides)
+    taken.total = len(taken.items) + len(taken.rejected)
     return taken
 
 

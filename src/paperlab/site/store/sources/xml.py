@@ -62,5 +62,5 @@ def children(element: Element, name: str) -> list[Element]:
 
 def text(element: Element, name: str) -> str:
     """The text within the first child of this local name; "" without one."""
-    found = child(element, name)
-    return "".join(found.itertext()) if found is not None else ""
+    first = child(element, name)
+    return "".join(first.itertext()) if first is not None else ""
