@@ -155,7 +155,7 @@ def measure(folder: Path, weak: tuple[str, str] | None) -> list[dict[str, Any]]:
     } | ({"static": Table(*weak)} if weak else {})
     for name, encoder in encoder_list.items():
         encoders.load = lambda named=None, encoder=encoder: encoder  # type: ignore[assignment]
-        encoders.at_hand = lambda: True
+        encoders.available = lambda: True
         index.refresh(rebuild=True)
         engine = index.engine()
 

@@ -1,4 +1,4 @@
-"""Everything that must be true before the store is used: settings, tables, the bundled catalogue."""
+"""Prepare the site before use: settings, tables, the bundled catalogue."""
 
 import os
 

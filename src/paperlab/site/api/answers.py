@@ -1,4 +1,4 @@
-"""What is answered, for the OpenAPI document. Answers are made as plain dicts; a test holds them against this."""
+"""Schemas of the answers, for the OpenAPI document. Answers are plain dicts; a test compares them with these."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The addresses of the API."""
+"""Routes of the JSON API."""
 
 import json
 from importlib.metadata import version
@@ -42,7 +42,7 @@ _DESCRIBED = {
 
 
 class Api(NinjaAPI):
-    """Ninja's API, whose document also tells what is the same for every address."""
+    """Ninja's API, whose document also describes what is the same for every address."""
 
     def validation_error_from_error_contexts(self, error_contexts: list[ValidationErrorContext]) -> ValidationError:
         """Ninja's error, which also knows what could have been asked."""

@@ -1,4 +1,4 @@
-"""Pages of the store: where one ends and the next begins, so that papers that arrive meanwhile shift nothing.
+"""Cursors: pages over the store that do not shift when papers arrive between two requests.
 
 A cursor is the last row's place in its order, in plain letters; one that is made up asks for a place, nothing more.
 

@@ -1,4 +1,4 @@
-"""The papers of the daily lists of a day, a week or a month."""
+"""Papers of the daily lists of a day, a week or a month."""
 
 from calendar import monthrange
 from datetime import UTC, date, datetime, timedelta

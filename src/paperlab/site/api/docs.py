@@ -1,4 +1,4 @@
-"""The OpenAPI document as a page for people: made here from the same document, without a script or a foreign server."""
+"""The API's documentation page, rendered here from the OpenAPI document, without a script or a foreign server."""
 
 from functools import cache
 from typing import Any

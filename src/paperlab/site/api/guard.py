@@ -1,4 +1,4 @@
-"""What every answer of the API has: the rate limit, CORS, ETag and 304, and problems instead of HTML errors."""
+"""Middleware of the API: rate limit, CORS, ETag and 304, and RFC 9457 problems instead of HTML errors."""
 
 import hashlib
 from collections.abc import Callable

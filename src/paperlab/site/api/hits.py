@@ -1,4 +1,4 @@
-"""Search and related papers, as the API tells them."""
+"""Search results and related papers as the API returns them."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from paperlab.site.store.models import Paper
 
 
 def search(request: HttpRequest, *, facets: bool) -> tuple[dict[str, Any], str | None]:
-    """What a request's parameters find, with counts by value if asked for, and the next page. Raises BadQuery."""
+    """(results of a request's search, address of the next page). facets: with counts by value. Raises BadQuery."""
     asked = query.read(dict(request.GET.lists()))
     results = rank.search(asked, facets=facets)
     body = {

@@ -1,4 +1,4 @@
-"""How often one client may ask: a leaky bucket per address in a file that every process of the site shares.
+"""Rate limits: a leaky bucket per client address, in a file that every process of the site shares.
 
 A bucket is one number, the time at which it will be empty again (the "generic cell rate algorithm" of ATM networks),
 so a request costs one statement. The file is SQLite without flushes: forgetting it costs nothing.
@@ -34,7 +34,7 @@ class Rate:
 
     @property
     def policy(self) -> str:
-        """The rate as the RateLimit-Policy header tells it: a quota and the seconds in which it fills."""
+        """The rate as the RateLimit-Policy header has it: a quota and the seconds in which it fills."""
         return f'"client";q={self.burst};w={max(1, round(self.burst / self.per_second))}'
 
 

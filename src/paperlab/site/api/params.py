@@ -1,4 +1,4 @@
-"""What may be asked, as the OpenAPI document tells it; the same classes read it."""
+"""Parameters of the API: the classes that read them and describe them in the OpenAPI document."""
 
 from collections.abc import Iterable
 from datetime import date

@@ -1,4 +1,4 @@
-"""What the API says of a paper: the known Daily Papers shape, and what only paperlab knows under `paperlab`."""
+"""Papers as the API returns them: the known Daily Papers shape, and what only paperlab knows under `paperlab`."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
@@ -86,7 +86,7 @@ def paper(row: Paper, known: RecordIndex) -> dict[str, Any]:
 
 
 def detail(row: Paper, known: RecordIndex) -> dict[str, Any]:
-    """A paper with what only its own address tells: versions, the days in daily lists, the catalogue's claims."""
+    """A paper with what only its own address has: versions, the days in daily lists, the catalogue's claims."""
     from paperlab.core.paper import papers
 
     shaped = paper(row, known)

@@ -1,1 +1,1 @@
-"""What the command line's `up`, `fetch`, `import`, `search`, `index` and `digest` do, and the processes of a site."""
+"""Code behind the command line's `up`, `fetch`, `import`, `search`, `index` and `digest`, and the site's processes."""

@@ -1,4 +1,4 @@
-"""What the processes of `paperlab up` share: they end when it does, however it ends."""
+"""Shared by the processes that `paperlab up` starts: end when the parent ends, however it ends."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What several commands of the site share: days read from the command line, and a progress line."""
+"""Shared by the site's commands: parsing days given as options, and a progress line."""
 
 import sys
 import time

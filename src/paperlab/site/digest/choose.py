@@ -1,4 +1,4 @@
-"""What is new for whom: the papers of a day or a week, ranked as the pages rank them, and the claims that were checked.
+"""Contents of a digest: the papers of a day or a week, ranked as the pages rank them, and the claims that were checked.
 
 Asked once for each interest, however many people share it, and rendered once for each paper.
 """

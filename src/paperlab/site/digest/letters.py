@@ -1,4 +1,4 @@
-"""Letters: how they are made, and those that go at once: the link to sign in, the question whether to subscribe."""
+"""Compose letters, and send those that go at once: the link to sign in, the question whether to subscribe."""
 
 import logging
 import secrets
@@ -74,7 +74,7 @@ def unseal(token: str) -> Subscription | None:
 
 
 def urgent() -> bool:
-    """The worker's job: hand over the letters that somebody waits for; whether there was one.
+    """The worker's job: send the letters that somebody waits for; whether there was one.
 
     A token is made when its letter is, so only the letter has it. Of a letter that may not have been sent, the person
     asks for another: none is sent twice.

@@ -1,4 +1,4 @@
-"""Who gets the digest, and what was sent when."""
+"""Tables of the digest: subscriptions, and what was sent when."""
 
 from django.db import models
 

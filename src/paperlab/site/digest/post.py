@@ -1,4 +1,4 @@
-"""Handing a letter over: to a relay (PAPERLAB_SMTP), or as a file into the outbox.
+"""Send a letter: to a relay (PAPERLAB_SMTP), or as a file into the outbox.
 
 What a relay has not answered may have been sent. So there are three outcomes, and only one of them may be tried again:
 handed over, surely not handed over, and unsure.
@@ -38,7 +38,7 @@ class NotTaken(Exception):
 
 
 class Unsure(Exception):
-    """The relay went away after it had the letter and before it said so."""
+    """The relay went away after it had the letter and before it confirmed that."""
 
 
 class Post(Protocol):
@@ -69,7 +69,7 @@ class Outbox:
             raise Away(f"{self.folder}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Sending the digest: a person's row is claimed before anything is sent, so it goes once at most, whatever crashes."""
+"""Send the digest: a person's row is claimed before anything is sent, so it goes once at most, whatever crashes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

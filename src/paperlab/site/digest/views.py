@@ -51,7 +51,7 @@ def subscribe(request: HttpRequest) -> HttpResponse:
     every = "week" if request.POST.get("every") == "week" else "day"
     changes = {"every": every, "interests": interests}
     row, _ = Subscription.objects.get_or_create(email=email, defaults={"nonce": secrets.token_hex(12)})
-    # Nothing changes before the owner of the address says so; who has told us to stop for good gets no letter.
+    # Nothing changes before the owner of the address says so; who has stopped the digest for good gets no letter.
     Subscription.objects.filter(pk=row.pk).exclude(state=SUPPRESSED).update(changes=changes, wanted=True)
     return render(request, "digest/sent.html", {"email": email})
 

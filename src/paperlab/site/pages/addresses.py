@@ -1,4 +1,4 @@
-"""Where things are on this site, and which addresses from outside may become links."""
+"""Addresses of pages, and which addresses from outside may become links."""
 
 from urllib.parse import quote, urlencode, urlsplit
 

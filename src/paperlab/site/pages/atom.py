@@ -35,7 +35,7 @@ def tag(kind: str, name: str) -> str:
 
 
 def state(request: HttpRequest) -> str:
-    """What changes whenever a feed of this address may: the store's revision, the records, the day."""
+    """A tag that changes whenever a feed of this address may: the store's revision, the records, the day."""
     revision = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
     parts = (settings.SECRET_KEY[:8], revision, mark()[0], feed.today(), request.get_host(), request.get_full_path())
     return f'W/"{hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:24]}"'

@@ -1,4 +1,4 @@
-"""A paper as a list shows it: one card, made without a query of its own."""
+"""Cards: a paper as lists show it, made without a query of its own."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from paperlab.site.pages import addresses, text
 from paperlab.site.records import RecordIndex, record_index, runnable
 from paperlab.site.store.models import Paper
 
-# Every word that a badge may show; the site's own beside those of verdicts.
+# Every word that a badge may show; the site's own and those of verdicts.
 SIGNS = words.SIGNS | {
     "not yet run": ("unrun", "○", "a check is written, and nobody has run it here"),
     "mixed": ("mixed", "±", "its claims came out differently"),
@@ -112,7 +112,7 @@ def cards(places: Sequence[Place]) -> list[Card]:
 
 
 def of_rows(rows: Iterable[Paper]) -> list[Card]:
-    """Cards of rows that are at hand."""
+    """Cards of rows that are loaded already."""
     known = record_index()
     return [card(row, known) for row in rows]
 

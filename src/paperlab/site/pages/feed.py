@@ -1,4 +1,4 @@
-"""Which papers belong to a day, a week or a month: those of its daily lists by votes, then those published in it."""
+"""Papers of a day, a week or a month: those of its daily lists by votes, then those published in it."""
 
 import re
 from calendar import monthrange

@@ -1,4 +1,4 @@
-"""A paper's page: what it says, what running it said, how to use it."""
+"""The page of a paper: what it claims, what its checks found, how to use its method."""
 
 import math
 import re
@@ -147,8 +147,8 @@ def _upper(sentence: str) -> str:
 def _places(rows: list[dict[str, Any]]) -> list[str]:
     """Where each run was, in the fewest words: the model, and what else is not the same for all."""
     parts = [(r["model"], f"{r['task']} v{r['task_version']}", r["data"] or "", r["scale"]) for r in rows]
-    telling = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
-    return [" · ".join(str(part[i]) for i in telling if part[i]) for part in parts]
+    different = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
+    return [" · ".join(str(part[i]) for i in different if part[i]) for part in parts]
 
 
 def _plot(check: Check, runs: list[Run], key: str) -> SafeString | None:

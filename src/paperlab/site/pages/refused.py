@@ -1,4 +1,4 @@
-"""Pages that say no: what was wrong, and what to do."""
+"""Error pages: what was wrong, and what to do."""
 
 import sys
 

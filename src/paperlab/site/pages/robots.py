@@ -1,4 +1,4 @@
-"""What programs that read the site ask for: robots.txt, the site map, how to search from a browser's own field."""
+"""Pages for programs: robots.txt, the site map, the OpenSearch description."""
 
 from datetime import datetime
 from html import escape

@@ -1,4 +1,4 @@
-"""The pages' own files: style, scripts, type. Small and few, they are read once, packed once and kept by browsers.
+"""Serve the pages' own files: style, scripts, type. Each is read and compressed once, and kept by browsers.
 
 An address holds a piece of the file's hash, so a browser may keep it for ever and a new release is a new address.
 """

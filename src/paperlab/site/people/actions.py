@@ -1,4 +1,4 @@
-"""What people do with papers: vote, comment, collect, read, follow, submit. Each change is one transaction."""
+"""Actions of people on papers: vote, comment, collect, read, follow, submit. Each change is one transaction."""
 
 import re
 import secrets
@@ -25,7 +25,7 @@ NAME = 40
 
 
 class Refused(ValueError):
-    """Something that cannot be done; the message says why."""
+    """An action that is not possible; the message says why."""
 
 
 def today() -> date:
@@ -34,7 +34,7 @@ def today() -> date:
 
 
 def once() -> str:
-    """What makes one form one deed."""
+    """A token that makes a form count once, however often it is sent."""
     return secrets.token_urlsafe(16)
 
 
@@ -45,7 +45,7 @@ def _moved(papers: list[Paper]) -> None:
 
 
 def rename(user: User, text: str) -> None:
-    """The name beside one's comments; empty: none, only a number. Raises Refused."""
+    """Set the name shown with one's comments; empty: none, only a number. Raises Refused."""
     name = clean.line(text)
     if len(name) > NAME:
         raise Refused(f"the name has {len(name)} characters; {NAME} are the most")
@@ -77,7 +77,7 @@ def _body(text: str) -> str:
 
 
 def comment(user: User, paper: Paper, text: str, token: str) -> Comment:
-    """Say something; the same form sent again is the comment that it was. Raises Refused."""
+    """Add a comment; the same form sent again is the same comment. Raises Refused."""
     body, token = _body(text), f"{user.pk} {token or once()}"[:64]
     try:
         with transaction.atomic():
@@ -89,7 +89,7 @@ def comment(user: User, paper: Paper, text: str, token: str) -> Comment:
 
 
 def edit_comment(row: Comment, text: str) -> None:
-    """Say it otherwise. Raises Refused."""
+    """Change a comment. Raises Refused."""
     Comment.objects.filter(pk=row.pk).update(body=_body(text), edited=datetime.now(UTC))
 
 

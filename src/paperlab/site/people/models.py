@@ -1,4 +1,4 @@
-"""What people leave here. All of it goes with the account, and comes out with its export."""
+"""Tables of people's accounts, votes, comments and lists. All of it goes with the account, and is in its export."""
 
 from django.conf import settings
 from django.db import models

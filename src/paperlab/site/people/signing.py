@@ -1,4 +1,4 @@
-"""Signing in by a mailed link, or by a password for those who set one. Nothing here tells who has an account."""
+"""Signing in by a mailed link, or by a password for those who set one. No answer shows who has an account."""
 
 import hashlib
 import secrets

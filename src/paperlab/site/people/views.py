@@ -1,4 +1,4 @@
-"""Pages and forms of what people do. Nothing changes on GET; all works without a script, and htmx swaps the piece."""
+"""Pages and forms for votes, comments, collections and the account. Nothing changes on GET; all works without a script."""
 
 import json
 from typing import Any
@@ -71,7 +71,7 @@ def read(request: HttpRequest, name: str) -> HttpResponse:
 @never_cache
 @require_POST
 @who.person
-def say(request: HttpRequest, name: str) -> HttpResponse:
+def add_comment(request: HttpRequest, name: str) -> HttpResponse:
     """Comment on a paper."""
     paper = find(name)
     try:

@@ -1,4 +1,4 @@
-"""The queue: one row for a run that somebody asked for, from asking to its end."""
+"""Tables of the queue: one row for each run, from the request to its end."""
 
 from django.conf import settings
 from django.db import models

@@ -1,4 +1,4 @@
-"""Asking for runs and taking them back: what the pages and the worker do with the queue."""
+"""The queue of runs: add, cancel and resume them, and who may."""
 
 import os
 import secrets
@@ -38,7 +38,7 @@ def me() -> str:
 
 
 def may(request: HttpRequest) -> bool:
-    """Whether runs may be asked for and seen: by whoever sits at this machine, or by the site's staff."""
+    """Whether a request may see and add runs: from this machine, or by the site's staff."""
     here = settings.PAPERLAB_LOCAL and limits.is_loopback(request.META.get("REMOTE_ADDR") or "")
     user = getattr(request, "user", None)
     return bool(here or (user is not None and user.is_authenticated and user.is_active and user.is_staff))
@@ -51,7 +51,7 @@ def of_paper(slug: str) -> list[Method]:
 
 
 def once() -> str:
-    """What makes one form one run."""
+    """A token that makes a form one run, however often it is sent."""
     return secrets.token_urlsafe(16)
 
 

@@ -110,7 +110,7 @@ def recorded(run: Run) -> list[str] | None:
 
 
 def resident(group: int) -> int | None:
-    """Bytes of memory that a process group holds; None where the system does not tell."""
+    """Resident bytes of a process group; None where the system does not report them."""
     total, known = 0, False
     page = os.sysconf("SC_PAGE_SIZE")
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -1,4 +1,4 @@
-"""What of a stored paper the index sees: its words, its names, what it is filtered and sorted by."""
+"""What the index stores of a paper: its words, its names, its facts for filters and orders."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

@@ -100,7 +100,7 @@ class Engine:
                 raise EncoderError(f"{folder}: not a sentence encoder")
             return model
 
-        self.one = load(1)  # a query on one thread, beside the words that are looked for; stored texts on all
+        self.one = load(1)  # a query on one thread, as the words are searched at the same time; stored texts on all
         self.all_threads = cache(lambda: load(None))
         self.dimension = int(self.one.width)
 
@@ -125,7 +125,7 @@ class OpenVINO:
         except OSError:
             pass  # a folder that cannot be written costs a quarter of a second at each start
         try:
-            # A query on one thread, beside the words that are looked for and other queries; stored texts on all.
+            # A query on one thread, as words and other queries are searched meanwhile; stored texts on all.
             self.model = core.compile_model(str(model), "CPU", {**LATENCY, "INFERENCE_NUM_THREADS": 1})
         except Exception as error:  # RuntimeError, or its base, on a bad file
             raise _bad(model.parent, error) from error
@@ -179,7 +179,7 @@ def setting() -> str:
     return os.environ.get("PAPERLAB_ENCODER", "").strip()
 
 
-def at_hand() -> bool:
+def available() -> bool:
     """Whether the encoder can be loaded without fetching anything; False too where there is to be none."""
     named, models = setting(), home() / "models"
     if named == "none":

@@ -93,7 +93,7 @@ def ahead(reached: tuple[int, int]) -> int:
 
 
 def text_hash(passage: str) -> int:
-    """What tells whether a text was embedded already: 64 bits, never 0."""
+    """Hash of a text, by which one that was embedded already is recognised: 64 bits, never 0."""
     return int.from_bytes(hashlib.blake2b(passage.encode("utf-8", "replace"), digest_size=8).digest(), "little") or 1
 
 
@@ -149,7 +149,7 @@ class Engine(Protocol):
         ...
 
     def encoder(self) -> Encoder | None:
-        """The encoder that the vectors are of, if it is the one that is set and at hand."""
+        """The encoder that the vectors are of, if it is the one that is set and can be loaded."""
         ...
 
     def words(self, text: Asked, within: Within, limit: int, *, strict: bool = False) -> list[tuple[int, float]]:

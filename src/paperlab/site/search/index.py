@@ -1,10 +1,10 @@
-"""The search index of this machine: words and vectors in files beside the database, kept in step with the store.
+"""The search index of this machine: words and vectors in files in the data folder, kept in step with the store.
 
     search/state.json          which generation is read, up to where words and vectors follow the store
     search/<generation>/words  tantivy          search/<generation>/vectors-<encoder>
 
-One process writes at a time (search/write.lock). The state is written after what it tells of, so a killed writer's work
-is done again, which changes nothing. A rebuild fills a new generation and then puts it in the state.
+One process writes at a time (search/write.lock). The state is written last, so a killed writer's work is
+done again, which changes nothing. A rebuild fills a new generation and then puts it in the state.
 """
 
 import hashlib
@@ -137,7 +137,7 @@ def _clean(generation: str) -> None:
 
 
 def _write_words(now: State, progress: Progress | None, *, switch: bool, check: bool) -> State:
-    """Take in what changed. switch: tell readers after every commit, not only at the end."""
+    """Take in what changed. switch: let readers use it after every commit, not only at the end."""
     words = Words(folder() / now.generation / "words")
     total = ahead(now.words) if progress else 0
     done = 0
@@ -250,7 +250,7 @@ class Embedded:
             new.files = self.files if same and self.files else Words(folder() / now.generation / "words")
         except Damaged:
             return self._damaged(now)
-        if now.encoder and encoders.at_hand():
+        if now.encoder and encoders.available():
             from paperlab.site.search.vectors import Vectors
 
             try:
@@ -285,7 +285,7 @@ class Embedded:
         return len(self.vectors) if self.vectors is not None else 0
 
     def encoder(self) -> encoders.Encoder | None:
-        """The encoder that the vectors are of, if it is the one that is set and at hand."""
+        """The encoder that the vectors are of, if it is the one that is set and can be loaded."""
         return self.loaded if self.vectors is not None and len(self.vectors) else None
 
     @property

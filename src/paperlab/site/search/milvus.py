@@ -2,7 +2,7 @@
 
 Three collections a generation: papers (stems with BM25, facts), vectors (with the same facts), words (of titles, for
 misspelt ones); and one of states, which says which generation is read and up to where it follows the store. Any number
-of site processes read; one writes, by a lock beside the database and, on PostgreSQL, by one inside it. What is written
+of site processes read; one writes, by a lock file and, on PostgreSQL, by a lock in the database. What is written
 is written under the paper's key and the state afterwards, so a killed writer's work is done again, which changes
 nothing. A path ending in .db opens Milvus Lite inside the process, for trying and for tests: one process alone.
 
@@ -95,7 +95,7 @@ class Milvus:
                 self.trouble = f"PAPERLAB_SEARCH {uri}: its papers are gone; `paperlab index` brings all of them again"
         except Exception as error:  # the client's errors have no common base
             raise unreachable(uri, error) from error
-        if self.state.encoder and encoders.at_hand():
+        if self.state.encoder and encoders.available():
             try:
                 loaded = encoders.load()
                 self.loaded = loaded if loaded.name == self.state.encoder else None
@@ -152,7 +152,7 @@ class Milvus:
         return self.state.trust if self.state.judged else 1.0
 
     def encoder(self) -> encoders.Encoder | None:
-        """The encoder that the vectors are of, if it is the one that is set and at hand."""
+        """The encoder that the vectors are of, if it is the one that is set and can be loaded."""
         return self.loaded
 
     def words(self, text: Asked, within: Within, limit: int, *, strict: bool = False) -> list[tuple[int, float]]:

@@ -1,4 +1,4 @@
-"""Writing the index on a Milvus server: see milvus.py for what lies there."""
+"""Write the index on a Milvus server; milvus.py describes what is stored there."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What is asked and what is answered: a query read from words and filters, hits with the reasons for their rank."""
+"""Queries and results of the search: parsing words and filters, hits with the reasons for their rank."""
 
 import re
 from collections.abc import Mapping, Sequence

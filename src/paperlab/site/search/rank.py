@@ -39,7 +39,7 @@ _threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="search")
 
 def search(query: Query, *, facets: bool = False) -> Results:
     """Papers for a query, best first. facets: count them by family, category and year too. Raises nothing of its own:
-    what could not be searched is said in `notes`."""
+    `notes` lists what could not be searched."""
     begun = time.perf_counter()
     notes: list[str] = []
     text = clean.line(query.text[: 2 * TEXT_LIMIT])

@@ -1,4 +1,4 @@
-"""What is talked about now: votes and comments in daily lists, each worth half after HALF_LIFE days.
+"""Trending score: votes and comments in daily lists, each worth half after HALF_LIFE days.
 
     trending(paper, day) = sum over the days it was listed, up to `day`, of
                            (1 + votes + comments / 2) * 2^(-(day - listed) / HALF_LIFE)

@@ -34,7 +34,7 @@ GONE = 0  # the hash of a row that says: no vector any more
 def _faiss() -> Any:
     import faiss
 
-    faiss.omp_set_num_threads(1)  # queries run beside each other; threads within one would only wait for each other
+    faiss.omp_set_num_threads(1)  # queries run at the same time; threads within one would only wait for each other
     return faiss
 
 
@@ -220,7 +220,7 @@ class Vectors:
 
 
 def _products(rows: Array, vector: Array) -> Array:
-    """Inner products, (n,) float32. Not by `@`: BLAS would wake threads that spin beside other queries."""
+    """Inner products, (n,) float32. Not by `@`: BLAS would wake threads that compete with other queries."""
     return np.einsum("ij,j->i", np.asarray(rows, np.float32), np.asarray(vector, np.float32))
 
 

@@ -1,4 +1,4 @@
-"""The bundled catalogue in the store: loaded on first start, and again when its file changed with a release."""
+"""Load the bundled catalogue into the store: on first start, and again when a release changed its file."""
 
 import hashlib
 

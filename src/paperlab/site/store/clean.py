@@ -1,4 +1,4 @@
-"""Text from outside, made clean before it is stored: controls, spaces, ids, dates, addresses. Pages escape it."""
+"""Clean text from outside before it is stored: control characters, spaces, ids, dates, addresses. Pages escape it."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""Reading a source into the store, page by page: kept after every page, gone on with after an interruption."""
+"""Read a source into the store page by page; an interrupted reading is resumed after the last page stored."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,8 +18,11 @@ Progress = Callable[[str, Counts, int | None], None]  # source, so far, items in
 
 
 def harvest(source: Source, progress: Progress | None = None) -> Counts:
-    """Read a source to its end and say what that did. Raises SourceError, and StoreError where the database gives up;
-    what was read until then is kept, and the next call goes on behind it."""
+    """Read a source to its end; the counts of what that did.
+
+    Raises SourceError, and StoreError where the database gives up; what was read until then is kept, and the next call
+    goes on behind it.
+    """
     import filelock
 
     folder = home() / "locks"

@@ -1,4 +1,4 @@
-"""What a source hands over: items, what it set aside, pages of both. Plain data; no database."""
+"""Data that a source yields: items, rejected ones with the reason, pages of both. Plain data; no database."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,10 +29,10 @@ class Sighting:
 
 @dataclass
 class Item:
-    """One paper as one source tells it. "" or None or an empty list: the source does not say.
+    """One paper as one source describes it. "" or None or an empty list: the source does not say.
 
-    as_of: orders two tellings by one source, later wins ("2026-08-17", a version "v0002"); compared as text.
-    shown: what a ranked list printed beside the paper (its date as written, number of comments).
+    as_of: orders two descriptions by one source, the later wins ("2026-08-17", a version "v0002"); compared as text.
+    shown: what a ranked list printed with the paper (its date as written, number of comments).
     """
 
     title: str = ""
@@ -108,7 +108,7 @@ class Ranked:
 class Page:
     """What is stored in one transaction. resume: how to go on after this page; total: items in all, if known.
 
-    stored: an interrupted reading has stored this page already; it only tells again which papers were in it.
+    stored: an interrupted reading has stored this page already; it only lists again which papers were in it.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Page:
     stored: bool = False
 
     def add(self, item: Item, content: str = "") -> None:
-        """Take an item, or set it aside with the reason."""
+        """Add an item, or the reason why it is rejected."""
         try:
             self.items.append(item.checked())
         except Malformed as reason:
@@ -127,7 +127,7 @@ class Page:
 
 
 class Source(Protocol):
-    """Where papers come from. name: one of store.RANK; key: the same reading again has the same key.
+    """Where papers come from. name: one of write.RANK; key: the same reading again has the same key.
 
     pages() reads on from `resume` (empty: from the beginning; else what the last stored page left), knowing what the
     last whole reading `reached`. reached, after the last page: what the next reading needs to know.

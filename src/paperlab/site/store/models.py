@@ -7,7 +7,7 @@ class Paper(models.Model):
     """One paper, ours or ingested or both, joined by arXiv id or by title.
 
     slug, family, kind, method, summary: from the bundled catalogue; empty for papers that are only ingested.
-    origins: {field: [source, as_of]}, who said it last and when; decides what a later import may replace.
+    origins: {field: [source, as_of]}, which source set it last and when; decides what a later import may replace.
     revision: rises with every change, over all papers, in the order of commits: an index that has read up to N
     asks for revision > N.
     """
@@ -58,7 +58,7 @@ class Paper(models.Model):
 
 
 class Alias(models.Model):
-    """Another title that a paper was told of by, as its key: before it was renamed, or as another site spells it."""
+    """The key of another title of a paper: before it was renamed, or as another site spells it."""
 
     key = models.CharField(max_length=32, db_index=True)
     paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="aliases")
@@ -123,7 +123,7 @@ class Entry(models.Model):
 
 
 class SetAside(models.Model):
-    """Something that a source held and that could not be taken, with the reason. key: the same thing is kept once."""
+    """An item of a source that was rejected, with the reason. key: the same item is kept once."""
 
     key = models.CharField(max_length=32, unique=True)
     source = models.CharField(max_length=40)

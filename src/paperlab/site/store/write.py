@@ -1,6 +1,6 @@
-"""Taking a page of items into the store: who is whom, which telling counts, what changed. One transaction a page.
+"""Write a page of items into the store: match papers, merge what sources say, number what changed; in one transaction.
 
-Two tellings of one fact are ordered by (rank of the source, as_of, source), and the greater one stays: in whatever
+Two values of one field are ordered by (rank of the source, as_of, source), and the greater one stays: in whatever
 order sources are read, the store ends the same, and reading one again changes nothing. Of two that are equal in this
 order (a feed read twice) the one read later counts; within one reading, the first.
 """
@@ -21,7 +21,7 @@ from paperlab.site.store.models import Alias, Counter, Entry, Paper, Ranking, Se
 
 # arXiv knows its papers best; a daily list copies from it; a file may hold anything; a page was read line by line.
 RANK = {"arxiv-oai": 5, "arxiv-api": 5, "daily-papers": 4, "bundled": 3, "feed": 2, "jsonl": 2, "listing": 1}
-SIGHTED = "daily-papers"  # sightings are of one daily list, whatever file told of them
+SIGHTED = "daily-papers"  # sightings are of one daily list, whatever file they came from
 LINKS_LIMIT = 100
 CHUNK = 800  # values in one query; some builds of SQLite stop at 999
 BATCH = 200  # rows in one insert
@@ -37,7 +37,7 @@ _COLUMNS = tuple(
 
 @dataclass
 class Counts:
-    """What reading a source did: items found, papers new and changed, items set aside."""
+    """What reading a source did: items found, papers new and changed, items rejected (set_aside)."""
 
     found: int = 0
     new: int = 0
@@ -52,7 +52,7 @@ class Counts:
 
 @dataclass
 class Run:
-    """One reading of a source: which papers it has told of, so that a doublet in it only fills what is empty."""
+    """One reading of a source: papers: those it had so far; one that comes twice only fills what is empty."""
 
     source: str
     papers: set[int] = field(default_factory=set)
@@ -83,7 +83,7 @@ def _copy(value: Any) -> Any:
 
 
 def may(row: Paper, name: str, source: str, as_of: str, *, strict: bool = False) -> bool:
-    """Whether this source's telling of a field replaces what the row has. strict: not if they are equal in order."""
+    """Whether this source's value of a field replaces what the row has. strict: not if they are equal in order."""
     stored = row.origins.get(name)
     if stored is None:
         return True
@@ -125,7 +125,7 @@ def store_aliases(titles: Iterable[tuple[Paper, str]]) -> None:
 
 
 def take(page: Page, run: Run) -> Counts:
-    """Store a page in one transaction. An item that the database refuses is set aside, the others are kept."""
+    """Store a page in one transaction. An item that the database refuses is rejected, the others are kept."""
     try:
         with transaction.atomic():
             return _take(page, run)

@@ -1,4 +1,4 @@
-"""What the pages of papers show of people."""
+"""Template tags for votes, comments and collections."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def paper_url(row: Paper) -> str:
 
 @register.inclusion_tag("people/comments.html", takes_context=True)
 def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
-    """What people said of a paper, and the forms of the reader."""
+    """The comments on a paper, and the reader's forms."""
     request: HttpRequest | None = context.get("request")
     if request is None:
         return {}

@@ -1,1 +1,1 @@
-"""Where papers come from: one small class each, the same contract (paperlab.site.store.harvest.Source)."""
+"""Sources of papers: one small class each, all with the interface of paperlab.site.store.item.Source."""

@@ -86,7 +86,7 @@ def _broken(answer: Answer) -> str:
 
 
 def read(content: bytes, where: str) -> tuple[Page, int]:
-    """An Atom answer as a page, and how many entries it held. A document that breaks off gives what stands before.
+    """An Atom answer as a page, and how many entries it had. A document that breaks off gives those before the break.
 
     Raises SourceError where the answer is the API's own error.
     """

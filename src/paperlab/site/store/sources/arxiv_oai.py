@@ -15,7 +15,7 @@ from paperlab.site.store.sources import xml
 from paperlab.site.store.sources.http import Answer, Polite
 
 BASE = "https://oaipmh.arxiv.org/oai"
-FIRST_DAYS = 7  # how far back the first harvest asks when nobody said since when; all of cs is a matter of hours
+FIRST_DAYS = 7  # how far back the first harvest asks when no first day is given; all of cs is a matter of hours
 
 
 @dataclass
@@ -77,7 +77,7 @@ class ArxivOai:
             responded = responded or records.responded
             for stamp in records.stamps:
                 if stamp > str(self.today + timedelta(1)):
-                    continue  # a datestamp of the future tells nothing
+                    continue  # a datestamp of the future is of no use
                 ordered = ordered and stamp >= last
                 last = max(last, stamp)
             if records.token and records.token == token:
@@ -114,7 +114,7 @@ def _broken(answer: Answer) -> str:
 
 
 def read(content: bytes, where: str) -> Records:
-    """One OAI-PMH answer. A document that breaks off gives the records before the break, and an aside."""
+    """One OAI-PMH answer. A document that breaks off gives the records before the break, and a rejected one."""
     records = Records()
     try:
         for element in xml.each(content, "record", "resumptionToken", "error", "responseDate"):

@@ -49,7 +49,7 @@ class Feed:
 
 def _broken(answer: Answer, *, lenient: bool) -> str:
     if has_entities(answer.content):
-        return ""  # asking again does not help; reading sets it aside
+        return ""  # asking again does not help; reading rejects it
     try:
         parsed = _parse(answer.content)
     except Malformed as error:
@@ -78,7 +78,7 @@ def _parse(content: bytes) -> Any:
 
 
 def read(content: bytes, where: str) -> Page:
-    """A feed's entries as a page. A feed that breaks off gives the entries before the break, and an aside."""
+    """A feed's entries as a page. A feed that breaks off gives the entries before the break, and a rejected one."""
     page = Page(resume={"done": True})
     if has_entities(content):
         page.rejected.append(

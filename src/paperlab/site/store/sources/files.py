@@ -142,7 +142,7 @@ def _all(stream: IO[bytes], name: str) -> tuple[bytes, bool]:
 
 
 def _decoded(content: bytes) -> str:
-    """Text in the encoding that its first bytes or its success tell: UTF-8, UTF-16, else Windows-1252."""
+    """Text decoded by its byte order mark, else as UTF-8, else as Windows-1252."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", "replace")
     try:

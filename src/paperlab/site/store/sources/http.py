@@ -19,7 +19,7 @@ from paperlab.core.home import home
 from paperlab.site.store.item import SourceError
 
 SIZE_LIMIT = 64 * 2**20  # bytes after decompression; a page of arXiv's OAI-PMH has about 2 MB
-PATIENCE = 600.0  # seconds; who asks for a longer wait is told back to the user
+PATIENCE = 600.0  # seconds; a longer wait is left to the user
 DEADLINE = 300.0  # seconds for one answer; a server that drips is as good as silent
 RETRIED = (408, 429, 500, 502, 503, 504)
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -27,7 +27,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said."""
+    """A server's answer."""
 
     url: str
     status: int
@@ -60,7 +60,7 @@ class Polite:
     """A client for one group of hosts.
 
     group: who shares the pause, e.g. "arxiv"; gap: seconds from one answer to the next request. The time before which
-    nobody may ask is kept in a file under PAPERLAB_HOME, and the file's lock is held while asking.
+    nobody may ask is kept in a file under PAPERLAB_HOME, which is locked while asking.
     clock, sleep, chance: time, waiting and the jitter's random numbers in [0, 1), to be replaced in tests.
     """
 

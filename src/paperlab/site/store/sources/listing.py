@@ -12,9 +12,9 @@ Other small print (votes, arXiv ids, who submitted it) is read too, before or af
 Nothing in the text says which line is what, and single lines deceive: a title may be one word, a date, or three
 sentences; an abstract may be one short line, or hold empty lines. So lines are not judged one by one: each gets a cost
 for being a title, an abstract, more of the abstract, or small print, and the cheapest reading of the whole page is
-taken (Viterbi's algorithm over the layouts' grammar). A line that fits nowhere is set aside.
+taken (Viterbi's algorithm over the layouts' grammar). A line that fits nowhere is rejected.
 
-A date without a year is in the year in which the page was saved, which the text does not tell: it is kept as written,
+A date without a year is in the year in which the page was saved, which the text does not say: it is kept as written,
 and becomes a date only where the page's own date has a year or the caller gives one.
 """
 
@@ -180,7 +180,7 @@ class _Reader:
 def _readings(lines: list[Line]) -> tuple[float, list[str]]:
     """The cheapest reading in the layout in which that is cheapest.
 
-    Empty lines tell the layout unless the page is very short: before every line, before every other, before none.
+    Empty lines show the layout unless the page is very short: before every line, before every other, before none.
     """
     small = [lines_of.pieces(line.text) for line in lines]
     text = [line for line, pieces in zip(lines, small, strict=True) if pieces is None]
@@ -262,7 +262,7 @@ def _kinds(pieces: Pieces) -> set[str]:
 
 
 def _meant(pieces: Pieces, *, ahead: bool = False) -> Pieces:
-    """Small print in which a number alone is told to be comments (behind a date or authors) or votes. ahead: votes
+    """Small print in which a number alone is read as comments (behind a date or authors) or votes. ahead: votes
     stand before titles and dates do not, so the last number is votes."""
     last = max((at for at, (kind, _) in enumerate(pieces) if kind == "number"), default=-1)
     meant = []

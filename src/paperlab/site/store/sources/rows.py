@@ -59,7 +59,7 @@ def item(row: Any, where: str, day: date | None = None) -> Item:
         raise Malformed("no title")
     named = _first(paper, "arxiv", "arxiv_id", "arxivId", "id", "paper_id", "paperId", "url")
     known = clean.arxiv_id(str(named)) if isinstance(named, str | float) else None
-    if isinstance(named, float):  # 2403.0277 as a number may have lost a zero: nobody can tell
+    if isinstance(named, float):  # 2403.0277 as a number may have lost a zero: the id is unknown
         raise Malformed(f"the id {named!r} is a number; arXiv ids are strings")
     if known is None and _first(paper, "arxiv", "arxiv_id", "arxivId") is not None:
         raise Malformed(f"not an arXiv id: {str(named)[:80]!r}")
@@ -186,7 +186,7 @@ def _links(paper: dict[str, Any], outer: dict[str, Any]) -> list[dict[str, str]]
 
 
 def page(rows: Any, where: str, *, day: date | None = None, first: int = 1) -> Page:
-    """A list of objects as a page; those that are no papers are set aside. first: the number of the first."""
+    """A list of objects as a page; those that are no papers are rejected. first: the number of the first."""
     taken = Page()
     if not isinstance(rows, list):
         taken.rejected.append(Rejected(f"expected a list, found {type(rows).__name__}", where, str(rows)[:300]))
@@ -197,7 +197,7 @@ def page(rows: Any, where: str, *, day: date | None = None, first: int = 1) -> P
 
 
 def add(taken: Page, row: Any, where: str, day: date | None = None) -> None:
-    """Add one object to a page, or set it aside with the reason."""
+    """Add one object to a page, or the reason why it is rejected."""
     try:
         taken.add(item(row, where, day), json.dumps(row)[:1_000])
     except Malformed as reason:
