@@ -54,7 +54,7 @@ class Up:
         return self.process.wait(20)
 
 
-def wait(there: Callable[[], Any], said: Callable[[], str] = str, seconds: float = 30) -> Any:
+def wait(there: Callable[[], Any], said: Callable[[], str] = str, seconds: float = 120) -> Any:
     """What `there` gives once it gives something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Pages and forms for votes, comments, collections and the account. Nothing changes on GET; all works without a script."""
+"""Pages and forms for votes, comments, collections and the account. Nothing changes on GET; no script is needed."""
 
 import json
 from typing import Any
