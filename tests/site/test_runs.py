@@ -87,7 +87,7 @@ def page(store: None) -> None:
 
 
 def ask(**given: str) -> Any:
-    from paperlab.core.card import find_method
+    from paperlab.core.methods import find_method
     from paperlab.site.runs import queue
 
     return queue.ask(find_method(SLUG), {"claim": CLAIM, **given})
@@ -298,13 +298,24 @@ def test_a_run_that_fails_says_why(home: Path, client: Any, monkeypatch: pytest.
     assert "<script>no" not in shown
 
 
-def test_what_ends_before_its_first_event_is_told_by_the_log(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('{"error": "this needs torch", "code": 2, "kind": "missing-extra"}', "this needs torch"),
+        ("MemoryError", "MemoryError"),
+        ("[1]", "[1]"),
+        ("", "it ended with status 2"),
+    ],
+)
+def test_what_ends_before_its_first_event_is_read_from_the_log(
+    home: Path, monkeypatch: pytest.MonkeyPatch, line: str, error: str
+) -> None:
     from paperlab.site.runs import runner
 
-    code = "import sys; print('paperlab: this needs torch', file=sys.stderr); sys.exit(2)"
+    code = f"import sys; print({line!r}, file=sys.stderr); sys.exit(2)"
     monkeypatch.setattr(runner, "command", lambda run: [sys.executable, "-c", code])
     ask()
-    assert follow(runner.Runner(), lambda run: run.state == "failed").error == "this needs torch"
+    assert follow(runner.Runner(), lambda run: run.state == "failed").error == error
 
 
 def test_records_of_a_run_without_events_are_read_from_its_output(home: Path) -> None:

@@ -1,12 +1,13 @@
-"""What `paperlab show` tells: one object about a paper or a method, and that object as a page of text."""
+"""What `paperlab show` prints: one object about a paper or a method, and that object as a page of text."""
 
 from dataclasses import asdict
 from typing import Any
 
 from paperlab.cli import text
-from paperlab.core.card import Check, Method, UnknownMethod, find_method, methods
+from paperlab.core.card import Check
+from paperlab.core.methods import Method, UnknownMethod, find_method, methods, parameters, snippet
 from paperlab.core.paper import Paper, UnknownPaper, find_paper
-from paperlab.core.signature import parameters, show
+from paperlab.core.signature import show
 from paperlab.core.standing import count, of_method, of_paper, one_word
 from paperlab.core.verdict import Row
 
@@ -30,7 +31,7 @@ def about(name: str) -> dict[str, Any]:
 
 
 def facts(paper: Paper) -> dict[str, Any]:
-    """What a listing and a page tell alike of a paper."""
+    """The facts of a paper that listings and pages share."""
     names = ("slug", "title", "arxiv", "year", "kind", "family", "method", "code")
     return {name: getattr(paper, name) for name in names}
 
@@ -54,7 +55,7 @@ def _paper(paper: Paper | None, behind: list[Method]) -> dict[str, Any]:
 def _methods(behind: list[Method], rows: list[Row]) -> dict[str, Any]:
     checked = [method for method in behind if method.card.checks]
     counted = count(checked[0].card.paper or checked[0].slug) if checked else {}
-    usable = next((method for method in behind if method.verb), None)
+    usable = next((method for method in behind if method.verbs), None)
     return {
         "runnable": bool(checked),
         "verdict": one_word(counted),
@@ -67,7 +68,7 @@ def _methods(behind: list[Method], rows: list[Row]) -> dict[str, Any]:
         },
         "departs": [departure for method in behind for departure in method.card.departs],
         "command": f"paperlab run {checked[0].slug}" if checked else None,
-        "snippet": _snippet(usable) if usable else None,
+        "snippet": snippet(usable) if usable else None,
     }
 
 
@@ -89,13 +90,6 @@ def _check(method: Method, check: Check) -> dict[str, Any]:
     }
 
 
-def _snippet(method: Method) -> str:
-    name = method.slug.replace("-", "_")
-    first = next(iter(parameters(method)), None)
-    given = f", {first.name}={first.default!r}" if first else ""
-    return f'import paperlab\n{name} = paperlab.load("{method.slug}"{given})\nsmall = {name}(model, calibration=texts)'
-
-
 def expectation(check: dict[str, Any]) -> str:
     """What a check expects, in words."""
     margin = text.percent(check["margin"], signed=False)
@@ -106,12 +100,12 @@ def expectation(check: dict[str, Any]) -> str:
 
 def verdict_line(row: dict[str, Any]) -> str:
     """A verdict with where it was reached, its interval, or why there is none."""
-    said = f"{row['word'].upper()} here"
+    line = f"{row['word'].upper()} here"
     if row["gain"] is None:
-        return text.wrap(f"{said}: {row['reason']}", "      ", first="    ")
+        return text.wrap(f"{line}: {row['reason']}", "      ", first="    ")
     ends = " to ".join("unbounded" if end is None else text.percent(end) for end in (row["low"], row["high"]))
-    said += f": gain {text.percent(row['gain'])} ({ends}), {row['task']} on {row['model']}, {row['scale']}"
-    return text.wrap(said, "      ", first="    ")
+    line += f": gain {text.percent(row['gain'])} ({ends}), {row['task']} on {row['model']}, {row['scale']}"
+    return text.wrap(line, "      ", first="    ")
 
 
 def page(known: dict[str, Any]) -> str:
@@ -134,7 +128,7 @@ def page(known: dict[str, Any]) -> str:
             lines.append(text.wrap(f"{against}{claim['setting']}", "    "))
     lines += _checks(known)
     if known["departs"]:
-        lines += ["", "Where our method file departs from the paper"]
+        lines += ["", text.wrap("Where our method file departs from the paper", "")]
         lines += [text.wrap(departure, "    ", first="  - ") for departure in known["departs"]]
     for slug, params in known["parameters"].items():
         if params:
@@ -153,8 +147,8 @@ def _checks(known: dict[str, Any]) -> list[str]:
         plan = known.get("plan")
         if plan:
             needs = f" Needs: {', '.join(plan['needs'])}." if plan["needs"] else ""
-            said = f"{plan['experiment']} Expected: {plan['expect']}.{needs}"
-            return ["", f"No check yet; planned (effort {plan['effort']})", text.wrap(said)]
+            planned = f"{plan['experiment']} Expected: {plan['expect']}.{needs}"
+            return ["", f"No check yet; planned (effort {plan['effort']})", text.wrap(planned)]
         return ["", text.wrap(f"Nothing to run: {known['why_not']}", "")] if known.get("why_not") else []
     lines = ["", "Checks here"]
     for check in known["checks"]:

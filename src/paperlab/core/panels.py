@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
-from paperlab.core.card import Arm, Method, find_method
+from paperlab.core.card import Arm
+from paperlab.core.methods import Method, find_method
 from paperlab.core.record import ArmResult, Record
 from paperlab.core.verdict import data_of
 from paperlab.core.words import clean, number

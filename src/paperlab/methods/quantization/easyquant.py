@@ -24,18 +24,18 @@ from paperlab.kit.quantized import Outliers, Quantized
 CARD = Card(
     paper="easyquant",
     family="quantization",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    margin=0.02,
+    beside=(Arm("round-to-nearest", bits=4, symmetric=True), Arm("original")),
+    method=Arm("easyquant", bits=4),
     checks=(
         Check(
             claim="better-than-rtn",
             says="At 4 bits perplexity is below that of round-to-nearest: 6.01 against 6.29 (LLaMA-7B, WikiText2).",
-            task="lm_compress",
-            metric="perplexity",
             also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.02,
-            method=Arm("easyquant", bits=4),
-            baseline=Arm("round_to_nearest", bits=4, group=64, symmetric=True),
-            beside=(Arm("round_to_nearest", bits=4, symmetric=True), Arm("original")),
+            baseline=Arm("round-to-nearest", bits=4, group=64, symmetric=True),
             equal={"layer_bits": 0.03},
             gap="The paper gives round-to-nearest one range per channel and does not count the outliers' bits (up to "
             "0.3 a weight). Here they are counted, and the baseline spends as many on ranges per group of 64; the "
@@ -46,13 +46,9 @@ CARD = Card(
         Check(
             claim="better-than-rtn-at-3-bits",
             says="Keeping outliers and choosing the range wins over plain rounding in low bits; asked here at 3 bits.",
-            task="lm_compress",
-            metric="perplexity",
             also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.02,
             method=Arm("easyquant", bits=3),
-            baseline=Arm("round_to_nearest", bits=3, group=64, symmetric=True),
+            baseline=Arm("round-to-nearest", bits=3, group=64, symmetric=True),
             beside=(Arm("original"),),
             equal={"layer_bits": 0.04},
             gap="The paper reports 4 bits alone; its argument is about low bits in general. Sizes are equal as in "
@@ -61,40 +57,27 @@ CARD = Card(
         Check(
             claim="range-adds-to-outliers",
             says="Outliers alone do not suffice: choosing the range too takes 12.52 down to 11.66 (BLOOM-7B, 4 bits).",
-            task="lm_compress",
-            metric="perplexity",
             also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.02,
-            method=Arm("easyquant", bits=4),
             baseline=Arm("easyquant", bits=4, steps=0),
-            beside=(Arm("round_to_nearest", bits=4, symmetric=True), Arm("original")),
             equal={"layer_bits": 0.0},
             gap="Same outliers, same size, only the gradient steps differ. The paper's figure is for BLOOM-7B.",
         ),
         Check(
             claim="nearly-lossless",
             says="At 4 bits the model performs like the original: 11.66 against 11.37 (BLOOM-7B, WikiText2, +2.6 %).",
-            task="lm_compress",
-            metric="perplexity",
             expect="equal",
             margin=0.03,
-            method=Arm("easyquant", bits=4),
             baseline=Arm("original"),
-            beside=(Arm("round_to_nearest", bits=4, symmetric=True),),
+            beside=(Arm("round-to-nearest", bits=4, symmetric=True),),
             gap="The margin is the paper's own loss on BLOOM-7B; its LLaMA models lose 4 to 13 %. Models of 6M and "
             "135M parameters have less to spare than 7B.",
         ),
         Check(
             claim="better-than-gptq",
             says="Without data it beats GPTQ in most cases: 6.01 against 6.09 (LLaMA-7B, WikiText2; GPTQ saw C4).",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
             margin=0.01,
-            method=Arm("easyquant", bits=4),
             baseline=Arm("gptq", bits=4, group=64, symmetric=True, calibration="encyclopedia"),
-            beside=(Arm("round_to_nearest", bits=4, group=64, symmetric=True), Arm("original")),
+            beside=(Arm("round-to-nearest", bits=4, group=64, symmetric=True), Arm("original")),
             equal={"layer_bits": 0.03},
             gap="The paper calibrated GPTQ on C4, judged on other corpora, with one range per channel. Here it is "
             "calibrated on 32 windows of an encyclopaedia and judged on the task's text; it gets groups of 64, which "
@@ -105,11 +88,9 @@ CARD = Card(
             says="The algorithm runs over 10 times faster than those that need data (175B in 10 minutes on 8 A100).",
             task="compress_time",
             metric="seconds",
-            expect="lower",
             margin=0.9,
-            method=Arm("easyquant", bits=4),
             baseline=Arm("gptq", bits=4),
-            beside=(Arm("round_to_nearest", bits=4, symmetric=True),),
+            beside=(Arm("round-to-nearest", bits=4, symmetric=True),),
             gap="The paper runs each weight in parallel on 8 GPUs and compares with GPTQ's hours on far larger "
             "models, calibrated on 128 long samples. Here: two CPU cores, a model of 135M, a short calibration text, "
             "which makes GPTQ cheap.",

@@ -5,6 +5,8 @@ import time
 from datetime import date, datetime
 from typing import Any
 
+from paperlab.core.log import quiet
+
 
 class BadArgument(ValueError):
     """An argument of the command line that cannot be used; the message says what is expected."""
@@ -33,7 +35,7 @@ class ProgressLine:
 
     def show(self, text: str) -> None:
         """Show a line in place of the last, at most five times a second; every five seconds in a file."""
-        if time.monotonic() - self.last < (0.2 if self.live else 5.0):
+        if quiet() or time.monotonic() - self.last < (0.2 if self.live else 5.0):
             return
         self.last = time.monotonic()
         print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)

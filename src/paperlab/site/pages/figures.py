@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from paperlab.core.card import methods
+from paperlab.core.methods import methods
 from paperlab.core.panels import Panel, Value, build_seconds, chosen, holding, panels
 from paperlab.core.record import ArmResult, Record, from_json
 from paperlab.core.statistics import aggregate, t_quantile

@@ -224,10 +224,8 @@ class Runner:
             error = f"its process was killed by {_signal_name(number)}, not by paperlab; was there too little memory?"
             self._end(run, INTERRUPTED, error=error)
         else:
-            # What ends before its first event, or lacks a package, has written why into the log only.
-            lines = [line for line in log(run).splitlines() if line.strip()]
-            last = lines[-1].removeprefix("paperlab: ")[:2000] if lines else f"it ended with status {status}"
-            self._end(run, FAILED, error=active.events.error or last)
+            error = active.events.error or _last_error(log(run)) or f"it ended with status {status}"
+            self._end(run, FAILED, error=error)
 
     def _too_much(self, active: Active, row: dict[str, Any] | None) -> str:
         """Why a process must end now; "" if it need not."""
@@ -289,6 +287,15 @@ def _lock(file: Path) -> Iterator[int | None]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _last_error(text: str) -> str:
+    """The error that a process wrote last, for one that ended before its first event or lacks a package: with --json
+    an object with `error`, else a line."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(lines[-1])["error"])[:2000] if lines else ""
+    return lines[-1][:2000]
 
 
 def _signal_name(number: int) -> str:
