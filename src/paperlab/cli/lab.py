@@ -43,6 +43,10 @@ def run(
         int | None, typer.Option(metavar="N", min=1, help="How many seeds, where the task has seeds.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    events: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", envvar="PAPERLAB_EVENTS", help="Append the progress to this file as JSON lines."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a paper's checks: its method against its baseline."""
@@ -58,8 +62,9 @@ def run(
     from paperlab.cli import running
 
     records = running.run(
-        method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume
-    )
+        method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume,
+        events=events,
+    )  # fmt: skip
     running.print_records(records, as_json=as_json)
 
 

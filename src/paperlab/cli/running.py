@@ -4,9 +4,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paperlab.cli import text
+from paperlab.cli.events import events_to
 from paperlab.cli.verbosity import note
 from paperlab.core.log import quiet
 
@@ -18,11 +20,15 @@ if TYPE_CHECKING:
 EVERY = 5.0  # seconds between two plain lines on the same arm
 
 
-def run(slug: str, **options: Any) -> "list[Record]":
-    """`lab.run.run_checks` with its progress shown on standard error."""
-    from paperlab.lab.run import run_checks
+def run(slug: str, *, events: Path | None = None, **options: Any) -> "list[Record]":
+    """`lab.run.run_checks` with its progress shown on standard error, and written to `events` as JSON lines."""
+    with _shown() as show, events_to(events) as write:
+        from paperlab.lab.run import run_checks
 
-    with _shown() as progress:
+        def progress(event: dict[str, Any]) -> None:
+            write(event)
+            show(event)
+
         return run_checks(slug, progress=progress, **options)
 
 
