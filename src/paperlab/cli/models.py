@@ -60,7 +60,7 @@ def by_method(
 def _apply(model: str, slug: str, settings: list[str], data: str | None, into: Path) -> "dict[str, Codes]":
 
     import paperlab
-    from paperlab.assets.models import load_causal_lm, load_encoder
+    from paperlab.assets.loading import load_causal_lm, load_encoder
     from paperlab.assets.texts import load_text
     from paperlab.core.methods import find_method, parse
     from paperlab.engine.pack import BESIDE

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from paperlab.assets.models import load_encoder
+from paperlab.assets.loading import load_encoder
 from paperlab.assets.texts import Text, TextError, load_text, split_documents, texts_folder, windows
 from paperlab.core.home import BUNDLED
 from paperlab.core.task import Metric

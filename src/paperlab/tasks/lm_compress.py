@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperlab.assets.models import load_causal_lm
+from paperlab.assets.loading import load_causal_lm
 from paperlab.assets.texts import Text, load_text, windows
 from paperlab.core.task import Metric
 from paperlab.kit.compressed import Compressed
