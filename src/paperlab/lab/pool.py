@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from paperlab.lab.journal import Journal
 from paperlab.lab.machine import memory_left
 from paperlab.lab.state import one_thread
 
+DEATHS = 2  # of an arm's process; then it is not run again
 TIMES = 3  # a process needs as many times the bytes of its model: the model, a copy, and what is computed
 ONE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 ERRORS = {error.__name__: error for error in (ModelError, PackageError, RunError, TextError)}
@@ -118,16 +120,15 @@ class Pool:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.alive: list[_Worker] = []
-        self.restarts = workers
         self.again: list[Job] = []
-        self.lost: set[tuple[str, int]] = set()
+        self.deaths: Counter[tuple[str, str]] = Counter()  # by run and arm
         self._place: Place | None = None
 
     def about(self, place: Place, seed: int) -> dict[str, Any]:
         """See `Executor`. The other processes start meanwhile."""
         while len(self.alive) < self.workers:
             self.alive.append(_start())
-        while True:
+        for _ in range(DEATHS):
             worker = self.alive[0]
             worker.send({"about": asdict(place), "seed": seed})
             while (message := worker.receive()) is not None:
@@ -137,7 +138,10 @@ class Pool:
                     raise _error(message)
                 else:
                     return message["about"]
-            self._replace(worker)
+            status = self._replace(worker)
+        raise RunError(
+            f"a process was ended by {_cause(status)} on loading {place.model or place.task}, {DEATHS} times"
+        )
 
     def run(self, take: Take, progress: Progress, done: Done, size: int) -> None:
         """See `Executor`. A second process gets work only where there is memory for it."""
@@ -148,6 +152,10 @@ class Pool:
                 if others and new and memory_left() < TIMES * size:
                     continue
                 job = self.again.pop() if self.again else take(worker.last)
+                while job is not None and self.deaths[_arm(job)] == DEATHS:
+                    _broke(job, progress)
+                    done(job)
+                    job = take(worker.last)
                 if job is not None:
                     self._place = job.place
                     worker.job = job
@@ -164,14 +172,11 @@ class Pool:
         assert job is not None
         if message is None:
             status = self._replace(worker)
-            if (job.key, job.seed) in self.lost:
-                _broke(job, status, progress)
-                done(job)
-            else:
-                self.lost.add((job.key, job.seed))
+            self.deaths[_arm(job)] += 1
+            if self.deaths[_arm(job)] < DEATHS:
                 text = f"the process of {job.name} was ended by {_cause(status)}; it is run once more"
                 progress({"kind": "note", "message": text})
-                self.again.append(job)
+            self.again.append(job)
         elif message["kind"] == "ready":
             worker.started = True
         elif message["kind"] == "failed":
@@ -186,13 +191,9 @@ class Pool:
         """Start another process for one that has ended; its exit status. Raises RunError where that is of no use."""
         status = worker.end()
         self.alive.remove(worker)
-        if not worker.started:
+        if not worker.started and status >= 0:
             raise RunError(f"a process could not be started ({_cause(status)}); --jobs 1 runs in this one")
-        if self.restarts > 0:
-            self.restarts -= 1
-            self.alive.append(_start())
-        if not self.alive:
-            raise RunError(f"every process was ended by {_cause(status)}; was there too little memory? Try --jobs 1")
+        self.alive.append(_start())
         return status
 
     def close(self) -> None:
@@ -223,9 +224,13 @@ def _cause(status: int) -> str:
     return f"signal {-status}"
 
 
-def _broke(job: Job, status: int, progress: Progress) -> None:
-    """An arm that ends its process twice has broken."""
-    text = f"its process was ended by {_cause(status)}, twice; was there too little memory?"
+def _arm(job: Job) -> tuple[str, str]:
+    return str(job.journal), job.key
+
+
+def _broke(job: Job, progress: Progress) -> None:
+    """An arm whose process ends too often has broken, on this seed as on those that are left."""
+    text = f"its process was ended {DEATHS} times; was there too little memory?"
     with Journal(job.journal).writing(job.key, job.seed) as writer:
         if writer is not None:
             writer.write({"error": text})
