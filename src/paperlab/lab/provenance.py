@@ -7,6 +7,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from paperlab.core.install import version as paperlab_version
 from paperlab.lab.arms import OUTSIDE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,8 +48,8 @@ def git_state() -> tuple[str | None, bool]:
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide what is computed."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("paperlab", *PACKAGES):
+    found = {"python": ".".join(map(str, sys.version_info[:3])), "paperlab": paperlab_version()}
+    for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -18,7 +18,7 @@ from paperlab.core.methods import Method, find_method, methods
 from paperlab.core.record import ArmResult, Record, Status, append
 from paperlab.core.signature import show
 from paperlab.core.sources import arm_sources
-from paperlab.core.task import SCALES, load_task
+from paperlab.core.task import SCALES, constants, load_task
 from paperlab.core.verdict import publish
 from paperlab.lab.arms import check_arms
 from paperlab.lab.errors import RunError
@@ -115,6 +115,23 @@ def of_family(family: str) -> list[Wanted]:
     found = [one for m in methods().values() if m.card.family == family and m.card.checks for one in chosen(m)]
     if not found:
         raise RunError(f"no method of the family {family!r} has a check")
+    return found
+
+
+def outdated(what: str | None = None) -> dict[str, list[Wanted]]:
+    """By scale, exactly the checks whose current verdict is outdated; of one family or method, if named."""
+    from paperlab.core.standings import outdated_checks
+
+    found: dict[str, list[Wanted]] = {}
+    for slug, claim, task, model, scale in outdated_checks():
+        method = find_method(slug)
+        if what is not None and what not in (slug, method.card.family):
+            continue
+        known = constants(task).get("MODELS", ())
+        if known and model not in known:
+            continue  # a model of the user's: only they know where it lies
+        (one,) = chosen(method, claim)
+        found.setdefault(scale, []).append(replace(one, on=(task, model if known else None)))
     return found
 
 
