@@ -107,14 +107,15 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     train, held_out = (_bytes(split_documents(text, split)) for split in ("calibration", "held-out"))
     middle = len(held_out) // 2
     other = load_text(OTHER[text.id]) if data is None or data in OTHER else None
-    parts = {
-        "validation": _windows(held_out[:middle], LENGTH, VALIDATION, text),
-        "test": _windows(held_out[middle:], LENGTH, TEST, text),
-        "double": _windows(held_out[middle:], 2 * LENGTH, SIDE, text),
-        "other": _windows(_bytes(split_documents(other, "held-out")), LENGTH, SIDE, other) if other else None,
-    }
     about = {**text.describe(), **({"other": other.id, "other_sha256": other.sha256} if other else {})}
-    return Setting(Stream(train, STEPS[scale] * BATCH), **parts, about=about)
+    return Setting(
+        Stream(train, STEPS[scale] * BATCH),
+        validation=_windows(held_out[:middle], LENGTH, VALIDATION, text),
+        test=_windows(held_out[middle:], LENGTH, TEST, text),
+        double=_windows(held_out[middle:], 2 * LENGTH, SIDE, text),
+        other=_windows(_bytes(split_documents(other, "held-out")), LENGTH, SIDE, other) if other else None,
+        about=about,
+    )
 
 
 def _bytes(documents: tuple[str, ...]) -> Tensor:
