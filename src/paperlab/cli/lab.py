@@ -52,6 +52,10 @@ def run(
         bool, typer.Option("--outdated", help="Repeat the checks whose verdict is outdated: of SLUG|FAMILY, or all.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    events: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", envvar="PAPERLAB_EVENTS", help="Append the progress to this file as JSON lines."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a paper's checks: its method against its baseline.
@@ -67,10 +71,10 @@ def run(
             raise Misuse("--claim, --set and the like belong to the checks of one paper: name it, without --outdated")
         if outdated:
             what = slug if slug is None or slug in families else _method_slug(slug)
-            records = running.run_outdated(what, resume=resume, jobs=jobs)
+            records = running.run_outdated(what, resume=resume, jobs=jobs, events=events)
         else:
             assert slug is not None
-            more = {"model": model, "data": data, "seeds": seeds, "resume": resume, "jobs": jobs}
+            more = {"model": model, "data": data, "seeds": seeds, "resume": resume, "jobs": jobs, "events": events}
             records = running.run_family(slug, scale=scale, **more)
         return running.print_records(records, as_json=as_json)
     if slug is None:
@@ -84,7 +88,7 @@ def run(
 
     records = running.run(
         method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume,
-        jobs=jobs,
+        jobs=jobs, events=events,
     )  # fmt: skip
     running.print_records(records, as_json=as_json)
 

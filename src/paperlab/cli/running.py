@@ -5,9 +5,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paperlab.cli import text
+from paperlab.cli.events import events_to
 from paperlab.cli.verbosity import note
 from paperlab.core.log import quiet
 
@@ -17,37 +19,47 @@ if TYPE_CHECKING:
     from paperlab.core.record import Record
 
 EVERY = 5.0  # seconds between two plain lines on the same arm
-
-
 TIMES = 20.0  # seconds between two plain lines on how long the rest takes
 
 
-def run(slug: str, **options: Any) -> "list[Record]":
-    """`lab.run.run_checks` with its progress shown on standard error."""
+def run(slug: str, *, events: Path | None = None, **options: Any) -> "list[Record]":
+    """`lab.run.run_checks` with its progress shown on standard error, and written to `events` as JSON lines."""
     from paperlab.lab.run import run_checks
 
-    with _shown() as progress:
+    with _progress(events) as progress:
         return run_checks(slug, progress=progress, **options)
 
 
-def run_family(family: str, **options: Any) -> "list[Record]":
+def run_family(family: str, *, events: Path | None = None, **options: Any) -> "list[Record]":
     """Run all checks of a family, arms that several have once."""
     from paperlab.lab.run import of_family, run_all
 
-    with _shown() as progress:
+    with _progress(events) as progress:
         return run_all(of_family(family), progress=progress, **options)
 
 
-def run_outdated(what: str | None, **options: Any) -> "list[Record]":
+def run_outdated(what: str | None, *, events: Path | None = None, **options: Any) -> "list[Record]":
     """Repeat the checks whose current verdict is outdated; none if there are none."""
     from paperlab.lab.run import outdated, run_all
 
-    with _shown() as progress:
+    with _progress(events) as progress:
         return [
             record
             for scale, wanted in outdated(what).items()
             for record in run_all(wanted, scale=scale, progress=progress, **options)
         ]
+
+
+@contextmanager
+def _progress(events: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A `progress` callable that shows each event and appends it to `events`."""
+    with _shown() as show, events_to(events) as write:
+
+        def progress(event: dict[str, Any]) -> None:
+            write(event)
+            show(event)
+
+        yield progress
 
 
 @contextmanager
