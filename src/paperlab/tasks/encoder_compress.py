@@ -18,13 +18,13 @@ stretch only: a key's samples are the items that have it, in order, and arms are
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from paperlab.assets.models import load_encoder
+from paperlab.assets.loading import load_encoder
 from paperlab.assets.texts import Text, TextError, load_text, split_documents, texts_folder, windows
 from paperlab.core.home import BUNDLED
 from paperlab.core.task import Metric
@@ -43,7 +43,8 @@ METRICS = {
 PAIRED_BY: Literal["items", "seeds"] = "items"
 COST = {"quick": 90, "full": 600, "gpu": 600}
 MODELS = ("minilm-l6",)
-SEEDS = {"quick": 1, "full": 3, "gpu": 3}
+SEEDS = {"quick": 5, "full": 5, "gpu": 5}  # of the calibration windows; what looks at no data runs once
+ARM_SECONDS = {"minilm-l6": 10}
 DATA = {
     "held-out and calibration text": "news (or --data): half its documents each; see `paperlab.assets.texts`",
     "rated documents": "50 news texts with people's similarity ratings, Lee et al. 2005, from gensim 4.4.0's test data",
@@ -79,6 +80,7 @@ class Setting:
     """
 
     kind: str
+    scale: str
     model: nn.Module
     tokenizer: Any
     provenance: dict[str, Any]
@@ -110,6 +112,7 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     longest = min(size.length, tokenizer.model_max_length)
     setting = Setting(
         kind="encoder",
+        scale=scale,
         model=encoder,
         tokenizer=tokenizer,
         provenance=provenance,
@@ -126,6 +129,14 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     for name in ("held_out", "rated", "queries", "answers"):
         setting.original[name] = embed(encoder, setting, getattr(setting, name))
     return setting
+
+
+def remake(setting: Setting, seed: int) -> Setting:
+    """The setting for another seed: only the calibration windows are drawn again."""
+    size = SCALES[setting.scale]
+    window = min(size.window, setting.length)
+    calibration = _calibration(setting.tokenizer, setting.text, window, size.calibration, seed)
+    return replace(setting, calibration=calibration)
 
 
 def describe(setting: Setting) -> dict[str, Any]:

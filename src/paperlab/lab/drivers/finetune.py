@@ -19,6 +19,7 @@ from paperlab.lab.drivers._common import Progress, in_order, silent, supplied, t
 SAYS = "trains a finished model further"
 BUILDS = "Tuned"
 STARTS_FROM = ("Compressed", "Tuned", "Merged")
+DRAWS = True  # the order of examples comes from the seed, whatever a method asks for
 
 VERBS = {
     "loss": {

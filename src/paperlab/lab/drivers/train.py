@@ -20,6 +20,7 @@ from paperlab.lab.drivers._common import Progress, in_order, silent
 SAYS = "trains a small network from scratch with the method's part in it"
 BUILDS = "Trained"
 STARTS_FROM = ()
+DRAWS = True  # initial weights, order of examples, dropout: from the seed, whatever a method asks for
 
 VERBS = {
     "linear": {

@@ -16,8 +16,8 @@ from django.utils.text import slugify
 from paperlab.core.panels import Panel, Point, labels, to_csv
 from paperlab.core.paper import FAMILIES
 from paperlab.core.words import megabytes, number, seconds
-from paperlab.site.evidence import evidence
 from paperlab.site.pages import figures, plots
+from paperlab.site.records import record_index
 
 AT = {"bytes": "bytes", "time": "time", "quality": "quality"}
 NEAR = {"bytes": 1.02, "time": 2.0, "quality": 1.02}  # how far apart what counts as equal may be, as a ratio
@@ -72,7 +72,7 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     largest = max(range(len(names)), key=lambda i: len(found.panels[i].points), default=0)
     chosen = names.index(request.GET.get("in", "")) if request.GET.get("in") in names else largest
     here = {"in": names[chosen]} if names else {}
-    body = _body(family, evidence().mark, chosen, at, column, down) if names else ""
+    body = _body(family, record_index().mark, chosen, at, column, down) if names else ""
     told = {
         "family": family, "at": at, "body": body, "found": found,
         "kinds": [(name, said, f"?{urlencode({**here, 'at': name})}") for name, said in AT.items()],

@@ -10,7 +10,7 @@ from paperlab.core.panels import Panel, Value, build_seconds, chosen, holding, p
 from paperlab.core.record import ArmResult, Record, from_json
 from paperlab.core.statistics import aggregate, t_quantile
 from paperlab.core.verdict import current, data_of
-from paperlab.site import evidence
+from paperlab.site import records
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _exp(x: float) -> float:
 
 def record(name: str) -> Told | None:
     """A record; None where there is none, or it cannot be read (coverage tells of those)."""
-    return _record(name, evidence.evidence().mark)
+    return _record(name, records.record_index().mark)
 
 
 @lru_cache(maxsize=2048)
@@ -97,7 +97,7 @@ def _record(name: str, mark: str) -> Told | None:
 
 
 def _whole(name: str) -> Record | None:
-    place = evidence.evidence().places.get(name)
+    place = records.record_index().places.get(name)
     if place is None:
         return None
     try:
@@ -120,7 +120,7 @@ class Compared:
 
 def compared(family: str) -> Compared:
     """What the finished records of present checks of a family's methods say, settings and hardware kept apart."""
-    return _compared(family, evidence.evidence().mark)
+    return _compared(family, records.record_index().mark)
 
 
 @lru_cache(maxsize=64)
@@ -129,7 +129,7 @@ def _compared(family: str, mark: str) -> Compared:
     if not slugs:
         return Compared((), 0, 0, {})
     slugs = chosen(slugs, methods())
-    everything = [found for name in evidence.evidence().places if (found := _whole(name)) is not None]
+    everything = [found for name in records.record_index().places if (found := _whole(name)) is not None]
     today = current(everything, methods())
     live = [held for r in (*today.current, *today.repeated, *today.unfinished) if (held := holding(r, slugs))]
     used = [r for r in live if r.status == "finished"]
@@ -144,7 +144,7 @@ def families() -> list[tuple[str, int]]:
     """The families that have finished records of claims or controls, with how many methods each."""
     known = methods()
     ran: dict[str, set[str]] = {}
-    for row in evidence.evidence().verdicts.values():
+    for row in records.record_index().verdicts.values():
         method = known.get(row["method"])
         if method is not None and row["status"] == "finished" and row["state"] != "superseded":
             ran.setdefault(method.card.family, set()).add(row["method"])
@@ -153,4 +153,4 @@ def families() -> list[tuple[str, int]]:
 
 def rows(slug: str) -> list[dict[str, Any]]:
     """The verdict rows of a paper, of every state, the latest first."""
-    return list(reversed(evidence.evidence().by_paper.get(slug, [])))
+    return list(reversed(records.record_index().by_paper.get(slug, [])))
