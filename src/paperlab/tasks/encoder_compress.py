@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from paperlab.assets.cache import cached_tensors
 from paperlab.assets.loading import load_encoder
 from paperlab.assets.texts import Text, TextError, load_text, retrieval_pairs, split_documents, texts_folder, windows
 from paperlab.core.task import Metric
@@ -124,9 +125,20 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
         length=longest,
         original={},
     )
-    for name in ("held_out", "rated", "queries", "answers"):
-        setting.original[name] = embed(encoder, setting, getattr(setting, name))
+    setting.original = _original(setting)
     return setting
+
+
+def _original(setting: Setting) -> dict[str, Tensor]:
+    """What the untouched model makes of all texts: the same for every arm, seed and run."""
+    parts = {name: getattr(setting, name) for name in ("held_out", "rated", "queries", "answers")}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    known = setting.provenance
+    key = {"model": known["sha256"], "pooling": known.get("pooling"), "texts": digest, "length": setting.length}
+    key |= {"threads": torch.get_num_threads()}
+    return cached_tensors(
+        "encoder_compress", key, lambda: {n: embed(setting.model, setting, t) for n, t in parts.items()}, code=__file__
+    )
 
 
 def remake(setting: Setting, seed: int) -> Setting:
