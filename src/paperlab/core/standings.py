@@ -110,15 +110,30 @@ def _chosen(runs: Sequence[Any], present: Mapping[str, Check]) -> Any:
 
 
 def pooled_row(runs: Sequence[Row]) -> Row:
-    """What finished runs of one question say together, oldest first: the one with the most draws (of those the
-    latest) where all have the same word; else that one with the word "mixed" and how many said what."""
+    """What finished runs of one question say together: the one with the most draws (of those the latest) where all
+    have the same word; else that one with the word "mixed" and how many said what.
+
+    Draws are pooled: seeds count from 0, so a run with more of them on the same machine and code has the draws of a
+    smaller one, which then has no word of its own.
+    """
     best = max(runs, key=lambda run: (run.seeds, run.started, run.id))
-    words = Counter(run.word for run in runs)
+    apart = [run for run in runs if not any(_contains(other, run) for other in runs)]
+    words = Counter(run.word for run in apart)
     if len(words) == 1:
         return best
     each = ", ".join(f"{word} ({words[word]})" for word in WORDS if word in words)
-    reason = f"{len(runs)} finished runs disagree: {each}. The largest of them: {best.reason}"
+    reason = f"{len(apart)} finished runs disagree: {each}. The largest of them: {best.reason}"
     return replace(best, word=MIXED, reason=reason)
+
+
+def _contains(more: Row, run: Row) -> bool:
+    """Whether a run has all draws of another, made by the same code on the same machine, and further ones."""
+    same = ("machine", "sources", "params", "frozen")
+    return (
+        min(more.schema, run.schema) >= 2
+        and more.seeds > run.seeds
+        and all(getattr(more, name) == getattr(run, name) for name in same)
+    )
 
 
 # Outdated
