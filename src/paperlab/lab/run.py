@@ -224,15 +224,18 @@ class _Run:
                 journal.close()
             journal = Journal.open(identity)
 
+        made: dict[str, Record] = {}  # by method and claim
+
         def recorded(one: Member) -> None:
             record = self.record(running, one, setting)
             describe_machine(append(record).parent.parent)
-            self.records.append(record)
+            made[f"{one.method.slug} {one.check.claim}"] = record
             self.progress({"kind": "record", "record": record})
 
         with journal.alone():
             running = Running(stage, members, journal, self.progress, recorded, self.estimate, later, workers.workers)
             running.run(host, model_bytes(setting))
+        self.records += [made[f"{one.method.slug} {one.check.claim}"] for one in members]
         publish()
         self.journals.append(journal)
 
