@@ -1,7 +1,7 @@
 """Commands that run checks and print their verdicts."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -74,7 +74,14 @@ def run(
             records = running.run_outdated(what, resume=resume, jobs=jobs, events=events)
         else:
             assert slug is not None
-            more = {"model": model, "data": data, "seeds": seeds, "resume": resume, "jobs": jobs, "events": events}
+            more: dict[str, Any] = {
+                "model": model,
+                "data": data,
+                "seeds": seeds,
+                "resume": resume,
+                "jobs": jobs,
+                "events": events,
+            }
             records = running.run_family(slug, scale=scale, **more)
         return running.print_records(records, as_json=as_json)
     if slug is None:

@@ -1,5 +1,4 @@
-"""Training a small byte-level language model from scratch, once per seed: how well does it predict text that it never
-saw?
+"""Training a small byte-level language model from scratch, once per seed: how well does it predict unseen text?
 
 The network is `paperlab.kit.networks.decoder`, 222 thousand parameters; a method brings one part of it or of its
 training. Training reads random windows of half the documents; validation and test windows come from the other half
@@ -108,14 +107,15 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     train, held_out = (_bytes(split_documents(text, split)) for split in ("calibration", "held-out"))
     middle = len(held_out) // 2
     other = load_text(OTHER[text.id]) if data is None or data in OTHER else None
-    parts = {
-        "validation": _windows(held_out[:middle], LENGTH, VALIDATION, text),
-        "test": _windows(held_out[middle:], LENGTH, TEST, text),
-        "double": _windows(held_out[middle:], 2 * LENGTH, SIDE, text),
-        "other": _windows(_bytes(split_documents(other, "held-out")), LENGTH, SIDE, other) if other else None,
-    }
     about = {**text.describe(), **({"other": other.id, "other_sha256": other.sha256} if other else {})}
-    return Setting(Stream(train, STEPS[scale] * BATCH), **parts, about=about)
+    return Setting(
+        train=Stream(train, STEPS[scale] * BATCH),
+        validation=_windows(held_out[:middle], LENGTH, VALIDATION, text),
+        test=_windows(held_out[middle:], LENGTH, TEST, text),
+        double=_windows(held_out[middle:], 2 * LENGTH, SIDE, text),
+        other=_windows(_bytes(split_documents(other, "held-out")), LENGTH, SIDE, other) if other else None,
+        about=about,
+    )
 
 
 def _bytes(documents: tuple[str, ...]) -> Tensor:

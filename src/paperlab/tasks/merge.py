@@ -122,8 +122,13 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     for which, made in zip(("base", *map(str, range(len(PAIRS)))), models, strict=True):
         made.load_state_dict({name: weights[f"{which}/{name}"] for name in made.state_dict()})
     about = {"id": "digits", "sha256": digest, "examples": len(labels)}
-    splits = (_by_pair(images, labels, rows) for rows in (validation, test))
-    return Setting(models[0], models[1:], *splits, about=about)
+    return Setting(
+        base=models[0],
+        models=models[1:],
+        validation=_by_pair(images, labels, validation),
+        test=_by_pair(images, labels, test),
+        about=about,
+    )
 
 
 def _digits() -> tuple[Tensor, Tensor, str]:
