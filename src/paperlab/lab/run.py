@@ -22,7 +22,7 @@ from paperlab.core.task import SCALES, constants, load_task
 from paperlab.core.verdict import publish
 from paperlab.lab.arms import check_arms
 from paperlab.lab.errors import RunError
-from paperlab.lab.estimate import Estimate
+from paperlab.lab.estimate import START, Estimate
 from paperlab.lab.execute import Progress
 from paperlab.lab.journal import Journal
 from paperlab.lab.machine import describe_machine, machine_id, physical_cores
@@ -88,7 +88,7 @@ def run_all(
     stages = stages_of(wanted, scale, model, data, seeds)
     run.plan(stages)
     with random_state_kept():
-        workers = executor(jobs or physical_cores())
+        workers = executor(jobs or (1 if run.short else physical_cores()))
         try:
             return run.all(workers)
         finally:
@@ -176,6 +176,11 @@ class _Run:
             return load_task(found[0].task).TIMED, expected(*found, self.estimate, 1)
 
         self.stages = sorted(stages.items(), key=cost)
+
+    @property
+    def short(self) -> bool:
+        """Whether all arms together take less than a process takes to start."""
+        return sum(expected(*one, self.estimate, 1) - START for one in self.stages) < START
 
     def all(self, workers: Executor) -> list[Record]:
         """Every stage; what they left is recorded and their journals are closed."""
