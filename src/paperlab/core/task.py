@@ -49,6 +49,8 @@ class Task(Protocol):
     def make(self, seed: int, scale: str, *, model: str | None, data: str | None) -> Any:
         """The setting: model, calibration and held-out data, all from the seed."""
 
+    # Optional: DRAWS = True where more of the setting than calibration data is drawn by the seed. Where PAIRED_BY is
+    # "items", the items are the same for all seeds.
     # Optional: def remake(setting, seed) -> setting. The setting for another seed, without loading the model again.
 
     def describe(self, setting: Any) -> dict[str, Any]:

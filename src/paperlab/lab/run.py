@@ -22,7 +22,7 @@ from paperlab.core.sources import arm_sources
 from paperlab.core.task import SCALES, constants, load_task
 from paperlab.lab.arms import check_arms
 from paperlab.lab.errors import RunError
-from paperlab.lab.estimate import Estimate
+from paperlab.lab.estimate import START, Estimate
 from paperlab.lab.execute import Progress
 from paperlab.lab.journal import Journal
 from paperlab.lab.machine import describe_machine, machine_id, physical_cores
@@ -88,7 +88,7 @@ def run_all(
     stages = stages_of(wanted, scale, model, data, seeds)
     run.plan(stages)
     with random_state_kept():
-        workers = executor(jobs or physical_cores())
+        workers = executor(jobs or (1 if run.short else physical_cores()))
         try:
             return run.all(workers)
         finally:
@@ -177,6 +177,11 @@ class _Run:
 
         self.stages = sorted(stages.items(), key=cost)
 
+    @property
+    def short(self) -> bool:
+        """Whether all arms together take less than a process takes to start."""
+        return sum(expected(*one, self.estimate, 1) - START for one in self.stages) < START
+
     def all(self, workers: Executor) -> list[Record]:
         """Every stage; what they left is recorded and their journals are closed."""
         unusable: ModelError | None = None
@@ -224,15 +229,18 @@ class _Run:
                 journal.close()
             journal = Journal.open(identity)
 
+        made: dict[str, Record] = {}  # by method and claim
+
         def recorded(one: Member) -> None:
             record = self.record(running, one, setting)
             describe_machine(append(record).parent.parent)
-            self.records.append(record)
+            made[f"{one.method.slug} {one.check.claim}"] = record
             self.progress({"kind": "record", "record": record})
 
         with journal.alone():
             running = Running(stage, members, journal, self.progress, recorded, self.estimate, later, workers.workers)
             running.run(host, model_bytes(setting))
+        self.records += [made[f"{one.method.slug} {one.check.claim}"] for one in members]
         publish()
         self.journals.append(journal)
 

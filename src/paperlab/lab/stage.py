@@ -67,9 +67,11 @@ class Member:
 
 
 def is_drawn(arm: Arm, task: str) -> bool:
-    """Whether anything is drawn for an arm: its task is paired by seeds, its driver draws whatever it is given (DRAWS),
-    or a method of its chain asks for the seed or for what is gathered from calibration data."""
-    if load_task(task).PAIRED_BY == "seeds":
+    """Whether anything is drawn for an arm: its task is paired by seeds or draws more than calibration data (DRAWS),
+    its driver draws whatever it is given (DRAWS), or a method of its chain asks for the seed or for what is gathered
+    from calibration data."""
+    module = load_task(task)
+    if module.PAIRED_BY == "seeds" or getattr(module, "DRAWS", False):
         return True
     for one, act in zip(arm.chain, acts_for(arm, task), strict=True):
         method = find_method(one.method)

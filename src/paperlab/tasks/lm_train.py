@@ -31,6 +31,7 @@ METRICS = {
 }
 PAIRED_BY = "seeds"
 COST = {"quick": 120, "full": 1200}
+ARM_SECONDS = {"": 8}
 SEEDS = {"quick": 5, "full": 5, "gpu": 5}
 MODELS: tuple[str, ...] = ()  # the task trains its own
 DATA = {
