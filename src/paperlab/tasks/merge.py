@@ -40,7 +40,7 @@ METRICS = {
 }
 PAIRED_BY = "items"
 COST = {"quick": 30, "full": 120}
-SEEDS = {"quick": 5, "full": 20, "gpu": 20}
+SEEDS = {"quick": 10, "full": 30, "gpu": 30}
 MODELS: tuple[str, ...] = ()  # the task trains its own
 DATA = {"digits": "1,797 handwritten digits, 8 x 8 pixels (Alpaydin and Kaynak 1998), carried by scikit-learn, BSD"}
 
@@ -48,8 +48,8 @@ PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 NOISE = 0.5  # standard deviation; pixels are 0 to 1. Without it every pair is solved by everything
 WIDTH = 128
 TEST, VALIDATION = 50, 20  # images of each digit; the test images are the same for all seeds
-FEW = 100  # images that the base sees
-EPOCHS = {"base": 4, "sibling": 40}
+FEW = 200  # images that the base sees
+EPOCHS = {"base": 4, "sibling": 20}
 BATCH = 32
 RATE = 3e-3
 SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4)  # tried by every method that has such a factor
