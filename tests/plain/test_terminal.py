@@ -138,10 +138,9 @@ def test_the_summary_of_a_run_fits(columns):
 
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_verify_fits(columns, monkeypatch):
-    from paperlab.core import standing, verdict
+    from paperlab.core import verify as verify_room
 
-    monkeypatch.setattr(standing, "refresh", lambda folder: None)
-    monkeypatch.setattr(verdict, "verify", lambda: (1_690, []))
+    monkeypatch.setattr(verify_room, "verify", lambda: (1_690, []))
     monkeypatch.setattr(text, "width", lambda: columns)
     done = CliRunner().invoke(app, ["verify"])
     assert "every verdict" in done.stdout

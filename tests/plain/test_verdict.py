@@ -11,26 +11,14 @@ import pytest
 
 from paperlab.core import task as task_room
 from paperlab.core.card import Arm, Card, Check
+from paperlab.core.home import BUNDLED
 from paperlab.core.methods import Method
-from paperlab.core.record import ArmResult, Record, append, from_json, to_json
-from paperlab.core.task import Metric
-from paperlab.core.verdict import (
-    WORDS,
-    Verdict,
-    adjusted,
-    control_ok,
-    counts,
-    current,
-    problems,
-    publish,
-    published,
-    row,
-    summary,
-    survives,
-    task_version,
-    verdict,
-    verify,
-)
+from paperlab.core.published import publish, published, row, verdicts_file
+from paperlab.core.record import ArmResult, Record, append, from_json, record_files, to_json
+from paperlab.core.standings import adjusted, control_ok, counts, current, summary, survives
+from paperlab.core.task import Metric, task_version
+from paperlab.core.verdict import WORDS, Verdict, verdict
+from paperlab.core.verify import problems, verify
 
 METRICS = {
     "perplexity": Metric("lower", "nll", "exp_mean"),
@@ -78,6 +66,7 @@ def record(of: Check | None = None, shift: float = -0.05, noise: float = 0.01, *
         "arms": [arm(of.method, shift, noise, seeds), arm(of.baseline, 0.0, noise, seeds)], "status": "finished",
         "code_hash": "c0de", "commit": None, "dirty": False, "packages": {}, "machine": "box",
         "command": "paperlab run fine", "started": "2026-01-01T12:00:00", "finished": "2026-01-01T12:01:00",
+        "schema": 1,
     }  # fmt: skip
     return Record(**{**standard, **fields})
 
@@ -249,7 +238,7 @@ def test_holm_is_over_the_claims_of_one_paper():
     assert found["other"] == verdict(data[4]).p
     assert found["broken"] == 1
     assert found["a"] <= found["b"] <= found["c"] <= 1
-    assert adjusted(map(row, data)) == found
+    assert adjusted([row(r) for r in data]) == found
     assert survives("holds", 0.04) is True
     assert survives("holds in direction", 0.06) is False
     assert survives("fails", 0.01) is None
@@ -302,48 +291,119 @@ def test_publish_and_verify(tmp_path):
     data = [record(), record(check(claim="b"), id="r2", shift=0.0), record(check(claim="c"), id="r3", status="failed")]
     for each in data[:2]:
         append(each, tmp_path)
-    file = publish(tmp_path)
-    assert set(json.loads(file.read_text())) == {"r1", "r2"}
+    publish(tmp_path)
+    (file,) = record_files(tmp_path)
+    assert set(published(tmp_path)) == {"r1", "r2"}
     append(data[2], tmp_path)
     publish(tmp_path)
     assert published(tmp_path) == {r.id: row(r) for r in data}
-    before = file.read_bytes()
+    before = verdicts_file(file).read_bytes()
     publish(tmp_path, again=True)
-    assert file.read_bytes() == before
+    assert verdicts_file(file).read_bytes() == before
     assert verify((tmp_path,)) == (3, [])
     assert published(tmp_path / "none") == {}
 
 
-def test_verify_sees_every_tampering(tmp_path):
-    good = record()
-    rows = {good.id: row(good)}
-    assert problems([good], rows) == []
+def test_publishing_leaves_other_methods_alone(tmp_path):
+    for each in (record(), record(method="other", id="r2")):
+        append(each, tmp_path)
+    publish(tmp_path)
+    fine, other = record_files(tmp_path)
+    before = verdicts_file(other).stat()
+    append(record(check(claim="b"), id="r3"), tmp_path)
+    publish(tmp_path)
+    assert set(published(tmp_path)) == {"r1", "r2", "r3"}
+    assert verdicts_file(other).stat().st_mtime_ns == before.st_mtime_ns
+    assert verdicts_file(fine).stat().st_mtime_ns > before.st_mtime_ns
 
-    def said(found: Record, its: dict[str, Any] = rows) -> str:
-        return "\n".join(problems([found], its))
+
+def test_rows_that_other_rules_judged_are_made_again(tmp_path, monkeypatch):
+    append(record(), tmp_path)
+    publish(tmp_path)
+    (file,) = record_files(tmp_path)
+    text = verdicts_file(file).read_text()
+    verdicts_file(file).write_text(text.replace('"holds"', '"fails"').replace('"rules": 1', '"rules": 0'))
+    assert published(tmp_path) == {}
+    assert published(tmp_path, refresh=True)["r1"].word == "holds"
+
+
+def test_verify_reads_the_check_as_it_was_written(tmp_path):
+    """Schema 1 spells slugs with "_"; they are read with "-", so the check as read has another hash."""
+    old = record(check(baseline=Arm("round_to_nearest", {"bits": 4})))
+    file = append(old, tmp_path)
+    (found,) = [from_json(line) for line in file.read_text().splitlines()]
+    assert found.check.baseline.method == "round-to-nearest"
+    assert found.check_hash == old.check.hash != found.check.hash
+    publish(tmp_path)
+    assert verify((tmp_path,)) == (1, [])
+    assert published(tmp_path)["r1"].check_hash == found.check.hash
+
+
+def test_verify_sees_every_tampering():
+    good = record()
+    published_row = row(good)
+    assert problems(good, published_row) == []
+
+    def told(found: Record, its: Any = published_row) -> str:
+        return "\n".join(problems(found, its))
 
     samples = json.loads(json.dumps(good.arms[0].samples))
     samples["0"]["nll"][3] -= 0.5
-    assert "published gain" in said(with_method(good, samples=samples))
-    assert "published word" in said(good, {good.id: replace(rows["r1"], word="fails")})
-    last_bit = math.nextafter(rows["r1"].low, 1)
-    assert "published low" in said(good, {good.id: replace(rows["r1"], low=last_bit)})
-    assert "hashes to" in said(replace(good, check=check(margin=0.001)))
-    assert "uncommitted" in said(replace(good, dirty=True))
-    assert "code hash" in said(replace(good, code_hash=""))
-    assert "does not judge" in said(replace(good, metric="kl"))
-    assert "not those of its check" in said(replace(good, arms=good.arms[::-1]))
-    assert "other seeds" in said(replace(good, seeds=[0, 1]))
+    assert "published gain" in told(with_method(good, samples=samples))
+    assert "published word" in told(good, replace(published_row, word="fails"))
+    last_bit = math.nextafter(published_row.low, 1)
+    assert "published low" in told(good, replace(published_row, low=last_bit))
+    assert "hashes to" in told(replace(good, check=check(margin=0.001)))
+    assert "uncommitted" in told(replace(good, dirty=True))
+    assert "code hash" in told(replace(good, code_hash=""))
+    assert "does not judge" in told(replace(good, metric="kl"))
+    assert "not those of its check" in told(replace(good, arms=good.arms[::-1]))
+    assert "other seeds" in told(replace(good, seeds=[0, 1]))
+    assert "which code made it" in told(replace(good, schema=2))
     samples["0"]["kl"].pop()
-    assert "between 39 and 40" in said(with_method(good, samples=samples))
-    assert "no published verdict" in said(good, {})
-    assert "id occurs twice" in "\n".join(problems([good, good], rows))
-    assert problems([], rows) == ["record r1: a verdict is published, but there is no such record"]
+    assert "between 39 and 40" in told(with_method(good, samples=samples))
+    assert "no published verdict" in told(good, None)
+
+
+def test_verify_sees_what_a_file_lacks(tmp_path):
+    file = append(record(), tmp_path)
+    publish(tmp_path)
+    line = file.read_text()
+    file.write_text(line + line)
+    assert "id occurs twice" in "\n".join(verify((tmp_path,))[1])
+    file.write_text(line.replace('"r1"', '"r9"'))
+    told = "\n".join(verify((tmp_path,))[1])
+    assert "no published verdict" in told
+    assert "record r1: a verdict is published, but there is no such record" in told
+    file.write_text(line.replace('"margin": 0.02', '"margin": 0.01'))
+    assert "hashes to" in "\n".join(verify((tmp_path,))[1])
+    file.write_text("{}\n")
+    assert "not a record" in "\n".join(verify((tmp_path,))[1])
+
+
+def test_verify_by_several_processes(tmp_path):
+    for i in range(70):
+        append(record(method=f"m{i % 3}", id=f"r{i}", noise=0.0), tmp_path)
+    publish(tmp_path)
+    first = next(iter(record_files(tmp_path)))
+    verdicts_file(first).write_text(verdicts_file(first).read_text().replace('"holds"', '"fails"', 1))
+    count, found = verify((tmp_path,), processes=2)
+    assert count == 70
+    assert len(found) == 1
+    assert "published word" in found[0]
+
+
+def test_the_bundled_records_verify():
+    """Every published verdict of the package follows from its samples; most are of schema 1 and never change."""
+    count, found = verify((BUNDLED / "records",))
+    assert count >= 130
+    assert found == []
 
 
 def test_a_broken_published_file_says_which(tmp_path):
-    (tmp_path / "verdicts.json").write_text('{"r1": {"word": "holds"}}')
-    with pytest.raises(ValueError, match=r"verdicts\.json"):
+    file = append(record(), tmp_path)
+    verdicts_file(file).write_text('{"form": 1, "rules": 1, "sources": [], "rows": [{"word": "holds"}]}')
+    with pytest.raises(ValueError, match=r"fine\.verdicts\.json"):
         published(tmp_path)
 
 

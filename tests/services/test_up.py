@@ -45,7 +45,7 @@ class Up:
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):  # one that has just been killed
                 for name, known in found.items():
-                    if f"paperlab.site.{name}" in child.cmdline():
+                    if f"paperlab.site.commands.{name}" in child.cmdline():
                         known.append(child)
         return found
 

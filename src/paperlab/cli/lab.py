@@ -1,7 +1,7 @@
 """Commands that run checks and print their verdicts."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -74,7 +74,14 @@ def run(
             records = running.run_outdated(what, resume=resume, jobs=jobs, events=events)
         else:
             assert slug is not None
-            more = {"model": model, "data": data, "seeds": seeds, "resume": resume, "jobs": jobs, "events": events}
+            more: dict[str, Any] = {
+                "model": model,
+                "data": data,
+                "seeds": seeds,
+                "resume": resume,
+                "jobs": jobs,
+                "events": events,
+            }
             records = running.run_family(slug, scale=scale, **more)
         return running.print_records(records, as_json=as_json)
     if slug is None:
@@ -175,10 +182,12 @@ def _reports() -> Path:
 def verify(as_json: Json = False) -> None:
     """Recompute every verdict from the samples of its record."""
     from paperlab.cli import text
-    from paperlab.core import record, standing, verdict
+    from paperlab.core.published import publish
+    from paperlab.core.standings import outdated_of, standings
+    from paperlab.core.verify import verify as check_all
 
-    standing.refresh(record.records_folder())
-    count, problems = verdict.verify()
+    publish()
+    count, problems = check_all()
     if as_json:
         text.write_json([{"problem": problem} for problem in problems])
     for problem in problems if not as_json else ():
@@ -186,6 +195,10 @@ def verify(as_json: Json = False) -> None:
     if problems:
         raise Failure(f"{len(problems)} problems in {count} records", 1, "problems")
     done = text.wrap(f"{count} records: every verdict follows from its samples", "")
+    now = standings().current
+    if outdated := sum(bool(outdated_of(row.id)) for row in now):
+        again = f"{outdated} of {len(now)} current verdicts are outdated; `paperlab run --outdated` repeats them"
+        done += "\n" + text.wrap(again, "")
     note(done) if as_json else typer.echo(done)
 
 

@@ -9,12 +9,24 @@ from paperlab.core.card import Check
 # Every verdict of the closed list: short word for CSS, a sign that repeats the colour, what it means.
 SIGNS = {
     "holds": ("holds", "✓", "the interval lies beyond the margin"),
-    "holds in direction": ("direction", "↗", "beyond zero, but not beyond the margin"),
+    "holds in direction": ("direction", "↗", "beyond zero, but not surely beyond the margin"),
+    "weaker than claimed": ("weaker", "↘", "beyond zero, but surely short of the margin"),
     "fails": ("fails", "✗", "beyond zero the other way, or equivalence rejected"),
     "undecided": ("undecided", "?", "the interval includes both"),
-    "not comparable": ("apart", "≠", "something that should be equal is not"),
+    "not comparable": ("apart", "≠", "something that should be equal is not, or the check cannot tell"),
+    "not implemented faithfully here": ("unfaithful", "⊘", "our implementation failed its own gate"),
     "error": ("error", "!", "the run broke off"),
+    "mixed": ("mixed", "±", "runs or claims came out differently"),
 }
+
+
+def outdated(changes: Sequence[str]) -> str:
+    """What changed since a verdict was made, in a few words: "outdated: kit/gptq.py changed since"; "" for nothing."""
+    if not changes:
+        return ""
+    more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+    since = " since" if changes[0].endswith("changed") and not more else ""
+    return f"outdated: {changes[0]}{since}{more}"
 
 
 def clean(text: object) -> str:

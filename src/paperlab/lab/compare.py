@@ -15,7 +15,7 @@ from paperlab.core.files import write_atomically
 from paperlab.core.methods import Method, methods
 from paperlab.core.panels import Panel, chosen, front, holding, labels, ordered, panels, to_csv
 from paperlab.core.record import Record
-from paperlab.core.verdict import current
+from paperlab.core.standings import current
 from paperlab.core.words import clean, columns_that_fit, megabytes, number, seconds, span
 from paperlab.lab import plots
 from paperlab.lab.pages import keep_plot, page, slug

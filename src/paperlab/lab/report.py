@@ -21,7 +21,8 @@ from paperlab.core.methods import Method, methods
 from paperlab.core.panels import Value, build_seconds
 from paperlab.core.paper import Paper, papers
 from paperlab.core.record import Record
-from paperlab.core.verdict import Verdict, adjusted, control_ok, current, data_of, survives, verdict
+from paperlab.core.standings import adjusted, control_ok, current, survives
+from paperlab.core.verdict import Verdict, data_of, verdict
 from paperlab.core.words import check_sentence, clean, columns_that_fit, megabytes, number, percent, seconds, span
 from paperlab.lab import plots
 from paperlab.lab.compare import compare

@@ -85,6 +85,10 @@ def test_what_was_zero_stays_zero_and_dead_inputs_go_first() -> None:
     assert not made.mask[:, 5].any()
     assert (~made.mask).sum() == 24 * 96 // 2
     assert made.dense().isfinite().all()
+    row = torch.randn(1, 96, generator=torch.Generator().manual_seed(1))
+    before = row.clone()
+    sparsegpt.keep(row, hessian)
+    assert torch.equal(row, before)
 
 
 def test_what_cannot_be_done_is_refused() -> None:

@@ -56,7 +56,7 @@ def keep(
     hessian = hessian.float().clone()
     dead = hessian.diagonal() == 0
     hessian.diagonal()[dead] = 1
-    work = weight.float().T.contiguous()  # a column of `weight` is contiguous here
+    work = weight.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)  # one row for each column
     work[dead] = 0
     gone = work == 0
     upper = factor(hessian, damping=damping)

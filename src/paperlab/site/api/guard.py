@@ -5,7 +5,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 from django.conf import settings
@@ -17,6 +16,7 @@ from django.utils.cache import get_conditional_response
 from django.utils.http import parse_etags
 
 from paperlab.core.home import home
+from paperlab.core.install import version
 from paperlab.site import records
 from paperlab.site.api import limits
 from paperlab.site.api.problems import TYPE, Problem, of_status, response
@@ -39,7 +39,7 @@ _RANKED = ("/api/papers/search", "/api/search")
 @cache
 def _code() -> str:
     """This site's own mark: its data folder (by the secret kept there), its version and the code of its answers."""
-    made = hashlib.sha256(f"{settings.SECRET_KEY} {version('paperlab')}".encode())
+    made = hashlib.sha256(f"{settings.SECRET_KEY} {version()}".encode())
     for file in sorted(Path(__file__).parent.rglob("*.*")):
         if file.suffix in (".py", ".html"):
             made.update(file.read_bytes())

@@ -8,8 +8,9 @@ from typing import Any
 from paperlab.core.methods import methods
 from paperlab.core.panels import Panel, Value, build_seconds, chosen, holding, panels
 from paperlab.core.record import ArmResult, Record, from_json
+from paperlab.core.standings import current
 from paperlab.core.statistics import aggregate, t_quantile
-from paperlab.core.verdict import current, data_of
+from paperlab.core.verdict import data_of
 from paperlab.site import records
 
 
