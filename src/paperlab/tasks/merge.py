@@ -7,10 +7,8 @@ digits an image shows.
 
 import copy
 import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperlab.core.files import write_atomically
-from paperlab.core.home import home
+from paperlab.assets.cache import cached_tensors
 from paperlab.core.task import Metric
 from paperlab.kit.merging import Merged
 from paperlab.kit.training import PARTS, Split, accuracy, fit
@@ -117,7 +114,7 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
         states = {"base": base.state_dict(), **{str(n): s.state_dict() for n, s in enumerate(siblings)}}
         return {f"{which}/{name}": tensor for which, state in states.items() for name, tensor in state.items()}
 
-    weights = cached({"data": digest, "seed": seed}, train)
+    weights = cached_tensors("merge", {"data": digest, "seed": seed}, train, code=__file__)
     models = [network().eval() for _ in range(len(PAIRS) + 1)]
     for which, made in zip(("base", *map(str, range(len(PAIRS)))), models, strict=True):
         made.load_state_dict({name: weights[f"{which}/{name}"] for name in made.state_dict()})
@@ -163,21 +160,6 @@ def _by_pair(images: Tensor, labels: Tensor, rows: Tensor) -> list[Split]:
 def _fit(model: nn.Module, split: Split, epochs: int, seed: int) -> None:
     plan: Any = SimpleNamespace(train=split, epochs=epochs, batch=BATCH)
     fit(model, plan, PARTS, rate=RATE, seed=seed)
-
-
-def cached(key: dict[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `make` gives, read from the user's cache where this file's code made it before from the same key."""
-    from safetensors.torch import load, save
-
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    name = hashlib.sha256(json.dumps([key, VERSION, code, torch.__version__]).encode()).hexdigest()[:16]
-    file = home() / "cache" / "siblings" / f"{name}.safetensors"
-    if file.exists():
-        return load(file.read_bytes())
-    made = make()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, save({name: tensor.contiguous() for name, tensor in made.items()}))
-    return made
 
 
 def describe(setting: Setting) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def test_siblings_are_trained_once(home: Path, setting: task.Setting, monkeypatc
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
-    assert len(list((home / "cache" / "siblings").glob("*.safetensors"))) >= 1
+    assert len(list((home / "cache" / "prepared" / "merge").glob("*/*.safetensors"))) >= 1
     monkeypatch.setattr(task, "_fit", never)
     again = task.make(0, "quick")
     for one, two in zip((setting.base, *setting.models), (again.base, *again.models), strict=True):
