@@ -16,6 +16,7 @@ stretch only: a key's samples are the items that have it, in order, and arms are
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
