@@ -10,14 +10,15 @@ from urllib.parse import urlencode
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import slugify
 
-from paperlab.core.panels import Panel, Point, labels, to_csv
+from paperlab.core import charts
+from paperlab.core.panels import Compared, Panel, Point, labels, to_csv
 from paperlab.core.paper import FAMILIES
+from paperlab.core.summaries import Stamp
 from paperlab.core.words import megabytes, number, seconds
-from paperlab.site.evidence import evidence
-from paperlab.site.pages import figures, plots
+from paperlab.site.pages import figures
 
 AT = {"bytes": "bytes", "time": "time", "quality": "quality"}
 NEAR = {"bytes": 1.02, "time": 2.0, "quality": 1.02}  # how far apart what counts as equal may be, as a ratio
@@ -67,12 +68,13 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     sort = request.GET.get("sort", "")
     down = sort.startswith("-")
     column = sort.lstrip("-") if sort.lstrip("-") in SORTS else ""
-    found = figures.compared(family)
+    now = figures.mark(family)
+    found = figures.compared(family, now)
     names = keys(found.panels)
     largest = max(range(len(names)), key=lambda i: len(found.panels[i].points), default=0)
     chosen = names.index(request.GET.get("in", "")) if request.GET.get("in") in names else largest
     here = {"in": names[chosen]} if names else {}
-    body = _body(family, evidence().mark, chosen, at, column, down) if names else ""
+    body = _body(family, now, chosen, at, column, down) if names else ""
     told = {
         "family": family, "at": at, "body": body, "found": found,
         "kinds": [(name, said, f"?{urlencode({**here, 'at': name})}") for name, said in AT.items()],
@@ -89,9 +91,9 @@ def keys(panels: Sequence[Panel]) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _body(family: str, mark: str, i: int, at: str, column: str, down: bool) -> SafeString:
+def _body(family: str, mark: tuple[Stamp, ...], i: int, at: str, column: str, down: bool) -> SafeString:
     """One setting as the page shows it, which changes only with the records."""
-    found = figures.compared(family)
+    found = figures.compared(family, mark)
     key = keys(found.panels)[i]
     sorts = {name: f"-{name}" if column == name and not down else name for name in SORTS}
     heads = [
@@ -104,7 +106,7 @@ def _body(family: str, mark: str, i: int, at: str, column: str, down: bool) -> S
     return render_to_string("pages/parts/setting.html", {"one": one, "at": at, "column": column, "heads": heads})
 
 
-def section(panel: Panel, key: str, at: str, column: str, down: bool, found: figures.Compared) -> Section:
+def section(panel: Panel, key: str, at: str, column: str, down: bool, found: Compared) -> Section:
     """What the page shows of one setting."""
     side = "build" if at == "time" else "bytes"
     lines = []
@@ -115,21 +117,22 @@ def section(panel: Panel, key: str, at: str, column: str, down: bool, found: fig
     for line in lines:
         cost = line.point.build if at == "time" else line.point.bytes / 1e6
         v = line.point.value
-        spots.append(plots.Spot(line.label, cost, v.value, v.low, v.high, f"#{line.anchor}", line.front))
+        spots.append(charts.Spot(line.label, cost, v.value, v.low, v.high, f"#{line.anchor}", line.front))
     axis = "seconds to build" if at == "time" else "size of the model, MB"
     better = "lower" if panel.better == "lower" else "higher"
-    plot = plots.pareto(spots, cost=axis, quality=panel.metric, better=better, key=key)  # type: ignore[arg-type]
+    drawn = charts.pareto(spots, cost=axis, quality=panel.metric, better=better)  # type: ignore[arg-type]
+    plot = None if drawn is None else mark_safe(drawn.inline(key))
     bands = (("", ordered(lines, column, down)),) if column else banded(lines, panel, at)
     unit, write, of = (" s", seconds, lambda p: p.build) if at == "time" else (" MB", megabytes, lambda p: p.bytes)
     front = sorted((line for line in lines if line.front), key=lambda line: of(line.point))
     return Section(panel, key, plot, tuple((line, write(of(line.point)) + unit) for line in front), tuple(bands))
 
 
-def _where(name: str, found: figures.Compared) -> str:
+def _where(name: str, found: Compared) -> str:
     """The page that shows a record: its paper's, else the record itself."""
-    record = found.where[name]
+    paper = found.papers[name]
     anchor = "record-" + re.sub(r"[^\w-]", "", name)
-    return f"/papers/{record.paper}#{anchor}" if record.paper else f"/api/records/{name}"
+    return f"/papers/{paper}#{anchor}" if paper else f"/api/records/{name}"
 
 
 def ordered(lines: Sequence[Line], column: str, down: bool) -> tuple[Line, ...]:
