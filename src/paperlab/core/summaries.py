@@ -174,7 +174,7 @@ def slug(method: str) -> str:
 
 
 def _rows(file: Path, kept: Mapping[str, dict[str, Any]], wrong: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Every line's hash and row: the kept row where its hash is known, else computed. `wrong` gains what is no record."""
+    """Each line's hash and row: the kept one where its hash is known, else computed. What is no record is added to `wrong`."""
     found = []
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         name = hashlib.blake2b(line, digest_size=12).hexdigest()
