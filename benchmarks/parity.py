@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from paperlab.kit.fold import Group, scaling_groups
 from paperlab.kit.gptq import gptq
 from paperlab.kit.grid import min_max, round_to_grid
-from paperlab.lab.drivers.quantization import apply
+from paperlab.lab.drivers.compress import apply
 from paperlab.methods.quantization import awq, hqq, nf4
 
 
@@ -74,14 +74,14 @@ def rows() -> Iterator[Row]:
     for group in (None, 64):
         name = f"group {group}" if group else "per row"
         plain = {"bits": 4, "group": group, "symmetric": False}
-        ours = round_to_grid(weight, *min_max(weight, **plain), bits=4).dequantize()
+        ours = round_to_grid(weight, *min_max(weight, **plain), bits=4).dense()
         for package, call in (
             ("compressed-tensors", peers.nearest_compressed_tensors),
             ("torchao", peers.nearest_torchao),
         ):
             theirs = call(weight, **plain)
             yield compare(f"round to nearest, {name}", peers.at(package), ours, theirs, least=0.999, most=0.005)
-        ours = gptq(weight, hessian, **plain).dequantize()
+        ours = gptq(weight, hessian, **plain).dense()
         for package, call in (
             ("gptqmodel", peers.gptq_gptqmodel),
             ("neural-compressor", peers.gptq_neural_compressor),
@@ -92,20 +92,20 @@ def rows() -> Iterator[Row]:
         plain = {"bits": 4, "group": None, "symmetric": symmetric}
         theirs = peers.gptq_llmcompressor(weight, hessian, **plain)
         what = f"GPTQ, per row, {'symmetric' if symmetric else 'asymmetric'}, same scales"
-        ours = gptq(weight, hessian, **plain).dequantize()
+        ours = gptq(weight, hessian, **plain).dense()
         yield compare(what, peers.at("llmcompressor"), ours, theirs, least=0.999, most=0.001)
     plain = {"bits": 4, "group": 64, "symmetric": False, "act_order": True}
     theirs = peers.gptq_llmcompressor(weight, hessian, **plain)
-    ours = gptq(weight, hessian, **plain).dequantize()
+    ours = gptq(weight, hessian, **plain).dense()
     what = "GPTQ, group 64, act order, same scales"
     yield compare(what, peers.at("llmcompressor"), ours, theirs, least=0.999, most=0.001)
     for bits in (4, 3, 2):
         theirs = peers.hqq_mobius(weight, bits=bits, group=64)
-        ours = hqq.quantize(weight, bits=bits, group=64).dequantize()
+        ours = hqq.quantize(weight, bits=bits, group=64).dense()
         yield compare(f"HQQ, {bits} bits, group 64", peers.at("hqq"), ours, theirs, least=0.5, most=0.03)
     levels, theirs = peers.nf4_bitsandbytes(weight, group=64)
     assert (levels - nf4.levels()).abs().max() < 1e-6
-    ours = nf4.quantize(weight, group=64).dequantize()
+    ours = nf4.quantize(weight, group=64).dense()
     yield compare("NF4, group 64", peers.at("bitsandbytes"), ours, theirs, least=0.995, most=0.005)
 
 
@@ -152,7 +152,10 @@ def scales() -> Iterator[tuple[str, float, float, float, float]]:
     with mock.patch.object(awq, "search", watched):
         calibration = [{"input_ids": batch} for batch in batches]
         apply(
-            awq.transform, {"bits": 4, "group": 32, "clip": False, "tokens": 512}, model=model, calibration=calibration
+            {"transform": awq.transform},
+            {"bits": 4, "group": 32, "clip": False, "tokens": 512},
+            model=model,
+            calibration=calibration,
         )
     modules = {module: name for name, module in model.named_modules()}
     for own in groups:

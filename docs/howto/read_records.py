@@ -6,7 +6,7 @@ Records are JSON lines with every value of every arm; a verdict is a pure functi
 from math import exp
 from statistics import fmean
 
-from paperlab.core.card import methods
+from paperlab.core.methods import methods
 from paperlab.core.record import read
 from paperlab.core.verdict import current, verdict
 

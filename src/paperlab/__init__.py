@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from paperlab.core.card import Method
+    from paperlab.core.methods import Method
     from paperlab.core.paper import Paper
     from paperlab.core.record import Record
 
@@ -28,8 +28,7 @@ def load(name: str, **params: Any) -> Callable[..., Any]:
     name: a method's slug. params: its parameters. Raises UnknownMethod (with near names) and ParameterError
     (with what is allowed) before anything heavy is imported.
     """
-    from paperlab.core.card import find_method
-    from paperlab.core.signature import check_parameters
+    from paperlab.core.methods import check_parameters, find_method
 
     method = find_method(name)
     check_parameters(method, params)
@@ -43,7 +42,7 @@ def check(name: str, **options: Any) -> list[Record]:
 
     Returns the records that were kept. Raises UnknownMethod with near names.
     """
-    from paperlab.core.card import find_method
+    from paperlab.core.methods import find_method
 
     method = find_method(name)
     from paperlab.lab.run import run_checks
@@ -53,7 +52,7 @@ def check(name: str, **options: Any) -> list[Record]:
 
 def methods() -> dict[str, Method]:
     """All methods by slug, baselines included, read without importing any of them."""
-    from paperlab.core.card import methods
+    from paperlab.core.methods import methods
 
     return methods()
 

@@ -38,7 +38,7 @@ def people() -> None:
     """What the reader at this machine has: a comment, a collection, interests, a wish, and a run that waits."""
     from django.contrib.auth.models import User
 
-    from paperlab.core.card import methods
+    from paperlab.core.methods import methods
     from paperlab.site.catalogue.models import Paper
     from paperlab.site.people import doing, who
     from paperlab.site.runs import queue

@@ -14,13 +14,14 @@ import pytest
 
 RUN = """
 import json, random, sys, time, types
-from paperlab.core.card import Arm, Card, Check, Method
+from paperlab.core.card import Arm, Card, Check
+from paperlab.core.methods import Method
 from paperlab.core.task import Metric
 from paperlab.lab import run
 
 ITEMS = 30
 task = types.SimpleNamespace(
-    VERSION=1, DRIVER="planted", TIMED=TIMED, METRICS={"loss": Metric("lower", "loss")}, PAIRED_BY="items",
+    VERSION=1, SCORES=(), TIMED=TIMED, METRICS={"loss": Metric("lower", "loss")}, PAIRED_BY="items",
     COST={}, MODELS=(), SEEDS={"quick": 2}, DATA={},
     make=lambda seed, scale, model, data: seed,
     describe=lambda setting: {"model": "planted"},
@@ -35,13 +36,13 @@ def score(arm, setting, start=0):
         yield {"loss": random.Random(f"{arm} {setting} {item}").gauss(3, 1)}
 
 task.score = score
-driver = types.SimpleNamespace(build=lambda verb, params, *, setting, seed, progress: f"{verb} {seed}")
-sys.modules["paperlab.lab.drivers.planted"] = driver
 check = Check(claim="planted", says="", task="planted", metric="loss", expect="lower", margin=0.01,
               method=Arm("planted"), baseline=Arm("planted", bits=4), gap="")
 run.load_task = lambda name: task
-run.find_method = lambda name: Method("planted", Card(family="quantization", checks=(check,)), None, "", "quantize")
-run.find_verb = lambda arm: str(arm)
+card = Card(family="quantization", checks=(check,))
+run.find_method = lambda name: Method("planted", card, None, "", (), {}, {}, {})
+run.check_arms = lambda check, task: None
+run.build_arm = lambda arm, task, setting, seed, progress: f"{arm} {seed}"
 run.run_checks("planted", resume=True)
 """
 

@@ -21,7 +21,8 @@ from rich.console import Console
 
 from paperlab.core import charts
 from paperlab.core import panels as comparing
-from paperlab.core.card import Arm, Card, Method
+from paperlab.core.card import Arm, Card
+from paperlab.core.methods import Method
 from paperlab.core.record import Record
 from paperlab.core.summaries import summary
 from paperlab.core.verdict import verdict
@@ -50,7 +51,7 @@ def cards(*records: Record) -> dict[str, Method]:
             c.hash: c for c in (*(known[record.method].card.checks if record.method in known else ()), record.check)
         }
         card = Card("quantization", record.paper, tuple(checks.values()), ("a grid, not gradients",))
-        known[record.method] = Method(record.method, card, Path("x.py"), "", None)
+        known[record.method] = Method(record.method, card, Path("x.py"), "")
     return known
 
 
@@ -322,7 +323,7 @@ def test_compare_keeps_settings_apart_and_merges_repeats(tmp_path: Path) -> None
 
 def test_compare_takes_baselines_too(tmp_path: Path) -> None:
     record = make()
-    known = {**cards(record), "gptq": Method("gptq", Card("quantization"), Path("x.py"), "", None)}
+    known = {**cards(record), "gptq": Method("gptq", Card("quantization"), Path("x.py"), "")}
     out = Console(file=StringIO())
     file = compare(["gptq"], tmp_path, [record], known=known, versions=VERSIONS, console=out)
     rows = list(csv.DictReader(StringIO(file.with_suffix(".csv").read_text())))

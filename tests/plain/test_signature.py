@@ -2,16 +2,9 @@
 
 import pytest
 
-from paperlab.core.card import CardError, methods, read_method
-from paperlab.core.signature import (
-    CALIBRATION,
-    ParameterError,
-    check_parameters,
-    find_parameter,
-    parameters,
-    parse,
-    show,
-)
+from paperlab.core.card import CardError
+from paperlab.core.methods import check_parameters, find_parameter, methods, parameters, parse, read_method
+from paperlab.core.signature import CALIBRATION, ParameterError, show
 
 METHOD = '''"""A method for this test."""
 from typing import Literal
@@ -22,7 +15,7 @@ GROUP = 64; Scale = Literal["mean", "median"]
 
 def quantize(weight, hessian, *, bits: int = 4, group: int | None = None, size: int = GROUP, share: float = -0.5,
              scale: Scale = "mean", levels: Literal[2, 4, None] = 4, sym: bool = False,
-             name: str = "x"):
+             name: str = "x") -> "Quantized":
     return weight
 '''
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from paperlab.core.card import find_method
-from paperlab.core.signature import check_parameters
+from paperlab.core.methods import check_parameters, find_method
 
 STUDIES = ("qwen3-quantization-study", "outliers-calibration-modern-llms")
 

@@ -11,6 +11,7 @@ import pytest
 from paperlab.core import panels, record, summaries
 from paperlab.core.card import Arm
 from paperlab.core.home import BUNDLED
+from paperlab.core.methods import identity
 from paperlab.core.summaries import publish, read, summary
 
 _spec = importlib.util.spec_from_file_location("synthetic_records", Path(__file__).with_name("records.py"))
@@ -158,12 +159,10 @@ def test_one_arm_has_one_identity() -> None:
         Arm("round-to-nearest", bits=4),
         Arm("round_to_nearest", bits=4),
         Arm("round-to-nearest", bits=4, symmetric=False),
-        Arm("round-to-nearest", bits=4, calibration=None),
     ]
-    assert len({panels.canonical(arm) for arm in same}) == 1
+    assert len({identity(arm) for arm in same}) == 1
     others = [Arm("round-to-nearest", bits=3), Arm("round-to-nearest", bits=4, symmetric=True), Arm("gptq", bits=4)]
-    assert len({panels.canonical(arm) for arm in [*same, *others]}) == 4
-    assert panels.canonical(Arm("no_such", x=1)) == panels.canonical(Arm("no-such", {"x": 1}))
+    assert len({identity(arm) for arm in [*same, *others]}) == 4
 
 
 def test_a_baseline_under_two_spellings_stands_once() -> None:
@@ -181,11 +180,11 @@ def test_a_baseline_under_two_spellings_stands_once() -> None:
 
 
 def test_no_bundled_arm_stands_twice() -> None:
-    from paperlab.core.card import methods
+    from paperlab.core.methods import methods
 
     slugs = [slug for slug, method in methods().items() if method.card.family == "quantization"]
     found = panels.compared(slugs)
     assert len(found.panels) >= 5
     for panel in found.panels:
-        names = [panels.canonical(point.arm) for point in panel.points]
+        names = [identity(point.arm) for point in panel.points]
         assert len(names) == len(set(names))

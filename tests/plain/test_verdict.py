@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from paperlab.core import verdict as room
-from paperlab.core.card import Arm, Card, Check, Method
+from paperlab.core import task as task_room
+from paperlab.core.card import Arm, Card, Check
+from paperlab.core.methods import Method
 from paperlab.core.record import ArmResult, Record, append, from_json, to_json
 from paperlab.core.task import Metric
 from paperlab.core.verdict import (
@@ -254,7 +255,7 @@ def test_holm_is_over_the_claims_of_one_paper():
 
 
 def card(*checks: Check) -> dict[str, Method]:
-    return {"fine": Method("fine", Card("quantization", "fine-paper", checks), Path("fine.py"), "", "quantize")}
+    return {"fine": Method("fine", Card("quantization", "fine-paper", checks), Path("fine.py"), "")}
 
 
 def test_what_counts_today():
@@ -288,7 +289,7 @@ def test_summary():
 
 
 def test_task_versions_are_read_without_import(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "TASKS", tmp_path)
+    monkeypatch.setattr(task_room, "TASKS", tmp_path)
     (tmp_path / "text.py").write_text("import nothing_like_this\nVERSION = 3\n")
     (tmp_path / "bare.py").write_text("x = 1\n")
     assert (task_version("text"), task_version("bare"), task_version("gone")) == (3, None, None)

@@ -79,7 +79,7 @@ def page(store: None) -> None:
 
 
 def ask(**given: str) -> Any:
-    from paperlab.core.card import find_method
+    from paperlab.core.methods import find_method
     from paperlab.site.runs import queue
 
     return queue.ask(find_method(SLUG), {"claim": CLAIM, **given})

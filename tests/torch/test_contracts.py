@@ -23,22 +23,22 @@ import paperlab
 from paperlab.assets.models import MODELS
 from paperlab.assets.texts import TEXTS
 from paperlab.core import task as contract
-from paperlab.core.card import Arm, Check, Method, find_method, methods
+from paperlab.core.acts import FIELDS, acts
+from paperlab.core.card import Arm, Check
+from paperlab.core.methods import Method, act_of, check_parameters, find_method, methods, parameters, possible_acts
 from paperlab.core.paper import papers
-from paperlab.core.signature import CALIBRATION, check_parameters, parameters
-from paperlab.core.task import SCALES, TASKS, Metric, Task, load_task, tasks
+from paperlab.core.signature import CALIBRATION
+from paperlab.core.task import SCALES, TASKS, Metric, Task, constants, load_task, tasks
 from paperlab.kit.compressed import UNTOUCHED_BITS, Compressed
-from paperlab.lab.drivers.quantization import apply, positional
-from paperlab.lab.run import find_verb
-from paperlab.lab.use import FAMILIES
+from paperlab.kit.stats import STATISTICS
+from paperlab.lab.arms import check_arms, functions_of
+from paperlab.lab.drivers._common import supplied
+from paperlab.lab.drivers.compress import apply
 
 PACKAGE = Path(paperlab.__file__).parent
-DRIVERS = [
-    importlib.import_module(f"paperlab.lab.drivers.{path.stem}")
-    for path in sorted((PACKAGE / "lab" / "drivers").glob("[!_]*.py"))
-]
 CHECKS = [(method, check) for method in methods().values() for check in method.card.checks]
-VERBS = [method for method in methods().values() if method.verb]
+VERBS = [method for method in methods().values() if method.verbs]
+DRIVERS = {name: importlib.import_module(f"paperlab.lab.drivers.{name}") for name in acts()}
 
 
 def label(value: Any) -> str:
@@ -50,30 +50,52 @@ def label(value: Any) -> str:
 # Method files
 
 
+@pytest.mark.parametrize("name", sorted(acts()))
+def test_a_driver_s_table_is_its_module_s(name: str) -> None:
+    """What is read without import is what the module holds, and every verb has what its readers need."""
+    module, act = DRIVERS[name], acts()[name]
+    assert (act.says, act.builds, act.starts_from) == (module.SAYS, module.BUILDS, module.STARTS_FROM)
+    assert list(module.VERBS) == list(act.verbs)
+    for verb in act.verbs.values():
+        assert dict(module.VERBS[verb.name]) == {field: getattr(verb, field) for field in FIELDS}
+        assert set(verb.data) <= set(verb.supplies)
+        assert verb.says
+        assert verb.returns
+        assert "{slug}" in verb.snippet
+    given = list(inspect.signature(module.build).parameters)
+    assert given[:6] == ["functions", "params", "setting", "seed", "start", "progress"]
+    assert list(inspect.signature(module.use).parameters) == ["method", "functions", "params"]
+
+
+def test_the_compressing_driver_gathers_every_statistic() -> None:
+    assert DRIVERS["compress"].VERBS["quantize"]["data"] == STATISTICS
+
+
 @pytest.mark.parametrize("method", VERBS, ids=label)
-def test_a_verb_asks_for_what_its_driver_supplies(method: Method) -> None:
-    supplied = [driver.SUPPLIES[method.verb] for driver in DRIVERS if method.verb in driver.SUPPLIES]
-    assert len(supplied) == 1, f"{method.path}: {len(supplied)} drivers have the verb {method.verb}"
-    unknown = set(positional(find_verb(Arm(method.slug)))) - set(supplied[0])
-    assert not unknown, f"{method.path}: the driver supplies {supplied[0]}, not {sorted(unknown)}"
+def test_a_verb_is_used_by_one_act(method: Method) -> None:
+    possible = possible_acts(method)
+    assert possible, f"{method.path}: no driver can use {', '.join(method.verbs)}"
+    assert len(possible) == 1 or method.card.checks, f"{method.path}: {[act.name for act in possible]} could use it"
 
 
 @pytest.mark.parametrize("method", VERBS, ids=label)
 def test_a_signature_read_without_import_is_the_function_s(method: Method) -> None:
-    read = {parameter.name: parameter for parameter in parameters(method)}
-    signature = inspect.signature(find_verb(Arm(method.slug)))
-    named = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-    assert {name: parameter.default for name, parameter in read.items()} == named
-    assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in signature.parameters.values())
-    for parameter in read.values():
-        assert parameter.takes(parameter.default), f"{method.path}: {parameter.name} refuses its own default"
-        assert parameter.name != CALIBRATION.name, f"{method.path}: `calibration` belongs to the driver"
+    for verb, function in functions_of(Arm(method.slug)).items():
+        read = {parameter.name: parameter for parameter in method.own_parameters[verb]}
+        signature = inspect.signature(function)
+        named = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+        assert {name: parameter.default for name, parameter in read.items()} == named
+        assert supplied(function) == method.asks[verb]
+        assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in signature.parameters.values())
+        for parameter in read.values():
+            assert parameter.takes(parameter.default), f"{method.path}: {parameter.name} refuses its own default"
+            assert parameter.name != CALIBRATION.name, f"{method.path}: `calibration` belongs to the driver"
 
 
 @pytest.mark.parametrize("method", VERBS, ids=label)
 def test_a_verb_says_what_it_takes(method: Method) -> None:
-    said = inspect.getdoc(find_verb(Arm(method.slug)))
-    assert said, f"{method.path}: {method.verb} has no docstring"
+    for verb, function in functions_of(Arm(method.slug)).items():
+        assert inspect.getdoc(function), f"{method.path}: {verb} has no docstring"
     assert method.says.strip().endswith((".", "?")), f"{method.path}: the first line is what listings show: a sentence"
 
 
@@ -91,9 +113,7 @@ def test_a_check_can_run_and_says_what_it_is(entry: tuple[Method, Check]) -> Non
     for name, metric in check.tasks.items():
         module = load_task(name)
         assert metric in module.METRICS, f"{check.claim}: {name} has no metric {metric}"
-        driver = importlib.import_module(f"paperlab.lab.drivers.{module.DRIVER}")
-        for arm in check.arms:
-            assert find_method(arm.method).verb in driver.SUPPLIES, f"{arm} cannot be built by {module.DRIVER}"
+        check_arms(check, name)
         models |= set(module.MODELS)
     assert set(check.models) <= models, f"{check.claim}: its tasks have only {sorted(models)}"
 
@@ -141,10 +161,12 @@ def test_a_task_keeps_the_contract(task: ModuleType) -> None:
     assert all(task.DATA.values())
 
 
-def test_a_task_s_driver_builds(task: ModuleType) -> None:
-    driver = importlib.import_module(f"paperlab.lab.drivers.{task.DRIVER}")
-    assert driver in DRIVERS
-    assert list(inspect.signature(driver.build).parameters) == ["verb", "params", "setting", "seed", "progress"]
+def test_a_task_scores_what_some_driver_builds(task: ModuleType) -> None:
+    assert set(task.SCORES) <= {act.builds for act in acts().values()}
+    assert task.SCORES
+    read = constants(task.__name__.rpartition(".")[2])
+    for name in ("VERSION", "SCORES", "SUPPLIES", "AXES", "MODELS"):
+        assert read[name] == getattr(task, name), f"{task.__name__}: {name} is no literal"
 
 
 def test_tasks_import_no_method() -> None:
@@ -194,7 +216,7 @@ def settings() -> list[tuple[Method, dict[str, Any]]]:
     """Each compressing method at its defaults, and at the first arm of any card that sets parameters."""
     found = []
     for method in VERBS:
-        if method.card.family not in FAMILIES or method.verb not in ("quantize", "transform"):
+        if act_of(method).builds != "Compressed":
             continue
         arms = [arm for _, check in CHECKS for arm in check.arms if find_method(arm.method) is method and arm.params]
         for params in [{}, *(arm.params for arm in arms[:1])]:
@@ -229,11 +251,11 @@ def layout(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module", params=settings(), ids=lambda pair: str(Arm(pair[0].slug, pair[1])))
 def case(request: pytest.FixtureRequest, layout: str) -> Case:
     method, params = request.param
-    verb = find_verb(Arm(method.slug, params))
+    functions = functions_of(Arm(method.slug, params))
     model = tiny(layout)
     before = copy.deepcopy(model.state_dict())
     try:
-        small, again = (apply(verb, params, model=model, calibration=batches(), seed=3) for _ in range(2))
+        small, again = (apply(functions, params, model=model, calibration=batches(), seed=3) for _ in range(2))
     except ValueError as error:
         if layout == "Llama" or not refused(error):  # every method works on a Llama; elsewhere it may refuse
             raise
@@ -257,7 +279,7 @@ def test_matrices_have_their_layer_s_shape_and_are_finite(case: Case) -> None:
     for name, matrix in case.small.layers.items():
         weight = named[name].weight
         assert matrix.shape == tuple(weight.shape)
-        stored = matrix.dequantize()
+        stored = matrix.dense()
         assert stored.shape == weight.shape
         assert stored.isfinite().all()
         assert sum(matrix.stored_bits().values()) > 0
@@ -267,7 +289,7 @@ def test_matrices_have_their_layer_s_shape_and_are_finite(case: Case) -> None:
 def test_the_scored_weights_are_the_stored_ones(case: Case) -> None:
     named = dict(case.small.model.named_modules())
     for name, matrix in case.small.layers.items():
-        torch.testing.assert_close(named[name].weight.detach(), matrix.dequantize(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(named[name].weight.detach(), matrix.dense(), rtol=1e-3, atol=1e-4)
 
 
 def test_the_size_is_below_16_bits_or_nothing_was_compressed(case: Case) -> None:

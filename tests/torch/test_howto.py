@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 import paperlab
 from paperlab.core import card, record
-from paperlab.core.signature import parameters
+from paperlab.core.methods import parameters
 from paperlab.lab.run import code_hash
 
 HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto"
@@ -94,7 +94,7 @@ def test_write_a_method(folder: Path, outside: Path) -> None:
     for name, matrix in small.compressed.layers.items():
         scale = matrix.scale.float()
         assert torch.equal(scale.log2(), scale.log2().round())
-        error = (model.get_submodule(name).weight - matrix.dequantize()).abs()
+        error = (model.get_submodule(name).weight - matrix.dense()).abs()
         top = 31 * scale  # rounding the scale down clips what lies above the largest code
         assert (error <= torch.maximum(scale / 2, model.get_submodule(name).weight.abs() - top) + 1e-6).all()
     with pytest.raises(ValueError, match="bits=9: 2 to 8"):

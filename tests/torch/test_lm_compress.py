@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from paperlab.assets.texts import load_text
 from paperlab.core.record import Record
 from paperlab.core.verdict import verdict
-from paperlab.lab.drivers import quantization as driver
+from paperlab.lab.drivers import compress as driver
 from paperlab.lab.run import run_checks
 from paperlab.methods.quantization import original, round_to_nearest
 from paperlab.tasks import lm_compress as task
@@ -44,7 +44,7 @@ def setting(tiny: str) -> task.Setting:
 
 
 def test_perplexity_equals_a_plain_loop(setting: task.Setting) -> None:
-    arm = driver.build(original.transform, {}, setting=setting)
+    arm = driver.build({"transform": original.transform}, {}, setting=setting)
     values = list(task.score(arm, setting))
     losses = []
     with torch.no_grad():
@@ -59,11 +59,11 @@ def test_perplexity_equals_a_plain_loop(setting: task.Setting) -> None:
 
 def test_tells_good_from_bad_and_resumes_bit_for_bit(setting: task.Setting) -> None:
     def mean(key: str, **params: Any) -> float:
-        arm = driver.build(round_to_nearest.quantize, params, setting=setting)
+        arm = driver.build({"quantize": round_to_nearest.quantize}, params, setting=setting)
         return sum(value[key] for value in task.score(arm, setting)) / task.items(setting)
 
     assert mean("kl", bits=8) < mean("kl", bits=4) < mean("kl", bits=2)
-    arm = driver.build(round_to_nearest.quantize, {"bits": 3}, setting=setting)
+    arm = driver.build({"quantize": round_to_nearest.quantize}, {"bits": 3}, setting=setting)
     whole = list(task.score(arm, setting))
     assert list(task.score(arm, setting, start=7)) == whole[7:]
 

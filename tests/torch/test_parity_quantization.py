@@ -45,7 +45,7 @@ def test_as_good_as(what: str, peer: str, loss: str, within: str, monkeypatch: p
     import parity
 
     weight, _, hessian = parity.layer()
-    error = weight - OURS[what](weight, hessian).dequantize()
+    error = weight - OURS[what](weight, hessian).dense()
     ours = float((error @ hessian * error).sum() / (weight @ hessian * weight).sum())
     printed = 0.5e-5 / float(loss)  # the table has five decimals
     assert ours == pytest.approx(float(loss), rel=float(within) / 100 + printed)

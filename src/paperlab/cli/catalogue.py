@@ -184,8 +184,9 @@ def show(
 def methods(family: Family = None, as_json: Json = False) -> None:
     """List the methods, baselines included, with their parameters."""
     from paperlab.cli import text
-    from paperlab.core.card import methods as cards
-    from paperlab.core.signature import parameters, show
+    from paperlab.core.methods import methods as cards
+    from paperlab.core.methods import parameters
+    from paperlab.core.signature import show
 
     known = cards()
     families = tuple(sorted({method.card.family for method in known.values()}))
@@ -197,6 +198,7 @@ def methods(family: Family = None, as_json: Json = False) -> None:
             "paper": method.card.paper,
             "baseline": method.card.paper is None,
             "verb": method.verb,
+            "verbs": list(method.verbs),
             "says": method.says,
             "parameters": [
                 {"name": p.name, "allowed": p.allowed, "choices": list(p.choices), "default": p.default}

@@ -33,8 +33,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a paper's checks: its method beside its baseline."""
-    from paperlab.core.card import find_method
-    from paperlab.core.signature import parse
+    from paperlab.core.methods import find_method, parse
 
     method = find_method(_method_slug(slug))
     if not method.card.checks:
@@ -53,7 +52,7 @@ def run(
 
 def _method_slug(name: str) -> str:
     """The method file behind a method's slug, a paper's slug or an arXiv id. Raises LookupError saying what to do."""
-    from paperlab.core.card import UnknownMethod, find_method
+    from paperlab.core.methods import UnknownMethod, find_method
 
     try:
         return find_method(name).slug
@@ -126,7 +125,7 @@ def report(
 
 def _families_or_methods(names: list[str]) -> list[str]:
     """Families as they are, everything else as the slug of a method; each once. Raises LookupError."""
-    from paperlab.core.card import methods as cards
+    from paperlab.core.methods import methods as cards
 
     families = {method.card.family for method in cards().values()}
     found = [name if name.lower().replace("_", "-") in families else _method_slug(name) for name in names]

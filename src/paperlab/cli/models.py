@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paperlab.engine.pack import Codes, Recipe
-    from paperlab.kit.quantized import Quantized
+    from paperlab.kit.matrix import Matrix
 
 CALIBRATION = 32  # texts that a method which looks at data is shown
 
@@ -62,8 +62,7 @@ def _apply(model: str, slug: str, settings: list[str], data: str | None, into: P
     import paperlab
     from paperlab.assets.models import load_causal_lm, load_encoder
     from paperlab.assets.texts import load_text
-    from paperlab.core.card import find_method
-    from paperlab.core.signature import parse
+    from paperlab.core.methods import find_method, parse
     from paperlab.engine.pack import BESIDE
 
     method = find_method(slug)
@@ -81,12 +80,23 @@ def _apply(model: str, slug: str, settings: list[str], data: str | None, into: P
     return {name: codes_of(name, layer) for name, layer in small.compressed.layers.items()}
 
 
-def codes_of(name: str, layer: "Quantized") -> "Codes":
-    """A method's matrix as the engine stores it. Raises EngineError for what the engine has no kernel for."""
+def codes_of(name: str, matrix: "Matrix") -> "Codes":
+    """A method's matrix as the engine stores it: codes, or codes and the low-rank repair of their error. Raises
+    EngineError for what the engine has no kernel for."""
     import numpy as np
 
     from paperlab.engine import Codes, EngineError
+    from paperlab.kit.matrix import Factors, Matrix, Sum
+    from paperlab.kit.quantized import Quantized
 
+    layer: Matrix = matrix
+    low: Factors | None = None
+    if isinstance(matrix, Sum) and len(matrix.parts) == 2 and isinstance(matrix.parts[1], Factors):
+        layer, low = matrix.parts[0], matrix.parts[1]
+    if not isinstance(layer, Quantized):
+        raise EngineError(
+            f"{name} is stored as {type(matrix).__name__}: the engine packs codes, with or without factors"
+        )
     book, most = layer.codebook, float(layer.bits if isinstance(layer.bits, int | float) else layer.bits.max())
     width = next((width for width in (2, 3, 4, 8) if most <= width), 0)
     held = [
@@ -110,7 +120,7 @@ def codes_of(name: str, layer: "Quantized") -> "Codes":
     rows = layer.shape[0]
     spread = lambda part: np.repeat(part.numpy().astype(np.float32), rows // part.shape[0], axis=0)  # noqa: E731
     scales, codes = spread(layer.scale), layer.codes.numpy().astype(np.int32)
-    low, out = layer.low_rank, layer.outliers
+    out = layer.outliers
     factors = (low.left.numpy(), low.right.numpy()) if low else None
     exact = (out.row.numpy(), out.column.numpy(), out.value.numpy()) if out else None
     if book is not None:

@@ -103,6 +103,6 @@ def one_of(value: str | None, what: str, allowed: tuple[str, ...]) -> str | None
 
 def checked(slug: str) -> list[str]:
     """The method files whose checks test this paper."""
-    from paperlab.core.card import methods
+    from paperlab.core.methods import methods
 
     return [method.slug for method in methods().values() if method.card.paper == slug and method.card.checks]

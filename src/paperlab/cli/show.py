@@ -4,9 +4,10 @@ from dataclasses import asdict
 from typing import Any
 
 from paperlab.cli import text
-from paperlab.core.card import Check, Method, UnknownMethod, find_method, methods
+from paperlab.core.card import Check
+from paperlab.core.methods import Method, UnknownMethod, find_method, methods, parameters, snippet
 from paperlab.core.paper import Paper, UnknownPaper, find_paper
-from paperlab.core.signature import parameters, show
+from paperlab.core.signature import show
 from paperlab.core.standing import count, of_method, of_paper, one_word
 from paperlab.core.verdict import Row
 
@@ -54,7 +55,7 @@ def _paper(paper: Paper | None, behind: list[Method]) -> dict[str, Any]:
 def _methods(behind: list[Method], rows: list[Row]) -> dict[str, Any]:
     checked = [method for method in behind if method.card.checks]
     counted = count(checked[0].card.paper or checked[0].slug) if checked else {}
-    usable = next((method for method in behind if method.verb), None)
+    usable = next((method for method in behind if method.verbs), None)
     return {
         "runnable": bool(checked),
         "verdict": one_word(counted),
@@ -67,7 +68,7 @@ def _methods(behind: list[Method], rows: list[Row]) -> dict[str, Any]:
         },
         "departs": [departure for method in behind for departure in method.card.departs],
         "command": f"paperlab run {checked[0].slug}" if checked else None,
-        "snippet": _snippet(usable) if usable else None,
+        "snippet": snippet(usable) if usable else None,
     }
 
 
@@ -87,13 +88,6 @@ def _check(method: Method, check: Check) -> dict[str, Any]:
         "equal": check.equal,
         "gap": check.gap,
     }
-
-
-def _snippet(method: Method) -> str:
-    name = method.slug.replace("-", "_")
-    first = next(iter(parameters(method)), None)
-    given = f", {first.name}={first.default!r}" if first else ""
-    return f'import paperlab\n{name} = paperlab.load("{method.slug}"{given})\nsmall = {name}(model, calibration=texts)'
 
 
 def expectation(check: dict[str, Any]) -> str:

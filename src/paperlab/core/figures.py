@@ -17,12 +17,12 @@ simulation: on log-normal, exponential and chi-square samples of 16 to 96 values
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import fsum
 from statistics import NormalDist, median
 from typing import Any
 
-from paperlab.core.card import Arm
+from paperlab.core.card import Arm, arm_from
 from paperlab.core.record import ArmResult, Record
 from paperlab.core.statistics import Aggregate, aggregate, is_right_wrong, t_quantile
 from paperlab.core.task import Metric
@@ -237,8 +237,8 @@ def arm_rows(record: Record) -> list[dict[str, Any]]:
     """
     rows = []
     for arm in arm_figures(record):
-        row: dict[str, Any] = {"method": arm.arm.method, "params": arm.arm.params, "role": arm.role}
-        row["values"] = {name: _written(value) for name, value in arm.values.items()}
+        values = {name: _written(value) for name, value in arm.values.items()}
+        row: dict[str, Any] = {"arm": asdict(arm.arm), "role": arm.role, "values": values}
         for name in ("bits", "bytes", "build", "peak"):
             figure = getattr(arm, name)
             if figure == figure:
@@ -257,7 +257,7 @@ def read_arm(row: dict[str, Any]) -> ArmFigures:
         for name, (value, low, high, n, k) in row["values"].items()
     }
     numbers = [row.get(name, nan) for name in ("bits", "bytes", "build", "peak")]
-    return ArmFigures(Arm(row["method"], row["params"]), row["role"], values, *numbers, row.get("error", ""))
+    return ArmFigures(arm_from(row["arm"]), row["role"], values, *numbers, row.get("error", ""))
 
 
 def _written(value: Value) -> list[Any]:

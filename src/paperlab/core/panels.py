@@ -9,15 +9,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from statistics import median
 from typing import Any, Literal
 
 from paperlab.core import summaries
-from paperlab.core.card import Arm, CardError, Method, find_method, methods
+from paperlab.core.card import Arm
 from paperlab.core.figures import ArmFigures, Value
-from paperlab.core.signature import CALIBRATION, parameters
-from paperlab.core.summaries import Summary, slug
+from paperlab.core.methods import Method, find_method, identity, methods
+from paperlab.core.summaries import Summary
 from paperlab.core.verdict import current
 from paperlab.core.words import clean, number
 
@@ -92,8 +91,8 @@ def chosen(names: Sequence[str], known: Mapping[str, Method]) -> list[str]:
     """The slugs that families and slugs name, in order, each once. Raises LookupError with near names."""
     slugs: list[str] = []
     for name in names:
-        family = slug(name)
-        inside = [s for s, method in known.items() if slug(method.card.family) == family]
+        family = name.replace("_", "-").lower()
+        inside = [s for s, method in known.items() if method.card.family.replace("_", "-") == family]
         if not inside:
             inside = [family] if family in known else [find_method(name).slug]
         slugs += [s for s in inside if s not in slugs]
@@ -127,9 +126,9 @@ def compared(
 
 def _arms_of(record: Summary, slugs: frozenset[str]) -> Summary | None:
     """The record with the arms that belong to a comparison of `slugs`; None if there are none."""
-    if slug(record.method) in slugs:
+    if record.method in slugs:
         return record
-    arms = tuple(arm for arm in record.arms if slug(arm.arm.method) in slugs)
+    arms = tuple(arm for arm in record.arms if arm.arm.method in slugs)
     return replace(record, arms=arms) if arms else None
 
 
@@ -153,31 +152,14 @@ def panels(records: Sequence[Summary]) -> list[Panel]:
     return found
 
 
-def canonical(arm: Arm) -> str:
-    """The identity of an arm, whatever its spelling: "_" for "-" in the slug, defaults written out or left out.
-
-    The defaults are today's; a method that is not there keeps the parameters as they are.
-    """
-    return _canonical(slug(arm.method), tuple(sorted(arm.params.items())))
-
-
-@lru_cache(maxsize=8192)
-def _canonical(method: str, params: tuple[tuple[str, Any], ...]) -> str:
-    try:
-        defaults = {p.name: p.default for p in parameters(methods()[method])}
-    except (KeyError, CardError, OSError):
-        defaults = {}
-    filled = {CALIBRATION.name: CALIBRATION.default, **defaults, **dict(params)}
-    return str(Arm(method, dict(sorted(filled.items()))))
-
-
 def _merge(group: Sequence[Summary], metric: str) -> list[Point]:
     """Each arm once: figures of its newest record, the median of all build times, a note where records differ."""
+    known: dict[str, str] = {}  # filling in defaults takes longer than all the rest
     arms: dict[str, list[tuple[Summary, ArmFigures]]] = {}
     for record in group:
         for arm in record.arms:
             if not arm.error and metric in arm.values:
-                arms.setdefault(canonical(arm.arm), []).append((record, arm))
+                arms.setdefault(_identity(arm.arm, known), []).append((record, arm))
     points = []
     for its in arms.values():
         _, arm = its[-1]
@@ -189,10 +171,17 @@ def _merge(group: Sequence[Summary], metric: str) -> list[Point]:
             note += f", which differ: {number(figures[0])} to {number(figures[-1])}; the newest is shown"
         shown = min((one.arm for _, one in its), key=lambda a: (len(a.params), str(a)))
         points.append(
-            Point(Arm(slug(shown.method), shown.params), arm.values[metric], arm.bits, arm.bytes,
+            Point(shown, arm.values[metric], arm.bits, arm.bytes,
                   median(times) if times else math.nan, arm.peak, ids, note)
         )  # fmt: skip
     return sorted(points, key=lambda point: str(point.arm))
+
+
+def _identity(arm: Arm, known: dict[str, str]) -> str:
+    written = str(arm)
+    if written not in known:
+        known[written] = identity(arm)
+    return known[written]
 
 
 def _fronts(points: list[Point], better: Any) -> list[Point]:

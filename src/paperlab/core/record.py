@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from paperlab.core.card import Arm, Check
+from paperlab.core.card import Arm, Check, arm_from, check_from
 from paperlab.core.files import write_atomically
 from paperlab.core.home import BUNDLED, home
 from paperlab.core.task import Metric
@@ -83,21 +83,8 @@ def from_json(line: str) -> Record:
         raise ValueError(f"record schema {row.get('schema')!r}, this paperlab reads {SCHEMA}")
     row["check"] = check_from(row["check"])
     row["metrics"] = {name: Metric(**metric) for name, metric in row["metrics"].items()}
-    row["arms"] = [ArmResult(**{**arm, "arm": Arm(**arm["arm"])}) for arm in row["arms"]]
+    row["arms"] = [ArmResult(**{**arm, "arm": arm_from(arm["arm"])}) for arm in row["arms"]]
     return Record(**row)
-
-
-def check_from(row: dict[str, Any]) -> Check:
-    """A Check from its JSON form; its hash is the same as the card's."""
-    return Check(
-        **{
-            **row,
-            "method": Arm(**row["method"]),
-            "baseline": Arm(**row["baseline"]),
-            "beside": tuple(Arm(**arm) for arm in row["beside"]),
-            "models": tuple(row["models"]),
-        }
-    )
 
 
 def records_folder() -> Path:

@@ -1,14 +1,15 @@
 """A method's parameters, read from its signature with `ast`: nothing is imported to list or check them."""
 
 import ast
-import difflib
 from dataclasses import dataclass
-from functools import cache
+from typing import Any
 
-from paperlab.core.card import CardError, Method, Scalar
+from paperlab.core.card import CardError, Scalar
 
 _NAMES: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
 _SAID = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
+
+Definition = ast.FunctionDef | ast.ClassDef
 
 
 class ParameterError(ValueError):
@@ -57,6 +58,20 @@ class Parameter:
         """Whether a value that is already typed (a card's, a caller's) fits; a whole number is a number too."""
         return value in self.choices or type(value) in self.types or (type(value) is int and float in self.types)
 
+    def to_json(self) -> list[Any]:
+        """[name, names of types, choices, default]."""
+        return [self.name, [kind.__name__ for kind in self.types], list(self.choices), self.default]
+
+    @classmethod
+    def from_json(cls, row: list[Any]) -> "Parameter":
+        """What `to_json` gave."""
+        kinds = {**_NAMES, "NoneType": type(None)}
+        return cls(row[0], tuple(kinds[name] for name in row[1]), tuple(row[2]), row[3])
+
+
+# What an arm takes in addition to its method's parameters: which text the driver calibrates on.
+CALIBRATION = Parameter("calibration", (str,), (), None)
+
 
 def show(value: Scalar) -> str:
     """A value as `--set` reads it."""
@@ -85,72 +100,59 @@ def _named(node: ast.expr | None, constants: dict[str, ast.expr]) -> ast.expr | 
     return constants.get(node.id, node) if isinstance(node, ast.Name) else node
 
 
-@cache
-def _read(method_path: str, verb: str) -> tuple[Parameter, ...]:
-    with open(method_path, encoding="utf-8") as file:
-        tree = ast.parse(file.read(), filename=method_path)
-    constants: dict[str, ast.expr] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            constants[node.targets[0].id] = node.value
-        if isinstance(node, ast.FunctionDef) and node.name == verb:
-            found = []
-            for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
-                where = f"{method_path}:{argument.lineno}"
-                default = _named(default, constants)
-                try:
-                    value = ast.literal_eval(default) if default is not None else None
-                except ValueError:
-                    raise CardError(f"{where}: the default of {argument.arg} is not a literal") from None
-                if default is None:
-                    raise CardError(f"{where}: keyword-only {argument.arg} needs a default; data is positional")
-                kind = _annotation(_named(argument.annotation, constants), where)
-                found.append(Parameter(argument.arg, *kind, value))
-            return tuple(found)
-    return ()
+def arguments(definition: Definition) -> ast.arguments | None:
+    """The arguments of a function, or of a class's __init__; None for a class without one of its own."""
+    if isinstance(definition, ast.FunctionDef):
+        return definition.args
+    inits = [node for node in definition.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    return inits[0].args if inits else None
 
 
-def parameters(method: Method) -> tuple[Parameter, ...]:
-    """The parameters of the method's verb, in order; none for a study that only has checks.
+def positional(definition: Definition) -> tuple[str, ...]:
+    """Names that the driver supplies, in order; without the `self` of a class."""
+    found = arguments(definition)
+    names = [argument.arg for argument in (*found.posonlyargs, *found.args)] if found else []
+    return tuple(names[1:] if isinstance(definition, ast.ClassDef) else names)
+
+
+def returns(definition: Definition) -> tuple[str, ...]:
+    """What it gives back, by the last word of each alternative: `nn.Module | None` is ("Module", "None").
+
+    A class gives a "Module". () where a function has no annotation.
+    """
+    if isinstance(definition, ast.ClassDef):
+        return ("Module",)
+
+    def words(node: ast.expr | None) -> tuple[str, ...]:
+        match node:
+            case None:
+                return ()
+            case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+                return words(left) + words(right)
+            case ast.Constant(value=str(text)):
+                return words(ast.parse(text, mode="eval").body)
+            case ast.Subscript(value=outer):
+                return words(outer)
+        return (ast.unparse(node).rpartition(".")[2],)
+
+    return words(definition.returns)
+
+
+def read_parameters(definition: Definition, constants: dict[str, ast.expr], path: str) -> tuple[Parameter, ...]:
+    """The keyword-only parameters of a verb, in order. constants: what is set at the top of its file.
 
     Raises CardError (path and line) where the signature breaks the rule "keyword-only, scalar, with a default".
     """
-    return _read(str(method.path), method.verb) if method.verb else ()
-
-
-# What an arm takes beside its method's parameters: which text the driver calibrates on.
-CALIBRATION = Parameter("calibration", (str,), (), None)
-
-
-def find_parameter(method: Method, name: str) -> Parameter:
-    """The parameter called `name` ("_" and "-" are the same). Raises ParameterError naming what there is."""
-    known = {parameter.name: parameter for parameter in parameters(method)}
-    wanted = name.strip().replace("-", "_")
-    if wanted in known:
-        return known[wanted]
-    if wanted == CALIBRATION.name and method.verb:
-        return CALIBRATION
-    if not known:
-        raise ParameterError(f"{method.slug} has no parameters, so {name!r} cannot be set")
-    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ParameterError(f"{method.slug} has no parameter {name!r}; {hint}it has {', '.join(known)}")
-
-
-def parse(method: Method, setting: str) -> tuple[str, Scalar]:
-    """Read "bits=3" for this method: ("bits", 3). Raises ParameterError saying what is allowed."""
-    name, sign, text = setting.partition("=")
-    if not sign or not name.strip():
-        raise ParameterError(f"{setting!r}: write name=value, e.g. --set bits=3")
-    parameter = find_parameter(method, name)
-    return parameter.name, parameter.read(text.strip())
-
-
-def check_parameters(method: Method, params: dict[str, Scalar]) -> None:
-    """Refuse parameters that the method does not have or values it does not take. Raises ParameterError."""
-    for name, value in params.items():
-        parameter = find_parameter(method, name)
-        if not parameter.takes(value):
-            raise ParameterError(
-                f"{name}={value!r}: {parameter.name} takes {parameter.allowed} (default {show(parameter.default)})"
-            )
+    args = arguments(definition)
+    found = []
+    for argument, default in zip(args.kwonlyargs, args.kw_defaults, strict=True) if args else ():
+        where = f"{path}:{argument.lineno}"
+        default = _named(default, constants)
+        if default is None:
+            raise CardError(f"{where}: keyword-only {argument.arg} needs a default; data is positional")
+        try:
+            value = ast.literal_eval(default)
+        except ValueError:
+            raise CardError(f"{where}: the default of {argument.arg} is not a literal") from None
+        found.append(Parameter(argument.arg, *_annotation(_named(argument.annotation, constants), where), value))
+    return tuple(found)

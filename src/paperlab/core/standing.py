@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from paperlab.core.card import methods
 from paperlab.core.home import BUNDLED
+from paperlab.core.methods import methods
 from paperlab.core.record import records_folder
 from paperlab.core.verdict import FILE, Row, Standings, counts, current, publish, published
 

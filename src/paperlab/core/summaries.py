@@ -62,6 +62,7 @@ def row(record: Record) -> dict[str, Any]:
     same = {name: getattr(record, name) for name in Summary.__dataclass_fields__ if hasattr(record, name)}
     return {
         **same,
+        "check_hash": record.check.hash,  # of its one spelling: older records have "_" for "-" in slugs
         "claim": record.check.claim,
         "role": record.check.role,
         "better": {name: metric.better for name, metric in record.metrics.items()},
@@ -164,17 +165,15 @@ def _load(stamp: Stamp) -> _File:
     except (KeyError, TypeError, AttributeError, ValueError):  # the kept rows are not what `publish` writes
         wrong.clear()
         found = [_read(row) for _, row in _rows(file, {}, wrong)]
-    arms = {slug(arm.arm.method) for one in found for arm in one.arms} | {slug(one.method) for one in found}
+    arms = {arm.arm.method for one in found for arm in one.arms} | {one.method for one in found}
     return _File(stamp, tuple(found), frozenset(arms), tuple(wrong))
 
 
-def slug(method: str) -> str:
-    """A method's slug in its one spelling: older records have "_" for "-"."""
-    return method.replace("_", "-").lower()
-
-
 def _rows(file: Path, kept: Mapping[str, dict[str, Any]], wrong: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Each line's hash and row: the kept one where its hash is known, else computed. What is no record is added to `wrong`."""
+    """Each line's hash and row: the kept one where its hash is known, else computed.
+
+    A line that is no record adds a message to `wrong`.
+    """
     found = []
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         name = hashlib.blake2b(line, digest_size=12).hexdigest()

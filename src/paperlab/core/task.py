@@ -1,9 +1,11 @@
 """What a task module must offer, and how the lab finds one."""
 
+import ast
 import difflib
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -26,15 +28,20 @@ class Metric:
 
 
 class Task(Protocol):
-    """A module in `tasks/`. `arm` is what the driver built (where TIMED, a function that builds it)."""
+    """A module in `tasks/`. `arm` is what a driver built (where TIMED, a function that builds it).
+
+    The constants VERSION, SCORES, SUPPLIES, AXES and MODELS are literals: they are read without importing the task.
+    """
 
     VERSION: int
-    DRIVER: str  # the module of `lab.drivers` that builds the arms
+    SCORES: tuple[str, ...]  # kinds of result that it judges, as drivers name them in BUILDS
+    SUPPLIES: tuple[str, ...]  # attributes of its setting that drivers may hand to a method
+    AXES: tuple[str, ...]  # totals by which arms may be compared: bytes, density, steps, seconds ...
     TIMED: bool  # True: `score` gets a builder to time, and arms take turns item by item
     METRICS: dict[str, Metric]
     PAIRED_BY: Literal["items", "seeds"]
     COST: dict[str, int]  # seconds for all arms and seeds, per scale, on 2 cores
-    MODELS: tuple[str, ...]  # default models, or () where the task trains its own
+    MODELS: tuple[str, ...]  # default models, the cheapest first, or () where the task trains its own
     SEEDS: dict[str, int]  # number of seeds per scale
     DATA: dict[str, str]  # what, licence, where from
 
@@ -48,7 +55,7 @@ class Task(Protocol):
         """Number of items that `score` yields."""
 
     def totals(self, arm: Any, setting: Any) -> dict[str, float]:
-        """Figures of the arm as a whole: bits per weight, bytes, parameters, FLOPs."""
+        """Figures of the arm as a whole, those of AXES among them: bits per weight, bytes, density, steps."""
 
     def score(self, arm: Any, setting: Any, start: int = 0) -> Iterator[dict[str, float]]:
         """One dict of values per item, from item `start` on; deterministic."""
@@ -66,3 +73,36 @@ def load_task(name: str) -> ModuleType:
         near = difflib.get_close_matches(name, tasks(), n=2, cutoff=0.4)
         raise LookupError(f"no task {name!r}; known: {', '.join(near or tasks())}")
     return importlib.import_module(f"paperlab.tasks.{name}")
+
+
+def constants(name: str) -> dict[str, Any]:
+    """The literal constants of a task, read without importing it; {} if there is no such task."""
+    file = TASKS / f"{name}.py"
+    try:
+        stat = file.stat()
+    except OSError:
+        return {}
+    return _constants(file, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _constants(file: Path, _: int) -> dict[str, Any]:
+    found = {}
+    for node in ast.parse(file.read_text(encoding="utf-8"), filename=str(file)).body:
+        target, value = None, None
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+        elif isinstance(node, ast.AnnAssign):
+            target, value = node.target, node.value
+        if isinstance(target, ast.Name) and target.id.isupper() and value is not None:
+            try:
+                found[target.id] = ast.literal_eval(value)
+            except ValueError:
+                continue
+    return found
+
+
+def task_version(name: str) -> int | None:
+    """The VERSION of a task, read without importing it; None if there is no such task."""
+    version = constants(name).get("VERSION")
+    return None if version is None else int(version)

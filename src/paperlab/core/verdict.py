@@ -4,7 +4,6 @@ Beside the records of a folder lies `verdicts.json`, so that listings need not r
 source: `verify` recomputes every verdict from the samples and compares.
 """
 
-import ast
 import fcntl
 import json
 import math
@@ -14,12 +13,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from paperlab.core.card import Check, Method
+from paperlab.core.card import Check
 from paperlab.core.files import write_atomically
 from paperlab.core.home import BUNDLED
+from paperlab.core.methods import Method
 from paperlab.core.record import ArmResult, Record, read, records_folder
 from paperlab.core.statistics import Gain, aggregate, flips, holm, is_right_wrong, relative_gain
-from paperlab.core.task import TASKS, Metric
+from paperlab.core.task import Metric, task_version
 
 Word = Literal["holds", "holds in direction", "fails", "undecided", "not comparable", "error"]
 WORDS: tuple[Word, ...] = ("holds", "holds in direction", "fails", "undecided", "not comparable", "error")
@@ -371,17 +371,6 @@ def current(
             if run is not chosen:
                 (standings.repeated if run.status == "finished" else standings.unfinished).append(run)
     return standings
-
-
-def task_version(name: str) -> int | None:
-    """The VERSION of a task, read without importing it; None if there is no such task."""
-    file = TASKS / f"{name}.py"
-    if not file.exists():
-        return None
-    for node in ast.parse(file.read_text(encoding="utf-8"), filename=str(file)).body:
-        if isinstance(node, ast.Assign) and [getattr(t, "id", None) for t in node.targets] == ["VERSION"]:
-            return int(ast.literal_eval(node.value))
-    return None
 
 
 def counts(standings: Standings[Row]) -> dict[str, dict[str, int]]:

@@ -100,5 +100,5 @@ def round_layers(model: nn.Module, bits: Mapping[str, int], *, group: int | None
         weight = layer.weight.detach().float()
         scale, zero = min_max(weight, bits=bits[name], group=group)
         done[name] = round_to_grid(weight, scale, zero, bits=bits[name])
-        layer.weight.copy_(done[name].dequantize())
+        layer.weight.copy_(done[name].dense())
     return done

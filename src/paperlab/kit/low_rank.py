@@ -1,12 +1,10 @@
 """The best low-rank approximation of a matrix, and a quantization error repaired by one."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from paperlab.kit.grid import store
-from paperlab.kit.quantized import LowRank, Quantized
+from paperlab.kit.matrix import Factors, Matrix, Sum
 
 
 def leading(matrix: Tensor, rank: int, *, extra: int = 8, depth: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,22 +36,22 @@ def leading(matrix: Tensor, rank: int, *, extra: int = 8, depth: int = 8) -> tup
     return u[:, :rank], s[:rank], basis @ wt[:rank].T
 
 
-def compensate(weight: Tensor, quantized: Quantized, *, rank: int, bits: int = 8) -> Quantized:
-    """Add the rank-`rank` approximation of the error W - Q to `quantized`. weight: (out, in).
+def compensate(weight: Tensor, stored: Matrix, *, rank: int, bits: int = 8) -> Matrix:
+    """`stored`, and the rank-`rank` approximation of its error W - Q added to it. weight: (out, in).
 
     The factors U sqrt(S) and sqrt(S) V^T have one magnitude per component; below 16 bits each component is
     rounded symmetrically with its own float16 scale. rank 0 changes nothing. Raises ValueError.
     """
     if rank == 0:
-        return quantized
+        return stored
     if not 2 <= bits <= 16:
         raise ValueError(f"factor_bits={bits}: between 2 and 16 (16: float16)")
-    u, s, v = leading(weight.float() - quantized.dequantize(), rank)
+    u, s, v = leading(weight.float() - stored.dense(), rank)
     left, right = u * s.sqrt(), (v * s.sqrt()).T
     if bits == 16:
-        return replace(quantized, low_rank=LowRank(left.half(), right.half(), 16))
+        return Sum((stored, Factors(left.half(), right.half(), 16)))
     left, right = _round(left.T, bits).T, _round(right, bits)
-    return replace(quantized, low_rank=LowRank(left, right, bits, overhead=2 * rank * 16))
+    return Sum((stored, Factors(left, right, bits, overhead=2 * rank * 16)))
 
 
 def _round(components: Tensor, bits: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A weight matrix in few bits: what every quantizer returns, and how its size is counted."""
+"""A weight matrix as codes: what every quantizer returns, and how its size is counted."""
 
 from dataclasses import dataclass, field
 
@@ -20,25 +20,8 @@ class Outliers:
 
 
 @dataclass
-class LowRank:
-    """A correction left @ right added to the dequantized weight. left: (out, r), right: (r, in).
-
-    bits: bits that each entry takes; overhead: bits of its scales. The tensors hold the values as stored.
-    """
-
-    left: Tensor
-    right: Tensor
-    bits: float = 16
-    overhead: int = 0
-
-    def stored_bits(self) -> int:
-        """Both factors and their scales."""
-        return round((self.left.numel() + self.right.numel()) * self.bits) + self.overhead
-
-
-@dataclass
 class Quantized:
-    """(out, in) weights as codes; `dequantize` gives back what a kernel would multiply with.
+    """(out, in) weights as codes; `dense` gives back what a kernel would multiply with.
 
     Without a codebook:  W = (codes - zero) * scale
     With one:            W = sum_m codebook[m, codes[..., m]] * scale     codebook (m, levels, d)
@@ -60,7 +43,6 @@ class Quantized:
     codebook: Tensor | None = None
     codebook_bits: float = 16
     outliers: Outliers | None = None
-    low_rank: LowRank | None = None
     extra: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -69,7 +51,9 @@ class Quantized:
         width = self.codes.shape[1] * (self.codebook.shape[2] if self.codebook is not None else 1)
         return self.codes.shape[0], width
 
-    def dequantize(self) -> Tensor:
+    density = 1.0
+
+    def dense(self) -> Tensor:
         """(out, in) float32."""
         rows, columns = self.shape
         if self.codebook is None:
@@ -81,8 +65,6 @@ class Quantized:
             parts = [book[m][self.codes[..., m].long()] for m in range(book.shape[0])]  # each (out, in / d, d)
             weight = torch.stack(parts).sum(0).reshape(rows, columns)
         weight = weight * spread(self.scale.float(), columns, rows)
-        if self.low_rank is not None:
-            weight = weight + self.low_rank.left.float() @ self.low_rank.right.float()
         if self.outliers is not None:
             weight[self.outliers.row.long(), self.outliers.column.long()] = self.outliers.value.float()
         return weight
@@ -100,8 +82,6 @@ class Quantized:
             parts["codebook"] = round(self.codebook.numel() * self.codebook_bits)
         if self.outliers is not None:
             parts["outliers"] = self.outliers.stored_bits(self.shape[0])
-        if self.low_rank is not None:
-            parts["low_rank"] = self.low_rank.stored_bits()
         return parts | self.extra
 
 

@@ -16,11 +16,15 @@ def linear_decay(step: int, steps: int) -> float:
     return 1 - step / steps
 
 
-# What a method may supply, by the name of its verb, and what stands there otherwise:
-#   linear(in_features, out_features, bias) -> nn.Module      every linear layer of the network
-#   loss(logits, labels) -> scalar                            what is minimised
-#   rate(step, steps) -> share of the peak learning rate      the schedule
-PARTS: dict[str, Callable[..., Any]] = {"linear": nn.Linear, "loss": F.cross_entropy, "rate": linear_decay}
+def adamw(parameters: Any, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW without weight decay."""
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+
+
+# What stands where a method brings no part of its own, by the verb of the training driver.
+PARTS: dict[str, Callable[..., Any]] = {
+    "linear": nn.Linear, "loss": F.cross_entropy, "rate": linear_decay, "optimizer": adamw,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,10 @@ class Split:
 class Setting(Protocol):
     """What the training driver needs of a task's setting.
 
-    rates: learning rates tried by every arm alike; the one that is best on `validation` is kept.
+    rates: learning rates that every arm tries on the first seed; the one that is best on validation data is kept.
     """
 
-    train: Split
-    validation: Split
+    train: Any  # has batches(size, generator) -> (inputs, labels), and a length in examples
     epochs: int
     batch: int
     rates: tuple[float, ...]
@@ -56,25 +59,29 @@ class Setting(Protocol):
     def network(self, parts: Mapping[str, Callable[..., Any]]) -> nn.Module:
         """A freshly initialised network, its layers made by `parts`; draws from torch's global generator."""
 
+    def validate(self, network: nn.Module) -> float:
+        """How good a trained network is on validation data; higher is better."""
+
 
 @dataclass
 class Trained:
-    """An arm: the network in evaluation mode, the learning rate chosen for it, and accuracy by rate on validation."""
+    """An arm: the network in evaluation mode, the learning rate chosen for it, and its validation figure by rate."""
 
     model: nn.Module
     rate: float
-    validation: dict[float, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
     steps: int = 0
 
 
 def fit(
     network: nn.Module, setting: Setting, parts: Mapping[str, Callable[..., Any]], *, rate: float, seed: int
 ) -> int:
-    """Train in place with AdamW (no weight decay) on the setting's batches; returns the number of steps.
+    """Train in place on the setting's batches; returns the number of steps.
 
-    The order of examples and the dropout masks come from `seed`: arms see the same batches.
+    The order of examples and the dropout masks come from `seed`: arms see the same batches. Logits and labels are
+    flattened to (n, classes) and (n,) for the loss.
     """
-    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.0)
+    optimizer = parts["optimizer"](network.parameters(), rate)
     order = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     steps = setting.epochs * -(-len(setting.train) // setting.batch)
@@ -82,12 +89,13 @@ def fit(
     network.train()
     for _ in range(setting.epochs):
         for inputs, labels in setting.train.batches(setting.batch, order):
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = rate * parts["rate"](done, steps)
-            loss = parts["loss"](network(*inputs), labels)
-            optimiser.zero_grad(set_to_none=True)
+            logits = network(*inputs)
+            loss = parts["loss"](logits.flatten(0, -2), labels.flatten())
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             done += 1
     network.eval()
     return done

@@ -59,7 +59,7 @@ def round_model(
                 layers[full] = round_weight(
                     weight, bits=weight_bits, per_channel=per_channel, symmetric=symmetric, clip=clip
                 )
-                layer.weight.copy_(layers[full].dequantize())
+                layer.weight.copy_(layers[full].dense())
     return layers, added
 
 

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from paperlab.core import charts, summaries
-from paperlab.core.card import Method, methods
 from paperlab.core.charts import Spot
 from paperlab.core.files import write_atomically
+from paperlab.core.methods import Method, methods
 from paperlab.core.panels import Compared, Panel, chosen, compared, front, labels, ordered, to_csv
 from paperlab.core.record import Record
 from paperlab.core.words import clean, megabytes, number, seconds, span

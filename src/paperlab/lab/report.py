@@ -16,15 +16,15 @@ from rich.text import Text
 
 from paperlab.core import charts
 from paperlab.core import record as store
-from paperlab.core.card import Check, Method, methods
+from paperlab.core.card import Check
 from paperlab.core.charts import Bar
 from paperlab.core.figures import ArmFigures, arm_figures
 from paperlab.core.files import write_atomically
 from paperlab.core.home import BUNDLED
+from paperlab.core.methods import Method, methods
 from paperlab.core.panels import chosen
 from paperlab.core.paper import Paper, papers
 from paperlab.core.record import Record
-from paperlab.core.summaries import slug as spelled
 from paperlab.core.verdict import Row, Verdict, adjusted, control_ok, current, data_of, published, survives, verdict
 from paperlab.core.words import check_sentence, clean, megabytes, number, percent, seconds, span
 from paperlab.lab.compare import compare
@@ -219,7 +219,7 @@ def _page(results: list[Result], known: Mapping[str, Method], file: Path, family
     file.parent.mkdir(parents=True, exist_ok=True)
     live = [result for result in results if result.state == "current"]
     counted, repeated, superseded = _counted(results)
-    controls = [result for result in live if result.record.check.role != "claim"]
+    controls = [result for result in live if result.record.check.role in CONTROLS]
     words = Counter(result.word for result in counted)
     headline, lead = head(counted, repeated=repeated, superseded=superseded)
     content = page(
@@ -244,7 +244,7 @@ def _line(family: str, results: list[Result], page_: str) -> dict[str, Any]:
     """A family's line in the index."""
     counted, _, _ = _counted(results)
     words = Counter(result.word for result in counted)
-    controls = [r for r in results if r.state == "current" and r.record.check.role != "claim"]
+    controls = [r for r in results if r.state == "current" and r.record.check.role in CONTROLS]
     return {
         "family": family,
         "page": page_,
@@ -417,7 +417,7 @@ def _gains(check: Check, results: Sequence[Result], wide: float) -> charts.Chart
     places = _short([result.record for result in results])
     bars = [Bar(clean(place), *r.ends, r.word, WORDS[r.word][0], f"#{r.key}")
             for place, r in zip(places, results, strict=True)]  # fmt: skip
-    against = clean(spelled(check.baseline.method))
+    against = clean(check.baseline.method)
     return charts.gains(bars, margin=check.margin, expect=check.expect, baseline=against, wide=wide)
 
 

@@ -5,7 +5,6 @@ on behind the last whole line. The journal of a run is keyed by everything that 
 """
 
 import hashlib
-import importlib
 import json
 import os
 import shlex
@@ -18,28 +17,24 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from paperlab.assets.models import ModelError
-from paperlab.core.card import METHODS, Arm, Check, Method, find_method
+from paperlab.core.card import Arm, Check
 from paperlab.core.files import write_atomically
 from paperlab.core.home import home
+from paperlab.core.methods import Method, find_method
 from paperlab.core.record import ArmResult, Record, Status, append
-from paperlab.core.signature import check_parameters
 from paperlab.core.task import SCALES, load_task
 from paperlab.core.verdict import publish
+from paperlab.lab.arms import OUTSIDE, build_arm, check_arms
+from paperlab.lab.errors import RunError
 from paperlab.lab.machine import describe_machine, machine_id
 
 Progress = Callable[[dict[str, Any]], None]
-OUTSIDE = "paperlab_outside"  # the package name given to method files of other packages
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")
-
-
-class RunError(ValueError):
-    """What was asked cannot be run; the message says what would work."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +121,10 @@ def _run_stage(
 ) -> list[Record]:
     """All arms of `checks` on one setting, then a record for each check; its journal is left in `journals`."""
     task = load_task(stage.task)
-    driver = importlib.import_module(f"paperlab.lab.drivers.{task.DRIVER}")
     by_name = {name: arm for check in checks for name, arm in _named_arms(check)}
     arms = list(by_name)
-    verbs = {name: find_verb(by_name[name]) for name in arms}  # a wrong name or parameter stops here, before any work
+    for check in checks:
+        check_arms(check, stage.task)  # a wrong name or parameter stops here, before any work
     progress({"kind": "stage", "task": stage.task, "model": stage.model, "scale": stage.scale, "arms": arms})
     settings = {seed: task.make(seed, stage.scale, model=stage.model, data=stage.data) for seed in stage.seeds[:1]}
     about = task.describe(settings[stage.seeds[0]])
@@ -147,10 +142,7 @@ def _run_stage(
         if seed not in settings:
             settings.clear()
             settings[seed] = task.make(seed, stage.scale, model=stage.model, data=stage.data)
-        turns = [
-            _score_arm(task, driver, verbs[name], name, by_name[name], settings[seed], seed, journal, progress)
-            for name in arms
-        ]
+        turns = [_score_arm(task, stage, name, by_name[name], settings[seed], seed, journal, progress) for name in arms]
         if not task.TIMED:
             for turn in turns:
                 for _ in turn:
@@ -176,38 +168,9 @@ def _named_arms(check: Check) -> list[tuple[str, Arm]]:
     return list(zip(names, check.arms, strict=True))
 
 
-def find_verb(arm: Arm) -> Callable[..., Any]:
-    """The function that an arm names. Raises UnknownMethod, ParameterError, or RunError for a study."""
-    method = find_method(arm.method)
-    if method.verb is None:
-        raise RunError(f"{method.slug} is a study without a method of its own; it cannot be an arm")
-    check_parameters(method, arm.params)
-    name = f"{method.path.parent.name}.{method.path.stem}"
-    if method.path.is_relative_to(METHODS):
-        return getattr(importlib.import_module(f"paperlab.methods.{name}"), method.verb)
-    return getattr(_outside(f"{OUTSIDE}.{name}", method.path), method.verb)
-
-
-def _outside(name: str, path: Path) -> ModuleType:
-    """A method file of another package, loaded under a name by which `code_hash` knows it."""
-    known = sys.modules.get(name)
-    if known is not None and known.__file__ == str(path):
-        return known
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise RunError(f"{path} is no Python file")
-    module = sys.modules[name] = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
 def _score_arm(
-    task: ModuleType, driver: ModuleType, verb: Callable[..., Any], name: str, arm: Arm, setting: Any, seed: int,
-    journal: "Journal", progress: Progress,
+    task: ModuleType, stage: Stage, name: str, arm: Arm, setting: Any, seed: int, journal: "Journal",
+    progress: Progress,
 ) -> Iterator[None]:  # fmt: skip
     """Build and score one arm for one seed, yielding after each item; what the journal has is skipped."""
     done = journal.begin(name, seed)
@@ -219,7 +182,7 @@ def _score_arm(
         progress({"kind": "build", "arm": name, "seed": seed, "what": what, "done": step, "total": steps})
 
     def make() -> Any:
-        return driver.build(verb, arm.params, setting=setting, seed=seed, progress=tell)
+        return build_arm(arm, stage.task, setting, seed, tell)
 
     _reset_peak_memory()
     try:

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from paperlab.core.card import Method
+    from paperlab.core.methods import Method
 
 
 class _Callable(ModuleType):
@@ -15,7 +15,7 @@ class _Callable(ModuleType):
     """
 
     def __call__(self) -> "dict[str, Method]":
-        from paperlab.core.card import methods
+        from paperlab.core.methods import methods
 
         return methods()
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from paperlab.core import standing, verdict
-from paperlab.core.card import Check, methods
+from paperlab.core.card import Check
 from paperlab.core.home import BUNDLED
+from paperlab.core.methods import methods
 from paperlab.core.paper import papers
 from paperlab.core.record import records_folder
 

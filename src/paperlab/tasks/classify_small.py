@@ -17,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlab.core.task import Metric
-from paperlab.kit.training import Inputs, Split, Trained, stored_bits
+from paperlab.kit.training import Inputs, Split, Trained, accuracy, stored_bits
 
-VERSION = 1
-DRIVER = "training"
+VERSION = 2  # learning rates are chosen on the first seed, once per arm
+SCORES = ("Trained",)
+SUPPLIES = ()
+AXES = ("bytes", "steps")
 TIMED = False
 METRICS = {"accuracy": Metric("higher", "correct"), "cross_entropy": Metric("lower", "nats")}
 PAIRED_BY = "seeds"
@@ -77,6 +79,10 @@ class Setting:
     def network(self, parts: Mapping[str, Callable[..., Any]]) -> nn.Module:
         """A fresh network; two calls after the same torch.manual_seed start from the same weights."""
         return Perceptron(self.train.inputs[0].shape[1], self.classes, parts["linear"], self.words)
+
+    def validate(self, network: nn.Module) -> float:
+        """Accuracy on the validation split."""
+        return accuracy(network, self.validation)
 
 
 def make(seed: int, scale: str, *, model: str | None = None, data: str | None = None) -> Setting:

@@ -11,7 +11,9 @@ from paperlab.tasks import lm_compress
 from paperlab.tasks.lm_compress import Setting
 
 VERSION = 2
-DRIVER = "quantization"
+SCORES = ("Compressed",)
+SUPPLIES = ("model", "calibration")
+AXES = ("bytes", "bits_per_weight", "density")
 TIMED = True
 METRICS = {"seconds": Metric("lower", "seconds")}
 PAIRED_BY = "items"

@@ -30,7 +30,9 @@ from paperlab.core.home import BUNDLED
 from paperlab.core.task import Metric
 
 VERSION = 1
-DRIVER = "quantization"
+SCORES = ("Compressed",)
+SUPPLIES = ("model", "calibration")
+AXES = ("bytes", "bits_per_weight", "density")
 TIMED = False
 METRICS = {
     "embedding_error": Metric("lower", "embedding_error"),

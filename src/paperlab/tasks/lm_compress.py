@@ -19,7 +19,9 @@ from paperlab.kit.compressed import Compressed
 from paperlab.kit.walk import Batch
 
 VERSION = 1
-DRIVER = "quantization"
+SCORES = ("Compressed",)
+SUPPLIES = ("model", "calibration")
+AXES = ("bytes", "bits_per_weight", "density")
 TIMED = False
 METRICS = {
     "perplexity": Metric("lower", "nll", "exp_mean"),

@@ -72,6 +72,6 @@ def test_units_partition_the_linear_layers_and_rounding_touches_only_them():
     changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
     assert changed == [f"{names[0]}.weight", f"{names[8]}.weight"]
     assert done[names[8]].bits == 5
-    assert torch.equal(done[names[0]].dequantize(), block_linears(model)[names[0]].weight)
+    assert torch.equal(done[names[0]].dense(), block_linears(model)[names[0]].weight)
     with pytest.raises(ValueError, match="block"):
         units(model, "head")

@@ -12,7 +12,7 @@ def test_weight_and_nearest_codes_by_hand() -> None:
     # first row halved: (1.1, 0.6) is nearest to (1, 1), (0.4, 0.1) to (0, 0); second divided by ten alike
     assert book.nearest(torch.tensor([[2.2, 1.2, 0.8, 0.2], [11.0, 6.0, 4.0, 1.0]])).tolist() == [[2, 0], [2, 0]]
     stored = book.packed(2)
-    assert torch.equal(stored.dequantize(), book.weight())
+    assert torch.equal(stored.dense(), book.weight())
     assert stored.stored_bits() == {"codes": 4 * 2, "scale": 2 * 16, "codebook": 6 * 16}
 
 

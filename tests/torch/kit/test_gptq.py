@@ -39,7 +39,7 @@ def written_out(weight: Tensor, hessian: Tensor, group: int, bits: int) -> Tenso
 def test_equals_the_written_out_algorithm(block, group):
     weight, hessian = layer()
     ours = gptq(weight, hessian, bits=3, group=group, block=block)
-    torch.testing.assert_close(ours.dequantize(), written_out(weight, hessian, group, 3), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.dense(), written_out(weight, hessian, group, 3), rtol=1e-4, atol=1e-4)
 
 
 def test_two_columns_by_hand():
@@ -62,7 +62,7 @@ def test_better_than_nearest_and_on_the_grid(act_order):
     weight, hessian = layer(32, 64)
     ours = gptq(weight, hessian, bits=3, group=16, act_order=act_order)
     nearest = round_to_grid(weight, *min_max(weight, bits=3, group=16), bits=3)
-    assert loss(weight, ours.dequantize(), hessian) < 0.7 * loss(weight, nearest.dequantize(), hessian)
+    assert loss(weight, ours.dense(), hessian) < 0.7 * loss(weight, nearest.dense(), hessian)
     assert ours.codes.min() >= 0
     assert ours.codes.max() <= 7
     assert ours.stored_bits() == nearest.stored_bits()
@@ -79,7 +79,7 @@ def test_an_input_that_never_fires_gets_no_weight():
     weight, hessian = layer()
     weight[:, 3] = 100  # must not widen the grid either
     hessian[3], hessian[:, 3] = 0, 0
-    out = gptq(weight, hessian, bits=8).dequantize()
+    out = gptq(weight, hessian, bits=8).dense()
     assert torch.equal(out[:, 3], torch.zeros(12))
     assert (out - weight)[:, [0, 1, 2, 4, 5]].abs().max() < 1
 

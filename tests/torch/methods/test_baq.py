@@ -95,7 +95,7 @@ def test_output_error_is_below_gptq_at_the_same_size() -> None:
 
     for mean_bits in (2, 3, 4):
         ours = quantize(weight, hessian, mean_bits=float(mean_bits))
-        assert error(ours.dequantize()) < error(gptq(weight, hessian, bits=mean_bits).dequantize())
+        assert error(ours.dense()) < error(gptq(weight, hessian, bits=mean_bits).dense())
 
 
 def test_equal_columns_get_equal_bits_and_plain_rounding() -> None:
@@ -106,8 +106,8 @@ def test_equal_columns_get_equal_bits_and_plain_rounding() -> None:
     span = weight.amax(1).clamp(min=0) - weight.amin(1).clamp(max=0)
     step = span[:, None] / (2.0**ours.bits - 1)
     # nothing propagates under an identity Hessian: half a step, a little more at the ends for the rounded zero point
-    assert float(((ours.dequantize() - weight).abs() / step).max()) < 1.01
-    assert float(((ours.dequantize() - weight).abs() / step).mean()) == pytest.approx(0.25, abs=0.01)
+    assert float(((ours.dense() - weight).abs() / step).max()) < 1.01
+    assert float(((ours.dense() - weight).abs() / step).mean()) == pytest.approx(0.25, abs=0.01)
 
 
 def test_dead_inputs_and_bad_values() -> None:
@@ -116,8 +116,8 @@ def test_dead_inputs_and_bad_values() -> None:
     ours = quantize(weight, hessian, mean_bits=2.0)
     assert isinstance(ours.bits, torch.Tensor)
     assert int(ours.bits[0, 5]) == 0
-    assert torch.isfinite(ours.dequantize()).all()
-    assert ours.dequantize()[:, 5].abs().max() == 0
+    assert torch.isfinite(ours.dense()).all()
+    assert ours.dense()[:, 5].abs().max() == 0
     with pytest.raises(ValueError, match="mean_bits=9"):
         quantize(weight, hessian, mean_bits=9.0)
     with pytest.raises(ValueError, match="nothing is left"):

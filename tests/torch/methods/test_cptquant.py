@@ -117,7 +117,7 @@ def test_every_rule_spends_the_budget_and_no_more(rule, make):
     weights = sum(layer.codes.numel() for layer in arm.layers.values())
     assert 3.9 <= codes / weights <= 4
     for name, layer in block_linears(arm.model).items():
-        assert torch.equal(arm.layers[name].dequantize(), layer.weight)
+        assert torch.equal(arm.layers[name].dense(), layer.weight)
         assert arm.layers[name].bits == next(b for unit, b in arm.notes["bits"].items() if name.startswith(unit + "."))
     order = sorted(arm.notes["sensitivity"], key=arm.notes["sensitivity"].get)
     widths = [arm.notes["bits"][name] for name in order]

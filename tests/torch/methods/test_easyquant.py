@@ -28,7 +28,7 @@ def test_by_hand() -> None:
     weight = torch.tensor([[0.25, 1.0, 0.75, -1.0, 12.0]])
     weight[0, 3] = -1.0
     quantized = easyquant.quantize(weight, bits=2, n_std=1.5, steps=0)
-    assert quantized.dequantize().tolist() == [[0.0, 1.0, 1.0, -1.0, 12.0]]
+    assert quantized.dense().tolist() == [[0.0, 1.0, 1.0, -1.0, 12.0]]
     assert quantized.stored_bits() == {"codes": 10, "scale": 16, "outliers": 1 * 32 + 2 * 32}
 
 
@@ -86,11 +86,11 @@ def test_outliers_are_exact_and_few() -> None:
     quantized = easyquant.quantize(weight, bits=4)
     apart = (weight - weight.mean()).abs() >= 3 * weight.std()
     assert 0 < apart.float().mean() < 0.03
-    back = quantized.dequantize()
+    back = quantized.dense()
     assert torch.equal(back[apart], weight[apart])
     assert quantized.outliers is not None
     assert quantized.outliers.value.numel() == int(apart.sum())
-    plain = round_to_nearest(weight, bits=4, symmetric=True).dequantize()
+    plain = round_to_nearest(weight, bits=4, symmetric=True).dense()
     assert (back - weight).square().sum() < 0.3 * (plain - weight).square().sum()
     assert quantized.stored_bits()["outliers"] == int(apart.sum()) * 32 + 129 * 32
 
@@ -98,7 +98,7 @@ def test_outliers_are_exact_and_few() -> None:
 def test_without_outliers_and_steps_it_is_round_to_nearest() -> None:
     weight = heavy()
     ours = easyquant.quantize(weight, bits=4, n_std=100.0, steps=0)
-    assert torch.equal(ours.dequantize(), round_to_nearest(weight, bits=4, symmetric=True).dequantize())
+    assert torch.equal(ours.dense(), round_to_nearest(weight, bits=4, symmetric=True).dense())
 
 
 def test_the_optimum_of_a_gaussian_row_is_known() -> None:
@@ -113,7 +113,7 @@ def test_the_optimum_of_a_gaussian_row_is_known() -> None:
 def test_rows_of_zeros_and_bad_values() -> None:
     weight = heavy()
     weight[3] = 0
-    assert easyquant.quantize(weight).dequantize()[3].abs().sum() == 0
+    assert easyquant.quantize(weight).dense()[3].abs().sum() == 0
     for bad in ({"n_std": 0.0}, {"steps": -1}, {"learning_rate": 0.0}, {"bits": 0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             easyquant.quantize(weight, **bad)

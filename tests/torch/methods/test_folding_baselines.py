@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from paperlab.kit.fold import scaling_groups
-from paperlab.lab.drivers.quantization import apply
+from paperlab.lab.drivers.compress import apply
 from paperlab.methods.quantization import awq, random_rotation, round_to_nearest, smoothquant
 
 DRAW = torch.Generator().manual_seed(0)
@@ -62,11 +62,11 @@ def error(small: nn.Module, model: nn.Module) -> float:
 def test_at_12_bits_the_function_stays(make, verb, params):
     if make is bert and verb is random_rotation.transform:
         with pytest.raises(ValueError, match="built as Llama's"):
-            apply(verb, params, model=make(), calibration=BATCHES)
+            apply({"transform": verb}, params, model=make(), calibration=BATCHES)
         return
     model = make()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    small = apply(verb, params, model=model, calibration=BATCHES)
+    small = apply({"transform": verb}, params, model=model, calibration=BATCHES)
     assert error(small.model, model) < 1e-4  # 12 bits are not exact; an unfolded scale would cost 0.1 and more
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # the caller's stays
     moved = [name for name, value in small.model.state_dict().items() if name in before and "norm" not in name.lower()
@@ -77,8 +77,8 @@ def test_at_12_bits_the_function_stays(make, verb, params):
 def test_awq_beats_plain_rounding_at_the_same_size():
     model = llama()
     grid = {"bits": 4, "group": 32}
-    plain = apply(round_to_nearest.quantize, grid, model=model, calibration=[])
-    scaled = apply(awq.transform, grid, model=model, calibration=BATCHES)
+    plain = apply({"quantize": round_to_nearest.quantize}, grid, model=model, calibration=[])
+    scaled = apply({"transform": awq.transform}, grid, model=model, calibration=BATCHES)
     assert error(scaled.model, model) < 0.8 * error(plain.model, model)
     assert scaled.totals() == plain.totals()  # everything folds: no bit more
     assert all(0 <= alpha < 1 for alpha in scaled.notes["alphas"].values())
@@ -95,7 +95,7 @@ def test_awq_search_is_the_best_of_its_grid():
     for step in range(10):
         s = x_mean ** (step / 10)
         s = (s / (s.max() * s.min()).sqrt()).half().float()
-        rounded = round_to_nearest.quantize(weight * s, bits=3, group=32).dequantize() / s
+        rounded = round_to_nearest.quantize(weight * s, bits=3, group=32).dense() / s
         losses.append(float(((weight - rounded) @ x.T).square().sum()))
     assert alpha == losses.index(min(losses)) / 10
     assert scale.max() * scale.min() == pytest.approx(1, rel=2e-3)
@@ -112,7 +112,7 @@ def test_awq_clip_is_the_best_of_its_grid():
         costs = []
         for step in range(10):
             top = w.abs().max() * (1 - 0.05 * step)
-            q = round_to_nearest.quantize(w.clamp(-top, top), bits=3).dequantize()
+            q = round_to_nearest.quantize(w.clamp(-top, top), bits=3).dense()
             costs.append(float(((q - w) @ own.T).square().sum()))
         assert best[row, part].item() == pytest.approx(float(w.abs().max()) * (1 - 0.05 * costs.index(min(costs))))
 
@@ -136,7 +136,7 @@ def test_smoothing_helps_where_a_channel_is_loud(make):
     model = make()
     errors = {
         level: [
-            error(apply(smoothquant.transform, {"level": level, "smooth": s}, model=model,
+            error(apply({"transform": smoothquant.transform}, {"level": level, "smooth": s}, model=model,
                         calibration=BATCHES).model, model)
             for s in (True, False)
         ]
@@ -146,7 +146,7 @@ def test_smoothing_helps_where_a_channel_is_loud(make):
 
 
 def test_smoothquant_counts():
-    small = apply(smoothquant.transform, {}, model=bert(), calibration=BATCHES)
+    small = apply({"transform": smoothquant.transform}, {}, model=bert(), calibration=BATCHES)
     # 4 norms are read by residuals too: 64 factors each; 12 layers with one input range each
     assert small.added == {"residual_scale": 16 * 4 * 64, "input_scale": 16 * 12}
     parts = small.layers["encoder.layer.0.intermediate.dense"].stored_bits()
@@ -157,8 +157,12 @@ def test_rotation_helps_at_4_bit_activations():
     model = llama()
     grid = {"weight_bits": 8, "act_bits": 4}
     errors = {
-        kind: error(apply(random_rotation.transform, {**grid, "rotation": kind}, model=model, calibration=[]).model,
-                    model)
+        kind: error(
+            apply(
+                {"transform": random_rotation.transform}, {**grid, "rotation": kind}, model=model, calibration=[]
+            ).model,
+            model,
+        )
         for kind in ("none", "hadamard")
     }  # fmt: skip
     assert errors["hadamard"] < 0.7 * errors["none"]
@@ -166,7 +170,8 @@ def test_rotation_helps_at_4_bit_activations():
 
 def test_rotation_counts_and_repeats():
     first, again, other = (
-        apply(random_rotation.transform, {}, model=llama(), calibration=[], seed=seed) for seed in (1, 1, 2)
+        apply({"transform": random_rotation.transform}, {}, model=llama(), calibration=[], seed=seed)
+        for seed in (1, 1, 2)
     )
     name = "model.layers.0.mlp.gate_proj"
     assert torch.equal(first.layers[name].codes, again.layers[name].codes)
@@ -186,4 +191,4 @@ def test_rotation_counts_and_repeats():
 )
 def test_refusals(verb, params, says):
     with pytest.raises(ValueError, match=says):
-        apply(verb, params, model=llama(), calibration=BATCHES)
+        apply({"transform": verb}, params, model=llama(), calibration=BATCHES)

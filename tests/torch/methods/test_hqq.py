@@ -18,15 +18,15 @@ def test_on_a_grid_it_is_exact_by_hand():
     assert out.codes.tolist() == [[0, 1, 2, 3]]
     assert out.scale.item() == 0.5
     assert out.zero.item() == 1
-    assert torch.equal(out.dequantize(), weight)
+    assert torch.equal(out.dense(), weight)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_the_mean_error_falls(bits):
     weight = normal()
-    start = hqq.quantize(weight, bits=bits, iterations=0).dequantize()
-    better = hqq.quantize(weight, bits=bits).dequantize()
-    nearest = round_to_grid(weight, *min_max(weight, bits=bits, group=64), bits=bits).dequantize()
+    start = hqq.quantize(weight, bits=bits, iterations=0).dense()
+    better = hqq.quantize(weight, bits=bits).dense()
+    nearest = round_to_grid(weight, *min_max(weight, bits=bits, group=64), bits=bits).dense()
     cost = [float((weight - q).abs().pow(0.7).mean()) for q in (better, start, nearest)]
     assert cost[0] < cost[1]
     assert cost[0] < cost[2]
@@ -40,7 +40,7 @@ def test_size():
 
 
 def test_zeros_and_refusals():
-    assert torch.equal(hqq.quantize(torch.zeros(2, 64)).dequantize(), torch.zeros(2, 64))
+    assert torch.equal(hqq.quantize(torch.zeros(2, 64)).dense(), torch.zeros(2, 64))
     with pytest.raises(ValueError, match="p=0"):
         hqq.quantize(normal(), p=0.0)
     with pytest.raises(ValueError, match="group=60"):

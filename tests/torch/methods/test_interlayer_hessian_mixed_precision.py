@@ -56,7 +56,7 @@ def test_the_trace_predicts_what_noise_of_the_same_size_costs(data, curvature):
     predicted = _alone(model, data, trial, curvature, 100, 0)[name]
     weight = block_linears(model)[name].weight
     scale, zero = min_max(weight.detach(), bits=4)
-    error = round_to_grid(weight.detach(), scale, zero, bits=4).dequantize() - weight.detach()
+    error = round_to_grid(weight.detach(), scale, zero, bits=4).dense() - weight.detach()
     draw = torch.Generator().manual_seed(0)
     wanted, rises, clean = targets(model, data), [], weight.detach().clone()
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_the_tolerance_and_the_budget_are_kept(make, data):
         codes = sum(layer.stored_bits()["codes"] for layer in arm.layers.values())
         assert 5.88 <= codes / sum(layer.codes.numel() for layer in arm.layers.values()) <= 6
         for name, layer in block_linears(arm.model).items():
-            assert torch.equal(arm.layers[name].dequantize(), layer.weight)
+            assert torch.equal(arm.layers[name].dense(), layer.weight)
     again = transform(make(), data, 0, mean_bits=6.0, interactions=False, probes=2)
     assert again.notes["bits"] == arm.notes["bits"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from paperlab.lab.drivers.quantization import apply
+from paperlab.lab.drivers.compress import apply
 from paperlab.methods.quantization import llm_fp4
 from paperlab.methods.quantization.llm_fp4 import FORMATS, encode_fp, levels, round_fp
 
@@ -90,7 +90,7 @@ def test_w4a4_model(model: LlamaForCausalLM, batches: list[dict[str, torch.Tenso
         exact = model(**batches[0]).logits
 
     def build(**params: object) -> tuple[float, llm_fp4.Compressed]:
-        built = apply(llm_fp4.transform, params, model=model, calibration=batches)
+        built = apply({"transform": llm_fp4.transform}, params, model=model, calibration=batches)
         with torch.no_grad():
             return float((built.model(**batches[0]).logits - exact).square().mean()), built
 
@@ -104,7 +104,7 @@ def test_w4a4_model(model: LlamaForCausalLM, batches: list[dict[str, torch.Tenso
     name = "model.layers.0.mlp.down_proj"
     assert plain.layers[name].stored_bits() == {"codes": 64 * 96 * 4, "scale": 64 * 16, "format": 2}
     assert compressed.added[f"{name}.input"] in {18 + e * 96 for e in (1, 2, 3)}
-    assert len(compressed.layers[name].dequantize()[0].unique()) <= 15
+    assert len(compressed.layers[name].dense()[0].unique()) <= 15
     assert set(plain.added) == set()
 
 
@@ -131,4 +131,4 @@ def test_pre_shift_helps_uneven_channels() -> None:
 
 def test_unknown_format(model: LlamaForCausalLM, batches: list[dict[str, torch.Tensor]]) -> None:
     with pytest.raises(ValueError, match="e4m0"):
-        apply(llm_fp4.transform, {"weight_format": "e4m0"}, model=model, calibration=batches)
+        apply({"transform": llm_fp4.transform}, {"weight_format": "e4m0"}, model=model, calibration=batches)

@@ -24,9 +24,7 @@ def test_nearest_by_brute_force():
     scale = weight.view(6, 4, 32).abs().amax(2).half().float()
     brute = (weight.view(6, 4, 32, 1) / scale[..., None, None] - nf4.levels()).abs().argmin(3)
     assert torch.equal(out.codes[..., 0].long(), brute.view(6, 128))
-    torch.testing.assert_close(
-        out.dequantize(), (nf4.levels()[brute] * scale[..., None]).view(6, 128), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(out.dense(), (nf4.levels()[brute] * scale[..., None]).view(6, 128), rtol=1e-6, atol=0)
 
 
 def test_size():
@@ -38,7 +36,7 @@ def test_size():
 
 def test_double_quantization_costs_little():
     weight = torch.randn(64, 320, generator=torch.Generator().manual_seed(0))
-    error = [float((nf4.quantize(weight, double=d).dequantize() - weight).square().mean()) for d in (False, True)]
+    error = [float((nf4.quantize(weight, double=d).dense() - weight).square().mean()) for d in (False, True)]
     assert error[1] == pytest.approx(error[0], rel=0.02)
     assert error[0] != error[1]
     coded = nf4.quantize(weight, double=True).scale
@@ -46,6 +44,6 @@ def test_double_quantization_costs_little():
 
 
 def test_zeros_and_refusals():
-    assert torch.equal(nf4.quantize(torch.zeros(2, 64)).dequantize(), torch.zeros(2, 64))
+    assert torch.equal(nf4.quantize(torch.zeros(2, 64)).dense(), torch.zeros(2, 64))
     with pytest.raises(ValueError, match="group=48"):
         nf4.quantize(torch.zeros(2, 64), group=48)

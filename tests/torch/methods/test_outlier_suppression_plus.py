@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 from paperlab.kit.fold import scaling_groups
 from paperlab.kit.scope import record_calls
 from paperlab.kit.walk import walk
-from paperlab.lab.drivers.quantization import apply
+from paperlab.lab.drivers.compress import apply
 from paperlab.methods.quantization import outlier_suppression_plus as osp
 from paperlab.methods.quantization import rtn_activations
 
@@ -59,7 +59,7 @@ def output(model: nn.Module, batches: Batches) -> torch.Tensor:
 @pytest.mark.parametrize("shift", [True, False])
 def test_in_full_precision_the_function_stays(model: nn.Module, batches: Batches, shift: bool) -> None:
     params = {"weight_bits": 16, "activation_bits": 16, "shift": shift}
-    moved = apply(osp.transform, params, model=model, calibration=batches)
+    moved = apply({"transform": osp.transform}, params, model=model, calibration=batches)
     exact = output(model, batches)
     # new biases are rounded to float16: 2^-11 of their size
     tolerance = 2e-3 if shift else 1e-4
@@ -120,8 +120,8 @@ def test_search_is_no_worse_than_leaving_the_ranges(model: nn.Module, batches: B
 def test_it_beats_rounding_on_lopsided_outliers_and_counts_what_it_adds(model: nn.Module, batches: Batches) -> None:
     exact = output(model, batches)
     bits = {"weight_bits": 8, "activation_bits": 4, "symmetric": True}
-    plain = apply(rtn_activations.transform, bits, model=model, calibration=batches)
-    ours = apply(osp.transform, bits, model=model, calibration=batches)
+    plain = apply({"transform": rtn_activations.transform}, bits, model=model, calibration=batches)
+    ours = apply({"transform": osp.transform}, bits, model=model, calibration=batches)
 
     def error(compressed: osp.Compressed) -> float:
         return float((output(compressed.model, batches) - exact).square().mean())
@@ -132,10 +132,10 @@ def test_it_beats_rounding_on_lopsided_outliers_and_counts_what_it_adds(model: n
         assert added == 2 * (64 + 32 + 32 + 64 + 96 + 96 + 64)
     else:  # biases exist; each of four folded norms gives its residual a scale and a shift
         assert added == 4 * 2 * 64
-    again = apply(osp.transform, bits, model=model, calibration=batches)
+    again = apply({"transform": osp.transform}, bits, model=model, calibration=batches)
     assert torch.equal(output(again.model, batches), output(ours.model, batches))
 
 
 def test_bad_steps(model: nn.Module, batches: Batches) -> None:
     with pytest.raises(ValueError, match="steps=0"):
-        apply(osp.transform, {"steps": 0}, model=model, calibration=batches)
+        apply({"transform": osp.transform}, {"steps": 0}, model=model, calibration=batches)

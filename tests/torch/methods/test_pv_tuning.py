@@ -95,7 +95,7 @@ def test_the_original_is_untouched_and_the_weights_are_what_is_stored() -> None:
     teacher, small = tuned(steps=2)
     assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), tiny().parameters(), strict=True))
     for name, layer in small.layers.items():
-        assert torch.equal(small.model.get_submodule(name).weight, layer.dequantize())
+        assert torch.equal(small.model.get_submodule(name).weight, layer.dense())
     assert not any(parameter.requires_grad for parameter in small.model.parameters())
 
 

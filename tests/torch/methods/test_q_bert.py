@@ -38,17 +38,17 @@ def test_a_hand_worked_pair_of_groups():
     """Rows 0-1 run 0..3, rows 2-3 run 0..30: at 2 bits steps of 1 and of 10. With one group all share a step of 10."""
     weight = torch.tensor([[0.0, 1.0], [2.0, 3.0], [0.0, 12.0], [30.0, 4.0]])
     two = round_rows(weight, bits=2, groups=2)
-    assert torch.equal(two.dequantize(), torch.tensor([[0.0, 1.0], [2.0, 3.0], [0.0, 10.0], [30.0, 0.0]]))
+    assert torch.equal(two.dense(), torch.tensor([[0.0, 1.0], [2.0, 3.0], [0.0, 10.0], [30.0, 0.0]]))
     assert two.stored_bits() == {"codes": 16, "scale": 32, "zero": 4}
     one = round_rows(weight, bits=2, groups=1)
-    assert torch.equal(one.dequantize(), torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 10.0], [30.0, 0.0]]))
+    assert torch.equal(one.dense(), torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 10.0], [30.0, 0.0]]))
     assert one.stored_bits() == {"codes": 16, "scale": 16, "zero": 2}
 
 
 def test_groups_are_whole_rows_whatever_their_number():
     weight = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
     assert round_rows(weight, bits=3, groups=8).scale.shape == (4, 1)  # gcd(8, 12)
-    errors = [(round_rows(weight, bits=3, groups=g).dequantize() - weight).square().sum() for g in (1, 4, 12)]
+    errors = [(round_rows(weight, bits=3, groups=g).dense() - weight).square().sum() for g in (1, 4, 12)]
     assert errors[0] > errors[1] > errors[2]
 
 
@@ -75,7 +75,7 @@ def test_top_eigenvalues_of_the_encoder_are_those_of_the_gauss_newton_matrix(dat
 def test_straight_through_rounds_forwards_only():
     weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
     rounded = _Rounded(2, 2)(weight)
-    assert torch.allclose(rounded, round_rows(weight, bits=2, groups=2).dequantize())
+    assert torch.allclose(rounded, round_rows(weight, bits=2, groups=2).dense())
     rounded.sum().backward()
     assert torch.equal(weight.grad, torch.ones(4, 8))
 
@@ -88,7 +88,7 @@ def test_training_helps_and_what_is_returned_is_what_runs(make, data):
         arm = transform(make(), data, 0, steps=steps, rate=1e-3, groups=4)
         assert arm.model.state_dict().keys() == original.state_dict().keys()
         for name, layer in block_linears(arm.model).items():
-            assert torch.equal(arm.layers[name].dequantize(), layer.weight)
+            assert torch.equal(arm.layers[name].dense(), layer.weight)
             assert len(torch.unique(arm.layers[name].codes)) <= 2 ** arm.layers[name].bits
         with torch.no_grad():
             wanted = targets(original, data)

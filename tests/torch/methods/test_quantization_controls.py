@@ -2,8 +2,7 @@
 
 import torch
 
-from paperlab.core.card import find_method
-from paperlab.core.signature import check_parameters
+from paperlab.core.methods import check_parameters, find_method
 from paperlab.methods.quantization import gptq, round_to_nearest
 
 
@@ -35,7 +34,7 @@ def test_positive_and_negative_controls_on_correlated_inputs():
     hessian = 2 / 400 * x.T @ x
 
     def error(one) -> float:
-        return ((arm(one, weight, hessian).dequantize() - weight) @ x.T).square().sum().item()
+        return ((arm(one, weight, hessian).dense() - weight) @ x.T).square().sum().item()
 
     by = checks()
     for claim in ("eight-bits-better-than-two", "gptq-better-than-rtn"):

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from paperlab.kit.activations import per_token
 from paperlab.kit.walk import block_linears
 from paperlab.kit.weight_activation import best_range, round_weight
-from paperlab.lab.drivers.quantization import apply
+from paperlab.lab.drivers.compress import apply
 from paperlab.methods.quantization import rtn_activations
 from paperlab.methods.quantization.round_to_nearest import quantize as round_to_nearest
 
@@ -36,10 +36,18 @@ def test_sixteen_bits_change_nothing_and_weights_alone_are_round_to_nearest(
     model: LlamaForCausalLM, batches: list[dict[str, torch.Tensor]]
 ) -> None:
     same = apply(
-        rtn_activations.transform, {"weight_bits": 16, "activation_bits": 16}, model=model, calibration=batches
+        {"transform": rtn_activations.transform},
+        {"weight_bits": 16, "activation_bits": 16},
+        model=model,
+        calibration=batches,
     )
     assert torch.equal(logits(same.model, batches), logits(model, batches))
-    only = apply(rtn_activations.transform, {"weight_bits": 4, "activation_bits": 16}, model=model, calibration=batches)
+    only = apply(
+        {"transform": rtn_activations.transform},
+        {"weight_bits": 4, "activation_bits": 16},
+        model=model,
+        calibration=batches,
+    )
     plain = apply(round_to_nearest, {"bits": 4}, model=model, calibration=batches)
     assert torch.equal(logits(only.model, batches), logits(plain.model, batches))
     assert only.totals() == plain.totals()
@@ -52,7 +60,7 @@ def test_fewer_bits_hurt_more_and_inputs_have_few_levels(
     errors = []
     for bits in (8, 6, 4):
         params = {"weight_bits": 16, "activation_bits": bits, "dynamic": dynamic}
-        rounded = apply(rtn_activations.transform, params, model=model, calibration=batches)
+        rounded = apply({"transform": rtn_activations.transform}, params, model=model, calibration=batches)
         errors.append(float((logits(rounded.model, batches) - logits(model, batches)).square().mean()))
         seen: list[torch.Tensor] = []
         layer = block_linears(rounded.model)["model.layers.1.mlp.down_proj"]
@@ -71,10 +79,10 @@ def test_per_tensor_has_one_scale_and_clipping_lowers_the_error() -> None:
     weight[0, 0] = 8.0
     whole = round_weight(weight, bits=4, per_channel=False)
     assert whole.scale.shape == (1, 1)
-    assert len(whole.dequantize().unique()) <= 16
+    assert len(whole.dense().unique()) <= 16
     for per_channel in (True, False):
         plain, clipped = (round_weight(weight, bits=3, per_channel=per_channel, clip=c) for c in (False, True))
-        assert (clipped.dequantize() - weight).square().sum() < (plain.dequantize() - weight).square().sum()
+        assert (clipped.dense() - weight).square().sum() < (plain.dense() - weight).square().sum()
 
 
 def test_best_range_beats_the_extremes_when_one_value_stands_out() -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from paperlab.kit.low_rank import leading
+from paperlab.kit.matrix import Factors, Sum
 from paperlab.methods.quantization import gptq_lorc
 from paperlab.methods.quantization.gptq import quantize as gptq
 from paperlab.methods.quantization.round_to_nearest import quantize as round_to_nearest
@@ -21,14 +22,16 @@ def test_by_hand() -> None:
     grid = torch.tensor([[0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0]])
     error = torch.tensor([[1.0], [-1.0]]) @ torch.tensor([[0.1, 0.1, -0.1, -0.1]])
     scale_keeps = grid + error * torch.tensor([[0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]])  # extremes stay extremes
-    rounded = round_to_nearest(scale_keeps, bits=2).dequantize()
+    rounded = round_to_nearest(scale_keeps, bits=2).dense()
     assert rounded.tolist() == grid.tolist()
     back = quantize(scale_keeps, bits=2, rank=1, factor_bits=16)
     # E = [[0, .1, -.1, 0], [0, -.1, .1, 0]] has rank one
-    torch.testing.assert_close(back.dequantize(), scale_keeps, atol=1e-4, rtol=0)
-    assert back.low_rank is not None
-    assert back.low_rank.left.shape == (2, 1)
-    assert back.stored_bits()["low_rank"] == (2 + 4) * 16
+    torch.testing.assert_close(back.dense(), scale_keeps, atol=1e-4, rtol=0)
+    assert isinstance(back, Sum)
+    factors = back.parts[1]
+    assert isinstance(factors, Factors)
+    assert factors.left.shape == (2, 1)
+    assert back.stored_bits()["factors"] == (2 + 4) * 16
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(96, 64), (64, 96), (300, 200), (200, 300)])
@@ -46,22 +49,24 @@ def test_leading_agrees_with_lapack(rows: int, columns: int) -> None:
 def test_the_correction_is_eckart_young(rank: int) -> None:
     weight = matrix(96, 128)
     rounded = round_to_nearest(weight, bits=3)
-    tail = np.linalg.svd((weight - rounded.dequantize()).double().numpy(), compute_uv=False)[rank:]
-    left = weight - quantize(weight, bits=3, rank=rank, factor_bits=16).dequantize()
+    tail = np.linalg.svd((weight - rounded.dense()).double().numpy(), compute_uv=False)[rank:]
+    left = weight - quantize(weight, bits=3, rank=rank, factor_bits=16).dense()
     assert float(left.square().sum()) == pytest.approx((tail**2).sum(), rel=1e-3)
-    left8 = weight - quantize(weight, bits=3, rank=rank, factor_bits=8).dequantize()
+    left8 = weight - quantize(weight, bits=3, rank=rank, factor_bits=8).dense()
     assert float(left8.square().sum()) == pytest.approx((tail**2).sum(), rel=1e-2)  # 8 bits cost next to nothing
 
 
 def test_error_falls_with_rank_and_size_is_counted() -> None:
     weight = matrix(64, 96)
-    errors = [float((weight - quantize(weight, bits=2, rank=r).dequantize()).square().sum()) for r in (0, 2, 8, 32)]
+    errors = [float((weight - quantize(weight, bits=2, rank=r).dense()).square().sum()) for r in (0, 2, 8, 32)]
     assert errors == sorted(errors, reverse=True)
     plain, repaired = round_to_nearest(weight, bits=2).stored_bits(), quantize(weight, bits=2, rank=8).stored_bits()
     assert sum(repaired.values()) - sum(plain.values()) == 8 * (64 + 96) * 8 + 2 * 8 * 16
-    low_rank = quantize(weight, bits=2, rank=8).low_rank
-    assert low_rank is not None
-    assert all(len(component.unique()) <= 255 for component in (*low_rank.left.T, *low_rank.right))
+    repair = quantize(weight, bits=2, rank=8)
+    assert isinstance(repair, Sum)
+    factors = repair.parts[1]
+    assert isinstance(factors, Factors)
+    assert all(len(component.unique()) <= 255 for component in (*factors.left.T, *factors.right))
 
 
 def test_over_gptq() -> None:
@@ -70,8 +75,9 @@ def test_over_gptq() -> None:
     hessian = 2 / 512 * x.T @ x
     plain = gptq(weight, hessian, bits=3)
     repaired = gptq_lorc.quantize(weight, hessian, bits=3, rank=4)
-    assert torch.equal(repaired.codes, plain.codes)
-    assert (repaired.dequantize() - weight).square().sum() < (plain.dequantize() - weight).square().sum()
+    assert isinstance(repaired, Sum)
+    assert torch.equal(repaired.parts[0].codes, plain.codes)
+    assert (repaired.dense() - weight).square().sum() < (plain.dense() - weight).square().sum()
 
 
 def test_bad_values() -> None:

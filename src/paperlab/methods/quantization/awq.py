@@ -82,7 +82,7 @@ def transform(
             layers[f"{stem}.{name}"] = _round(layer.weight.detach(), limit, **grid)
     for name, layer in block_linears(model).items():
         with torch.no_grad():
-            layer.weight.copy_(layers[name].dequantize())
+            layer.weight.copy_(layers[name].dense())
     return Compressed(model, layers, count, added={"residual_scale": 16 * added}, notes={"alphas": alphas})
 
 

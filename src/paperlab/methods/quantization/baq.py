@@ -39,7 +39,7 @@ CARD = Card(
             margin=0.05,
             method=Arm("baq", mean_bits=2.0),
             baseline=Arm("gptq", bits=2),
-            beside=(Arm("round_to_nearest", bits=2), Arm("original")),
+            beside=(Arm("round-to-nearest", bits=2), Arm("original")),
             equal={"layer_bits": 0.005},
             gap="The paper counts code bits only; here the map of bits and the wider ranges are paid from the same "
             "budget. At 2 bits per row small models are broken either way: a pass is a smaller ruin, read the "
@@ -55,7 +55,7 @@ CARD = Card(
             margin=0.02,
             method=Arm("baq", mean_bits=3.0),
             baseline=Arm("gptq", bits=3),
-            beside=(Arm("round_to_nearest", bits=3), Arm("original")),
+            beside=(Arm("round-to-nearest", bits=3), Arm("original")),
             equal={"layer_bits": 0.005},
             gap="As at 2 bits. Columns with bits of their own need kernels that nobody ships: a pass says nothing "
             "about speed.",
@@ -78,7 +78,7 @@ class ColumnBits(Quantized):
     scale: (out, 1) width of the row's range; zero: (out, 1) float16 lower end of the range, in weight units.
     """
 
-    def dequantize(self) -> Tensor:
+    def dense(self) -> Tensor:
         """(out, in) float32; a column of 0 bits is 0."""
         assert isinstance(self.bits, Tensor)
         assert self.zero is not None
@@ -88,7 +88,7 @@ class ColumnBits(Quantized):
 
 def quantize(
     weight: Tensor, hessian: Tensor, *, mean_bits: float = 2.0, highest: int = 8, damping: float = 0.01
-) -> ColumnBits:
+) -> Quantized:
     """weight (out, in), hessian (in, in) -> codes of 0 to `highest` bits, one width per column.
 
     The whole matrix takes as many bits as GPTQ with `mean_bits` per code, a float16 scale and a zero point per

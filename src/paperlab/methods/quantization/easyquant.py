@@ -34,8 +34,8 @@ CARD = Card(
             expect="lower",
             margin=0.02,
             method=Arm("easyquant", bits=4),
-            baseline=Arm("round_to_nearest", bits=4, group=64, symmetric=True),
-            beside=(Arm("round_to_nearest", bits=4, symmetric=True), Arm("original")),
+            baseline=Arm("round-to-nearest", bits=4, group=64, symmetric=True),
+            beside=(Arm("round-to-nearest", bits=4, symmetric=True), Arm("original")),
             equal={"layer_bits": 0.03},
             gap="The paper gives round-to-nearest one range per channel and does not count the outliers' bits (up to "
             "0.3 a weight). Here they are counted, and the baseline spends as many on ranges per group of 64; the "
@@ -52,7 +52,7 @@ CARD = Card(
             expect="lower",
             margin=0.02,
             method=Arm("easyquant", bits=3),
-            baseline=Arm("round_to_nearest", bits=3, group=64, symmetric=True),
+            baseline=Arm("round-to-nearest", bits=3, group=64, symmetric=True),
             beside=(Arm("original"),),
             equal={"layer_bits": 0.04},
             gap="The paper reports 4 bits alone; its argument is about low bits in general. Sizes are equal as in "
@@ -68,7 +68,7 @@ CARD = Card(
             margin=0.02,
             method=Arm("easyquant", bits=4),
             baseline=Arm("easyquant", bits=4, steps=0),
-            beside=(Arm("round_to_nearest", bits=4, symmetric=True), Arm("original")),
+            beside=(Arm("round-to-nearest", bits=4, symmetric=True), Arm("original")),
             equal={"layer_bits": 0.0},
             gap="Same outliers, same size, only the gradient steps differ. The paper's figure is for BLOOM-7B.",
         ),
@@ -81,7 +81,7 @@ CARD = Card(
             margin=0.03,
             method=Arm("easyquant", bits=4),
             baseline=Arm("original"),
-            beside=(Arm("round_to_nearest", bits=4, symmetric=True),),
+            beside=(Arm("round-to-nearest", bits=4, symmetric=True),),
             gap="The margin is the paper's own loss on BLOOM-7B; its LLaMA models lose 4 to 13 %. Models of 6M and "
             "135M parameters have less to spare than 7B.",
         ),
@@ -94,7 +94,7 @@ CARD = Card(
             margin=0.01,
             method=Arm("easyquant", bits=4),
             baseline=Arm("gptq", bits=4, group=64, symmetric=True, calibration="encyclopedia"),
-            beside=(Arm("round_to_nearest", bits=4, group=64, symmetric=True), Arm("original")),
+            beside=(Arm("round-to-nearest", bits=4, group=64, symmetric=True), Arm("original")),
             equal={"layer_bits": 0.03},
             gap="The paper calibrated GPTQ on C4, judged on other corpora, with one range per channel. Here it is "
             "calibrated on 32 windows of an encyclopaedia and judged on the task's text; it gets groups of 64, which "
@@ -109,7 +109,7 @@ CARD = Card(
             margin=0.9,
             method=Arm("easyquant", bits=4),
             baseline=Arm("gptq", bits=4),
-            beside=(Arm("round_to_nearest", bits=4, symmetric=True),),
+            beside=(Arm("round-to-nearest", bits=4, symmetric=True),),
             gap="The paper runs each weight in parallel on 8 GPUs and compares with GPTQ's hours on far larger "
             "models, calibrated on 128 long samples. Here: two CPU cores, a model of 135M, a short calibration text, "
             "which makes GPTQ cheap.",

@@ -9,7 +9,7 @@ from torch import Tensor
 from paperlab.core.card import Card
 from paperlab.kit.gptq import gptq
 from paperlab.kit.low_rank import compensate
-from paperlab.kit.quantized import Quantized
+from paperlab.kit.matrix import Matrix
 
 CARD = Card(family="quantization")
 
@@ -24,7 +24,7 @@ def quantize(
     group: int | None = None,
     symmetric: bool = False,
     damping: float = 0.01,
-) -> Quantized:
+) -> Matrix:
     """weight (out, in), hessian (in, in) -> GPTQ's codes and two factors of `factor_bits` (16: float16)."""
     rounded = gptq(weight, hessian, bits=bits, group=group, symmetric=symmetric, damping=damping)
     return compensate(weight, rounded, rank=rank, bits=factor_bits)

@@ -181,7 +181,7 @@ def _alone(
     for name, weight in weights.items():
         value = weight.detach().float()
         scale, zero = min_max(value, bits=trial.low, group=trial.group)
-        error = round_to_grid(value, scale, zero, bits=trial.low).dequantize() - value
+        error = round_to_grid(value, scale, zero, bits=trial.low).dense() - value
         found[name] *= 0.5 * error.square().sum().item() / weight.numel()
     return found
 

@@ -38,8 +38,8 @@ CARD = Card(
             expect="lower",
             margin=0.05,
             method=Arm("llm-fp4"),
-            baseline=Arm("rtn_activations", weight_bits=4, activation_bits=4, clip=True),
-            beside=(Arm("rtn_activations", weight_bits=4, activation_bits=4), Arm("original")),
+            baseline=Arm("rtn-activations", weight_bits=4, activation_bits=4, clip=True),
+            beside=(Arm("rtn-activations", weight_bits=4, activation_bits=4), Arm("original")),
             equal={"layer_bits": 0.02},
             gap="The paper scores zero-shot tasks on LLaMA 7B and 13B and BERT; here perplexity of small models. The "
             "baseline is INT4 with searched ranges, weights per channel and activations per tensor as in FP4; "
@@ -116,7 +116,7 @@ def transform(
                 added[f"{full}.input"] = 16 + 2 + exponents * len(shift)  # largest value, format, shifts
                 formats = f", inputs {label}"
             label, layers[full] = _search_weights(weight, rounded, target, _choices(weight_format))
-            layer.weight.copy_(layers[full].dequantize())
+            layer.weight.copy_(layers[full].dense())
             chosen[full] = f"weights {label}{formats}"
     return Compressed(model, layers, total, added, notes={"formats": chosen})
 

@@ -141,7 +141,7 @@ def transform(
                 if weight_bits < 16:
                     scale, zero = min_max(weight, bits=weight_bits, symmetric=True)
                     layers[f"{stem}.{name}"] = round_to_grid(weight, scale, zero, bits=weight_bits, symmetric=True)
-                    weight = layers[f"{stem}.{name}"].dequantize()
+                    weight = layers[f"{stem}.{name}"].dense()
                 block.get_submodule(name).weight.copy_(weight)
             for name, weight in pairs[stem].norms().items():
                 block.get_parameter(name).copy_(weight)

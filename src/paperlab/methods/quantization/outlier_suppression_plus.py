@@ -40,7 +40,7 @@ CARD = Card(
             method=Arm("outlier-suppression-plus", weight_bits=6, activation_bits=6, symmetric=True),
             baseline=Arm("smoothquant", weight_bits=6, act_bits=6, level="O3", weights="channel"),
             beside=(
-                Arm("rtn_activations", weight_bits=6, activation_bits=6, symmetric=True),
+                Arm("rtn-activations", weight_bits=6, activation_bits=6, symmetric=True),
                 Arm("original"),
             ),
             equal={"layer_bits": 0.02},
@@ -57,7 +57,7 @@ CARD = Card(
             expect="lower",
             margin=0.02,
             method=Arm("outlier-suppression-plus", weight_bits=6, activation_bits=6, symmetric=True),
-            baseline=Arm("rtn_activations", weight_bits=6, activation_bits=6, symmetric=True),
+            baseline=Arm("rtn-activations", weight_bits=6, activation_bits=6, symmetric=True),
             beside=(Arm("original"),),
             equal={"layer_bits": 0.02},
             gap="As against SmoothQuant. Inputs of o_proj and down_proj are rounded, but no norm precedes them: their "
@@ -199,7 +199,7 @@ def search(
             if bits[0] < 16:
                 for reader, weight in zip(group.readers, kept, strict=True):
                     fake = round_weight(weight * s, bits=bits[0], per_channel=per_channel, symmetric=symmetric)
-                    reader.weight.copy_(fake.dequantize() / s)
+                    reader.weight.copy_(fake.dense() / s)
             loss = sum(
                 float((call.through(group.scope) - y).square().sum()) for call, y in zip(seen, wanted, strict=True)
             )

@@ -234,6 +234,6 @@ def transform(
     model.requires_grad_(False)
     stored = {name: state.book.packed(code_bits) for name, state in states.items()}
     for name, layer in layers.items():
-        layer.weight.copy_(stored[name].dequantize())
+        layer.weight.copy_(stored[name].dense())
     notes: dict[str, object] = {"losses": losses, "code_changes": changed}
     return Compressed(model, stored, count_weights(teacher), notes=notes)

@@ -131,7 +131,7 @@ def transform(
     with torch.no_grad():
         for name, layer in block_linears(model).items():
             layers[name] = round_rows(layer.weight, bits=bits[name], groups=groups)
-            layer.weight.copy_(layers[name].dequantize())
+            layer.weight.copy_(layers[name].dense())
     notes = {"bits": chosen, "top eigenvalues": sharpness, "losses": losses}
     return Compressed(model, layers, total, notes=notes)
 
@@ -176,7 +176,7 @@ class _Rounded(nn.Module):
         self.bits, self.groups = bits, groups
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + (round_rows(weight, bits=self.bits, groups=self.groups).dequantize() - weight).detach()
+        return weight + (round_rows(weight, bits=self.bits, groups=self.groups).dense() - weight).detach()
 
 
 def _train(

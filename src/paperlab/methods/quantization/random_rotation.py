@@ -70,7 +70,7 @@ def transform(
                 packed = round_to_grid(weight, *min_max(weight, **grid), bits=weight_bits, symmetric=symmetric)
             layers[f"{stem}.{name}"] = packed
             with torch.no_grad():
-                layer.weight.copy_(packed.dequantize())
+                layer.weight.copy_(packed.dense())
     if act_bits < 16:  # after the calibration, which sees exact inputs
         for layer in block_linears(model).values():
             round_input(layer, lambda x: per_token(x, bits=act_bits))

@@ -71,7 +71,7 @@ def transform(
     for name, layer in block_linears(model).items():
         layers[name] = round_weight(layer.weight.detach(), weight_bits, weights)
         with torch.no_grad():
-            layer.weight.copy_(layers[name].dequantize())
+            layer.weight.copy_(layers[name].dense())
         if act_bits < 16:
             _round_inputs(layer, act_bits, level, tops[name])
     ranges = len(layers) if act_bits < 16 and level == "O3" else 0

@@ -15,7 +15,7 @@ from torch import Tensor
 from paperlab.core.card import Arm, Card, Check
 from paperlab.kit.grid import min_max, round_to_grid
 from paperlab.kit.low_rank import compensate
-from paperlab.kit.quantized import Quantized
+from paperlab.kit.matrix import Matrix
 
 CARD = Card(
     paper="zeroquant-v2-lorc",
@@ -30,8 +30,8 @@ CARD = Card(
             expect="lower",
             margin=0.01,
             method=Arm("zeroquant-v2-lorc", bits=4, rank=8),
-            baseline=Arm("round_to_nearest", bits=4, group=64),
-            beside=(Arm("round_to_nearest", bits=4), Arm("original")),
+            baseline=Arm("round-to-nearest", bits=4, group=64),
+            beside=(Arm("round-to-nearest", bits=4), Arm("original")),
             equal={"layer_bits": 0.03},
             gap="The paper adds the factors to a quantizer and leaves the size to grow (little at width 4096, 0.2 to "
             "0.4 bits a weight at ours); that comparison stands beside. The verdict is stricter: round-to-nearest "
@@ -47,7 +47,7 @@ CARD = Card(
             expect="lower",
             margin=0.01,
             method=Arm("zeroquant-v2-lorc", bits=3, rank=8),
-            baseline=Arm("round_to_nearest", bits=3, group=64),
+            baseline=Arm("round-to-nearest", bits=3, group=64),
             beside=(Arm("original"),),
             equal={"layer_bits": 0.04},
             gap="As at 4 bits. The sizes differ by up to 4 %, either way, since the factors' cost depends on widths.",
@@ -61,7 +61,7 @@ CARD = Card(
             expect="lower",
             margin=0.01,
             method=Arm("zeroquant-v2-lorc", bits=2, rank=8),
-            baseline=Arm("round_to_nearest", bits=2, group=64),
+            baseline=Arm("round-to-nearest", bits=2, group=64),
             beside=(Arm("original"),),
             equal={"layer_bits": 0.06},
             gap="As at 4 bits; sizes differ by up to 6 %, either way. Both arms may be useless models: a lower "
@@ -76,7 +76,7 @@ CARD = Card(
             expect="lower",
             margin=0.01,
             method=Arm("zeroquant-v2-lorc", bits=4, rank=4),
-            baseline=Arm("round_to_nearest", bits=4, group=64),
+            baseline=Arm("round-to-nearest", bits=4, group=64),
             beside=(Arm("zeroquant-v2-lorc", bits=4, rank=8), Arm("original")),
             equal={"layer_bits": 0.02},
             gap="As at 4 bits above, where rank 8 came out too large on this model to be comparable. The paper uses "
@@ -91,7 +91,7 @@ CARD = Card(
             expect="lower",
             margin=0.01,
             method=Arm("zeroquant-v2-lorc", bits=3, rank=4),
-            baseline=Arm("round_to_nearest", bits=3, group=64),
+            baseline=Arm("round-to-nearest", bits=3, group=64),
             beside=(Arm("zeroquant-v2-lorc", bits=3, rank=8), Arm("original")),
             equal={"layer_bits": 0.02},
             gap="As at 3 bits above, where rank 8 came out too large on this model to be comparable. The paper uses "
@@ -106,7 +106,7 @@ CARD = Card(
             expect="lower",
             margin=0.01,
             method=Arm("zeroquant-v2-lorc", bits=2, rank=4),
-            baseline=Arm("round_to_nearest", bits=2, group=64),
+            baseline=Arm("round-to-nearest", bits=2, group=64),
             beside=(Arm("zeroquant-v2-lorc", bits=2, rank=8), Arm("original")),
             equal={"layer_bits": 0.02},
             gap="As at 2 bits above, where rank 8 came out too large on this model to be comparable. The paper uses "
@@ -120,8 +120,8 @@ CARD = Card(
             also={"encoder_compress": "embedding_error"},
             expect="lower",
             margin=0.1,
-            method=Arm("round_to_nearest", bits=8),
-            baseline=Arm("rtn_activations", weight_bits=16, activation_bits=8, dynamic=True),
+            method=Arm("round-to-nearest", bits=8),
+            baseline=Arm("rtn-activations", weight_bits=16, activation_bits=8, dynamic=True),
             beside=(Arm("original"),),
             gap="Per-channel weights against per-token activations, both asymmetric, as in the paper's sensitivity "
             "study. Both losses are tiny at 8 bits, so the judge is the distance to the original, not perplexity.",
@@ -136,7 +136,7 @@ CARD = Card(
             margin=0.01,
             method=Arm("gptq", bits=4, group=64),
             baseline=Arm("original"),
-            beside=(Arm("zeroquant-v2-lorc", bits=4, rank=8), Arm("round_to_nearest", bits=4, group=64)),
+            beside=(Arm("zeroquant-v2-lorc", bits=4, rank=8), Arm("round-to-nearest", bits=4, group=64)),
             gap="The paper tries RTN, GPTQ and ZeroQuant's variants, per row and per block, on models from 125M to "
             "176B. One method with a loss proves nothing about all; a method without one would refute the claim "
             "here. SmolLM2's weights at hand were rounded to 4 bits before, which hides part of the loss.",
@@ -157,7 +157,7 @@ def quantize(
     factor_bits: int = 8,
     group: int | None = None,
     symmetric: bool = False,
-) -> Quantized:
+) -> Matrix:
     """weight (out, in) -> codes with a scale per row or group, and two factors (out, rank), (rank, in).
 
     rank: 0 gives plain round-to-nearest. factor_bits: 2 to 15, or 16 for float16. Raises ValueError.

@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import Any
 
 from paperlab.core import panels, summaries
-from paperlab.core.card import methods
 from paperlab.core.figures import ArmFigures, arm_figures
+from paperlab.core.methods import methods
 from paperlab.core.record import Record, from_json
 from paperlab.core.verdict import data_of
 from paperlab.site import evidence

@@ -11,10 +11,10 @@ from django.shortcuts import render
 from django.utils.safestring import SafeString, mark_safe
 
 from paperlab.core import charts
-from paperlab.core.card import Check, Method, methods
+from paperlab.core.card import Check
+from paperlab.core.methods import Method, methods, parameters, snippet, verb_of
 from paperlab.core.paper import papers as catalogue
-from paperlab.core.signature import Parameter, parameters, show
-from paperlab.core.summaries import slug as spelled
+from paperlab.core.signature import Parameter, show
 from paperlab.core.words import check_sentence
 from paperlab.site.api import shapes
 from paperlab.site.catalogue import clean
@@ -25,7 +25,6 @@ from paperlab.site.search import rank
 
 AUTHORS = 12  # shown before the rest is folded
 RELATED = 6
-USED_BY = ("quantize", "factor", "transform", "keep")  # verbs that take a model of one's own
 
 
 @dataclass(frozen=True)
@@ -163,33 +162,29 @@ def _plot(check: Check, runs: list[Run], key: str) -> SafeString | None:
         high = math.inf if row["high"] is None else row["high"]
         kind = cards.SIGNS[row["word"]][0]
         bars.append(charts.Bar(run.place, row["gain"], low, high, row["word"], kind, f"#{run.anchor}"))
-    drawn = charts.gains(bars, margin=check.margin, expect=check.expect, baseline=spelled(check.baseline.method))
+    drawn = charts.gains(bars, margin=check.margin, expect=check.expect, baseline=check.baseline.method)
     return None if drawn is None else mark_safe(drawn.inline(key))
 
 
 @dataclass(frozen=True)
 class Use:
-    """How a method is used on one's own model."""
+    """How a method is used in one's own code."""
 
     slug: str
-    variable: str
-    verb: str
-    example: str
+    snippet: str
+    own_model: bool
     parameters: tuple[tuple[Parameter, str], ...]
 
 
 @lru_cache(maxsize=512)
 def uses(slug: str) -> tuple[Use, ...]:
-    """The methods of a paper that work on a model of one's own."""
+    """The methods of a paper, each with the lines that use it."""
     found = []
     for method in _methods(slug):
-        if method.verb not in USED_BY:
-            continue
-        known = parameters(method)
-        first = next((p for p in known if isinstance(p.default, int | float) and not isinstance(p.default, bool)), None)
-        example = f", {first.name}={show(first.default)}" if first else ""
-        variable = re.sub(r"\W|^(?=\d)", "_", method.slug)
-        found.append(Use(method.slug, variable, method.verb, example, tuple((p, show(p.default)) for p in known)))
+        verb, lines = verb_of(method), snippet(method)
+        if verb is not None and lines is not None:
+            known = tuple((p, show(p.default)) for p in parameters(method))
+            found.append(Use(method.slug, lines, verb.own_model, known))
     return tuple(found)
 
 

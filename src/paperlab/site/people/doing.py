@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import Count
 
-from paperlab.core.card import methods
+from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
 from paperlab.site.catalogue import clean, store
 from paperlab.site.catalogue.models import Paper

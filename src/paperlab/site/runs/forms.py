@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from paperlab.core.card import Method
-from paperlab.core.signature import Parameter, parameters, show
+from paperlab.core.methods import Method, parameters
+from paperlab.core.signature import Parameter, show
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from paperlab.core.card import Method, Scalar, methods
+from paperlab.core.card import Scalar
 from paperlab.core.home import home
-from paperlab.core.signature import ParameterError, parameters, parse
+from paperlab.core.methods import Method, methods, parameters, parse
+from paperlab.core.signature import ParameterError
 from paperlab.core.task import SCALES
 from paperlab.site.api import limits
 from paperlab.site.runs.models import CANCELLED, INTERRUPTED, OPEN, RUNNING, WAITING, Beat, Run

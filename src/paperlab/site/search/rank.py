@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from paperlab.core.card import methods
+from paperlab.core.methods import methods
 from paperlab.core.paper import papers
 from paperlab.core.standing import MIXED, NOT_RUN, count, one_word
 from paperlab.site.catalogue import clean

@@ -5,7 +5,7 @@ from typing import Any
 from django import template
 from django.http import HttpRequest
 
-from paperlab.core.card import methods
+from paperlab.core.methods import methods
 from paperlab.site.catalogue.models import Paper
 from paperlab.site.pages import addresses
 from paperlab.site.people import doing, who

@@ -5,7 +5,7 @@ from typing import Any
 from django import template
 from django.http import HttpRequest
 
-from paperlab.core.card import methods
+from paperlab.core.methods import methods
 from paperlab.site.runs import queue
 from paperlab.site.runs.models import OPEN, Run
 from paperlab.site.runs.views import form

@@ -1,0 +1,189 @@
+"""Fine-tuning a finished model with a method's loss, its adapters, or a recipe of its own.
+
+Everything else is equal between arms: the model that they start from (the task's, or what the arm before left), the
+order of examples, the number of steps, and tuning: each arm tries the setting's learning rates on the first seed.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from torch import nn
+
+from paperlab.core.methods import Method
+from paperlab.kit.tuning import Setting, Tuned, cross_entropy, fit
+from paperlab.kit.walk import block_linears
+from paperlab.lab.drivers._common import Progress, silent, supplied, takes
+
+SAYS = "trains a finished model further"
+BUILDS = "Tuned"
+STARTS_FROM = ("Compressed", "Tuned", "Merged")
+
+VERBS = {
+    "loss": {
+        "says": "what is minimised: student and teacher logits (n, classes), labels (n,) -> a scalar",
+        "supplies": ("student", "teacher", "labels"),
+        "data": (),
+        "returns": ("Tensor",),
+        "own_model": False,
+        "snippet": """\
+import paperlab
+
+{variable} = paperlab.load("{slug}"{arguments})
+value = {variable}(student_logits, teacher_logits, labels)  # in any training loop""",
+    },
+    "adapter": {
+        "says": "called for each linear layer of the blocks: a module with trainable parts in its place",
+        "supplies": ("linear",),
+        "data": (),
+        "returns": ("Module",),
+        "own_model": True,
+        "snippet": """\
+import paperlab
+
+{variable} = paperlab.load("{slug}"{arguments})
+adapted = {variable}(model)  # a copy; only what the adapters add is trainable""",
+    },
+    "recipe": {
+        "says": "trains the copy that it is given, in stages of its own, within the setting's steps",
+        "supplies": ("model", "setting", "seed"),
+        "data": (),
+        "returns": ("Module",),
+        "own_model": False,
+        "snippet": """\
+import paperlab
+
+{variable} = paperlab.load("{slug}"{arguments})
+tuned = {variable}(model, setting, 0)  # setting: batches(seed), steps, rates, teacher, validate(model)""",
+    },
+}
+
+
+def tune(
+    functions: Mapping[str, Callable[..., Any]],
+    params: Mapping[str, Any],
+    *,
+    setting: Setting,
+    seed: int = 0,
+    start: Any = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """{"rate": the learning rate that is best on validation data, "validation": figure by rate}; the first seed's."""
+    if not setting.rates:
+        raise ValueError("the setting names no learning rate")
+    scores: dict[float, float] = {}
+    for done, rate in enumerate(setting.rates, 1):
+        alone = len(setting.rates) == 1
+        scores[rate] = 0.0 if alone else setting.validate(_train(functions, params, setting, rate, seed, start)[0])
+        progress("learning rates", done, len(setting.rates))
+    best = max(sorted(scores), key=lambda rate: (scores[rate] == scores[rate], scores[rate], -rate))
+    return {"rate": best, "validation": {str(rate): value for rate, value in scores.items()}}
+
+
+def build(
+    functions: Mapping[str, Callable[..., Any]],
+    params: Mapping[str, Any],
+    *,
+    setting: Setting,
+    seed: int = 0,
+    start: Any = None,
+    progress: Progress = silent,
+    tuned: Mapping[str, Any] | None = None,
+) -> Tuned:
+    """An arm of a check: a copy of the start, trained at the learning rate that `tune` chose.
+
+    A model that was pruned before stays pruned: its zeros are put back after each step.
+    """
+    if tuned is None:
+        tuned = tune(functions, params, setting=setting, seed=seed, start=start, progress=progress)
+    model, steps, trained = _train(functions, params, setting, tuned["rate"], seed, start)
+    progress("training", 1, 1)
+    return Tuned(model, tuned["rate"], dict(tuned["validation"]), steps, trained)
+
+
+def _train(
+    functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any], setting: Setting, rate: float, seed: int,
+    start: Any,
+) -> tuple[nn.Module, int, int]:  # fmt: skip
+    """The trained copy, steps taken, parameters trained."""
+    model = copy.deepcopy(start.model if start is not None else setting.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if "recipe" in functions:
+            names = supplied(functions["recipe"])
+            available = {"model": model, "setting": setting, "seed": seed}
+            made = functions["recipe"](*(available[name] for name in names), **params)
+            takes(made, nn.Module, "recipe")
+            return made.eval(), setting.steps, sum(p.numel() for p in made.parameters() if p.requires_grad)
+        if "adapter" in functions:
+            adapt(model, partial(functions["adapter"], **_own(functions["adapter"], params)))
+        loss, asks_teacher = cross_entropy, False
+        if "loss" in functions:
+            names = supplied(functions["loss"])
+            named = partial(functions["loss"], **_own(functions["loss"], params))
+            asks_teacher = "teacher" in names
+            if asks_teacher and setting.teacher is None:
+                raise ValueError("the loss asks for a teacher, and this task has none")
+
+            def loss(student: Any, teacher: Any, labels: Any) -> Any:
+                available = {"student": student, "teacher": teacher, "labels": labels}
+                return named(*(available[name] for name in names))
+
+        handles = _keep_zeros(model, start)
+        steps, trained = fit(model, setting, loss, rate=rate, seed=seed, asks_teacher=asks_teacher)
+        for handle in handles:
+            handle()
+        return model, steps, trained
+
+
+def _own(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    code = function.__code__
+    named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    return {name: value for name, value in params.items() if name in named}
+
+
+def _keep_zeros(model: nn.Module, start: Any) -> list[Callable[[], None]]:
+    """Hold the weights that a mask left out at zero while the model is trained: their gradients are zeroed, so that
+    AdamW without weight decay never moves them. Returns what ends it."""
+    ends = []
+    layers = getattr(start, "layers", {})
+    modules = dict(model.named_modules())
+    for name, layer in layers.items():
+        mask = getattr(layer, "mask", None)
+        if mask is not None and name in modules:
+            ends.append(modules[name].weight.register_hook(lambda gradient, mask=mask: gradient * mask).remove)
+    return ends
+
+
+def adapt(model: nn.Module, adapter: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    """Put an adapter in place of each linear layer of the blocks; only what adapters mark as trainable is trained.
+
+    An adapter holds the layer that it wraps. Parameters that were there before are frozen.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for name, layer in block_linears(model).items():
+        parent, _, last = name.rpartition(".")
+        made = adapter(layer)
+        takes(made, nn.Module, "adapter")
+        setattr(model.get_submodule(parent), last, made)
+    return model
+
+
+def use(method: Method, functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> Callable[..., Any]:
+    """A loss callable for any training loop; for adapters, model -> a copy with adapters; for a recipe, the
+    function."""
+    if method.verbs == ("adapter",):
+        adapter = partial(functions["adapter"], **_own(functions["adapter"], params))
+
+        def adapted(model: nn.Module) -> nn.Module:
+            return adapt(copy.deepcopy(model), adapter)
+
+        return adapted
+    made = {}
+    for verb, function in functions.items():
+        named = partial(function, **_own(function, params))
+        made[verb] = wraps(function)(lambda *args, named=named, **more: named(*args, **more))
+    return made[method.verbs[0]] if len(made) == 1 else made  # type: ignore[return-value]
