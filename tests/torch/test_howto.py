@@ -19,9 +19,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import paperlab
-from paperlab.core import card, record
+from paperlab.core import methods as method_files
+from paperlab.core import record
+from paperlab.core.card import Arm, CardError
 from paperlab.core.methods import parameters
-from paperlab.lab.run import code_hash
+from paperlab.core.sources import arm_sources
 
 HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto"
 TEXT = "the small model reads the text that the large model wrote\n\na second text, shorter"
@@ -75,22 +77,22 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     [(group, named)] = tomllib.loads((package / "pyproject.toml").read_text())["project"]["entry-points"].items()
     points = [EntryPoint(name, target, group) for name, target in named.items()]
     monkeypatch.syspath_prepend(package)
-    monkeypatch.setattr(card, "entry_points", lambda group: [point for point in points if point.group == group])
-    card.methods.cache_clear()
+    monkeypatch.setattr(method_files, "entry_points", lambda group: [point for point in points if point.group == group])
+    method_files.methods.cache_clear()
     yield package
-    card.methods.cache_clear()
+    method_files.methods.cache_clear()
     for name in [name for name in sys.modules if name.split(".")[0] in ("my_methods", "paperlab_outside")]:
         del sys.modules[name]
 
 
 def test_write_a_method(folder: Path, outside: Path) -> None:
-    method = card.find_method("power-of-two-scales")
+    method = method_files.find_method("power-of-two-scales")
     assert method.path.is_relative_to(outside)
     assert [parameter.name for parameter in parameters(method)] == ["bits", "group"]
     model = AutoModelForCausalLM.from_pretrained(folder)
-    before = code_hash()
     small = paperlab.load("power-of-two-scales", bits=6)(model)
-    assert code_hash() != before, "a record must tell one version of an outside method from another"
+    named = arm_sources(Arm("power-of-two-scales"), "lm_compress")
+    assert "outside/quantization/power_of_two_scales.py" in named, "a record must tell one version from another"
     for name, matrix in small.compressed.layers.items():
         scale = matrix.scale.float()
         assert torch.equal(scale.log2(), scale.log2().round())
@@ -108,9 +110,9 @@ def test_a_method_that_clashes_with_ours_is_refused(outside: Path) -> None:
     (outside / "my_methods" / "quantization" / "gptq.py").write_text(
         '"""Another GPTQ."""\nfrom paperlab.core.card import Card\nCARD = Card(family="quantization")\n'
     )
-    card.methods.cache_clear()
-    with pytest.raises(card.CardError, match="'gptq' is already"):
-        card.methods()
+    method_files.methods.cache_clear()
+    with pytest.raises(CardError, match="'gptq' is already"):
+        method_files.methods()
 
 
 def test_read_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from transformers import (
 
 import paperlab
 from paperlab.kit.walk import block_linears
-from paperlab.lab.run import RunError
+from paperlab.lab.errors import RunError
 
 IDS = torch.arange(3, 27)[None]
 
@@ -177,6 +177,12 @@ def test_calibration_that_cannot_be_used_is_refused(calibration: Any, says: str)
         paperlab.load("gptq")(llama(), calibration=calibration)
 
 
-def test_parts_of_a_network_do_not_apply_to_a_finished_model() -> None:
-    with pytest.raises(RunError, match="bitnet-1-58-bottom-up does not apply to a finished model"):
-        paperlab.load("bitnet-1-58-bottom-up")
+def test_a_part_of_a_network_is_a_factory() -> None:
+    layer = paperlab.load("bitnet-1-58-bottom-up", scale="median")(8, 4, True)
+    assert isinstance(layer, nn.Linear)
+    assert layer(torch.ones(2, 8)).shape == (2, 4)
+
+
+def test_a_study_has_nothing_to_load() -> None:
+    with pytest.raises(RunError, match="study"):
+        paperlab.load("qwen3-quantization-study")

@@ -48,7 +48,7 @@ def test_sixteen_bits_change_nothing_and_weights_alone_are_round_to_nearest(
         model=model,
         calibration=batches,
     )
-    plain = apply(round_to_nearest, {"bits": 4}, model=model, calibration=batches)
+    plain = apply({"quantize": round_to_nearest}, {"bits": 4}, model=model, calibration=batches)
     assert torch.equal(logits(only.model, batches), logits(plain.model, batches))
     assert only.totals() == plain.totals()
 

@@ -28,19 +28,19 @@ from paperlab.kit.quantized import Quantized
 CARD = Card(
     paper="baq",
     family="quantization",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    equal={"layer_bits": 0.005},
+    also={"encoder_compress": "embedding_error"},
     checks=(
         Check(
             claim="better-than-gptq-at-2-bits",
             says="Perplexity far below GPTQ's at the same bit width, up to 56 times (OPT and Llama, 125M to 30B).",
-            task="lm_compress",
-            metric="perplexity",
-            also={"encoder_compress": "embedding_error"},
-            expect="lower",
             margin=0.05,
             method=Arm("baq", mean_bits=2.0),
             baseline=Arm("gptq", bits=2),
             beside=(Arm("round-to-nearest", bits=2), Arm("original")),
-            equal={"layer_bits": 0.005},
             gap="The paper counts code bits only; here the map of bits and the wider ranges are paid from the same "
             "budget. At 2 bits per row small models are broken either way: a pass is a smaller ruin, read the "
             "figures. SmolLM2's weights at hand were rounded to 4 bits before.",
@@ -48,15 +48,10 @@ CARD = Card(
         Check(
             claim="better-than-gptq-at-3-bits",
             says="At 3 bits perplexity is below GPTQ's as well, by less.",
-            task="lm_compress",
-            metric="perplexity",
-            also={"encoder_compress": "embedding_error"},
-            expect="lower",
             margin=0.02,
             method=Arm("baq", mean_bits=3.0),
             baseline=Arm("gptq", bits=3),
             beside=(Arm("round-to-nearest", bits=3), Arm("original")),
-            equal={"layer_bits": 0.005},
             gap="As at 2 bits. Columns with bits of their own need kernels that nobody ships: a pass says nothing "
             "about speed.",
         ),

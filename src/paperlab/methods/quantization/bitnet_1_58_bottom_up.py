@@ -23,15 +23,15 @@ from paperlab.core.card import Arm, Card, Check
 CARD = Card(
     family="quantization",
     paper="bitnet-1-58-bottom-up",
+    task="classify_small",
+    metric="accuracy",
+    expect="equal",
+    margin=0.01,
+    method=Arm("bitnet-1-58-bottom-up"),
     checks=(
         Check(
             claim="matches-full-precision",
             says="1.58-bit training is on par with, or better than, ordinary precision in MLPs (abstract; section 4)",
-            task="classify_small",
-            metric="accuracy",
-            expect="equal",
-            margin=0.01,
-            method=Arm("bitnet-1-58-bottom-up"),
             baseline=Arm("full-precision"),
             beside=(Arm("full-precision", norm=True), Arm("bitnet-1-58-bottom-up", scale="median")),
             gap="The paper trains bag-of-words MLPs, graph networks and language models; here an MLP with two hidden "
@@ -43,11 +43,8 @@ CARD = Card(
             claim="better-than-rounding-after-training",
             says="Ternary weights work when they are trained with; post-training quantization costs precision "
             "(section 1; no figure of the paper's own for rounding to three levels)",
-            task="classify_small",
-            metric="accuracy",
             expect="higher",
             margin=0.05,
-            method=Arm("bitnet-1-58-bottom-up"),
             baseline=Arm("bitnet-1-58-bottom-up", when="after-training", norm=False),
             beside=(Arm("bitnet-1-58-bottom-up", when="after-training"),),
             gap="Rounding here is plain: the trained matrix by its own absolute mean, no calibration. A better "
@@ -56,10 +53,6 @@ CARD = Card(
         Check(
             claim="median-matches-mean",
             says="Scaling by the median is on par with, or better than, scaling by the mean (section 4)",
-            task="classify_small",
-            metric="accuracy",
-            expect="equal",
-            margin=0.01,
             method=Arm("bitnet-1-58-bottom-up", scale="median"),
             baseline=Arm("bitnet-1-58-bottom-up", scale="mean"),
             beside=(Arm("full-precision"),),

@@ -25,20 +25,21 @@ from paperlab.kit.walk import Batch, block_linears, blocks
 CARD = Card(
     family="quantization",
     paper="cptquant",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    margin=0.0,
+    equal={"layer_bits": 0.02},
+    method=Arm("cptquant", rule="taylor"),
     checks=(
         Check(
             claim="taylor-better-than-random",
             says="The Taylor rule puts the bits where language modelling needs them (30 % more compression than "
             "other methods on language modelling): better than the same 2/4/8-bit mix in a random order.",
-            task="lm_compress",
-            metric="perplexity",
             also={"encoder_compress": "embedding_error"},
-            expect="lower",
             margin=0.05,
-            method=Arm("cptquant", rule="taylor"),
             baseline=Arm("random-allocation"),
             beside=(Arm("random-allocation", draw=1), Arm("random-allocation", draw=2)),
-            equal={"layer_bits": 0.02},
             gap="Paper: BERT and OPT-125M to 2.7B, compression at equal accuracy. Here: error at equal size, 4 bits on "
             "average, 6 or 30 blocks of much smaller models, 256 tokens to measure on. The verdict is against one "
             "random order; two more stand beside. SmolLM2's weights already lie on a 4-bit grid in groups of 32, so "
@@ -48,15 +49,9 @@ CARD = Card(
             claim="taylor-better-than-uniform",
             says="Mixed precision compresses up to 4 times against 16 bit at little loss, so a mix of mean 4 bits "
             "should lose less than 4 bits everywhere.",
-            task="lm_compress",
-            metric="perplexity",
             also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.0,
-            method=Arm("cptquant", rule="taylor"),
             baseline=Arm("round-to-nearest", bits=4, group=32),
             beside=(Arm("original"),),
-            equal={"layer_bits": 0.02},
             gap="Paper: mixed precision against 16-bit models; a uniform width of equal size is our trivial baseline. "
             "The 2/4/8 mix at mean 4 puts almost half of the blocks at 2 bits. On SmolLM2 the baseline is exactly the "
             "grid that its weights were stored on, which no mix can beat there.",
@@ -64,14 +59,8 @@ CARD = Card(
         Check(
             claim="taylor-better-than-pruning-for-text",
             says="The Taylor rule compresses most on language modelling, 30 % more than the other rules.",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
-            margin=0.0,
-            method=Arm("cptquant", rule="taylor"),
             baseline=Arm("cptquant", rule="pruning"),
             beside=(Arm("cptquant", rule="correlation"), Arm("random-allocation")),
-            equal={"layer_bits": 0.02},
             gap="Paper: compression ratio of each rule on OPT models. Here: perplexity at one size, small models.",
         ),
     ),

@@ -27,20 +27,20 @@ from paperlab.kit.walk import Batch, block_linears
 CARD = Card(
     family="quantization",
     paper="interlayer-hessian-mixed-precision",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    equal={"layer_bits": 0.02},
+    also={"encoder_compress": "embedding_error"},
+    method=Arm("interlayer-hessian-mixed-precision", mean_bits=6.0),
     checks=(
         Check(
             claim="interactions-better-than-hessian-only",
             says="A Hessian ordering alone is not enough; adding inter-layer effects improves the frontier of accuracy "
             "and cost throughout.",
-            task="lm_compress",
-            metric="perplexity",
-            also={"encoder_compress": "embedding_error"},
-            expect="lower",
             margin=0.0,
-            method=Arm("interlayer-hessian-mixed-precision", mean_bits=6.0),
             baseline=Arm("interlayer-hessian-mixed-precision", mean_bits=6.0, interactions=False),
             beside=(Arm("round-to-nearest", bits=6),),
-            equal={"layer_bits": 0.02},
             gap="Paper: ResNet50, MobileNetV2 and BERT, weights and activations, accuracy against latency over many "
             "tolerances. Here: one point of the frontier, perplexity at 6 bits on average from 4 and 8, weights only, "
             "one range per row. Pairs are neighbouring blocks only and traces come from four probes on 64 tokens, so "
@@ -49,15 +49,9 @@ CARD = Card(
         Check(
             claim="better-than-random-order",
             says="The ordering of layers decides what mixed precision costs: the guided one beats a random one.",
-            task="lm_compress",
-            metric="perplexity",
-            also={"encoder_compress": "embedding_error"},
-            expect="lower",
             margin=0.05,
-            method=Arm("interlayer-hessian-mixed-precision", mean_bits=6.0),
             baseline=Arm("random-allocation", mean_bits=6.0, choices="4,8", unit="layer", group=None),
             beside=(Arm("round-to-nearest", bits=6), Arm("original")),
-            equal={"layer_bits": 0.02},
             gap="Paper: compares with Hessian-only orderings; the random order is the trivial baseline that we add, "
             "and one draw of it. A pass shows nothing about latency.",
         ),

@@ -26,16 +26,16 @@ from paperlab.kit.walk import Batch
 CARD = Card(
     family="quantization",
     paper="kv-adaquant",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    margin=0.05,
+    method=Arm("kv-adaquant", key_bits=4, value_bits=2),
     checks=(
         Check(
             claim="keys-deserve-the-bits",
             says="At the same cache size, 4-bit keys with 2-bit values score 75.2 %, 2-bit keys with 4-bit values "
             "54.7 %.",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
-            margin=0.05,
-            method=Arm("kv-adaquant", key_bits=4, value_bits=2),
             baseline=Arm("kv-adaquant", key_bits=2, value_bits=4),
             beside=(Arm("kv-adaquant", key_bits=3, value_bits=3), Arm("original")),
             equal={"cache_bits": 0.001, "layer_bits": 0.001},
@@ -46,11 +46,7 @@ CARD = Card(
         Check(
             claim="better-than-equal-split",
             says="More for keys, less for values beats the even split of the same bits.",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
             margin=0.0,
-            method=Arm("kv-adaquant", key_bits=4, value_bits=2),
             baseline=Arm("kv-adaquant", key_bits=3, value_bits=3),
             beside=(Arm("kv-adaquant", key_bits=4, value_bits=4), Arm("original")),
             equal={"cache_bits": 0.001, "layer_bits": 0.001},
@@ -59,11 +55,8 @@ CARD = Card(
         Check(
             claim="two-bit-values-nearly-free",
             says="4-bit keys with 2-bit values keep up to 98.3 % of the accuracy of 4 bits for both.",
-            task="lm_compress",
-            metric="perplexity",
             expect="equal",
             margin=0.02,
-            method=Arm("kv-adaquant", key_bits=4, value_bits=2),
             baseline=Arm("kv-adaquant", key_bits=4, value_bits=4),
             beside=(Arm("original"),),
             gap="Paper: the best of its accuracy figures. Here: perplexity within 2 %, which is another, finer scale; "
@@ -72,10 +65,6 @@ CARD = Card(
         Check(
             claim="keys-deserve-the-bits-per-channel",
             says="The ordering of 4/2 over 2/4 bits, where keys get a range per channel, which suits their outliers.",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
-            margin=0.05,
             method=Arm("kv-adaquant", key_bits=4, value_bits=2, key_axis="channel"),
             baseline=Arm("kv-adaquant", key_bits=2, value_bits=4, key_axis="channel"),
             beside=(Arm("kv-adaquant", key_bits=4, value_bits=2),),

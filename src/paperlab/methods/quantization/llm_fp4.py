@@ -27,20 +27,20 @@ from paperlab.kit.walk import Batch, linears, walk
 CARD = Card(
     paper="llm-fp4",
     family="quantization",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    margin=0.05,
+    equal={"layer_bits": 0.02},
+    also={"encoder_compress": "embedding_error"},
+    method=Arm("llm-fp4"),
     checks=(
         Check(
             claim="better-than-int4",
             says="W4A4 in FP4 keeps LLaMA-13B within 5.8 points of full precision on zero-shot tasks, 12.7 above "
             "the best before; integers collapse.",
-            task="lm_compress",
-            metric="perplexity",
-            also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.05,
-            method=Arm("llm-fp4"),
             baseline=Arm("rtn-activations", weight_bits=4, activation_bits=4, clip=True),
             beside=(Arm("rtn-activations", weight_bits=4, activation_bits=4), Arm("original")),
-            equal={"layer_bits": 0.02},
             gap="The paper scores zero-shot tasks on LLaMA 7B and 13B and BERT; here perplexity of small models. The "
             "baseline is INT4 with searched ranges, weights per channel and activations per tensor as in FP4; "
             "min-max INT4, the paper's first baseline, stands beside. Embeddings and products inside attention, "
@@ -49,15 +49,8 @@ CARD = Card(
         Check(
             claim="pre-shift-helps",
             says="Shifting activation channels by powers of two is what makes 4-bit activations work.",
-            task="lm_compress",
-            metric="perplexity",
-            also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.05,
-            method=Arm("llm-fp4"),
             baseline=Arm("llm-fp4", pre_shift=False),
             beside=(Arm("original"),),
-            equal={"layer_bits": 0.02},
             gap="Same formats and searches without the shifts: the paper's own ablation, on small models.",
         ),
     ),

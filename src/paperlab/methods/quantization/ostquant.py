@@ -35,18 +35,18 @@ from paperlab.kit.walk import Batch, linears
 CARD = Card(
     family="quantization",
     paper="ostquant",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    beside=(Arm("original"),),
+    method=Arm("ostquant"),
     checks=(
         Check(
             claim="better-than-random-rotation",
             says="Learned rotations and scales beat a random Hadamard rotation at W4A4 (Llama 3 8B, WikiText-2: 7.24 "
             "against QuaRot's 8.02)",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
             margin=0.02,
-            method=Arm("ostquant"),
             baseline=Arm("random-rotation", weight_bits=4, act_bits=4, symmetric=True),
-            beside=(Arm("original"),),
             equal={"layer_bits": 0.08},
             gap="The paper trains some 100 steps of eight 2,048-token texts, with GPTQ for the weights; here 16 steps "
             "of 256 tokens and round-to-nearest. On tied embeddings Q is kept as a matrix (up to 7 % of layer_bits on "
@@ -55,13 +55,8 @@ CARD = Card(
         Check(
             claim="better-than-rtn",
             says="At W4A4 plain rounding fails and OSTQuant works (Llama 3 8B: 7.24 against 6e2)",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
             margin=0.1,
-            method=Arm("ostquant"),
             baseline=Arm("rtn-activations", weight_bits=4, activation_bits=4, dynamic=True, symmetric=True),
-            beside=(Arm("original"),),
             equal={"layer_bits": 0.08},
             gap="As above. The paper's gap is two orders of magnitude because Llama 3's activations have outliers of "
             "hundreds; a 135M model's have not.",
@@ -70,8 +65,6 @@ CARD = Card(
             claim="four-bit-weights-nearly-lossless",
             says="Weight-only 4-bit models retain 99.5 % of the original's zero-shot accuracy (abstract); in "
             "perplexity the paper's own table loses 3 to 6 % (5.47 to 5.64, 6.14 to 6.53)",
-            task="lm_compress",
-            metric="perplexity",
             expect="equal",
             margin=0.06,
             method=Arm("ostquant", act_bits=16),

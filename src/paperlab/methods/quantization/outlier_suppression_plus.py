@@ -28,16 +28,17 @@ from paperlab.kit.weight_activation import round_model, round_weight, span
 CARD = Card(
     paper="outlier-suppression-plus",
     family="quantization",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    margin=0.02,
+    beside=(Arm("original"),),
+    method=Arm("outlier-suppression-plus", weight_bits=6, activation_bits=6, symmetric=True),
     checks=(
         Check(
             claim="better-than-smoothquant-at-6-bits",
             says="Near floating point at W6A6 with one static activation range per layer, where SmoothQuant falls.",
-            task="lm_compress",
-            metric="perplexity",
             also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.02,
-            method=Arm("outlier-suppression-plus", weight_bits=6, activation_bits=6, symmetric=True),
             baseline=Arm("smoothquant", weight_bits=6, act_bits=6, level="O3", weights="channel"),
             beside=(
                 Arm("rtn-activations", weight_bits=6, activation_bits=6, symmetric=True),
@@ -51,14 +52,8 @@ CARD = Card(
         Check(
             claim="better-than-rtn-at-6-bits",
             says="Shifting and scaling repair what plain rounding to W6A6 breaks.",
-            task="lm_compress",
-            metric="perplexity",
             also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.02,
-            method=Arm("outlier-suppression-plus", weight_bits=6, activation_bits=6, symmetric=True),
             baseline=Arm("rtn-activations", weight_bits=6, activation_bits=6, symmetric=True),
-            beside=(Arm("original"),),
             equal={"layer_bits": 0.02},
             gap="As against SmoothQuant. Inputs of o_proj and down_proj are rounded, but no norm precedes them: their "
             "outliers stay in both arms.",
@@ -66,14 +61,9 @@ CARD = Card(
         Check(
             claim="shift-adds-to-scale",
             says="Outlying channels are lopsided: centring them first beats scaling alone.",
-            task="lm_compress",
-            metric="perplexity",
             also={"encoder_compress": "embedding_error"},
-            expect="lower",
             margin=0.01,
-            method=Arm("outlier-suppression-plus", weight_bits=6, activation_bits=6, symmetric=True),
             baseline=Arm("outlier-suppression-plus", weight_bits=6, activation_bits=6, symmetric=True, shift=False),
-            beside=(Arm("original"),),
             equal={"layer_bits": 0.02},
             gap="The authors shift OPT, BLOOM and BERT, and leave the shift out on LLaMA, whose norms have no bias; "
             "two of the three models here are Llama-like.",
@@ -81,10 +71,7 @@ CARD = Card(
         Check(
             claim="near-lossless-at-8-bits",
             says="W8A8 performs like floating point.",
-            task="lm_compress",
-            metric="perplexity",
             expect="equal",
-            margin=0.02,
             method=Arm("outlier-suppression-plus", weight_bits=8, activation_bits=8, symmetric=True),
             baseline=Arm("original"),
             beside=(Arm("outlier-suppression-plus", weight_bits=6, activation_bits=6, symmetric=True),),

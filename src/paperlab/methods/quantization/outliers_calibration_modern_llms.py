@@ -10,18 +10,18 @@ from paperlab.core.card import Arm, Card, Check
 CARD = Card(
     family="quantization",
     paper="outliers-calibration-modern-llms",
+    task="lm_compress",
+    metric="perplexity",
+    expect="equal",
+    margin=0.02,
+    beside=(Arm("round-to-nearest", bits=4, group=64), Arm("original")),
+    equal={"layer_bits": 0.001},
+    baseline=Arm("gptq", bits=4, group=64),
     checks=(
         Check(
             claim="gptq-robust-to-content",
             says="Modern models hardly change with the content of the calibration set (GPTQ, 4-bit weights)",
-            task="lm_compress",
-            metric="perplexity",
-            expect="equal",
-            margin=0.02,
             method=Arm("gptq", bits=4, group=64, calibration="code"),
-            baseline=Arm("gptq", bits=4, group=64),
-            beside=(Arm("round-to-nearest", bits=4, group=64), Arm("original")),
-            equal={"layer_bits": 0.001},
             gap="The paper contrasts OPT 6.7B, which breaks, with Llama 2 and 3, Command-R and Mistral 7B, which do "
             "not. OPT is not at hand offline, so the contrast is not tested: only that a modern recipe at 135M and at "
             "6M parameters is robust. A pass would not show that older models are not. SmolLM2's weights had been "
@@ -31,28 +31,17 @@ CARD = Card(
         Check(
             claim="gptq-robust-to-random-tokens",
             says="Even a nonsensical calibration set harms modern models little (GPTQ, 4-bit weights)",
-            task="lm_compress",
-            metric="perplexity",
-            expect="equal",
             margin=0.05,
             method=Arm("gptq", bits=4, group=64, calibration="random"),
-            baseline=Arm("gptq", bits=4, group=64),
-            beside=(Arm("round-to-nearest", bits=4, group=64), Arm("original")),
-            equal={"layer_bits": 0.001},
             gap="The paper's nonsense is random ASCII punctuation; here tokens drawn evenly from the vocabulary. As "
             "above: only the half about modern models is tested.",
         ),
         Check(
             claim="static-w8a8-robust-to-content",
             says="Activation ranges fixed on other text serve modern models as well (8-bit weights and activations)",
-            task="lm_compress",
-            metric="perplexity",
-            expect="equal",
-            margin=0.02,
             method=Arm("rtn-activations", weight_bits=8, activation_bits=8, calibration="code"),
             baseline=Arm("rtn-activations", weight_bits=8, activation_bits=8),
             beside=(Arm("original"),),
-            equal={"layer_bits": 0.001},
             gap="The paper uses SmoothQuant for weights and activations; here plain static ranges, which depend on "
             "calibration more. As above: only the half about modern models is tested.",
         ),

@@ -31,23 +31,23 @@ from paperlab.kit.walk import Batch, block_linears
 CARD = Card(
     family="quantization",
     paper="pv-tuning",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    margin=0.02,
+    equal={"layer_bits": 0.001},
+    method=Arm("pv-tuning"),
     checks=(
         Check(
             claim="better-than-straight-through",
             says="Straight-through tuning of the codes is sub-optimal; restricting code updates to a small subspace is "
             "better (abstract, section 4.2)",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
-            margin=0.02,
-            method=Arm("pv-tuning"),
             baseline=Arm("pv-tuning", rule="straight-through", code_rate=0.01),
             beside=(
                 Arm("pv-tuning", rule="pv+straight-through", code_rate=0.01, code_fraction=0.05, trust=0.1),
                 Arm("round-to-nearest", bits=2, group=64),
                 Arm("original"),
             ),
-            equal={"layer_bits": 0.001},
             models=("abstracts-lm",),
             gap="The paper tunes Llama 2 7B and larger on about a billion tokens, in groups of 8 or 16 weights with "
             "one 16-bit or two 8-bit codebooks; here a 6M-parameter model, 60 steps of 512 tokens, groups of four "
@@ -57,14 +57,8 @@ CARD = Card(
         Check(
             claim="better-than-codebooks-only",
             says="Tuning codes beside continuous parameters beats tuning continuous parameters alone (section 4.2)",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
-            margin=0.02,
-            method=Arm("pv-tuning"),
             baseline=Arm("pv-tuning", rule="codebooks"),
             beside=(Arm("pv-tuning", steps=0),),
-            equal={"layer_bits": 0.001},
             models=("abstracts-lm",),
             gap="As above: in 60 steps at most a small share of the codes can have changed, so the codes' part of the "
             "gain is smaller here than after the paper's thousands of steps.",
@@ -73,14 +67,10 @@ CARD = Card(
             claim="tuning-beats-clustering",
             says="Tuned vector quantization at 2 bits beats the same representation as it comes from clustering "
             "(section 4.2)",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
             margin=0.05,
             method=Arm("pv-tuning", steps=6, dim=2, code_bits=4),
             baseline=Arm("pv-tuning", steps=0, dim=2, code_bits=4),
             beside=(Arm("round-to-nearest", bits=2, group=64),),
-            equal={"layer_bits": 0.001},
             gap="Six steps of 512 tokens and codewords of two weights, which is what minutes on a CPU allow on the "
             "135M model; the paper starts from AQLM at about 2 bits. SmolLM2's weights at hand were rounded to 4 bits "
             "once.",

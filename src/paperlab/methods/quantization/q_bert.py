@@ -28,19 +28,19 @@ from paperlab.kit.walk import Batch, block_linears
 CARD = Card(
     family="quantization",
     paper="q-bert",
+    task="encoder_compress",
+    metric="embedding_error",
+    expect="lower",
+    margin=0.05,
+    equal={"layer_bits": 0.02},
+    method=Arm("q-bert", mean_bits=2.0),
+    baseline=Arm("q-bert", mean_bits=2.0, groups=1),
     checks=(
         Check(
             claim="groups-better-than-layerwise",
             says="One range per group of neurons instead of per matrix is what makes few bits work: on SST-2 92.7 % "
             "with 128 groups against 85.7 % with one, at 4-bit weights.",
-            task="encoder_compress",
-            metric="embedding_error",
-            expect="lower",
-            margin=0.05,
-            method=Arm("q-bert", mean_bits=2.0),
-            baseline=Arm("q-bert", mean_bits=2.0, groups=1),
             beside=(Arm("round-to-nearest", bits=2), Arm("original")),
-            equal={"layer_bits": 0.02},
             gap="Paper: BERT-base fine-tuned on labelled tasks for epochs. Here: 2-bit weights of a 6-block sentence "
             "encoder, 16 steps of distillation to its own embeddings, activations and embeddings not rounded. The "
             "ranges add under 1 % of size. A pass would not show task accuracy.",
@@ -49,14 +49,10 @@ CARD = Card(
             claim="hessian-mix-better-than-random-mix",
             says="Omega tells which layers may drop to 2 bits: with the 2/3-bit mix BERT stays within 2.3 % of the "
             "original.",
-            task="encoder_compress",
-            metric="embedding_error",
-            expect="lower",
             margin=0.0,
             method=Arm("q-bert"),
             baseline=Arm("q-bert", order="random"),
             beside=(Arm("q-bert", order="reversed"),),
-            equal={"layer_bits": 0.02},
             gap="Paper: 12 blocks, spectra of the task's loss on a tenth of the training data per batch, the order "
             "chosen by Omega against the same order reversed. Here: 6 blocks, half of them at 3 bits (20 possible "
             "mixes), the Gauss-Newton matrix of a distillation loss, one random mix. A pass would not show the 2.3 %.",
@@ -67,12 +63,7 @@ CARD = Card(
             task="lm_compress",
             metric="perplexity",
             models=("abstracts-lm",),
-            expect="lower",
-            margin=0.05,
-            method=Arm("q-bert", mean_bits=2.0),
-            baseline=Arm("q-bert", mean_bits=2.0, groups=1),
             beside=(Arm("q-bert"), Arm("q-bert", order="random"), Arm("round-to-nearest", bits=2)),
-            equal={"layer_bits": 0.02},
             gap="The paper has no language model. Here a 6-block one, trained for 16 steps with its own loss on text "
             "of the held-out text's kind: all arms of this method adapt to it alike, so they may even pass the "
             "original, and round-to-nearest beside them is not trained.",

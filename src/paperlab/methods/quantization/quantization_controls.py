@@ -13,15 +13,16 @@ from paperlab.core.card import Arm, Card, Check
 
 CARD = Card(
     family="quantization",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    margin=0.02,
+    also={"encoder_compress": "embedding_error"},
+    baseline=Arm("round-to-nearest", bits=3),
     checks=(
         Check(
             claim="eight-bits-better-than-two",
             says="Rounding to 256 levels loses less than rounding to 4.",
-            task="lm_compress",
-            metric="perplexity",
-            also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.02,
             method=Arm("round-to-nearest", bits=8),
             baseline=Arm("round-to-nearest", bits=2),
             gap="A control, not a claim: the sizes differ on purpose. It shows that the task can tell good from bad.",
@@ -30,13 +31,7 @@ CARD = Card(
         Check(
             claim="gptq-better-than-rtn",
             says="At 3 bits per channel GPTQ beats plain rounding clearly, as in its paper and many since.",
-            task="lm_compress",
-            metric="perplexity",
-            also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.02,
             method=Arm("gptq", bits=3),
-            baseline=Arm("round-to-nearest", bits=3),
             equal={"layer_bits": 0.001},
             gap="A control, not a claim. It shows that calibration statistics reach the method.",
             role="positive control",
@@ -45,13 +40,7 @@ CARD = Card(
             claim="gptq-without-a-hessian",
             says="With a damping of a million times the mean diagonal the Hessian is the identity, and GPTQ plain "
             "rounding: it must not be found better.",
-            task="lm_compress",
-            metric="perplexity",
-            also={"encoder_compress": "embedding_error"},
-            expect="lower",
-            margin=0.02,
             method=Arm("gptq", bits=3, damping=1e6),
-            baseline=Arm("round-to-nearest", bits=3),
             equal={"layer_bits": 0.001},
             gap="A control, not a claim: GPTQ with its key constant destroyed. What is left are codes that sat next to "
             "a tie.",
@@ -60,9 +49,6 @@ CARD = Card(
         Check(
             claim="rtn-against-itself",
             says="The same arm twice: the floor below which no difference counts.",
-            task="lm_compress",
-            metric="perplexity",
-            also={"encoder_compress": "embedding_error"},
             expect="equal",
             margin=0.001,
             method=Arm("round-to-nearest", bits=4),

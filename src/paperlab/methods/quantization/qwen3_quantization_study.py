@@ -9,12 +9,15 @@ from paperlab.core.card import Arm, Card, Check
 CARD = Card(
     family="quantization",
     paper="qwen3-quantization-study",
+    task="lm_compress",
+    metric="perplexity",
+    expect="lower",
+    margin=0.05,
+    baseline=Arm("round-to-nearest", bits=3, group=64),
     checks=(
         Check(
             claim="eight-bits-are-lossless",
             says="At 8 bits the quantized models stay near the full-precision ones",
-            task="lm_compress",
-            metric="perplexity",
             expect="equal",
             margin=0.01,
             method=Arm("round-to-nearest", bits=8, group=64),
@@ -27,12 +30,7 @@ CARD = Card(
         Check(
             claim="gptq-better-than-rtn-at-3-bits",
             says="Calibrated methods keep more quality than round-to-nearest at 3 bits",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
-            margin=0.05,
             method=Arm("gptq", bits=3, group=64),
-            baseline=Arm("round-to-nearest", bits=3, group=64),
             beside=(Arm("original"),),
             equal={"layer_bits": 0.001},
             gap="The paper calibrates on 128 texts of 2,048 tokens; here on 32 windows of 128.",
@@ -40,12 +38,7 @@ CARD = Card(
         Check(
             claim="awq-better-than-rtn-at-3-bits",
             says="Calibrated methods keep more quality than round-to-nearest at 3 bits",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
-            margin=0.05,
             method=Arm("awq", bits=3, group=64),
-            baseline=Arm("round-to-nearest", bits=3, group=64),
             beside=(Arm("original"),),
             equal={"layer_bits": 0.001},
             gap="The paper calibrates on 128 texts of 2,048 tokens; here on 32 windows of 128. AWQ is as in its own "
@@ -54,9 +47,6 @@ CARD = Card(
         Check(
             claim="gptq-better-than-rtn-at-4-bits",
             says="Calibrated methods keep more quality than round-to-nearest at 4 bits",
-            task="lm_compress",
-            metric="perplexity",
-            expect="lower",
             margin=0.005,
             method=Arm("gptq", bits=4, group=64),
             baseline=Arm("round-to-nearest", bits=4, group=64),
@@ -69,8 +59,6 @@ CARD = Card(
         Check(
             claim="two-bits-break",
             says="At 2 bits and below language quality drops sharply (the factor of two is ours)",
-            task="lm_compress",
-            metric="perplexity",
             expect="higher",
             margin=1.0,
             method=Arm("gptq", bits=2, group=64),
