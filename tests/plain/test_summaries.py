@@ -135,7 +135,9 @@ def test_bundled_rows_are_what_the_samples_say() -> None:
         rows = summaries._rows(file, {}, [])
         assert kept.keys() == {name for name, _ in rows}
         for name, now in rows:
+            assert {**now, "arms": 0} == {**kept[name], "arms": 0}
             for ours, theirs in zip(now["arms"], kept[name]["arms"], strict=True):
+                assert {**ours, "values": 0} == {**theirs, "values": 0}
                 for metric, figures in ours["values"].items():
                     wanted = [x if x is None else pytest.approx(x, rel=1e-9) for x in figures]
                     assert theirs["values"][metric] == wanted

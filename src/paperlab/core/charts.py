@@ -223,7 +223,8 @@ def _rows(
 ) -> list[str]:
     """Grid with those ticks that have room, the first ones first, and the bars."""
     bottom = _TOP + _ROW * len(bars)
-    parts, kept = [], []
+    parts: list[str] = []
+    kept: list[float] = []
     for x in ticks:
         if 16 < at(x) < wide - 16 and all(abs(at(x) - at(other)) > 46 for other in kept):
             kept.append(x)
@@ -350,8 +351,8 @@ def pareto(
         if s.low == s.low and s.high == s.high:
             ends = sorted(min(max(y(end), top), bottom) for end in (s.low, s.high))
             kind = "whisker on" if s.front else "whisker"
-            place = f'x1="{x(s.cost):.1f}" x2="{x(s.cost):.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}"'
-            parts.append(f'<line class="{kind}" {place}/>')
+            at = f'x1="{x(s.cost):.1f}" x2="{x(s.cost):.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}"'
+            parts.append(f'<line class="{kind}" {at}/>')
             (taken if s.front else crossed).append((x(s.cost) - 1, ends[0], x(s.cost) + 1, ends[1]))
     labelled = {}
     for s in reversed(order):

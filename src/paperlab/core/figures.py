@@ -256,8 +256,8 @@ def read_arm(row: dict[str, Any]) -> ArmFigures:
         name: Value(nan if value is None else value, nan if low is None else low, nan if high is None else high, n, k)
         for name, (value, low, high, n, k) in row["values"].items()
     }
-    numbers = [row.get(name, nan) for name in ("bits", "bytes", "build", "peak")]
-    return ArmFigures(arm_from(row["arm"]), row["role"], values, *numbers, row.get("error", ""))
+    bits, size, build, peak = (row.get(name, nan) for name in ("bits", "bytes", "build", "peak"))
+    return ArmFigures(arm_from(row["arm"]), row["role"], values, bits, size, build, peak, row.get("error", ""))
 
 
 def _written(value: Value) -> list[Any]:

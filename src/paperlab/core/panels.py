@@ -117,7 +117,7 @@ def compared(
     records = summaries.read(wanted) if records is None else records
     ours = [kept for one in records if (kept := _arms_of(one, wanted))]
     cards = {name: known[name] for name in {one.method for one in ours} if name in known}
-    today = current(ours, cards, versions)
+    today = current(ours, cards, versions)  # type: ignore[type-var]  # it has what a row has
     live = [*today.current, *today.repeated, *today.unfinished]
     finished = [one for one in live if one.status == "finished"]
     papers = {one.id: one.paper for one in finished}
