@@ -66,12 +66,14 @@ class Panel:
 class Compared:
     """What the finished records of present checks say of some methods.
 
-    unfinished: records of present checks that broke off. papers: by record id, the paper whose page shows it.
+    methods: those with a finished record of their own. unfinished: records of present checks that broke off. papers: by
+    record id, the paper whose page shows it.
     """
 
     panels: tuple[Panel, ...]
     records: int
     unfinished: int
+    methods: frozenset[str]
     papers: dict[str, str | None]
 
 
@@ -121,7 +123,8 @@ def compared(
     live = [*today.current, *today.repeated, *today.unfinished]
     finished = [one for one in live if one.status == "finished"]
     papers = {one.id: one.paper for one in finished}
-    return Compared(tuple(panels(finished)), len(finished), len(live) - len(finished), papers)
+    ran = wanted & {one.method for one in finished}
+    return Compared(tuple(panels(finished)), len(finished), len(live) - len(finished), ran, papers)
 
 
 def _arms_of(record: Summary, slugs: frozenset[str]) -> Summary | None:

@@ -1,5 +1,6 @@
 """Methods next to each other: quality against bytes and against build time, settings and hardware kept apart."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ def compare(
     """
     known = methods() if known is None else known
     slugs = chosen(names, known)
+    if records is None:
+        with contextlib.suppress(OSError):  # where the folder cannot be written they are computed each time
+            summaries.publish_all()
     found = compared(slugs, None if records is None else list(map(summaries.summary, records)), known, versions)
     if not found.panels:
         rest = f" ({found.unfinished} did not finish)" if found.unfinished else ""

@@ -68,13 +68,15 @@ def _slugs(family: str) -> list[str]:
 
 def families() -> list[tuple[str, int]]:
     """The families that have finished records of claims or controls, with how many methods each."""
-    known = methods()
-    ran: dict[str, set[str]] = {}
-    for row in evidence.evidence().verdicts.values():
-        method = known.get(row["method"])
-        if method is not None and row["status"] == "finished" and row["state"] != "superseded":
-            ran.setdefault(method.card.family, set()).add(row["method"])
-    return sorted((family, len(slugs)) for family, slugs in ran.items())
+    return list(_families(summaries.mark()))
+
+
+@lru_cache(maxsize=1)
+def _families(mark: tuple[summaries.Stamp, ...]) -> tuple[tuple[str, int], ...]:
+    found = {method.card.family: 0 for method in methods().values()}
+    for family in found:
+        found[family] = len(compared(family).methods)
+    return tuple(sorted((family, count) for family, count in found.items() if count))
 
 
 def rows(slug: str) -> list[dict[str, Any]]:
