@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from paperlab import engine
-from paperlab.engine.container import named, write
 from paperlab.engine.native import Parts, tiles
+from paperlab.engine.packing.container import named, write
 
 SHAPE = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 5632,
          "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 64,
@@ -45,12 +45,12 @@ def random_packed(out: Path, layout: engine.Layout) -> None:
             continue
         rows, columns = shape
         codes = draw.integers(0, 1 << layout.bits, shape, np.uint8)
-        scales = np.full((rows, columns // layout.columns), 0.002, np.float16)
+        scales = np.full((rows, columns // layout.group_size), 0.002, np.float16)
         keep = (draw.random(shape, np.float32) < layout.keep).astype(np.uint8) if layout.sparse else None
         mins = None if layout.symmetric else np.full_like(scales, -0.01)
-        for part, array in tiles(Parts(codes, scales, mins, keep, layout.bits, layout.columns)).items():
+        for part, array in tiles(Parts(codes, scales, mins, keep, layout.bits, layout.group_size)).items():
             tensors[f"{name}.{part}"] = named(array)
-        about = {"rows": rows, "columns": columns, "bits": layout.bits, "group": layout.columns}
+        about = {"rows": rows, "columns": columns, "bits": layout.bits, "group": layout.group_size}
         metadata[f"paperlab.{name}"] = json.dumps(about | {"symmetric": layout.symmetric, "sparse": layout.sparse})
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(SHAPE))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from paperlab import engine
-from paperlab.engine.container import write
+from paperlab.engine.packing.container import write
 
 CORPUS = Path(__file__).with_name("corpus")
 CONFIG = {

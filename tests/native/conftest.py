@@ -1,4 +1,4 @@
-"""These tests need the compiled part (pip install ./native, or PAPERLAB_LIBRARY); without it they are left out."""
+"""These tests need the compiled part (pip install ./native, or PAPERLAB_LIBRARY); without it they are not collected."""
 
 import importlib.util
 
@@ -13,4 +13,4 @@ collect_ignore_glob = ["test_*.py"] if missing else []
 
 
 def pytest_report_header() -> str | None:
-    return "paperlab-engine is not installed (pip install ./native): tests/native is left out" if missing else None
+    return "paperlab-engine is not installed (pip install ./native): tests/native is not collected" if missing else None

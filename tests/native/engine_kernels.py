@@ -1,4 +1,4 @@
-"""Single kernels, called through the C interface; used by the tests beside it."""
+"""Single kernels, called through the C interface; used by the tests in this folder."""
 
 import ctypes
 
@@ -71,7 +71,7 @@ def attend(isa, q, keys, values, *, causal, bits=32):
     return out, *kept
 
 
-def beside(isa, left, outliers, z, x, y):
+def corrections(isa, left, outliers, z, x, y):
     """y (tokens, rows) += z left^T + x E^T; left: (rows, rank) float16, E: the rows x columns given by `outliers`."""
     rows, rank = left.shape
     whole = np.zeros((rows + -rows % 16, rank), np.float16)

@@ -18,8 +18,8 @@ from test_hostile import model as one_block
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
-from paperlab.engine.container import write
-from paperlab.engine.writing import _letters
+from paperlab.engine.detokenizer import byte_of_letter
+from paperlab.engine.packing.container import write
 
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("a", "n"), ("Ġ", "a"), ("o", "n")]
 SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -31,7 +31,7 @@ WORDS = [f"w{i}" for i in range(60)]
 
 def language_model(folder: Path) -> Path:
     """One block with random weights over bytes: fast, and its texts are full of broken characters."""
-    letters = sorted(_letters(), key=_letters().__getitem__)
+    letters = sorted(byte_of_letter(), key=byte_of_letter().__getitem__)
     vocabulary = {name: i for i, name in enumerate([*letters, *("".join(pair) for pair in MERGES)])}
     tokenizer = Tokenizer(models.BPE(vocabulary, MERGES))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -137,8 +137,8 @@ class Server:
     def metric(self, name: str, **labels: str) -> float:
         """A number of /metrics, summed over what the labels leave open; 0 where there is none."""
         page = self.raw("GET", "/metrics")[2].decode()
-        found = re.findall(rf"^{name}(\{{.*\}})? (\S+)$", page, re.MULTILINE)
-        return sum(float(v) for at, v in found if all(f'{key}="{value}"' in at for key, value in labels.items()))
+        matches = re.findall(rf"^{name}(\{{.*\}})? (\S+)$", page, re.MULTILINE)
+        return sum(float(v) for at, v in matches if all(f'{key}="{value}"' in at for key, value in labels.items()))
 
     def until(self, true, seconds: float = 60) -> None:
         """Wait for it."""
@@ -164,11 +164,11 @@ def served(folder: Path, *options: str, port: int = 0, patch: str = "", **enviro
     )
     try:
         for line in process.stderr:
-            if found := re.search(r"is served at (http://\S+)/v1", line):
+            if match := re.search(r"is served at (http://\S+)/v1", line):
                 break
         else:
             raise AssertionError("the server did not start")
-        yield Server(process, found[1], folder.name)
+        yield Server(process, match[1], folder.name)
     finally:
         process.send_signal(signal.SIGCONT)
         process.kill()

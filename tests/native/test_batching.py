@@ -1,4 +1,4 @@
-"""The thread that writes many texts: faults of one, long prompts beside others, and how a token is chosen."""
+"""The thread that writes many texts: faults of one, long prompts in a batch with others, and how a token is chosen."""
 
 import threading
 from itertools import pairwise
@@ -8,11 +8,11 @@ import pytest
 from serving import language_model
 
 from paperlab import engine
+from paperlab.engine.detokenizer import Detokenizer
 from paperlab.engine.native import EngineError, Sampling, call, pointer
 from paperlab.engine.serve.batching import Batcher, Busy, Stopping
 from paperlab.engine.serve.metrics import Metrics
 from paperlab.engine.serve.texts import Text
-from paperlab.engine.writing import Writer
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 
 def test_one_texts_fault_is_not_the_others(folder):
     model = engine.load(folder, threads=1)
-    run, done, said = model.forward, threading.Semaphore(0), {}
+    run, done, texts_by_id = model.forward, threading.Semaphore(0), {}
 
     def forward(batch, **options):
         if any(list(tokens) == [5, 7, 9] for _, tokens in batch):
@@ -31,7 +31,7 @@ def test_one_texts_fault_is_not_the_others(folder):
 
     def deliver(pieces):
         for text, piece in pieces:
-            said[text] = said.get(text, "") + (piece.error or piece.text)
+            texts_by_id[text] = texts_by_id.get(text, "") + (piece.error or piece.text)
             text.read += 1
             if piece.finish or piece.error:
                 done.release()
@@ -40,7 +40,7 @@ def test_one_texts_fault_is_not_the_others(folder):
         prompts = ([1, 2, 3], [5, 7, 9], [2, 3])
         how = lambda i: Sampling(1, 6, 1, 0, 1, i)  # noqa: E731
         return [
-            Text(i, list(ids), most=20, how=how(i), writer=Writer(model.tokens.spelling))
+            Text(i, list(ids), most=20, how=how(i), detokenizer=Detokenizer(model.tokens.token_bytes))
             for i, ids in enumerate(prompts)
         ]
 
@@ -50,26 +50,26 @@ def test_one_texts_fault_is_not_the_others(folder):
     batcher.submit(first)
     for _ in first:
         assert done.acquire(timeout=60)
-    assert said[first[1]] == "seven is broken"
+    assert texts_by_id[first[1]] == "seven is broken"
     assert batcher.thread.is_alive()
     model.forward = run
     alone = []
     for text in texts()[::2]:
         batcher.submit([text])
         assert done.acquire(timeout=60)
-        alone.append(said[text])
-    assert [said[first[0]], said[first[2]]] == alone
+        alone.append(texts_by_id[text])
+    assert [texts_by_id[first[0]], texts_by_id[first[2]]] == alone
     with pytest.raises(Busy):
         batcher.submit(texts() * 3)
     model.forward = forward = lambda *_, **__: 1 / 0
     batcher.submit(texts()[:1])
     assert done.acquire(timeout=60)
-    assert "division by zero" in said.popitem()[1]
+    assert "division by zero" in texts_by_id.popitem()[1]
     assert batcher.thread.is_alive()
-    batcher._admit = forward  # what must not happen at all: texts are told, and nobody waits for ever
+    batcher._admit = forward  # what must not happen at all: texts fail, and nobody waits for ever
     batcher.submit(texts()[:1])
     assert done.acquire(timeout=60)
-    assert said.popitem()[1] == "the server is stopping"
+    assert texts_by_id.popitem()[1] == "the server is stopping"
     batcher.thread.join(60)
     assert not batcher.thread.is_alive()
     with pytest.raises(Stopping):
@@ -94,7 +94,7 @@ def test_long_prompts_are_read_in_pieces_beside_texts_that_are_written(folder):
 
     def text(i, ids, most, **options):
         how = Sampling(1, 0, 1, 0, 1, i)
-        return Text(i, ids, most=most, how=how, writer=Writer(model.tokens.spelling), **options)
+        return Text(i, ids, most=most, how=how, detokenizer=Detokenizer(model.tokens.token_bytes), **options)
 
     model.forward = forward
     batcher = Batcher(model, Metrics(), deliver, [model.session(4096) for _ in range(5)], context=4096, queue=5)
@@ -106,10 +106,10 @@ def test_long_prompts_are_read_in_pieces_beside_texts_that_are_written(folder):
     for _ in range(5):
         assert done.acquire(timeout=60)
     batcher.stop(0)
-    beside = [run_ for run_ in runs if run_ != "scored" and max(run_) > 3]
-    assert sum(max(run_) for run_ in beside) >= len(long) - 3
-    assert all(sorted(run_)[:-1] == [1, 1] for run_ in beside)  # each run gives the others their next token
-    assert len(beside) > 15
+    mixed = [run_ for run_ in runs if run_ != "scored" and max(run_) > 3]
+    assert sum(max(run_) for run_ in mixed) >= len(long) - 3
+    assert all(sorted(run_)[:-1] == [1, 1] for run_ in mixed)  # each run gives the others their next token
+    assert len(mixed) > 15
     assert runs.count("scored") > 8
     assert all("scored" not in (a, b) or a != b for a, b in pairwise(runs))  # one at a time, and the others between
 
@@ -121,7 +121,7 @@ def test_the_likeliest_token_is_the_samplers_and_broken_logits_are_told(folder):
     rows[4, 5] = np.inf
     rows[5] = -np.inf
     for row in rows:
-        made = Text(0, [1], most=9, how=Sampling(0, 0, 1, 0, 1, 0), writer=Writer(model.tokens.spelling))
+        made = Text(0, [1], most=9, how=Sampling(0, 0, 1, 0, 1, 0), detokenizer=Detokenizer(model.tokens.token_bytes))
         expected = call("sample", pointer(row.copy()), row.size, made.how, 0, None, 0)
         made.draw(row)
         assert made.ids[-1] == expected

@@ -10,8 +10,8 @@ from test_hostile import model, refused
 
 from paperlab import engine
 from paperlab.engine import EngineError, Layout, pack
-from paperlab.engine.container import Weights, write
 from paperlab.engine.native import round_to_nearest
+from paperlab.engine.packing.container import Weights, write
 
 MLP = "model.layers.0.mlp."
 
@@ -61,13 +61,13 @@ def test_logits_are_those_of_zeros(kind, layout, isa, tmp_path):
         assert (stands[stem][absent] == 0).all()
         if layout.pattern != "channels":  # those of the largest norms
             axis = int(layout.pattern == "rows")
-            norms, held = np.linalg.norm(weight, axis=axis), rows if axis else columns
-            assert len(held) == round(len(norms) * layout.keep)
-            assert norms[held].min() >= np.delete(norms, held).max() * (1 - 1e-6)
+            norms, stays = np.linalg.norm(weight, axis=axis), rows if axis else columns
+            assert len(stays) == round(len(norms) * layout.keep)
+            assert norms[stays].min() >= np.delete(norms, stays).max() * (1 - 1e-6)
         if not (layout.outliers or layout.codebook):
             small = np.ascontiguousarray(weight[np.ix_(rows, columns)])
-            codes, scales, mins = round_to_nearest(small, layout.bits, layout.columns, symmetric=layout.symmetric)
-            with Laid(codes, scales, mins, None, layout.bits, layout.columns) as laid:
+            codes, scales, mins = round_to_nearest(small, layout.bits, layout.group_size, symmetric=layout.symmetric)
+            with Laid(codes, scales, mins, None, layout.bits, layout.group_size) as laid:
                 np.testing.assert_array_equal(stands[stem][~absent], laid.read().ravel())
     mine = engine.load(tmp_path / "b", isa=isa)
     logits = mine.forward([(mine.session(cache_bits=32), IDS)], every=True)
@@ -90,8 +90,8 @@ def test_an_mlp_loses_the_same_channels_everywhere_and_takes_less(tmp_path):
     np.testing.assert_array_equal(kept(tmp_path / "b", f"{MLP}down_proj")[1], inner)
     pack(tmp_path / "a", tmp_path / "c", Layout(4, 16))
     narrow, whole = engine.load(tmp_path / "b"), engine.load(tmp_path / "c")
-    spared = 3 * 32 * 32 * (4 + 16 / 16) / 8
-    assert whole.about["bytes_per_token"] - narrow.about["bytes_per_token"] == spared  # and no lists are left
+    saved = 3 * 32 * 32 * (4 + 16 / 16) / 8
+    assert whole.about["bytes_per_token"] - narrow.about["bytes_per_token"] == saved  # and no lists remain
 
 
 def test_what_is_all_zero_already_is_left_out(tmp_path):
@@ -171,7 +171,7 @@ def test_files_may_lie_about_what_they_hold(tmp_path):
         without = {name: entry for name, entry in tensors.items() if name != f"{stem}.{side}"}
         write(folder / "model.safetensors", without, weights.metadata)
         refused(folder, f"{side} is missing")
-        said = json.loads(weights.metadata[f"paperlab.{stem}"])
+        fields = json.loads(weights.metadata[f"paperlab.{stem}"])
         for count, message in (
             (0, "0 of 32"),
             (-1, "-1 of 32"),
@@ -180,10 +180,10 @@ def test_files_may_lie_about_what_they_hold(tmp_path):
             ("a", "integer"),
             (15, "should hold 15"),
         ):
-            about = {f"paperlab.{stem}": json.dumps(said | {f"kept_{side}": count})}
+            about = {f"paperlab.{stem}": json.dumps(fields | {f"kept_{side}": count})}
             write(folder / "model.safetensors", tensors, weights.metadata | about)
             refused(folder, message)
-        about = {f"paperlab.{stem}": json.dumps({key: value for key, value in said.items() if key != f"kept_{side}"})}
+        about = {f"paperlab.{stem}": json.dumps({key: value for key, value in fields.items() if key != f"kept_{side}"})}
         write(folder / "model.safetensors", tensors, weights.metadata | about)
         refused(folder, r"(scales|codes) should hold")
     bad = np.zeros((32, 32), np.float32)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from paperlab.cli import app, models
 from paperlab.engine import EngineError, Layout, load, pack
-from paperlab.engine.container import Weights
+from paperlab.engine.packing.container import Weights
 
 
 def test_pack_writes_what_the_engine_loads(tmp_path):
@@ -137,10 +137,11 @@ def test_a_method_s_codebook_is_kept_in_8_bits(method, params, trained, tmp_path
     from test_models import IDS, logits_of, relative
 
     import paperlab
+    from paperlab.lab.ship import codes_of
 
     model, folder = trained
     small = paperlab.load(method, **params)(model, calibration=[torch.tensor([IDS])])
-    given = {name: models.codes_of(name, layer) for name, layer in small.compressed.layers.items()}
+    given = {name: codes_of(name, layer) for name, layer in small.compressed.layers.items()}
     pack(folder, tmp_path / "b", [("*", Layout(16))], given)
     for name, layer in small.compressed.layers.items():
         step = layer.codebook.float().abs().max() / 127
@@ -158,11 +159,12 @@ def test_a_method_whose_codes_have_no_kernel_is_refused(trained, tmp_path):
     from test_models import IDS
 
     import paperlab
+    from paperlab.lab.ship import codes_of
 
     small = paperlab.load("kmeans", dim=3, sample=2048)(trained[0], calibration=[torch.tensor([IDS])])
     name, layer = next(iter(small.compressed.layers.items()))
     with pytest.raises(EngineError, match="vectors of 3"):
-        models.codes_of(name, layer)
+        codes_of(name, layer)
     layer.bits = torch.full((1, 1), 4)
     with pytest.raises(EngineError, match="several widths"):
-        models.codes_of(name, layer)
+        codes_of(name, layer)

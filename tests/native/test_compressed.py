@@ -14,7 +14,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from test_models import IDS, logits_of, make, relative  # noqa: E402
 
 from paperlab import engine  # noqa: E402
-from paperlab.engine.container import named, write  # noqa: E402
+from paperlab.engine.packing.container import named, write  # noqa: E402
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -19,8 +19,8 @@ from typer.testing import CliRunner  # noqa: E402
 from paperlab import engine  # noqa: E402
 from paperlab.cli import app  # noqa: E402
 from paperlab.engine import EngineError, Layout, pack  # noqa: E402
-from paperlab.engine.container import Weights  # noqa: E402
-from paperlab.engine.source import Source  # noqa: E402
+from paperlab.engine.formats.source import Source  # noqa: E402
+from paperlab.engine.packing.container import Weights  # noqa: E402
 
 EVEN = {"intermediate_size": 192}  # whole blocks of 32
 LLAMA = os.environ.get("PAPERLAB_LLAMA_CPP", sys.executable)  # an interpreter that has llama-cpp-python
@@ -92,13 +92,13 @@ def test_plain_models_come_through_gguf_and_hf_unchanged(kind, tmp_path):
 def test_packed_models_as_floats(layout, tmp_path):
     truth = logits_of(dequantized(make(tmp_path / "a"), layout), IDS)
     pack(tmp_path / "a", tmp_path / "b", layout)
-    told = []
-    report = engine.export(tmp_path / "b", tmp_path / "c", "hf", shard=100_000, progress=lambda *row: told.append(row))
+    calls = []
+    report = engine.export(tmp_path / "b", tmp_path / "c", "hf", shard=100_000, progress=lambda *row: calls.append(row))
     assert relative(theirs(tmp_path / "c"), truth) < 1e-5
     assert relative(mine(tmp_path / "c"), truth) < 1e-5
     assert len(list((tmp_path / "c").glob("model-*.safetensors"))) > 3
-    assert [row[1] for row in told] == sorted({row[1] for row in told})
-    assert told[-1][2] == report["bytes"] > told[-1][1]
+    assert [row[1] for row in calls] == sorted({row[1] for row in calls})
+    assert calls[-1][2] == report["bytes"] > calls[-1][1]
 
 
 def test_floats_of_another_type(tmp_path):
@@ -214,8 +214,8 @@ def test_compressed_tensors(layout, bits, tmp_path):
     else:  # zero points are whole numbers there, so codes are made for the format
         engine.export(tmp_path / "a", tmp_path / "c", "compressed-tensors", recipe=layout)
         truth = Source(tmp_path / "a").items
-    said = json.loads((tmp_path / "c" / "config.json").read_text())["quantization_config"]
-    (scheme,) = QuantizationConfig(**said).config_groups.values()
+    config = json.loads((tmp_path / "c" / "config.json").read_text())["quantization_config"]
+    (scheme,) = QuantizationConfig(**config).config_groups.values()
     assert scheme.weights.num_bits == bits
     from safetensors.torch import load_file
 
@@ -255,9 +255,9 @@ def test_what_compressed_tensors_cannot_hold(tmp_path):
     with pytest.raises(EngineError, match=r"whole zero points.*Q4_1"):
         engine.export(tmp_path / "b", **to)
     pack(tmp_path / "a", tmp_path / "d", Layout(4, 32, outliers=0.01))
-    with pytest.raises(EngineError, match="exact weights or absent channels beside its codes"):
+    with pytest.raises(EngineError, match="exact weights or absent channels in addition to its codes"):
         engine.export(tmp_path / "d", **to)
-    with pytest.raises(EngineError, match="more beside its codes"):
+    with pytest.raises(EngineError, match="more than codes"):
         engine.export(tmp_path / "d", tmp_path / "m.gguf", "gguf")
     with pytest.raises(EngineError, match="for `pack`"):
         engine.export(tmp_path / "a", tmp_path / "c", "hf", recipe=Layout(4, rank=2))
@@ -391,12 +391,12 @@ def test_llama_cpp_computes_the_same(block, smollm2, tmp_path):
     # llama.cpp rounds activations to the type of the weights: none, 16 bits, or 8.
     floats = block.startswith("F")
     assert relative(logits, seen["logits"]) < {"F32": 1e-5, "F16": 5e-3}.get(block, 0.15)
-    said = seen["tokens"].tolist()
+    drawn = seen["tokens"].tolist()
     if floats:
-        assert list(model.generate_ids(prompt, max_tokens=24, cache_bits=32, ignore_end=True)) == said
+        assert list(model.generate_ids(prompt, max_tokens=24, cache_bits=32, ignore_end=True)) == drawn
     else:
-        forced = model.forward([(model.session(cache_bits=32), prompt + said[:-1])], every=True)[len(prompt) - 1 :]
-        assert (forced.argmax(1) == said).mean() > 0.85
+        forced = model.forward([(model.session(cache_bits=32), prompt + drawn[:-1])], every=True)[len(prompt) - 1 :]
+        assert (forced.argmax(1) == drawn).mean() > 0.85
     if block == "as shipped":  # the same file to llama.cpp, to the bit
         link = tmp_path / "shipped.gguf"
         link.symlink_to(shipped)
@@ -412,7 +412,7 @@ def test_what_lies_beside_codes_is_never_dropped(more, tmp_path):
     with pytest.raises(EngineError, match="are for `pack`"):
         engine.export(tmp_path / "a", tmp_path / "b", "hf", recipe=layout)
     pack(tmp_path / "a", tmp_path / "c", layout)
-    with pytest.raises(EngineError, match=r"more than codes and scales|beside its codes"):
+    with pytest.raises(EngineError, match=r"more than codes and scales|in addition to its codes"):
         engine.export(tmp_path / "c", tmp_path / "d", "compressed-tensors")
     codes = np.zeros((192, 48), np.uint8)
     given = engine.Codes(4, codes, np.ones((192, 3), np.float16), book=np.ones((16, 2), np.float32))

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperlab import engine
-from paperlab.engine.container import write
 from paperlab.engine.native import EngineError
-from paperlab.engine.pack import Layout, pack
+from paperlab.engine.packing.container import write
+from paperlab.engine.packing.layout import Layout
+from paperlab.engine.packing.pack import pack
 
 CONFIG = {
     "model_type": "llama",
@@ -189,7 +190,7 @@ def test_flipped_bytes_of_a_packed_file(data, tmp_path_factory):
 
 
 def test_packed_files_that_contradict_themselves(tmp_path):
-    from paperlab.engine.container import Weights
+    from paperlab.engine.packing.container import Weights
 
     source = tmp_path / "b"
     pack(model(tmp_path / "a"), source, Layout(4, keep=0.5, group=16))
@@ -226,7 +227,7 @@ def test_packed_files_that_contradict_themselves(tmp_path):
 
 
 def test_what_lies_beside_codes_may_contradict_them(tmp_path):
-    from paperlab.engine.container import Weights
+    from paperlab.engine.packing.container import Weights
 
     source = tmp_path / "b"
     pack(model(tmp_path / "a"), source, Layout(4, group=16, outliers=0.02, rank=3))
@@ -239,11 +240,11 @@ def test_what_lies_beside_codes_may_contradict_them(tmp_path):
         kind, array = tensors[f"{stem}.{part}"]
         array = array.copy()
         array = array if (result := change(array)) is None else result
-        said = json.dumps(json.loads(weights.metadata[f"paperlab.{stem}"]) | about)
+        described = json.dumps(json.loads(weights.metadata[f"paperlab.{stem}"]) | about)
         write(
             source / "model.safetensors",
             {**tensors, f"{stem}.{part}": (kind, array)},
-            weights.metadata | {f"paperlab.{stem}": said},
+            weights.metadata | {f"paperlab.{stem}": described},
         )
         return source
 
@@ -287,7 +288,7 @@ def test_what_lies_beside_codes_may_contradict_them(tmp_path):
 
 
 def test_codebooks_may_contradict_their_codes(tmp_path):
-    from paperlab.engine.container import Weights
+    from paperlab.engine.packing.container import Weights
 
     source = tmp_path / "b"
     pack(model(tmp_path / "a"), source, Layout(4, group=32, codebook=2))
@@ -308,8 +309,8 @@ def test_codebooks_may_contradict_their_codes(tmp_path):
         (book, {"symmetric": False}, "neither minima"),
         (book, {"sparse": True}, "neither minima"),
     ):
-        said = {f"paperlab.{stem}": json.dumps(sound | about)}
-        write(source / "model.safetensors", {**tensors, f"{stem}.book": ("I8", array)}, weights.metadata | said)
+        described = {f"paperlab.{stem}": json.dumps(sound | about)}
+        write(source / "model.safetensors", {**tensors, f"{stem}.book": ("I8", array)}, weights.metadata | described)
         refused(source, message)
     with pytest.raises(EngineError, match="a multiple of 64"):
         pack(tmp_path / "a", tmp_path / "c", Layout(8, group=32, codebook=4))

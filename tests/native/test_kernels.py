@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from engine_kernels import Laid, attend, beside, from_bf16, matmul_f, quantize, row, to_bf16
+from engine_kernels import Laid, attend, corrections, from_bf16, matmul_f, quantize, row, to_bf16
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
@@ -126,12 +126,12 @@ def check_product(case, isa):
         y = laid.multiply(isa, q, sx, sums, planes)
         each = [slice(t * planes, (t + 1) * planes) for t in range(len(x))]
         alone = np.concatenate([laid.multiply(isa, q[t], sx[t], sums[t], planes) for t in each])
-    # whole groups are summed exactly; what is left is rounding of one product and one sum per group, where an
+    # whole groups are summed exactly; the rest is rounding of one product and one sum per group, where an
     # offset (zero point, minimum) may cancel what the group's codes alone amount to
     step = np.abs(np.repeat(scales.astype(np.float64), size, axis=1)[:, : case["columns"]])
     magnitude = np.abs(exact) @ (np.abs(weight) + step * 2.0 ** case["bits"] * (mins is not None)).T
     assert (np.abs(y - exact @ weight.T) <= 4 * EPSILON * (q.shape[1] // size + 2) * magnitude + 1e-30).all()
-    assert (y == alone).all(), "a token's result depends on the tokens beside it"
+    assert (y == alone).all(), "a token's result depends on the rest of the batch"
     return y
 
 
@@ -210,7 +210,7 @@ def test_float_products(isa, kind, seed, rows, columns, tokens):
     bound = EPSILON * (columns / 4 + 4) * (np.abs(x.astype(np.float64)) @ np.abs(exact).T) + 1e-30
     assert (np.abs(y - x @ exact.T) <= bound).all()
     alone = np.concatenate([matmul_f(isa, weight, x[t : t + 1]) for t in range(tokens)])
-    assert (y == alone).all(), "a token's result depends on the tokens beside it"
+    assert (y == alone).all(), "a token's result depends on the rest of the batch"
 
 
 @each_isa
@@ -228,13 +228,13 @@ def test_low_rank_and_exact_weights(isa, seed, rows, columns, tokens, rank, dens
     left = random.standard_normal((rows, rank)).astype(np.float16)
     exact = random.standard_normal((rows, columns)).astype(np.float32) * (random.random((rows, columns)) < density)
     z, x, y = (random.standard_normal((tokens, n)).astype(np.float32) for n in (rank, columns, rows))
-    out = beside(isa, left, exact, z, x, y)
+    out = corrections(isa, left, exact, z, x, y)
     wide = [a.astype(np.float64) for a in (z, left, x, exact, y)]
     truth = wide[0] @ wide[1].T + wide[2] @ wide[3].T + wide[4]
     size = np.abs(wide[0]) @ np.abs(wide[1]).T + np.abs(wide[2]) @ np.abs(wide[3]).T + np.abs(wide[4])
     assert (np.abs(out - truth) <= EPSILON * (rank + columns + 2) * size).all()
-    alone = [beside(isa, left, exact, z[t : t + 1], x[t : t + 1], y[t : t + 1]) for t in range(tokens)]
-    assert (out == np.concatenate(alone)).all(), "a token's result depends on the tokens beside it"
+    alone = [corrections(isa, left, exact, z[t : t + 1], x[t : t + 1], y[t : t + 1]) for t in range(tokens)]
+    assert (out == np.concatenate(alone)).all(), "a token's result depends on the rest of the batch"
 
 
 @each_isa
@@ -285,7 +285,7 @@ def test_attention(isa, bits, seed, queries, more, head, causal):
     truth = weights / weights.sum(1, keepdims=True) @ values
     np.testing.assert_allclose(y, truth, rtol=5e-5, atol=2e-5 * max(1, np.abs(values).max()))
     one, _, _ = attend(isa, q[-1:], *given, causal=causal, bits=bits)
-    assert (one[0] == y[-1]).all(), "a query's result depends on the queries beside it"
+    assert (one[0] == y[-1]).all(), "a query's result depends on the other queries"
 
 
 def truth_of(name, x, a, b, epsilon):

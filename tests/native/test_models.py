@@ -1,4 +1,4 @@
-"""Whole models against transformers in float32: small ones with random weights, the real ones where at hand."""
+"""Whole models against transformers in float32: small ones with random weights, the real ones where available."""
 
 import json
 
@@ -10,10 +10,11 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from paperlab import engine  # noqa: E402
-from paperlab.engine.codebook import cluster  # noqa: E402
-from paperlab.engine.container import FILL, Weights  # noqa: E402
 from paperlab.engine.native import EngineError, round_to_nearest  # noqa: E402
-from paperlab.engine.pack import Layout, pack, packed  # noqa: E402
+from paperlab.engine.packing.codebook import cluster  # noqa: E402
+from paperlab.engine.packing.container import FILL, Weights  # noqa: E402
+from paperlab.engine.packing.layout import Layout  # noqa: E402
+from paperlab.engine.packing.pack import pack, pack_matrix  # noqa: E402
 
 SMALL = {
     "vocab_size": 517,
@@ -145,7 +146,7 @@ def dequantized(model, layout):
     assert seen
     for module in linear:
         weight = module.weight.detach().numpy().copy()
-        arrays = packed(weight, layout)
+        arrays = pack_matrix(weight, layout)
         rows = len(weight)
         rest, exact = weight.copy(), np.zeros_like(weight, bool)
         if layout.outliers:
@@ -155,14 +156,14 @@ def dequantized(model, layout):
             rest[exact] = 0
         keep = layout.mask(rest)
         if layout.codebook:
-            codes, scales, book = cluster(rest, layout.bits, layout.codebook, layout.columns)
+            codes, scales, book = cluster(rest, layout.bits, layout.codebook, layout.group_size)
             size = weight.shape[1] // scales.shape[1] if layout.group == "row" else layout.group
             result = book[codes].reshape(weight.shape) * scales.repeat(size, 1)[:, : weight.shape[1]].astype(np.float32)
         else:
             codes, scales, mins = round_to_nearest(
-                rest, layout.bits, layout.columns, symmetric=layout.symmetric, keep=keep
+                rest, layout.bits, layout.group_size, symmetric=layout.symmetric, keep=keep
             )
-            with Laid(codes, scales, mins, keep, layout.bits, layout.columns) as laid:
+            with Laid(codes, scales, mins, keep, layout.bits, layout.group_size) as laid:
                 result = laid.read()
         if layout.rank:
             before = np.linalg.norm((rest - result)[~exact])
@@ -201,10 +202,10 @@ def test_packed_logits_equal_the_dequantized_model(layout, isa, tmp_path):
     mine = engine.load(tmp_path / "b", isa=isa)
     logits = mine.forward([(mine.session(cache_bits=32), IDS)], every=True)
     assert relative(logits, logits_of(model, IDS)) < 3e-4  # activations keep 15 bits per group
-    beside = 80 * layout.outliers + layout.rank * 16 * 2 / 96
+    corrections = 80 * layout.outliers + layout.rank * 16 * 2 / 96
     assert (
         report["bits_per_weight"]
-        < layout.bits / (layout.codebook or 1) * 1.4 + (layout.codebook > 1) + 2 + layout.sparse + beside
+        < layout.bits / (layout.codebook or 1) * 1.4 + (layout.codebook > 1) + 2 + layout.sparse + corrections
     )
     size = mine.about["bytes_per_token"] * 8 / mine.about["weights_per_token"]
     assert size == pytest.approx(report["bits_per_weight"] * 1.05, rel=0.15)

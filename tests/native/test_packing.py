@@ -1,4 +1,4 @@
-"""How codes are chosen, against the same in NumPy one weight after another; and what a packing that stops leaves."""
+"""How codes are chosen, against the same in NumPy one weight after another; and what an interrupted pack leaves."""
 
 import json
 
@@ -76,20 +76,20 @@ def test_impossible_weights_and_codes():
         tiles(Parts(np.full((16, 64), 8, np.uint8), np.ones((16, 1), np.float16), None, None, 3, 64))
 
 
-def test_a_packing_that_stops_leaves_nothing(tmp_path):
+def test_packing_that_stops_leaves_nothing(tmp_path):
     model(tmp_path / "a")
-    told = []
+    calls = []
 
-    def tell(name, done, total):
-        told.append((name, done, total))
-        if len(told) == 5:
+    def progress(name, done, total):
+        calls.append((name, done, total))
+        if len(calls) == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(tmp_path / "a", tmp_path / "b", Layout(4), progress=tell)
+        pack(tmp_path / "a", tmp_path / "b", Layout(4), progress=progress)
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
-    assert told[0][1] == 0 < told[-1][1] < told[-1][2]
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
+    assert calls[0][1] == 0 < calls[-1][1] < calls[-1][2]
     (tmp_path / "b" / "1_Pooling").mkdir(parents=True)
     (tmp_path / "b" / "notes.txt").write_text("mine")
     (tmp_path / "a" / "1_Pooling").mkdir()

@@ -14,7 +14,7 @@ def draw(logits, how, step):
 
 
 def distribution(logits, temperature, top_k, top_p, min_p):
-    """Probabilities, (vocabulary,) float64: top-k, then top-p of what is left, then min-p."""
+    """Probabilities, (vocabulary,) float64: top-k, then top-p of the rest, then min-p."""
     weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
     order = np.lexsort((np.arange(logits.size), -weights))
     if top_k:

@@ -45,13 +45,13 @@ def complete(client, prompt="the man in on", **options):
 
 def text_of(stream):
     """Text, reasons to finish, and usage of a stream of one choice."""
-    said, why, usage = "", [], None
+    written, why, usage = "", [], None
     for chunk in stream:
         usage = chunk.usage or usage
         for choice in chunk.choices:
-            said += (choice.delta.content or "") if hasattr(choice, "delta") else choice.text
+            written += (choice.delta.content or "") if hasattr(choice, "delta") else choice.text
             why += [choice.finish_reason] if choice.finish_reason else []
-    return said, why, usage
+    return written, why, usage
 
 
 def test_models_health_and_metrics(server, client):
@@ -77,8 +77,8 @@ def test_a_chat_is_what_the_engine_says(client, model, how):
     whole = ask(client, **how, extra_body=extra)
     assert whole.choices[0].message.content == wanted
     options = {"stream": True, "stream_options": {"include_usage": True}}
-    said, why, usage = text_of(ask(client, **how, extra_body=extra, **options))
-    assert said == wanted
+    written, why, usage = text_of(ask(client, **how, extra_body=extra, **options))
+    assert written == wanted
     assert why == [whole.choices[0].finish_reason]
     assert usage.completion_tokens == whole.usage.completion_tokens
     ids = model.ids(CHAT)
@@ -130,8 +130,8 @@ def test_a_stop_text_ends_it_wherever_tokens_part_and_never_shows(client, model)
 def test_logprobs_are_the_engines_scores(client, model):
     out = ask(client, seed=2, logprobs=True, top_logprobs=3).choices[0]
     entries = out.logprobs.content
-    said = b"".join(bytes(one.bytes) for one in entries)
-    assert said.decode(errors="replace") == out.message.content
+    written = b"".join(bytes(one.bytes) for one in entries)
+    assert written.decode(errors="replace") == out.message.content
     ids = model.ids(CHAT)
     drawn = list(model.generate_ids(CHAT, max_tokens=40, temperature=1, seed=2))
     scores = model.score([*ids, *drawn])[len(ids) - 1 :]
@@ -179,8 +179,8 @@ def test_several_prompts_and_several_choices(client):
 
 def test_a_conversation_goes_on_from_what_its_slot_holds(client, model):
     first = ask(client, messages=[{"role": "user", "content": "another one " * 20}], seed=1)
-    said = first.choices[0].message.content
-    talk = [{"role": "user", "content": "another one " * 20}, {"role": "assistant", "content": said}]
+    written = first.choices[0].message.content
+    talk = [{"role": "user", "content": "another one " * 20}, {"role": "assistant", "content": written}]
     talk.append({"role": "user", "content": "and then"})
     out = ask(client, messages=talk, seed=1, logprobs=True)
     assert out.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
@@ -218,8 +218,8 @@ def test_a_stream_is_whole_characters(client):
     whole = complete(client, seed=11, max_tokens=400, extra_body={"ignore_eos": True}).choices[0].text
     assert "".join(chunks) == whole
     assert "\ufffd" in whole  # the model's bytes are broken: each byte that fits nowhere is one sign, and no more
-    said = complete(client, "Grüße, 世界 🙂", max_tokens=0, echo=True).choices[0].text
-    assert said == "Grüße, 世界 🙂"
+    written = complete(client, "Grüße, 世界 🙂", max_tokens=0, echo=True).choices[0].text
+    assert written == "Grüße, 世界 🙂"
 
 
 def test_the_howto_with_smollm2(capsys):

@@ -54,15 +54,15 @@ def idle(server):
 
 
 def test_clients_that_leave_free_their_slots(server):
-    said = say(server)
+    expected = say(server)
     for stream in (True, False):
-        left = [server.open("/v1/completions", prompt="a", stream=stream, **ENDLESS) for _ in range(6)]
+        waiting = [server.open("/v1/completions", prompt="a", stream=stream, **ENDLESS) for _ in range(6)]
         server.until(lambda: server.metric("paperlab_running") == 4 and server.metric("paperlab_queued") == 2)
-        for one in left:
+        for one in waiting:
             one.close()
         server.until(lambda: idle(server))
     assert server.metric("paperlab_tokens_total", kind="written") < 2 * LONG  # they were not written to their ends
-    assert say(server) == said
+    assert say(server) == expected
 
 
 def test_a_client_of_openai_that_leaves_a_stream(server):
@@ -97,8 +97,8 @@ def test_a_reader_who_is_slow_gets_everything(server):
             time.sleep(0.05 if len(answer) < 100_000 else 0)
             answer += opened.recv(8192)
     events = [json.loads(line[6:]) for line in answer.split(b"\n") if line.startswith(b"data: {")]
-    said = "".join(event["choices"][0]["text"] for event in events)
-    assert said == say(server, prompt="a", max_tokens=3000, seed=9, extra_body={"ignore_eos": True})
+    expected = "".join(event["choices"][0]["text"] for event in events)
+    assert expected == say(server, prompt="a", max_tokens=3000, seed=9, extra_body={"ignore_eos": True})
 
 
 def test_bodies_that_are_too_long_or_do_not_come(server):
@@ -185,11 +185,11 @@ def test_an_encoder_ends_gently_too_and_forgets_who_left(tmp_path):
     slow += "E.embed_ids = lambda *words: time.sleep(0.05) or embed(*words)"
     with served(encoder(tmp_path / "small"), "--queue", "2", patch=slow) as server:
         many = [" ".join(WORDS[:40])] * 800
-        left = [server.open("/v1/embeddings", input=many) for _ in range(2)]
+        waiting = [server.open("/v1/embeddings", input=many) for _ in range(2)]
         server.until(lambda: server.metric("paperlab_queued") == 2)
         with server.client() as client, pytest.raises(openai.RateLimitError):
             client.embeddings.create(model="small", input="w1")
-        for one in left:
+        for one in waiting:
             one.close()
         server.until(lambda: idle(server))
         assert server.metric("paperlab_tokens_total", kind="embedded") < 2 * 800 * 42
@@ -203,7 +203,7 @@ def test_an_encoder_ends_gently_too_and_forgets_who_left(tmp_path):
 
 def test_kill_under_load_and_start_again(folder):
     with served(folder, "--context", str(LONG), "--slots", "2") as server:
-        port, said = server.port, say(server)
+        port, expected = server.port, say(server)
         asked = [server.open("/v1/completions", prompt="a", stream=i % 2 == 0, **ENDLESS) for i in range(6)]
         server.until(lambda: server.metric("paperlab_running") == 2 and server.metric("paperlab_queued") == 4)
         children = server.seen.children(recursive=True)
@@ -215,11 +215,11 @@ def test_kill_under_load_and_start_again(folder):
             say(server)
         assert not any(one.is_running() for one in children)
         with served(folder, port=port) as again:
-            assert say(again) == said
+            assert say(again) == expected
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["serve-model", "nowhere"], "nowhere"),
         (["serve-model", "PORT"], "is in use"),
@@ -230,7 +230,7 @@ def test_kill_under_load_and_start_again(folder):
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
 )
-def test_a_server_that_cannot_start_says_why(folder, words, said, tmp_path):
+def test_a_server_that_cannot_start_says_why(folder, words, expected, tmp_path):
     if words[1] == "PORT":
         taken = socket.create_server(("127.0.0.1", 0))
         words = ["serve-model", str(folder), "--port", str(taken.getsockname()[1])]
@@ -240,5 +240,5 @@ def test_a_server_that_cannot_start_says_why(folder, words, said, tmp_path):
         words = [words[0], str(tmp_path / "bare"), *words[2:]]
     done = CliRunner().invoke(app, [str(folder) if word == "FOLDER" else word for word in words])
     assert done.exit_code == 2, done.output
-    assert said in done.stderr
+    assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -51,9 +51,9 @@ def test_an_answer_that_is_cut_short_stays_said(model):
     talk = Talk(model, max_tokens=200, **HOW)
     talk.ask("the man in there")
     answer = talk.answer()
-    said = "".join(itertools.islice(answer, 5))
+    answered = "".join(itertools.islice(answer, 5))
     answer.close()
-    assert talk.messages[-1] == {"role": "assistant", "content": said}
+    assert talk.messages[-1] == {"role": "assistant", "content": answered}
     talk.ask("and?")
     assert "".join(talk.answer()) == "".join(model.generate(talk.messages[:-1], max_tokens=200, **HOW))
 
@@ -62,13 +62,13 @@ def test_old_turns_make_room_and_a_line_too_long_is_refused(model, monkeypatch):
     monkeypatch.setattr("paperlab.cli.talk.CONTEXT", 256)
     talk = Talk(model, max_tokens=1000, **HOW)
     assert talk.context == 256
-    left = []
+    forgotten = []
     for turn in range(6):
-        left.append(talk.ask(f"turn {turn}: " + "the man " * 10))
+        forgotten.append(talk.ask(f"turn {turn}: " + "the man " * 10))
         "".join(talk.answer())
         assert len(talk.session) <= 256
-    assert left[0] == 0
-    assert any(left)
+    assert forgotten[0] == 0
+    assert any(forgotten)
     assert [m["role"] for m in talk.messages[:2]] == ["user", "assistant"]
     before = list(talk.messages)
     with pytest.raises(engine.EngineError, match="and there is room for 192; say it in fewer words"):
@@ -81,11 +81,11 @@ def test_lines_in_answers_out_and_bytes_that_are_no_text(folder):
     done = CliRunner().invoke(app, words, input=b"caf\xe9 \xf0\nhello\n\nnever read\n")
     assert done.exit_code == 0, done.output
     talk = Talk(engine.load(folder, threads=1), max_tokens=5, temperature=0.7, top_p=0.9)
-    said = []
+    answered = []
     for line in ("caf\ufffd \ufffd", "hello"):
         talk.ask(line)
-        said.append("".join(talk.answer()) + "\n")
-    assert done.stdout == "".join(said)
+        answered.append("".join(talk.answer()) + "\n")
+    assert done.stdout == "".join(answered)
 
 
 class Interrupted(Talk):

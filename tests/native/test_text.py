@@ -1,4 +1,4 @@
-"""The tokenizer of a folder is read when text first comes, and its damage is told then."""
+"""The tokenizer of a folder is read when text first comes, and its damage is reported then."""
 
 import json
 
@@ -19,8 +19,8 @@ def folder(tmp_path):
 
 
 def ends(folder):
-    said = json.loads((folder / "tokenizer.json").read_text())
-    return {said["model"]["vocab"]["the"], *(t["id"] for t in said["added_tokens"] if t["content"] == "<|end|>")}
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    return {spec["model"]["vocab"]["the"], *(t["id"] for t in spec["added_tokens"] if t["content"] == "<|end|>")}
 
 
 def test_the_tokenizer_waits_for_a_text(folder):
@@ -32,7 +32,7 @@ def test_the_tokenizer_waits_for_a_text(folder):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": sorted(ends(folder))}))
     model = engine.load(folder)
     assert model.tokens.ends == ends(folder)
-    assert "tokenizer" not in vars(model.tokens)  # all was said without it
+    assert "tokenizer" not in vars(model.tokens)  # it was not needed
     assert "".join(model.generate("the", max_tokens=4)) == "".join(engine.load(folder).generate("the", max_tokens=4))
 
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers  # noq
 
 from paperlab import engine  # noqa: E402
 from paperlab.engine import EngineError  # noqa: E402
-from paperlab.engine.gguf import BYTE, CONTROL, NORMAL, UNKNOWN, USER, tokenizer  # noqa: E402
+from paperlab.engine.formats.gguf_reader import BYTE, CONTROL, NORMAL, UNKNOWN, USER, tokenizer  # noqa: E402
 
 TEXTS = [
     "",
@@ -54,8 +54,8 @@ def by_transformers(fields):
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
     names = GGUF_TOKENIZER_MAPPING["tokenizer"]
-    said = {names[key]: fields[f"tokenizer.{key}"] for key in names if f"tokenizer.{key}" in fields}
-    return convert_gguf_tokenizer("llama", said)[0]
+    settings = {names[key]: fields[f"tokenizer.{key}"] for key in names if f"tokenizer.{key}" in fields}
+    return convert_gguf_tokenizer("llama", settings)[0]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -89,9 +89,9 @@ def test_a_sentencepiece_tokenizer_through_an_export(tmp_path):
 
 
 def by_transformers_of(file):
-    from paperlab.engine.gguf import fields
+    from paperlab.engine.formats.gguf_reader import read_fields
 
-    return by_transformers(fields(file))
+    return by_transformers(read_fields(file))
 
 
 def test_tokenizers_that_gguf_has_no_name_for(tmp_path):

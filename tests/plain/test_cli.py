@@ -289,8 +289,8 @@ def test_a_missing_package_names_the_extra_that_brings_it(shelf, monkeypatch):
     monkeypatch.setattr(running, "run", bare)
     assert "torch, which is not installed: pip install 'paperlab[lab]'" in ask("run", "easyquant", code=2).stderr
     monkeypatch.setitem(sys.modules, "numpy", None)
-    monkeypatch.delitem(sys.modules, "paperlab.engine", raising=False)
-    monkeypatch.delitem(sys.modules, "paperlab.engine.export", raising=False)
+    for name in [name for name in sys.modules if name.startswith("paperlab.engine")]:
+        monkeypatch.delitem(sys.modules, name)
     assert "pip install 'paperlab[engine]'" in ask("chat", "abstracts-lm", code=2).stderr
 
 

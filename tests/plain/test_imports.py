@@ -32,6 +32,10 @@ PLANTED = {
     ),
     "the lab reaches methods and tasks by name": ("lab/planted.py", "import paperlab.methods.quantization.original"),
     "the engine imports core only": ("engine/planted.py", "import paperlab.kit.grid"),
+    "the engine has no import circle": (
+        "engine/packing/planted.py",
+        "def f():\n    from paperlab.engine.formats import source",
+    ),
     "the site imports core, the engine, and from assets what fetches packages": (
         "site/planted.py",
         "def f():\n    from paperlab.lab import machine",
@@ -66,6 +70,14 @@ def test_every_contract_breaks_on_a_planted_import(tmp_path):
     for file, code in PLANTED.values():
         (tmp_path / "paperlab" / file).write_text(code)
     assert lint(tmp_path, tmp_path) == dict.fromkeys(PLANTED, False)
+
+
+def test_a_circle_of_two_modules_in_one_room_of_the_engine_is_seen(tmp_path):
+    shutil.copytree(SOURCE, tmp_path / "paperlab", ignore=shutil.ignore_patterns("data", "__pycache__"))
+    channels = tmp_path / "paperlab" / "engine" / "packing" / "channels.py"
+    channels.write_text(channels.read_text() + "\n\ndef planted():\n    from paperlab.engine.packing import pack\n")
+    name = "the engine has no import circle"
+    assert lint(tmp_path, tmp_path) == dict.fromkeys(PLANTED, True) | {name: False}
 
 
 def imports(file: Path, *, inside: bool) -> set[str]:

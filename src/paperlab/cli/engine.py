@@ -62,9 +62,12 @@ def pack(
     rounded = Layout(bits, group or "row", not asymmetric, keep, pattern, outliers, rank, codebook)
     if (recipe or method) and rounded != Layout():
         raise Misuse("--recipe or --method says how matrices are stored; leave --bits, --keep and the like out")
-    layouts = models.read_recipe(recipe) if recipe else [("*", Layout(16) if method else rounded)]
-    with models.by_method(model, method, settings or [], data) as (source, given):
-        report = models.pack(source, out, layouts, given)
+    if method and not recipe:
+        report = models.pack_by_method(model, out, method, settings or [], data)
+    else:
+        layouts = models.read_recipe(recipe) if recipe else [("*", rounded)]
+        with models.by_method(model, method, settings or [], data) as (source, given):
+            report = models.pack(source, out, layouts, given)
     if as_json:
         from paperlab.cli.text import write_json
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paperlab.engine.pack import Codes, Recipe
-    from paperlab.kit.matrix import Matrix
+    from paperlab.engine.packing.layout import Codes, Recipe
 
 CALIBRATION = 32  # texts that a method which looks at data is shown
 
@@ -57,13 +56,12 @@ def by_method(
         yield model, None
 
 
-def _apply(model: str, slug: str, settings: list[str], data: str | None, into: Path) -> "dict[str, Codes]":
-
+def apply_method(model: str, slug: str, settings: list[str], data: str | None) -> "tuple[Any, Path]":
+    """The model with a method applied, and the folder it was loaded from."""
     import paperlab
     from paperlab.assets.models import load_causal_lm, load_encoder
     from paperlab.assets.texts import load_text
     from paperlab.core.methods import find_method, parse
-    from paperlab.engine.pack import BESIDE
 
     method = find_method(slug)
     apply = paperlab.load(method.slug, **dict(parse(method, setting) for setting in settings))
@@ -71,64 +69,32 @@ def _apply(model: str, slug: str, settings: list[str], data: str | None, into: P
     kind = json.loads((source / "config.json").read_text(encoding="utf-8")).get("model_type")
     loaded, tokenizer, _ = (load_encoder if kind == "bert" else load_causal_lm)(str(source))
     texts = load_text(data).documents[:CALIBRATION] if data else None
-    small = apply(loaded, calibration=texts, tokenizer=tokenizer)
+    return apply(loaded, calibration=texts, tokenizer=tokenizer), source
+
+
+def _apply(model: str, slug: str, settings: list[str], data: str | None, into: Path) -> "dict[str, Codes]":
+    """Apply a method and keep the result in a folder; what was quantized, by name."""
+    from paperlab.engine.packing.container import MODEL_FILES
+    from paperlab.lab.ship import codes_of
+
+    small, source = apply_method(model, slug, settings, data)
     small.save_pretrained(into)
-    for file in BESIDE:
+    for file in MODEL_FILES:
         if (source / file).is_file() and not (into / file).exists():
             (into / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / file, into / file)
     return {name: codes_of(name, layer) for name, layer in small.compressed.layers.items()}
 
 
-def codes_of(name: str, matrix: "Matrix") -> "Codes":
-    """A method's matrix as the engine stores it: codes, or codes and the low-rank repair of their error. Raises
-    EngineError for what the engine has no kernel for."""
-    import numpy as np
+def pack_by_method(model: str, out: Path, slug: str, settings: list[str], data: str | None) -> dict[str, Any]:
+    """Apply a method and pack what it made, straight from memory."""
+    from dataclasses import replace
 
-    from paperlab.engine import Codes, EngineError
-    from paperlab.kit.matrix import Factors, Matrix, Sum
-    from paperlab.kit.quantized import Quantized
-
-    layer: Matrix = matrix
-    low: Factors | None = None
-    if isinstance(matrix, Sum) and len(matrix.parts) == 2 and isinstance(matrix.parts[1], Factors):
-        layer, low = matrix.parts[0], matrix.parts[1]
-    if not isinstance(layer, Quantized):
-        raise EngineError(
-            f"{name} is stored as {type(matrix).__name__}: the engine packs codes, with or without factors"
-        )
-    book, most = layer.codebook, float(layer.bits if isinstance(layer.bits, int | float) else layer.bits.max())
-    width = next((width for width in (2, 3, 4, 8) if most <= width), 0)
-    held = [
-        what
-        for what, has in (
-            ("codes of several widths", not isinstance(layer.bits, int | float)),
-            (f"{most:g} bits to a code", width != most if book is None else not width),
-            ("a sum of codebooks", book is not None and len(book) > 1),
-            (
-                f"vectors of {book.shape[2] if book is not None else 1}",
-                book is not None and book.shape[2] not in (1, 2, 4),
-            ),
-        )
-        if has
-    ]
-    if held:
-        raise EngineError(
-            f"{name} has {', '.join(held)}: the engine packs codes of 8, 4, 3 and 2 bits, one codebook to a matrix, "
-            "and 1, 2 or 4 weights to a code"
-        )
-    rows = layer.shape[0]
-    spread = lambda part: np.repeat(part.numpy().astype(np.float32), rows // part.shape[0], axis=0)  # noqa: E731
-    scales, codes = spread(layer.scale), layer.codes.numpy().astype(np.int32)
-    out = layer.outliers
-    factors = (low.left.numpy(), low.right.numpy()) if low else None
-    exact = (out.row.numpy(), out.column.numpy(), out.value.numpy()) if out else None
-    if book is not None:
-        unsigned = np.ascontiguousarray(codes[..., 0], np.uint8)
-        return Codes(width, unsigned, scales, None, factors, exact, book[0].float().numpy())
-    mins = None if layer.zero is None else (-spread(layer.zero) * scales).astype(np.float16)
-    unsigned = (codes + (1 << (width - 1)) if layer.zero is None else codes).astype(np.uint8)
-    return Codes(width, unsigned, scales.astype(np.float16), mins, factors, exact)
+    if (out / "config.json").exists() or (out / "model.safetensors").exists():  # before any work
+        raise ValueError(f"{out} already holds a model; name another folder, or remove it first")
+    small, source = apply_method(model, slug, settings, data)
+    with _bar("M weights") as progress:
+        return replace(small.compressed, files=source).pack(out, progress=progress)
 
 
 def pack(model: str, out: Path, recipe: "Recipe", given: "dict[str, Codes] | None" = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The CPU engine: language models and sentence encoders, in floats or in few bits, without torch.
+"""Run language models and sentence encoders on a CPU, in floats or in few bits, without torch.
 
     from paperlab import engine
 
@@ -6,13 +6,27 @@
     for piece in model.generate("Once upon a time", max_tokens=64):
         print(piece, end="")
     vectors = engine.load("my-encoder", bits=8).embed(["one text", "another"])
+    engine.pack("my-model", "packed", engine.Layout(4))  # or engine.Tensors(config, arrays), without a folder
 
 Needs the distribution `paperlab-engine` (the compiled part), numpy and tokenizers: the extra `engine`.
 """
 
-from paperlab.engine.export import export
+from paperlab.engine.formats.export import export
 from paperlab.engine.load import load
 from paperlab.engine.native import EngineError, available, instruction_sets
-from paperlab.engine.pack import Codes, Layout, pack
+from paperlab.engine.packing.layout import Codes, Layout, quantize
+from paperlab.engine.packing.pack import pack
+from paperlab.engine.packing.tensors import Tensors
 
-__all__ = ["Codes", "EngineError", "Layout", "available", "export", "instruction_sets", "load", "pack"]
+__all__ = [
+    "Codes",
+    "EngineError",
+    "Layout",
+    "Tensors",
+    "available",
+    "export",
+    "instruction_sets",
+    "load",
+    "pack",
+    "quantize",
+]

@@ -1,4 +1,4 @@
-"""A sentence encoder: texts to vectors."""
+"""Sentence encoders: texts to vectors."""
 
 import weakref
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.native import EngineError, call, library, pointer
-from paperlab.engine.text import Tokens
 
 _AT_ONCE = 512  # tokens of one call: their activations stay in the caches
 
 
 class Encoder:
-    """Made by `paperlab.engine.load`. about: what the compiled part says of itself and the model."""
+    """Made by `paperlab.engine.load`. about: the compiled part's description of itself and the model."""
 
     def __init__(self, handle: int, about: dict[str, Any], tokens: Tokens) -> None:
         self.handle, self.about, self.tokens = handle, about, tokens
@@ -21,12 +21,12 @@ class Encoder:
 
     @property
     def width(self) -> int:
-        """Numbers in a vector."""
+        """Dimensions of a vector."""
         return int(self.about["hidden"])
 
     @property
     def longest(self) -> int:
-        """Tokens after which a text is cut: what its folder says, and never more than the model has positions for."""
+        """Tokens after which a text is cut: its folder's limit, and never more than the model has positions for."""
         return min(self.about["context"], self.tokens.longest or self.about["context"])
 
     def embed(
@@ -40,7 +40,7 @@ class Encoder:
     def embed_ids(
         self, ids: Sequence[Sequence[int]], *, pooling: Literal["mean", "cls"] | None = None, normalize: bool = True
     ) -> np.ndarray:
-        """As `embed`, for token ids. A text's vector does not depend on the texts beside it."""
+        """As `embed`, for token ids. A text's vector does not depend on the other texts."""
         how = pooling or self.tokens.pooling
         if how not in ("mean", "cls"):
             raise EngineError(f"pooling {how!r}; mean and cls are known")

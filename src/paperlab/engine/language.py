@@ -1,4 +1,4 @@
-"""A language model: next tokens, scores, logits."""
+"""Language models: next tokens, scores, logits."""
 
 import ctypes
 import weakref
@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from paperlab.engine.formats.tokenizer import Message, Tokens
 from paperlab.engine.native import EngineError, Sampling, call, library, pointer
-from paperlab.engine.text import Message, Tokens
 
 Prompt = str | Sequence[int] | Sequence[Message]
 
 
 class Session:
-    """One text's keys and values.
+    """The key-value cache of one text.
 
     cache_bits: 32, 16 (bfloat16), 8 or 4, in which they are kept; context: the most tokens, None at most 4096.
     """
@@ -30,7 +30,7 @@ class Session:
 
     @property
     def bytes(self) -> int:
-        """What the tokens so far take."""
+        """Memory that the tokens so far take."""
         return int(library().pl_session_bytes(self.handle))
 
     def truncate(self, length: int) -> None:
@@ -46,14 +46,14 @@ def _ids(tokens: Sequence[int]) -> np.ndarray:
 
 
 class LanguageModel:
-    """Made by `paperlab.engine.load`. about: what the compiled part says of itself and the model."""
+    """Made by `paperlab.engine.load`. about: the compiled part's description of itself and the model."""
 
     def __init__(self, handle: int, about: dict[str, Any], tokens: Tokens) -> None:
         self.handle, self.about, self.tokens = handle, about, tokens
         weakref.finalize(self, library().pl_free, handle)
 
     def session(self, context: int | None = None, cache_bits: int = 16) -> Session:
-        """A fresh text. Sessions of one model may be run together by `forward`."""
+        """A cache for a new text. Sessions of one model may be run together by `forward`."""
         return Session(self, context, cache_bits)
 
     def ids(self, prompt: Prompt) -> list[int]:
@@ -130,7 +130,7 @@ class LanguageModel:
                 return
 
     def generate(self, prompt: Prompt, *, stop: Sequence[str] = (), **options: Any) -> Iterator[str]:
-        """Text as it is made, piece by piece; `stop`: texts that end it, not given out. Options as `generate_ids`."""
+        """Text piece by piece as it is made. stop: texts that end it, left out of it. Options as `generate_ids`."""
         return self.tokens.stream(self.generate_ids(prompt, **options), stop)
 
     def score(self, text: str | Sequence[int], *, cache_bits: int = 16) -> np.ndarray:

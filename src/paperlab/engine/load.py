@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from paperlab.engine.encoder import Encoder
+from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.language import LanguageModel
 from paperlab.engine.native import EngineError, call, library
-from paperlab.engine.text import Tokens
 
 
 def load(
@@ -20,7 +20,7 @@ def load(
     threads: int | None = None,
     isa: str | None = None,
 ) -> LanguageModel | Encoder:
-    """A language model, or a sentence encoder, from a folder (config.json, *.safetensors, tokenizer.json) or a .gguf.
+    """Open a language model or a sentence encoder: a folder (config.json, *.safetensors, tokenizer.json) or a .gguf.
 
     bits: None computes with the weights as the files hold them; 8, 4, 3 or 2 rounds those that are floats, in groups
     of `group` input columns ("row": whole rows; None: "row" for encoders in 8 bits, else 64). activation_bits: 16 or

@@ -1,4 +1,4 @@
-"""The compiled part, through its C interface (native/include/paperlab.h). Nothing else calls ctypes."""
+"""Call the compiled part through its C interface (native/include/paperlab.h). Nothing else uses ctypes."""
 
 import ctypes
 import importlib.util
@@ -101,7 +101,7 @@ _POINTERS[np.dtype(np.float16)] = _H
 
 
 def _path() -> Path | None:
-    """Where the shared library lies: PAPERLAB_LIBRARY, else in the installed distribution; None if nowhere."""
+    """The path of the shared library: PAPERLAB_LIBRARY, else in the installed distribution; None if nowhere."""
     if named := os.environ.get("PAPERLAB_LIBRARY"):
         return Path(named)
     spec = importlib.util.find_spec("paperlab_engine")
@@ -123,24 +123,24 @@ def library() -> ctypes.CDLL:
     if path is None:
         raise EngineError("the engine's compiled part is not installed: pip install ./native (needs a C++ compiler)")
     try:
-        found = ctypes.CDLL(str(path))
+        opened = ctypes.CDLL(str(path))
     except OSError as error:
         raise EngineError(f"the engine's compiled part cannot be loaded from {path}: {error}") from None
-    if not hasattr(found, "pl_abi") or found.pl_abi() != _ABI:
+    if not hasattr(opened, "pl_abi") or opened.pl_abi() != _ABI:
         raise EngineError(f"{path} is of another version than this paperlab; install it again: pip install ./native")
     for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(found, f"pl_{name}")
+        function = getattr(opened, f"pl_{name}")
         function.restype, function.argtypes = result, arguments
-    return found
+    return opened
 
 
 def instruction_sets() -> list[str]:
-    """Names of the kernels that run on this machine, the plainest first; PAPERLAB_ISA takes one of them."""
+    """Instruction sets that this machine runs, the most portable first; PAPERLAB_ISA takes one of them."""
     return library().pl_isas().decode().split()
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """pl_NAME(arguments). Raises EngineError where it answers NULL or a negative number."""
+    """Call pl_NAME(arguments). Raises EngineError where it returns NULL or a negative number."""
     result = getattr(library(), f"pl_{name}")(*arguments)
     if (result is None and _SIGNATURES[name][0] is c_void_p) or (isinstance(result, int) and result < 0):
         raise EngineError(library().pl_error().decode(errors="replace"))
@@ -148,7 +148,7 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def pointer(array: np.ndarray | None) -> Any:
-    """The address of a C-contiguous array, typed; None stays None. The caller keeps the array alive."""
+    """A typed pointer to a C-contiguous array; None stays None. The caller keeps the array alive."""
     if array is None:
         return None
     if not array.flags.c_contiguous:
@@ -190,8 +190,8 @@ def _laid(matrix: Parts) -> Iterator[int]:
 def tiles(matrix: Parts) -> dict[str, np.ndarray]:
     """Codes and scales in the order that kernels read: the arrays of a packed matrix by name.
 
-    Gives codes uint8, scales and mins float16, masks and starts uint64, each flat; those that the kind has. A book is
-    stored as it is, and not given back.
+    Returns codes uint8, scales and mins float16, masks and starts uint64, each flat; those that the kind has. A book is
+    stored as it is, and not returned.
     """
     kinds = (
         ("codes", np.uint8),
@@ -211,7 +211,7 @@ def tiles(matrix: Parts) -> dict[str, np.ndarray]:
 
 
 def read(matrix: Parts) -> np.ndarray:
-    """(rows, columns) float32: the weights that codes stand for."""
+    """(rows, columns) float32: the dequantized weights."""
     rows, columns = matrix.codes.shape
     out = np.empty((rows, columns * (1 if matrix.book is None else matrix.book.shape[1])), np.float32)
     with _laid(matrix) as handle:

@@ -13,6 +13,7 @@ from paperlab.kit.compressed import Compressed
 from paperlab.kit.walk import Batch, block_linears
 from paperlab.lab.drivers.compress import apply
 from paperlab.lab.errors import RunError
+from paperlab.lab.ship import Packable
 
 LENGTH = 512  # tokens of a calibration text that are used
 
@@ -32,8 +33,8 @@ def on_own_model(
     tokenizer: for texts; by default the one in the folder of the model's weights. seed: of methods that draw.
 
     It returns the compressed model, a module like the one given: same class, dtype and device, in evaluation mode,
-    with `.compressed` (paperlab.kit.compressed.Compressed) telling its size and layers. The work is done on the
-    CPU in float32. Some methods rescale models of one layout only and say so with a ValueError. A model that another
+    with `.compressed` (paperlab.lab.ship.Packable): its size, its layers, and `.pack(folder)` for the CPU engine.
+    The work is done on the CPU in float32. Some methods rescale models of one layout only and say so with a ValueError. A model that another
     method returned may be given again: what was pruned stays pruned. Random states are left as they were.
 
     `save_pretrained` writes the weights at their full width. What a method does while the model runs
@@ -61,8 +62,8 @@ def on_own_model(
             functions, params, model=here, calibration=batches, seed=seed, start=start, disposable=here is not model
         )
         small = _like(model, compressed.model)
-        small.compressed = compressed  # type: ignore[assignment]
         lost = _lost(model, small)
+        small.compressed = Packable.of(compressed, method.slug, lost, small)  # type: ignore[assignment]
         if lost:
             small.save_pretrained = _no_saving(method.slug, lost)  # type: ignore[assignment]
         return small
@@ -138,7 +139,8 @@ def _tokenizer_of(model: nn.Module) -> Any:
     except (OSError, ValueError):
         pass
     raise RunError(
-        f"no tokenizer beside the model ({where or 'it has no name'}): pass tokenizer=, or calibration as token ids"
+        f"no tokenizer in the folder of the model ({where or 'it has no name'}): pass tokenizer=, or calibration as "
+        "token ids"
     )
 
 

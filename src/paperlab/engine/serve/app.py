@@ -1,4 +1,4 @@
-"""The addresses of the server."""
+"""Routes of the server."""
 
 import asyncio
 import base64
@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from paperlab.engine.serve import guard, requests
 from paperlab.engine.serve.batching import Busy, Stopping
 from paperlab.engine.serve.replies import Reply, failure
-from paperlab.engine.serve.requests import Refused, Wish
+from paperlab.engine.serve.requests import Refused, TextRequest
 from paperlab.engine.serve.service import Mailbox, Service
 from paperlab.engine.serve.texts import Piece, Text
 
@@ -34,7 +34,7 @@ def application(
     names: frozenset[str] | None = None,
     origins: Sequence[str] = (),
 ) -> Starlette:
-    """The ASGI application. load: runs beside it from its start. key, names: as `guard.Gate`; origins: for CORS."""
+    """The ASGI application. load: runs in the background. key, names: as `guard.Gate` has them; origins: for CORS."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -62,42 +62,42 @@ def application(
 
 
 class _Texts:
-    """Chats and completions: an endpoint by what reads its body."""
+    """The endpoint of chats or of completions. check: reads its body."""
 
-    def __init__(self, service: Service, check: Callable[[dict[str, Any]], Wish]) -> None:
+    def __init__(self, service: Service, check: Callable[[dict[str, Any]], TextRequest]) -> None:
         self.service, self.check = service, check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         service, request = self.service, Request(scope, receive)
         _ready(service)
-        wish, texts, reply = await service.apart(self._read, await guard.body(request))
+        asked, texts, reply = await service.in_thread(self._read, await guard.body(request))
         try:
             box = service.submit(texts)
-            work = _stream(reply, box, send) if wish.stream else _whole(reply, box)
-            answer = await _unless_gone(work, receive)
+            work = _stream(reply, box, send) if asked.stream else _whole(reply, box)
+            answer = await _until_disconnect(work, receive)
         except (Busy, Stopping) as error:
             raise _busy(error) from None
         finally:
-            service.leave(texts)
+            service.cancel(texts)
         if answer:
             await answer(scope, receive, send)
 
-    def _read(self, body: bytes) -> tuple[Wish, list[Text], Reply]:
+    def _read(self, body: bytes) -> tuple[TextRequest, list[Text], Reply]:
         service = self.service
-        wish = self.check(requests.read(body))
-        service.known(wish.model)
-        texts = service.texts(wish)
+        asked = self.check(requests.read(body))
+        service.check_model(asked.model)
+        texts = service.texts(asked)
         assert service.model is not None
-        spelling, echoes = service.model.tokens.spelling, service.echoes(wish)
-        return wish, texts, Reply(wish, texts, spelling, service.fingerprint, echoes)
+        token_bytes, echoes = service.model.tokens.token_bytes, service.echoes(asked)
+        return asked, texts, Reply(asked, texts, token_bytes, service.fingerprint, echoes)
 
 
 async def _whole(reply: Reply, box: Mailbox) -> Response:
     """The answer once every text is finished."""
     made = {text.index: Piece() for text in reply.texts}
-    left = len(made)
-    while left:
+    running = len(made)
+    while running:
         for text, piece in await box.take():
             if piece.error is not None:
                 return _failed(piece.error)
@@ -105,14 +105,14 @@ async def _whole(reply: Reply, box: Mailbox) -> Response:
             whole.text += piece.text
             whole.tokens += piece.tokens
             whole.finish = piece.finish
-            left -= piece.finish is not None
+            running -= piece.finish is not None
     return JSONResponse(reply.whole([made[text.index] for text in reply.texts]))
 
 
 async def _stream(reply: Reply, box: Mailbox, send: Send) -> Response | None:
-    """Sends the texts as they come. Gives an answer instead where one fails before anything is sent."""
-    left, begun = len(reply.texts), False
-    while left:
+    """Send the texts as they come. Returns an answer instead where one fails before anything is sent."""
+    running, begun = len(reply.texts), False
+    while running:
         events: list[bytes] = []
         for text, piece in await box.take():
             if piece.error is not None:
@@ -121,25 +121,25 @@ async def _stream(reply: Reply, box: Mailbox, send: Send) -> Response | None:
                 await send({"type": "http.response.body", "body": b"".join([*events, failure(piece.error)])})
                 return None
             events += reply.chunks(text.index, piece)
-            left -= piece.finish is not None
-        if not left:
+            running -= piece.finish is not None
+        if not running:
             events.append(reply.end())
         if not begun:
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             begun = True
-        await send({"type": "http.response.body", "body": b"".join(events), "more_body": bool(left)})
+        await send({"type": "http.response.body", "body": b"".join(events), "more_body": bool(running)})
     return None
 
 
-async def _unless_gone(work: Coroutine[Any, Any, Any], receive: Receive) -> Any:
-    """The work's result; None where its client leaves, and the work is cancelled."""
+async def _until_disconnect(work: Coroutine[Any, Any, Any], receive: Receive) -> Any:
+    """The work's result; None where its client disconnects, and the work is cancelled."""
 
-    async def left() -> None:
+    async def disconnected() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    tasks = (asyncio.create_task(work), asyncio.create_task(left()))
+    tasks = (asyncio.create_task(work), asyncio.create_task(disconnected()))
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         return await tasks[0] if tasks[0].done() else None
@@ -154,14 +154,14 @@ async def _embeddings(request: Request) -> Response:
     _ready(service)
     body = await guard.body(request)
 
-    def read() -> tuple[requests.Inputs, list[list[int]]]:
+    def read() -> tuple[requests.EmbeddingRequest, list[list[int]]]:
         inputs = requests.embeddings(requests.read(body))
-        service.known(inputs.model)
+        service.check_model(inputs.model)
         return inputs, service.token_ids(inputs)
 
-    inputs, ids = await service.apart(read)
+    inputs, ids = await service.in_thread(read)
     try:
-        job = await _unless_gone(service.embed(ids), request.receive)
+        job = await _until_disconnect(service.embed(ids), request.receive)
     except (Busy, Stopping) as error:
         raise _busy(error) from None
     if job is None:
@@ -178,7 +178,7 @@ async def _embeddings(request: Request) -> Response:
         usage = {"prompt_tokens": count, "total_tokens": count}
         return JSONResponse({"object": "list", "data": data, "model": inputs.model, "usage": usage})
 
-    answer: Response = await service.apart(write)
+    answer: Response = await service.in_thread(write)
     return answer
 
 
@@ -191,7 +191,7 @@ async def _models(request: Request) -> Response:
 
 
 async def _model(request: Request) -> Response:
-    request.app.state.service.known(request.path_params["name"])
+    request.app.state.service.check_model(request.path_params["name"])
     return JSONResponse(_entry(request.app.state.service))
 
 
@@ -228,10 +228,10 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    said = f"{request.method} {request.url.path[:200]}: {error.detail.lower()}"
+    message = f"{request.method} {request.url.path[:200]}: {error.detail.lower()}"
     if error.status_code == 404:
-        said += f"; there are {', '.join(guard.PLACES)}"
-    return guard.refusal(Refused(said, status=error.status_code))
+        message += f"; there are {', '.join(guard.PLACES)}"
+    return guard.refusal(Refused(message, status=error.status_code))
 
 
 async def _gone(request: Request, error: Exception) -> Response:

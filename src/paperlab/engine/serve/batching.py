@@ -1,9 +1,9 @@
-"""Many texts written at once: one thread owns the model, and every step of it runs all texts that are under way.
+"""Write many texts at once: one thread owns the model, and every step of it runs all texts that are under way.
 
-Texts join and leave between steps. A prompt is read in pieces, so that a long one does not hold up the others. Each
-text draws by its own seed, and a token's logits do not depend on the tokens beside it: a seed gives the same text
-whatever else is being written. A slot keeps what it held when its text ends, and the next prompt that begins like
-that (a conversation that goes on) is read from where they part.
+Texts join and leave between steps. A prompt is read in pieces, so that a long one does not delay the others. Each
+text draws by its own seed, and a token's logits do not depend on the rest of the batch: a seed gives the same text
+whatever else is being written. A slot keeps its key-value cache when its text ends, and the next prompt with the same
+beginning (a conversation that goes on) is read from where they differ.
 """
 
 import logging
@@ -20,7 +20,7 @@ from paperlab.engine.native import EngineError
 from paperlab.engine.serve.metrics import Metrics
 from paperlab.engine.serve.texts import Piece, Text
 
-READ_BESIDE = 64  # tokens of prompts to a step in which others wait for their next token
+READ_SHARED = 64  # tokens of prompts to a step in which others wait for their next token
 READ_ALONE = 256
 SCORED = 64  # tokens of a prompt to a step where each one's logits are asked for
 
@@ -40,10 +40,10 @@ class Stopping(Exception):
 
 @dataclass(slots=True)
 class Slot:
-    """A place for one text. held: the tokens whose keys and values its session has."""
+    """A place for one text. tokens: those whose keys and values its session has."""
 
     session: Session
-    held: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
     text: Text | None = None
     used: float = 0.0
 
@@ -67,7 +67,7 @@ class Batcher:
         self.model, self.metrics, self.deliver, self.context, self.queue = model, metrics, deliver, context, queue
         self._slots = [Slot(session) for session in sessions]
         self._queued: deque[Text] = deque()
-        self._said: list[tuple[Text, Piece]] = []
+        self._outbox: list[tuple[Text, Piece]] = []
         self._changed = threading.Condition()
         self._end: float | None = None  # when running texts are ended, once the server stops
         self.thread = threading.Thread(target=self._run, name="batcher", daemon=True)
@@ -108,21 +108,21 @@ class Batcher:
         try:
             while self._wait():
                 self._step()
-                self._hand_out()
+                self._deliver()
         except Exception:
             log.exception("the thread that writes has failed; restart the server")
             with self._changed:
                 self._end = 0.0
                 self._leave()
-            self._hand_out()
+            self._deliver()
 
-    def _hand_out(self) -> None:
-        if self._said:
-            self.deliver(self._said)
-            self._said = []
+    def _deliver(self) -> None:
+        if self._outbox:
+            self.deliver(self._outbox)
+            self._outbox = []
 
     def _wait(self) -> bool:
-        """Until there is something to do, then who leaves and who joins; False once all is over."""
+        """Wait for work, then free and fill slots; False once the batcher has stopped and no text is left."""
         with self._changed:
             while not self._due():
                 if self._end is not None and not self.running():
@@ -146,26 +146,28 @@ class Batcher:
         for text in [text for text in self._queued if text.cancelled or self._end is not None]:
             self._queued.remove(text)
             if not text.cancelled:
-                self._tell(text, Piece(error=str(Stopping())))
+                self._put(text, Piece(error=str(Stopping())))
         for slot in self._slots:
             if slot.text and (slot.text.cancelled or over):
                 if not slot.text.cancelled:
-                    self._tell(slot.text, Piece(error=str(Stopping())))
+                    self._put(slot.text, Piece(error=str(Stopping())))
                 self._clear(slot)
 
     def _admit(self) -> None:
-        """Give free slots to texts in their order: the slot that holds most of a prompt, else the longest unused."""
+        """Give free slots to texts in their order: the slot with the longest common prefix, else the longest unused."""
         while self._queued and (free := [slot for slot in self._slots if slot.text is None]):
             text = self._queued.popleft()
-            known = [(_common(slot.held, text.ids), slot) for slot in free]
+            known = [(_common(slot.tokens, text.ids), slot) for slot in free]
             common, slot = max(known, key=lambda one: one[0])
-            if common * 2 < min(len(slot.held), text.prompt):  # they only begin alike: leave the other conversation be
+            if common * 2 < min(
+                len(slot.tokens), text.prompt
+            ):  # too little in common: keep the other conversation's cache
                 common, slot = min(known, key=lambda one: one[1].used)
             # The last token is always run: its logits are needed.
             text.cached = 0 if text.scores_prompt else min(common, text.prompt - 1)
             slot.text = text
             slot.session.truncate(text.cached)
-            del slot.held[text.cached :]
+            del slot.tokens[text.cached :]
             self.metrics.tokens.labels("cached").inc(text.cached)
 
     def _step(self) -> None:
@@ -175,7 +177,7 @@ class Batcher:
             return
         begun = time.monotonic()
         batch = [(slot, text, text.ids[-1:]) for slot, text in active if text.drawn]
-        room = READ_BESIDE if batch else READ_ALONE
+        room = READ_SHARED if batch else READ_ALONE
         for slot, text in sorted(active, key=lambda one: one[1].begun):
             if text.drawn or room <= 0:
                 continue
@@ -183,7 +185,7 @@ class Batcher:
                 self._score(slot, text)
                 room -= SCORED
             else:
-                at = len(slot.held)
+                at = len(slot.tokens)
                 batch.append((slot, text, text.ids[at : at + room]))
                 room -= len(batch[-1][2])
         if batch:
@@ -197,17 +199,17 @@ class Batcher:
             if len(batch) == 1:
                 return self._fail(batch[0][0], error)
             for slot, text, tokens in batch:  # one text's fault is not the others'
-                slot.session.truncate(len(slot.held))
+                slot.session.truncate(len(slot.tokens))
                 self._forward([(slot, text, tokens)])
             return
         for (slot, text, tokens), row in zip(batch, rows, strict=True):
-            slot.held += tokens
-            if len(slot.held) == len(text.ids):
+            slot.tokens += tokens
+            if len(slot.tokens) == len(text.ids):
                 self._draw(slot, text, row)
 
     def _score(self, slot: Slot, text: Text) -> None:
         """Run some tokens of a prompt whose log probabilities are asked for, alone."""
-        at = len(slot.held)
+        at = len(slot.tokens)
         tokens = text.ids[at : at + SCORED]
         try:
             rows = self.model.forward([(slot.session, tokens)], every=True)
@@ -217,8 +219,8 @@ class Batcher:
                 text.score(at + i + 1, row)
         except Exception as error:
             return self._fail(slot, error)
-        slot.held += tokens
-        if len(slot.held) == text.prompt:
+        slot.tokens += tokens
+        if len(slot.tokens) == text.prompt:
             self._draw(slot, text, rows[-1])
 
     def _draw(self, slot: Slot, text: Text, row: np.ndarray) -> None:
@@ -234,29 +236,29 @@ class Batcher:
         if piece:
             if piece.finish:
                 self._clear(slot)
-            self._tell(text, piece)
+            self._put(text, piece)
 
     def _fail(self, slot: Slot, error: Exception) -> None:
-        """End a text by an error, and forget what its slot held."""
+        """End a text by an error, and clear its slot's cache."""
         if not isinstance(error, EngineError | MemoryError):
             log.error("a text failed", exc_info=error)
         text = slot.text
         self._clear(slot)
         slot.session.truncate(0)
-        slot.held.clear()
+        slot.tokens.clear()
         if text:
-            self._tell(text, Piece(error=str(error) or type(error).__name__))
+            self._put(text, Piece(error=str(error) or type(error).__name__))
 
     def _clear(self, slot: Slot) -> None:
         slot.text, slot.used = None, time.monotonic()
 
-    def _tell(self, text: Text, piece: Piece) -> None:
+    def _put(self, text: Text, piece: Piece) -> None:
         text.sent += 1
-        self._said.append((text, piece))
+        self._outbox.append((text, piece))
 
 
-def _common(held: list[int], ids: list[int], strip: int = 256) -> int:
-    """How many tokens two texts begin with alike."""
-    most = min(len(held), len(ids))
-    start = next((i for i in range(0, most, strip) if held[i : i + strip] != ids[i : i + strip]), most)
-    return next((i for i in range(start, most) if held[i] != ids[i]), most)
+def _common(tokens: list[int], ids: list[int], strip: int = 256) -> int:
+    """Length of the common prefix of two texts, in tokens."""
+    most = min(len(tokens), len(ids))
+    start = next((i for i in range(0, most, strip) if tokens[i : i + strip] != ids[i : i + strip]), most)
+    return next((i for i in range(start, most) if tokens[i] != ids[i]), most)

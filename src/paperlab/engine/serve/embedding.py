@@ -1,4 +1,4 @@
-"""Texts to vectors for many clients: one thread owns the encoder, and a run takes some of every client's texts."""
+"""Embed texts for many clients: one thread owns the encoder, and a run takes some of every client's texts."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""What stands before the addresses: who may ask, how much, and how slowly."""
+"""Middleware before the routes: who may ask, how much, and how slowly."""
 
 import asyncio
 import hmac
@@ -23,7 +23,7 @@ PLACES = ("/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddin
 
 
 def refusal(error: Refused) -> JSONResponse:
-    """An error as OpenAI's clients read it."""
+    """The response to a refused request, as OpenAI's clients read it."""
     headers = {"retry-after": "1"} if error.status in (429, 503) else {}
     if error.status in (401, 408, 413):
         headers |= {"connection": "close"} | ({"www-authenticate": "Bearer"} if error.status == 401 else {})
@@ -44,7 +44,7 @@ class Gate:
         """ASGI."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        begun, status = time.monotonic(), 499  # nginx's number for a client that left
+        begun, status = time.monotonic(), 499  # nginx's number for a client that disconnected
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -68,15 +68,15 @@ class Gate:
     def _refused(self, request: Request) -> Refused | None:
         host = request.headers.get("host", "")
         if self.names is not None and _name(host) not in self.names:
-            said = f"this server is not {host[:100]!r}; call it by {' or '.join(sorted(self.names))}"
-            return Refused(said, status=421, code="unknown_host")
+            message = f"this server is not {host[:100]!r}; call it by {' or '.join(sorted(self.names))}"
+            return Refused(message, status=421, code="unknown_host")
         if self.key is None or request.url.path == OPEN or request.method == "OPTIONS":
             return None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self.key.encode()):
             return None
-        said = "the API key is missing or wrong: send it as `Authorization: Bearer KEY`"
-        return Refused(said, status=401, code="invalid_api_key")
+        message = "the API key is missing or wrong: send it as `Authorization: Bearer KEY`"
+        return Refused(message, status=401, code="invalid_api_key")
 
 
 def _name(host: str) -> str:
@@ -108,19 +108,19 @@ async def body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-class Patient(H11Protocol):
-    """uvicorn's HTTP, with an end to its patience: for headers that do not come, and for readers who do not read."""
+class TimedProtocol(H11Protocol):
+    """uvicorn's HTTP with timeouts: for headers that do not come, and for readers who do not read."""
 
     _head: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """A client is there, and owes a request."""
+        """Start the header timeout of a new connection."""
         super().connection_made(transport)
         self._head = self.loop.call_later(HEAD_SECONDS, self._abort)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came: of a request that is under way, or of a header that must become whole."""
+        """Stop the header timeout once a header is complete; start it for the next request."""
         super().data_received(data)
         idle = self.cycle is None or self.cycle.response_complete
         if self._head and not idle:
@@ -130,19 +130,19 @@ class Patient(H11Protocol):
             self._head = self.loop.call_later(HEAD_SECONDS, self._abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """Cancel the timeouts."""
         for timer in (self._head, self._stall):
             if timer:
                 timer.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than it is written to."""
+        """Start the timeout of a reader that is behind."""
         super().pause_writing()
         self._stall = self.loop.call_later(STALL_SECONDS, self._abort)
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """Cancel the timeout of a reader that has caught up."""
         super().resume_writing()
         if self._stall:
             self._stall.cancel()

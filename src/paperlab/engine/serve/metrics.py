@@ -1,4 +1,4 @@
-"""What /metrics tells Prometheus."""
+"""Prometheus metrics at /metrics."""
 
 from collections.abc import Callable
 
@@ -43,9 +43,9 @@ class Metrics:
         )
 
     def watch(self, name: str, says: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when asked for."""
+        """Add a gauge that is read when the metrics are."""
         Gauge(name, says, registry=self.registry).set_function(value)
 
     def page(self) -> bytes:
-        """All of it as text."""
+        """The text that Prometheus reads."""
         return generate_latest(self.registry)

@@ -1,36 +1,38 @@
-"""Texts as OpenAI's JSON: whole answers, and the chunks of a stream."""
+"""Write texts as OpenAI's JSON: complete answers, and the chunks of a stream."""
 
 import json
 import secrets
 import time
 from typing import Any
 
-from paperlab.engine.serve.requests import Wish, finite
+from paperlab.engine.detokenizer import Detokenizer, TokenBytes
+from paperlab.engine.serve.requests import TextRequest, finite
 from paperlab.engine.serve.texts import Piece, Scored, Text
-from paperlab.engine.writing import Spelling, Writer
 
 
 class Reply:
     """The answer to one request, made from the pieces of its texts."""
 
-    def __init__(self, wish: Wish, texts: list[Text], spelling: Spelling, fingerprint: str, echoed: list[str]) -> None:
-        self.wish, self.texts, self.spelling, self.echoed = wish, texts, spelling, echoed
-        kind = "chat.completion" if wish.chat else "text_completion"
+    def __init__(
+        self, asked: TextRequest, texts: list[Text], token_bytes: TokenBytes, fingerprint: str, echoed: list[str]
+    ) -> None:
+        self.asked, self.texts, self.token_bytes, self.echoed = asked, texts, token_bytes, echoed
+        kind = "chat.completion" if asked.chat else "text_completion"
         self._head: dict[str, Any] = {
-            "id": f"{'chatcmpl' if wish.chat else 'cmpl'}-{secrets.token_hex(12)}",
-            "object": f"{kind}.chunk" if wish.chat and wish.stream else kind,
+            "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "object": f"{kind}.chunk" if asked.chat and asked.stream else kind,
             "created": int(time.time()),
-            "model": wish.model,
+            "model": asked.model,
             "system_fingerprint": fingerprint,
         }
         self._begun: set[int] = set()
-        self._offsets: dict[int, Writer] = (
-            {text.index: Writer(spelling) for text in texts} if wish.logprobs is not None else {}
+        self._offsets: dict[int, Detokenizer] = (
+            {text.index: Detokenizer(token_bytes) for text in texts} if asked.logprobs is not None else {}
         )
 
     def usage(self) -> dict[str, Any]:
-        """A prompt counts once, however many texts it gets."""
-        firsts = self.texts[:: self.wish.n]
+        """Token counts; a prompt counts once, however many texts it gets."""
+        firsts = self.texts[:: self.asked.n]
         prompt, written = sum(text.prompt for text in firsts), sum(text.drawn for text in self.texts)
         return {
             "prompt_tokens": prompt,
@@ -40,26 +42,26 @@ class Reply:
         }
 
     def whole(self, pieces: list[Piece]) -> dict[str, Any]:
-        """The answer without a stream, from all of each text."""
+        """The answer without a stream, from the complete texts."""
         choices = [self._choice(i, piece) for i, piece in enumerate(pieces)]
         return {**self._head, "choices": choices, "usage": self.usage()}
 
     def chunks(self, index: int, piece: Piece) -> list[bytes]:
         """Events of a stream for a piece of one text."""
-        usage = {"usage": None} if self.wish.include_usage else {}
+        usage = {"usage": None} if self.asked.include_usage else {}
         made = []
         choice: dict[str, Any]
-        if self.wish.chat and index not in self._begun:
+        if self.asked.chat and index not in self._begun:
             delta = {"role": "assistant", "content": ""}
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
             made.append(_event({**self._head, "choices": [choice], **usage}))
-        if not self.wish.chat or piece.text or piece.tokens:
-            last = piece.finish if not self.wish.chat else None
+        if not self.asked.chat or piece.text or piece.tokens:
+            last = piece.finish if not self.asked.chat else None
             choice = self._choice(index, Piece(piece.text, piece.tokens, last))
-            if self.wish.chat:
+            if self.asked.chat:
                 choice["delta"] = {"content": choice.pop("message")["content"]}
             made.append(_event({**self._head, "choices": [choice], **usage}))
-        if self.wish.chat and piece.finish:
+        if self.asked.chat and piece.finish:
             choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": piece.finish}
             made.append(_event({**self._head, "choices": [choice], **usage}))
         self._begun.add(index)
@@ -68,20 +70,20 @@ class Reply:
     def end(self) -> bytes:
         """The last events of a stream."""
         last = b"data: [DONE]\n\n"
-        if self.wish.include_usage:
+        if self.asked.include_usage:
             last = _event({**self._head, "choices": [], "usage": self.usage()}) + last
         return last
 
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
-        scored = self.wish.logprobs is not None
-        if self.wish.chat:
+        scored = self.asked.logprobs is not None
+        if self.asked.chat:
             logprobs = {"content": [self._entry(one) for one in piece.tokens], "refusal": None} if scored else None
             message = {"role": "assistant", "content": piece.text, "refusal": None}
             return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": piece.finish}
-        first = self.wish.echo and index not in self._begun
-        said = self.echoed[index // self.wish.n] + piece.text if first else piece.text
+        first = self.asked.echo and index not in self._begun
+        text = self.echoed[index // self.asked.n] + piece.text if first else piece.text
         logprobs = self._columns(index, piece.tokens) if scored else None
-        return {"index": index, "text": said, "logprobs": logprobs, "finish_reason": piece.finish}
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish}
 
     def _entry(self, scored: Scored) -> dict[str, Any]:
         return {
@@ -90,11 +92,11 @@ class Reply:
         }
 
     def _named(self, token: int, logprob: float) -> dict[str, Any]:
-        raw = self.spelling(token)
+        raw = self.token_bytes(token)
         return {"token": raw.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(raw)}
 
     def _columns(self, index: int, tokens: list[Scored]) -> dict[str, Any]:
-        """The older form, of completions."""
+        """Log probabilities in the older form, of /v1/completions."""
         offsets = []
         for one in tokens:
             offsets.append(self._offsets[index].made)
@@ -102,18 +104,18 @@ class Reply:
         return {
             "tokens": [self._name(one.token) for one in tokens],
             "token_logprobs": [None if one.logprob is None else finite(one.logprob) for one in tokens],
-            "top_logprobs": [self._likeliest(one) for one in tokens] if self.wish.logprobs else None,
+            "top_logprobs": [self._likeliest(one) for one in tokens] if self.asked.logprobs else None,
             "text_offset": offsets,
         }
 
     def _likeliest(self, scored: Scored) -> dict[str, float] | None:
-        """The token itself is always among them."""
+        """The likeliest tokens with their log probabilities, always with the token itself."""
         if scored.logprob is None:
             return None
         return {self._name(t): finite(v) for t, v in (*scored.likeliest, (scored.token, scored.logprob))}
 
     def _name(self, token: int) -> str:
-        raw = self.spelling(token)
+        raw = self.token_bytes(token)
         try:
             return raw.decode()
         except UnicodeDecodeError:
@@ -125,5 +127,5 @@ def _event(value: dict[str, Any]) -> bytes:
 
 
 def failure(message: str) -> bytes:
-    """An error in the midst of a stream."""
+    """The event of an error within a stream."""
     return _event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})

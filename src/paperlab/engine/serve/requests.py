@@ -1,4 +1,4 @@
-"""What a request asks for, checked: every parameter is obeyed, known to change nothing, or refused by its name."""
+"""Check what a request asks for: every parameter is obeyed, known to change nothing, or refused by its name."""
 
 import json
 import math
@@ -16,7 +16,7 @@ STOP_LENGTH = 1000  # characters
 
 
 class Refused(Exception):
-    """An answer other than 200. param, code: as OpenAI's errors have them."""
+    """A refused request, answered with a status other than 200. param, code: as OpenAI's errors have them."""
 
     def __init__(
         self, message: str, param: str | None = None, *, status: int = 400, code: str | None = None, kind: str = ""
@@ -26,15 +26,15 @@ class Refused(Exception):
         self.kind = kind or ("invalid_request_error" if status < 500 else "server_error")
 
     def body(self) -> dict[str, Any]:
-        """OpenAI's shape."""
+        """The error as OpenAI's JSON has it."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
 @dataclass(frozen=True)
-class Wish:
+class TextRequest:
     """Texts that a request asks for: n of each prompt. most: tokens of each, None as many as fit.
 
-    logprobs: None, or how many other likely tokens to name beside each. seed: None draws another text every time.
+    logprobs: None, or how many other likely tokens to list for each. seed: None draws another text every time.
     """
 
     model: str
@@ -52,7 +52,7 @@ class Wish:
     ignore_eos: bool
 
     def how(self, seed: int) -> Sampling:
-        """For the engine's sampler."""
+        """The settings of the engine's sampler."""
         s = self.sampling
         return Sampling(
             s["temperature"], int(s["top_k"]), s["top_p"], s["min_p"], s["repetition_penalty"], seed % 2**64
@@ -60,8 +60,8 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What to embed. truncate: cut texts that are too long instead of refusing them."""
+class EmbeddingRequest:
+    """Inputs to embed. truncate: cut texts that are too long instead of refusing them."""
 
     model: str
     inputs: tuple[str | list[int], ...]
@@ -114,7 +114,7 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body. Raises Refused."""
+    """Parse a body as a JSON object. Raises Refused."""
     try:
         value = json.loads(body, parse_constant=_no_number)
         json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is in no text
@@ -126,35 +126,35 @@ def read(body: bytes) -> dict[str, Any]:
     return {name: one for name, one in value.items() if one is not None}
 
 
-def chat(body: dict[str, Any]) -> Wish:
-    """A request to /v1/chat/completions."""
+def chat(body: dict[str, Any]) -> TextRequest:
+    """Check a request to /v1/chat/completions. Raises Refused."""
     _known(body, _CHAT)
     logprobs = _flag(body, "logprobs")
-    beside = _whole(body, "top_logprobs", 0, 20)
-    if beside is not None and not logprobs:
+    top = _whole(body, "top_logprobs", 0, 20)
+    if top is not None and not logprobs:
         raise Refused("top_logprobs needs logprobs to be true", "top_logprobs")
     if "max_tokens" in body and "max_completion_tokens" in body:
         raise Refused("max_tokens and max_completion_tokens are two names of one limit; give one", "max_tokens")
     name = "max_tokens" if "max_tokens" in body else "max_completion_tokens"
     messages = _messages(body.get("messages"))
-    return _wish(
+    return _request(
         body,
         prompts=(messages,),
         chat=True,
         most=_whole(body, name, 1, 2**31 - 1),
-        logprobs=(beside or 0) if logprobs else None,
+        logprobs=(top or 0) if logprobs else None,
         echo=False,
     )
 
 
-def completion(body: dict[str, Any]) -> Wish:
-    """A request to /v1/completions."""
+def completion(body: dict[str, Any]) -> TextRequest:
+    """Check a request to /v1/completions. Raises Refused."""
     _known(body, _COMPLETION)
     echo = _flag(body, "echo")
     most = _whole(body, "max_tokens", 0, 2**31 - 1)
     if most == 0 and not echo:
         raise Refused("max_tokens is 0: nothing would be written; with echo the prompt comes back", "max_tokens")
-    return _wish(
+    return _request(
         body,
         prompts=_texts(body.get("prompt"), "prompt", TEXTS),
         chat=False,
@@ -164,8 +164,8 @@ def completion(body: dict[str, Any]) -> Wish:
     )
 
 
-def embeddings(body: dict[str, Any]) -> Inputs:
-    """A request to /v1/embeddings."""
+def embeddings(body: dict[str, Any]) -> EmbeddingRequest:
+    """Check a request to /v1/embeddings. Raises Refused."""
     if "dimensions" in body:
         raise Refused("dimensions: this model's vectors cannot be shortened; leave it out", "dimensions")
     _known(body, _EMBEDDINGS)
@@ -173,15 +173,15 @@ def embeddings(body: dict[str, Any]) -> Inputs:
     if form not in ("float", "base64"):
         raise Refused("encoding_format must be float or base64", "encoding_format")
     inputs = _texts(body.get("input"), "input", INPUTS)
-    return Inputs(_model(body), inputs, form == "base64", _flag(body, "truncate"))
+    return EmbeddingRequest(_model(body), inputs, form == "base64", _flag(body, "truncate"))
 
 
-def _wish(body: dict[str, Any], *, prompts: Sequence[Prompt], **more: Any) -> Wish:
+def _request(body: dict[str, Any], *, prompts: Sequence[Prompt], **more: Any) -> TextRequest:
     n = _whole(body, "n", 1, TEXTS) or 1
     if n * len(prompts) > TEXTS:
         raise Refused(f"{len(prompts)} prompts with n={n} are more than {TEXTS} texts; send several requests", "n")
     stream = _flag(body, "stream")
-    return Wish(
+    return TextRequest(
         model=_model(body),
         prompts=tuple(prompts),
         n=n,
@@ -310,5 +310,5 @@ def _no_number(word: str) -> NoReturn:
 
 
 def finite(value: float) -> float:
-    """A log probability as JSON can say it."""
+    """A log probability that JSON can express: -9999 for minus infinity."""
     return value if math.isfinite(value) else -9999.0

@@ -1,4 +1,4 @@
-"""The server's process: the socket, the signals, the model that loads while the server already answers."""
+"""Run the server's process: socket, signals, and a model that loads while the server already answers."""
 
 import asyncio
 import logging
@@ -21,32 +21,32 @@ from paperlab.engine.serve.service import Options, Service
 
 GRACE = 5.0  # seconds for running texts, once the server is asked to stop
 CONNECTIONS = 512
-BUFFER = 64 << 10  # bytes that the system holds for a reader: one who does not read is noticed soon
+BUFFER = 64 << 10  # bytes that the system buffers for a reader, few so that a stalled one is noticed soon
 
 T = TypeVar("T")
 
 
 class Server(uvicorn.Server):
-    """uvicorn, told by a signal to let texts come to their end."""
+    """uvicorn that, on a signal, lets running texts end."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal ends gently, the second at once."""
+        """Stop gently at the first signal, at once at the second."""
         if self.should_exit:
             os._exit(130)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """No new texts; running ones have a few seconds."""
+        """Take no new texts; running ones have a few seconds."""
         self.service.stop(GRACE)
         await super().shutdown(sockets)
 
 
-async def _beside(work: Callable[[], T]) -> T:
-    """Its result, from a thread that the process does not wait for at its end."""
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Run work in a daemon thread, which the process does not wait for at its end; its result."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -81,7 +81,7 @@ def serve(
 
     async def loading() -> None:
         try:
-            service.start(await _beside(load))
+            service.start(await _in_thread(load))
             say(f"{options.name} is served at {url(opened)}/v1; ctrl-C stops it")
         except Exception as error:
             failed.append(error)
@@ -92,7 +92,7 @@ def serve(
         say(f"anybody who reaches {bound} may use this server: give an --api-key (or PAPERLAB_API_KEY)")
     config = uvicorn.Config(
         application(service, loading, key=key, names=names, origins=origins),
-        http=guard.Patient,
+        http=guard.TimedProtocol,
         ws="none",
         loop="asyncio",
         lifespan="on",

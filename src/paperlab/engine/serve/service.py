@@ -1,4 +1,4 @@
-"""The served model between the event loop and its thread: requests become texts, and their pieces come back."""
+"""Connect the event loop with the model's thread: requests become texts, and their pieces come back."""
 
 import asyncio
 import hashlib
@@ -10,15 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from paperlab.engine.detokenizer import Detokenizer
 from paperlab.engine.encoder import Encoder
 from paperlab.engine.language import LanguageModel, Prompt
 from paperlab.engine.native import EngineError
 from paperlab.engine.serve.batching import Batcher
 from paperlab.engine.serve.embedding import Embedder, Job
 from paperlab.engine.serve.metrics import Metrics
-from paperlab.engine.serve.requests import Inputs, Refused, Wish
+from paperlab.engine.serve.requests import EmbeddingRequest, Refused, TextRequest
 from paperlab.engine.serve.texts import Piece, Text
-from paperlab.engine.writing import Writer
 
 CONTEXT = 4096  # tokens, where nobody says and the model takes more
 LONGEST_WORD = 128  # characters that a token of an encoder's text is taken for, at most
@@ -41,7 +41,7 @@ class Options:
 
 
 class Mailbox:
-    """Pieces of one request's texts on their way to the answer. On the event loop. caught_up: wakes paused texts."""
+    """A queue of pieces of one request's texts, on the event loop. caught_up: wakes paused texts."""
 
     def __init__(self, caught_up: Callable[[], None]) -> None:
         self._caught_up = caught_up
@@ -49,12 +49,12 @@ class Mailbox:
         self._filled = asyncio.Event()
 
     def put(self, text: Text, piece: Piece) -> None:
-        """From the writing thread, by way of the loop."""
+        """Add a piece; called on the event loop for the thread that generates."""
         self._pieces.append((text, piece))
         self._filled.set()
 
     async def take(self) -> list[tuple[Text, Piece]]:
-        """All that has come, at least one; pieces of one text are joined."""
+        """Wait for pieces and return all that have come; pieces of one text are joined."""
         await self._filled.wait()
         self._filled.clear()
         taken, self._pieces = self._pieces, []
@@ -95,7 +95,7 @@ class Service:
 
     @property
     def state(self) -> str:
-        """In one word: loading, ready, stopping or failed."""
+        """The server's state: loading, ready, stopping or failed."""
         worker = self.batcher or self.embedder
         if self.stopping:
             return "stopping"
@@ -107,7 +107,7 @@ class Service:
         about = {name: value for name, value in model.about.items() if name != "threads"}
         self.fingerprint = "paperlab-" + hashlib.sha256(repr(sorted(about.items())).encode()).hexdigest()[:12]
         queue = self.options.queue
-        model.tokens.spelling  # noqa: B018  made now, as a model without a tokenizer cannot be served
+        model.tokens.token_bytes  # noqa: B018  made now, as a model without a tokenizer cannot be served
         if isinstance(model, Encoder):
             settle: Callable[[Job], Any] = lambda job: loop.call_soon_threadsafe(self._settle, job)  # noqa: E731
             self.embedder = Embedder(model, self.metrics, settle, queue=queue)
@@ -135,66 +135,66 @@ class Service:
             return not worker.thread.is_alive()
         return True
 
-    async def apart(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Run what takes its time off the event loop."""
+    async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Run slow work in a thread, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
-    def known(self, name: str) -> None:
-        """Raises Refused for a model that is not the one here."""
+    def check_model(self, name: str) -> None:
+        """Raise Refused for a model that is not the one served here."""
         if name != self.options.name:
-            said = f"the model {name[:100]!r} does not exist here; {self.options.name!r} does"
-            raise Refused(said, "model", status=404, code="model_not_found")
+            message = f"the model {name[:100]!r} does not exist here; {self.options.name!r} does"
+            raise Refused(message, "model", status=404, code="model_not_found")
 
-    def texts(self, wish: Wish) -> list[Text]:
-        """What is to be written. Takes its time. Raises Refused."""
+    def texts(self, asked: TextRequest) -> list[Text]:
+        """The texts that a request asks for, tokenized. Slow. Raises Refused."""
         model, batcher = self.model, self.batcher
         if not isinstance(model, LanguageModel) or batcher is None:
-            raise Refused(f"{wish.model} is an encoder: it embeds texts (/v1/embeddings), and writes none", "model")
-        spelling, longest = model.tokens.spelling, batcher.context * model.tokens.spelling.longest
+            raise Refused(f"{asked.model} is an encoder: it embeds texts (/v1/embeddings), and writes none", "model")
+        token_bytes, longest = model.tokens.token_bytes, batcher.context * model.tokens.token_bytes.longest
         made: list[Text] = []
         room = self.options.slots + self.options.queue
-        if wish.n * len(wish.prompts) > room:
-            raise Refused(f"{wish.n * len(wish.prompts)} texts at once; this server has room for {room}", "n")
-        for prompt in wish.prompts:
+        if asked.n * len(asked.prompts) > room:
+            raise Refused(f"{asked.n * len(asked.prompts)} texts at once; this server has room for {room}", "n")
+        for prompt in asked.prompts:
             size = _characters(prompt)
             if size > longest:  # seen without reading it all
-                raise _overflow(wish, f"at least {size // spelling.longest}", batcher.context)
+                raise _overflow(asked, f"at least {size // token_bytes.longest}", batcher.context)
             try:
                 ids = model.ids(prompt)
             except EngineError as error:
-                raise Refused(str(error), "messages" if wish.chat else "prompt") from None
+                raise Refused(str(error), "messages" if asked.chat else "prompt") from None
             if not ids:
                 raise Refused("the prompt has no tokens: there is nothing to continue", "prompt")
-            if not wish.chat and any(token >= model.about["vocabulary"] for token in ids):
+            if not asked.chat and any(token >= model.about["vocabulary"] for token in ids):
                 raise Refused(f"a token id is outside the vocabulary of {model.about['vocabulary']}", "prompt")
-            most = batcher.context - len(ids) if wish.most is None else wish.most
-            if len(ids) + max(most, 1 if wish.most is None else 0) > batcher.context:
-                raise _overflow(wish, str(len(ids)), batcher.context)
-            seed = secrets.randbits(64) if wish.seed is None else wish.seed
+            most = batcher.context - len(ids) if asked.most is None else asked.most
+            if len(ids) + max(most, 1 if asked.most is None else 0) > batcher.context:
+                raise _overflow(asked, str(len(ids)), batcher.context)
+            seed = secrets.randbits(64) if asked.seed is None else asked.seed
             made += [
                 Text(
                     len(made) + i,
                     list(ids),
                     most=most,
-                    how=wish.how(seed + i * _STEP),
-                    writer=Writer(spelling, wish.stop),
-                    ends=frozenset() if wish.ignore_eos else model.tokens.ends,
-                    logprobs=wish.logprobs,
-                    scores_prompt=wish.echo and wish.logprobs is not None,
+                    how=asked.how(seed + i * _STEP),
+                    detokenizer=Detokenizer(token_bytes, asked.stop),
+                    ends=frozenset() if asked.ignore_eos else model.tokens.ends,
+                    logprobs=asked.logprobs,
+                    scores_prompt=asked.echo and asked.logprobs is not None,
                 )
-                for i in range(wish.n)
+                for i in range(asked.n)
             ]
         return made
 
-    def echoes(self, wish: Wish) -> list[str]:
-        """Each prompt as a text, where it is to be repeated."""
-        if not wish.echo or self.model is None:
+    def echoes(self, asked: TextRequest) -> list[str]:
+        """Each prompt as a text, where the request asks for it to be echoed."""
+        if not asked.echo or self.model is None:
             return []
         tokens = self.model.tokens
-        return [one if isinstance(one, str) else "".join(tokens.stream(one)) for one in wish.prompts]  # type: ignore[arg-type]
+        return [one if isinstance(one, str) else "".join(tokens.stream(one)) for one in asked.prompts]  # type: ignore[arg-type]
 
     def submit(self, texts: Sequence[Text]) -> Mailbox:
-        """Have texts written; their pieces come to the mailbox. Raises Busy and Stopping."""
+        """Queue texts to be generated; their pieces come to the mailbox. Raises Busy and Stopping."""
         assert self.batcher is not None
         box = Mailbox(self.batcher.poke)
         for text in texts:
@@ -202,24 +202,24 @@ class Service:
         try:
             self.batcher.submit(texts)
         except BaseException:
-            self.leave(texts)
+            self.cancel(texts)
             raise
         return box
 
-    def leave(self, texts: Sequence[Text]) -> None:
-        """Nobody reads these any more: their slots are free with the next step."""
+    def cancel(self, texts: Sequence[Text]) -> None:
+        """Stop texts that nobody reads any more: their slots are free with the next step."""
         for text in texts:
             text.cancelled = True
             self._boxes.pop(text, None)
         if self.batcher:
             self.batcher.poke()
 
-    def token_ids(self, inputs: Inputs) -> list[list[int]]:
-        """What is to be embedded. Takes its time. Raises Refused."""
+    def token_ids(self, inputs: EmbeddingRequest) -> list[list[int]]:
+        """Token ids of the inputs to embed. Slow. Raises Refused."""
         model = self.model
         if not isinstance(model, Encoder):
-            said = f"{inputs.model} is a language model: it writes texts, and embeds none"
-            raise Refused(said, "model")
+            message = f"{inputs.model} is a language model: it writes texts, and embeds none"
+            raise Refused(message, "model")
         longest, vocabulary = model.longest, model.about["vocabulary"]
         ids: list[list[int]] = []
         texts = []
@@ -243,7 +243,7 @@ class Service:
         return ids
 
     async def embed(self, ids: list[list[int]]) -> Job:
-        """The job, done or failed. Raises Busy and Stopping."""
+        """Embed token ids; the job, done or failed. Raises Busy and Stopping."""
         assert self.embedder is not None
         job = Job(ids)
         self._futures[job] = asyncio.get_running_loop().create_future()
@@ -270,18 +270,20 @@ class Service:
 
 
 def _characters(prompt: Prompt) -> int:
-    """At least so many, for texts; 0 for token ids."""
+    """A lower bound of the characters of a prompt; 0 for token ids."""
     if isinstance(prompt, str):
         return len(prompt)
     return sum(len(one["content"]) for one in prompt if isinstance(one, dict))
 
 
-def _overflow(wish: Wish, size: str, context: int) -> Refused:
-    wanted = f", and {wish.most} more are asked for" if wish.most else ""
-    said = f"this model's context is {context} tokens; the prompt has {size}{wanted}. Shorten the one or the other"
-    return Refused(said, "messages" if wish.chat else "prompt", code="context_length_exceeded")
+def _overflow(asked: TextRequest, size: str, context: int) -> Refused:
+    more = f", and {asked.most} more are asked for" if asked.most else ""
+    message = f"this model's context is {context} tokens; the prompt has {size}{more}. Shorten the one or the other"
+    return Refused(message, "messages" if asked.chat else "prompt", code="context_length_exceeded")
 
 
 def _too_long(i: int, size: str, longest: int) -> Refused:
-    said = f"input {i} has {size}; this model reads {longest} tokens. Shorten it, or send truncate: true to have it cut"
-    return Refused(said, "input", code="context_length_exceeded")
+    message = (
+        f"input {i} has {size}; this model reads {longest} tokens. Shorten it, or send truncate: true to have it cut"
+    )
+    return Refused(message, "input", code="context_length_exceeded")

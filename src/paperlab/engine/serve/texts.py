@@ -1,4 +1,4 @@
-"""A text that is being written, and the pieces in which it reaches its reader."""
+"""A text that is being generated, and the pieces in which it reaches its reader."""
 
 import time
 from collections import deque
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from paperlab.engine.detokenizer import Detokenizer
 from paperlab.engine.native import Sampling, call, pointer
-from paperlab.engine.writing import Writer
 
 UNREAD = 256  # pieces that wait for a slow reader before its text pauses
 
@@ -23,7 +23,7 @@ class Scored:
 
 @dataclass(slots=True)
 class Piece:
-    """What a text has to say since the last time. finish: "stop" or "length" with its last piece; error: it failed."""
+    """The part of a text since the last piece. finish: "stop" or "length" with its last piece; error: it failed."""
 
     text: str = ""
     tokens: list[Scored] = field(default_factory=list)
@@ -32,10 +32,10 @@ class Piece:
 
 
 class Text:
-    """One text. Made by a request, which may set `cancelled` and raises `read`; the rest is the writing thread's.
+    """One text. A request makes it, may set `cancelled` and raises `read`; the rest belongs to the generating thread.
 
     index: which of its request's. ids: the prompt, then what is drawn. most: tokens to draw, 0 for none. logprobs:
-    None, or how many likely tokens to name beside each. scores_prompt: name them for the prompt, too.
+    None, or how many likely tokens to list for each. scores_prompt: list them for the prompt, too.
     """
 
     def __init__(
@@ -45,12 +45,19 @@ class Text:
         *,
         most: int,
         how: Sampling,
-        writer: Writer,
+        detokenizer: Detokenizer,
         ends: frozenset[int] = frozenset(),
         logprobs: int | None = None,
         scores_prompt: bool = False,
     ) -> None:
-        self.index, self.ids, self.most, self.how, self.writer, self.ends = index, ids, most, how, writer, ends
+        self.index, self.ids, self.most, self.how, self.detokenizer, self.ends = (
+            index,
+            ids,
+            most,
+            how,
+            detokenizer,
+            ends,
+        )
         self.logprobs, self.scores_prompt = logprobs, scores_prompt
         self.prompt = len(ids)
         self.cached = self.drawn = self.sent = self.read = 0
@@ -60,35 +67,35 @@ class Text:
 
     @property
     def paused(self) -> bool:
-        """Whether its reader is so far behind that it waits."""
+        """Whether generation waits, because its reader is too far behind."""
         return self.sent - self.read > UNREAD
 
     def score(self, at: int, row: np.ndarray | None) -> None:
-        """Note the log probability of the prompt's token `at`, by the logits before it."""
+        """Record the log probability of the prompt's token `at`, by the logits before it."""
         token = self.ids[at]
         self._scored.append((-1, 0, Scored(token, None, ()) if row is None else scored(row, token, self.logprobs or 0)))
 
     def draw(self, row: np.ndarray) -> Piece | None:
-        """The next token from its logits, which are changed. What there is to say now, if anything."""
+        """Draw the next token from its logits, which are changed. The piece to deliver now, if any."""
         if self.most == 0:
             return self.piece("", "length")
         raw = row.copy() if self.logprobs is not None else row
         token = self._token(row)
         self.drawn += 1
         if token in self.ends:
-            return self.piece(self.writer.end(), "stop")
+            return self.piece(self.detokenizer.end(), "stop")
         self.ids.append(token)
-        begin = self.writer.made
-        said = self.writer.push(token)
+        begin = self.detokenizer.made
+        new = self.detokenizer.push(token)
         if self.logprobs is not None:
-            self._scored.append((begin, self.writer.made, scored(raw, token, self.logprobs)))
+            self._scored.append((begin, self.detokenizer.made, scored(raw, token, self.logprobs)))
         if self.drawn == self.most:
-            said += self.writer.end()
-        if self.writer.cut is not None:
-            return self.piece(said, "stop")
+            new += self.detokenizer.end()
+        if self.detokenizer.cut is not None:
+            return self.piece(new, "stop")
         if self.drawn == self.most:
-            return self.piece(said, "length")
-        return self.piece(said) if said else None
+            return self.piece(new, "length")
+        return self.piece(new) if new else None
 
     def _token(self, row: np.ndarray) -> int:
         """The next token from its logits, which are changed."""
@@ -104,9 +111,9 @@ class Text:
         return token
 
     def piece(self, text: str = "", finish: str | None = None) -> Piece:
-        """A piece with the tokens whose text has been given out."""
+        """A piece with the tokens whose text has been returned."""
         tokens = []
-        cut, given = self.writer.cut, self.writer.given
+        cut, given = self.detokenizer.cut, self.detokenizer.given
         while self._scored:
             begin, end, token = self._scored[0]
             if (begin >= cut) if cut is not None else (end > given and finish is None):
@@ -117,7 +124,7 @@ class Text:
 
 
 def scored(row: np.ndarray, token: int, count: int) -> Scored:
-    """A token's place in (vocabulary,) logits, and the `count` likeliest."""
+    """A token's log probability by (vocabulary,) logits, and those of the `count` likeliest."""
     low = row - row.max()
     low -= np.log(np.exp(low).sum(dtype=np.float64)).astype(np.float32)
     best = np.argpartition(low, -count)[-count:] if count < low.size else np.arange(low.size)

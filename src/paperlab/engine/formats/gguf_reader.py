@@ -1,4 +1,4 @@
-"""The fields of a GGUF file, and the tokenizer that they describe. (Tensors are the compiled part's business.)"""
+"""Read the fields of a GGUF file, and the tokenizer that they describe. (The compiled part reads its tensors.)"""
 
 import math
 import mmap
@@ -58,8 +58,8 @@ class _Reader:
         return self.plain(_PLAIN[kind])
 
 
-def fields(file: Path) -> dict[str, Any]:
-    """Every field by name. Raises EngineError."""
+def read_fields(file: Path) -> dict[str, Any]:
+    """Every field of a GGUF file by name. Raises EngineError."""
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
             reader = _Reader(data)
@@ -82,58 +82,58 @@ _CONFIG = {
 }
 
 
-def config(found: dict[str, Any], *, tied: bool) -> dict[str, Any]:
-    """The fields of a file that the compiled part has accepted, as transformers' config.json has them."""
-    kind = found["general.architecture"]
+def config(fields: dict[str, Any], *, tied: bool) -> dict[str, Any]:
+    """transformers' config.json from the fields of a file that the compiled part has accepted."""
+    kind = fields["general.architecture"]
     out: dict[str, Any] = {
         "architectures": [f"{kind.capitalize()}ForCausalLM"],
         "model_type": kind,
         "hidden_act": "silu",
         "tie_word_embeddings": tied,
-        "rms_norm_eps": round(found[f"{kind}.attention.layer_norm_rms_epsilon"], 12),
+        "rms_norm_eps": round(fields[f"{kind}.attention.layer_norm_rms_epsilon"], 12),
     }
     for field, name in _CONFIG.items():
-        if f"{kind}.{field}" in found:
-            out[name] = found[f"{kind}.{field}"]
+        if f"{kind}.{field}" in fields:
+            out[name] = fields[f"{kind}.{field}"]
     out.setdefault("num_key_value_heads", out["num_attention_heads"])
-    if names := found.get("tokenizer.ggml.tokens"):
+    if names := fields.get("tokenizer.ggml.tokens"):
         out["vocab_size"] = len(names)
-    theta = found.get(f"{kind}.rope.freq_base", 10000.0)
+    theta = fields.get(f"{kind}.rope.freq_base", 10000.0)
     scaling = f"{kind}.rope.scaling."
-    rope = {"rope_type": found.get(scaling + "type") or "default", "rope_theta": theta}
+    rope = {"rope_type": fields.get(scaling + "type") or "default", "rope_theta": theta}
     if rope["rope_type"] == "none":
         rope["rope_type"] = "default"
     if rope["rope_type"] != "default":
-        rope["factor"] = found.get(scaling + "factor", 1.0)
-    if scaling + "original_context_length" in found:
-        rope["original_max_position_embeddings"] = found[scaling + "original_context_length"]
+        rope["factor"] = fields.get(scaling + "factor", 1.0)
+    if scaling + "original_context_length" in fields:
+        rope["original_max_position_embeddings"] = fields[scaling + "original_context_length"]
     if rope["rope_type"] == "yarn":
-        said = found.get(scaling + "attn_factor", found.get(scaling + "yarn_attn_factor", 1.0))
-        rope["attention_factor"] = said * (0.1 * math.log(rope["factor"]) + 1 if rope["factor"] > 1 else 1.0)
+        attention = fields.get(scaling + "attn_factor", fields.get(scaling + "yarn_attn_factor", 1.0))
+        rope["attention_factor"] = attention * (0.1 * math.log(rope["factor"]) + 1 if rope["factor"] > 1 else 1.0)
         rope |= {
-            f"beta_{end}": found[f"{scaling}yarn_beta_{end}"]
+            f"beta_{end}": fields[f"{scaling}yarn_beta_{end}"]
             for end in ("fast", "slow")
-            if f"{scaling}yarn_beta_{end}" in found
+            if f"{scaling}yarn_beta_{end}" in fields
         }
     out["rope_theta"], out["rope_parameters"] = theta, rope
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        if f"tokenizer.ggml.{theirs}_token_id" in found:
-            out[f"{ours}_token_id"] = found[f"tokenizer.ggml.{theirs}_token_id"]
+        if f"tokenizer.ggml.{theirs}_token_id" in fields:
+            out[f"{ours}_token_id"] = fields[f"tokenizer.ggml.{theirs}_token_id"]
     return out
 
 
-def tokenizer(found: dict[str, Any]) -> "Tokenizer | None":
+def tokenizer(fields: dict[str, Any]) -> "Tokenizer | None":
     """The tokenizer of a file's fields, byte-level or sentencepiece's BPE; None where they describe another."""
-    names = found.get("tokenizer.ggml.tokens")
-    kind = found.get("tokenizer.ggml.model")
+    names = fields.get("tokenizer.ggml.tokens")
+    kind = fields.get("tokenizer.ggml.model")
     if not names or kind not in ("gpt2", "llama"):
         return None
     from tokenizers import AddedToken
 
-    made = _byte_level(found, names) if kind == "gpt2" else _sentencepiece(found, names)
+    made = _byte_level(fields, names) if kind == "gpt2" else _sentencepiece(fields, names)
     if made is None:
         return None
-    kinds = found.get("tokenizer.ggml.token_type", [])
+    kinds = fields.get("tokenizer.ggml.token_type", [])
     made.add_special_tokens(
         [AddedToken(n, special=True, normalized=False) for n, k in zip(names, kinds, strict=False) if k == CONTROL]
     )
@@ -141,8 +141,8 @@ def tokenizer(found: dict[str, Any]) -> "Tokenizer | None":
     return made
 
 
-def _byte_level(found: dict[str, Any], names: list[str]) -> "Tokenizer | None":
-    cut, merges = CUTS.get(found.get("tokenizer.ggml.pre", "default")), found.get("tokenizer.ggml.merges")
+def _byte_level(fields: dict[str, Any], names: list[str]) -> "Tokenizer | None":
+    cut, merges = CUTS.get(fields.get("tokenizer.ggml.pre", "default")), fields.get("tokenizer.ggml.merges")
     if cut is None or merges is None:
         return None
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -150,7 +150,7 @@ def _byte_level(found: dict[str, Any], names: list[str]) -> "Tokenizer | None":
     pattern, digits = cut
     pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
     known = {name: i for i, name in enumerate(names)}
-    llama3 = found.get("tokenizer.ggml.pre") == "llama-bpe"
+    llama3 = fields.get("tokenizer.ggml.pre") == "llama-bpe"
     made = Tokenizer(models.BPE(known, pairs, ignore_merges=llama3))
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
     if pattern:
@@ -158,13 +158,13 @@ def _byte_level(found: dict[str, Any], names: list[str]) -> "Tokenizer | None":
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
     made.pre_tokenizer = pre_tokenizers.Sequence(steps)
     made.decoder = decoders.ByteLevel()
-    _ends(made, found, names, bos=llama3)
+    _ends(made, fields, names, bos=llama3)
     return made
 
 
-def _sentencepiece(found: dict[str, Any], names: list[str]) -> "Tokenizer | None":
-    """Merges follow from the scores: of two neighbours those are joined whose union scores best."""
-    scores = found.get("tokenizer.ggml.scores")
+def _sentencepiece(fields: dict[str, Any], names: list[str]) -> "Tokenizer | None":
+    """A sentencepiece tokenizer. Its scores give the merges: neighbours whose union scores best are joined first."""
+    scores = fields.get("tokenizer.ggml.scores")
     if not scores or len(scores) != len(names):
         return None
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -177,26 +177,26 @@ def _sentencepiece(found: dict[str, Any], names: list[str]) -> "Tokenizer | None
         if name[:cut] in known and name[cut:] in known
     ]
     merges = [(names[first], names[second]) for _, _, first, second in sorted(pairs)]
-    unknown = found.get("tokenizer.ggml.unknown_token_id", 0)
+    unknown = fields.get("tokenizer.ggml.unknown_token_id", 0)
     model = models.BPE(known, merges, unk_token=names[unknown], fuse_unk=True, byte_fallback=True)
     made = Tokenizer(model)
-    prefix = found.get("tokenizer.ggml.add_space_prefix", True)
+    prefix = fields.get("tokenizer.ggml.add_space_prefix", True)
     scheme = "first" if prefix else "never"
     made.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme, split=False)
     steps: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     made.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
-    _ends(made, found, names, bos=True)
+    _ends(made, fields, names, bos=True)
     return made
 
 
-def _ends(made: "Tokenizer", found: dict[str, Any], names: list[str], *, bos: bool) -> None:
-    """Have the tokens added that begin and end a text, where the file asks for them. bos: where it is silent."""
+def _ends(made: "Tokenizer", fields: dict[str, Any], names: list[str], *, bos: bool) -> None:
+    """Add the tokens that begin and end a text, where the file asks for them. bos: the default for the first."""
     from tokenizers import processors
 
     ids = {}
     for end, asked in (("bos", bos), ("eos", False)):
-        token = found.get(f"tokenizer.ggml.{end}_token_id")
-        if found.get(f"tokenizer.ggml.add_{end}_token", asked) and isinstance(token, int) and token < len(names):
+        token = fields.get(f"tokenizer.ggml.{end}_token_id")
+        if fields.get(f"tokenizer.ggml.add_{end}_token", asked) and isinstance(token, int) and token < len(names):
             ids[end] = names[token], token
     if ids:
         first, last = ([ids[end][0]] if end in ids else [] for end in ("bos", "eos"))

@@ -20,7 +20,7 @@ def nearest(points: np.ndarray, book: np.ndarray) -> np.ndarray:
 
 
 def kmeans(points: np.ndarray, count: int, steps: int = 20) -> np.ndarray:
-    """(count, dim) float32: entries that a sample of the points (n, dim) lies close to, the same at every call."""
+    """(count, dim) float32: k-means centres of a sample of the points (n, dim), the same at every call."""
     random = np.random.default_rng(0)
     if len(points) > _SAMPLE:
         points = points[random.choice(len(points), _SAMPLE, replace=False)]
@@ -30,17 +30,18 @@ def kmeans(points: np.ndarray, count: int, steps: int = 20) -> np.ndarray:
         book = points[random.choice(len(points), count, replace=len(points) < count)].copy()
     for _ in range(steps):
         code = nearest(points, book)
-        held = np.bincount(code, minlength=count)
+        members = np.bincount(code, minlength=count)
         sums = np.stack([np.bincount(code, column, count) for column in points.T], 1)
-        book[held > 0] = (sums[held > 0] / held[held > 0, None]).astype(np.float32)
-        if (empty := np.flatnonzero(held == 0)).size:  # to where the fit is worst
-            far = ((points - book[code]) ** 2).sum(1)
-            book[empty] = points[np.argsort(far)[-empty.size :]] if empty.size <= len(points) else 0
+        used = members > 0
+        book[used] = (sums[used] / members[used, None]).astype(np.float32)
+        if (empty := np.flatnonzero(~used)).size:  # moved to where the fit is worst
+            error = ((points - book[code]) ** 2).sum(1)
+            book[empty] = points[np.argsort(error)[-empty.size :]] if empty.size <= len(points) else 0
     return book
 
 
-def whole(book: np.ndarray, bits: int) -> np.ndarray:
-    """(2^bits, dim) float32: a book of fewer entries filled up with zeros."""
+def padded(book: np.ndarray, bits: int) -> np.ndarray:
+    """(2^bits, dim) float32: a book of fewer entries, padded with zeros."""
     out = np.zeros((1 << bits, book.shape[1]), np.float32)
     out[: len(book)] = book
     return out
@@ -68,14 +69,14 @@ def cluster(weight: np.ndarray, bits: int, dim: int, group: int) -> tuple[np.nda
     if not np.isfinite(weight).all():
         raise EngineError("a weight is NaN or infinite")
     step = group or columns
-    padded = np.zeros((rows, columns + -columns % step), np.float32)
-    padded[:, :columns] = weight
-    parts = padded.reshape(rows, -1, step)
-    held = np.minimum(columns - np.arange(parts.shape[1]) * step, step)
-    scales = np.abs(parts).max(2) if dim == 1 else np.sqrt((parts * parts).sum(2) / held)
+    filled = np.zeros((rows, columns + -columns % step), np.float32)
+    filled[:, :columns] = weight
+    parts = filled.reshape(rows, -1, step)
+    size = np.minimum(columns - np.arange(parts.shape[1]) * step, step)
+    scales = np.abs(parts).max(2) if dim == 1 else np.sqrt((parts * parts).sum(2) / size)
     points = (parts / np.where(scales, scales, 1)[..., None]).reshape(rows, -1)[:, :columns].reshape(-1, dim)
     book, scaled = in_bytes(kmeans(points, 1 << bits), scales)
     # the codes are chosen by what is stored
-    size = np.where(scaled, scaled, 1).astype(np.float32)
-    points = (parts / size[..., None]).reshape(rows, -1)[:, :columns].reshape(-1, dim)
+    divisor = np.where(scaled, scaled, 1).astype(np.float32)
+    points = (parts / divisor[..., None]).reshape(rows, -1)[:, :columns].reshape(-1, dim)
     return nearest(points, book.astype(np.float32)).reshape(rows, -1), scaled, book

@@ -1,4 +1,4 @@
-"""GGUF files as llama.cpp loads them, written by the `gguf` package: names, fields and blocks of 32 weights."""
+"""Write GGUF files for llama.cpp with the `gguf` package: names, fields and blocks of 32 weights."""
 
 import math
 from collections.abc import Callable
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paperlab.engine import vocabulary
+from paperlab.engine.formats import gguf_vocabulary
+from paperlab.engine.formats.floats import from_float32
+from paperlab.engine.formats.source import Grouped, Item, Source, halves_of_heads
 from paperlab.engine.native import EngineError
-from paperlab.engine.pack import Layout
-from paperlab.engine.source import Grouped, Item, Source, pairs_apart
+from paperlab.engine.packing.layout import Layout
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -42,9 +43,9 @@ def write(
     dtype: str | None,
     requantize: bool,
     progress: Callable[[str, int, int], None],
-    room: Callable[[int], None],
+    check_space: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Write `items` to `file`. dtype, requantize, progress and what is given back: as `export` has them."""
+    """Write `items` to `file`. dtype, requantize, progress and the returned report: as `export` has them."""
     try:
         import gguf
     except ImportError:
@@ -59,8 +60,8 @@ def write(
     writer = gguf.GGUFWriter(None, kind)
     typed = [_typed(item, dtype, requantize) for item in items]
     _fields(writer, source, kind)
-    held = [block for item, block in typed if len(item.shape) == 2 and not _table(item)]
-    most = max(set(held), key=held.count, default="F32")
+    types = [block for item, block in typed if len(item.shape) == 2 and not _table(item)]
+    most = max(set(types), key=types.count, default="F32")
     writer.add_file_type(getattr(gguf.LlamaFileType, _FILE_TYPES.get(most, f"MOSTLY_{most}")))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     factors = _rotary_factors(config)
@@ -73,7 +74,7 @@ def write(
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     total = sum(sizes)
-    room(total)
+    check_space(total)
     writer.write_header_to_file(file)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -81,7 +82,7 @@ def write(
     try:
         for (item, block), size in zip(typed, sizes, strict=True):
             progress(item.name, done, total)
-            writer.write_tensor_data(_bytes(item, block, _turn(item, config)))
+            writer.write_tensor_data(_bytes(item, block, _row_order(item, config)))
             done += size
         if factors is not None:
             writer.write_tensor_data(factors)
@@ -116,11 +117,11 @@ def _typed(item: Item, dtype: str | None, requantize: bool) -> tuple[Item, str]:
     elif not requantize:
         grid, own = item.grid, own or "none"
         what = f"{grid.bits} bits in groups of {grid.group or item.shape[1]}{'' if grid.symmetric else ' with minima'}"
-        what += ", and more beside its codes" if grid.beside else ""
+        what += ", and more than codes" if grid.corrected else ""
         raise EngineError(
             f"{item.name} ({what}) fits {'no block of GGUF' if own == 'none' else own}"
             f"{f', not {dtype}' if dtype and own != 'none' else ''}: rounding its codes again takes --requantize, "
-            "and --type F32 writes what they stand for"
+            "and --type F32 writes the dequantized weights"
         )
     else:
         wanted = "Q8_0" if dtype is None or _table(item) else dtype
@@ -133,23 +134,21 @@ def _typed(item: Item, dtype: str | None, requantize: bool) -> tuple[Item, str]:
 
 
 def _block(item: Item) -> str | None:
-    """The type whose blocks hold the codes of a matrix as they are; None where none does."""
+    """The block type that stores the codes of a matrix unchanged; None where none does."""
     grid = item.grid
-    if grid is None or grid.beside or item.shape[1] % 32 or grid.group % 32:
+    if grid is None or grid.corrected or item.shape[1] % 32 or grid.group % 32:
         return None
     if grid.bits <= 4:
         return "Q4_0" if grid.symmetric else "Q4_1"
     return "Q8_0" if grid.bits == 8 and grid.symmetric else None
 
 
-def _bytes(item: Item, block: str, turn: np.ndarray | None) -> np.ndarray:
-    """A tensor as it lies in the file."""
+def _bytes(item: Item, block: str, order: np.ndarray | None) -> np.ndarray:
+    """A tensor as it is stored in the file, its rows in another order where one is given."""
     if block not in BLOCKS:
-        from paperlab.engine.export import as_type
-
-        values = item.floats() if turn is None else item.floats()[turn]
-        return np.ascontiguousarray(as_type(values, block, item.name))
-    matrix = item.grouped() if turn is None else item.grouped().turned(turn)
+        values = item.floats() if order is None else item.floats()[order]
+        return np.ascontiguousarray(from_float32(values, block, item.name))
+    matrix = item.grouped() if order is None else item.grouped().reordered(order)
     return blocks(matrix, block)
 
 
@@ -177,13 +176,13 @@ def _name(item: Item) -> str:
     raise EngineError(f"{item.name} has no place in a GGUF file of this architecture")
 
 
-def _turn(item: Item, config: dict[str, Any]) -> np.ndarray | None:
-    """The order of rows that puts rotary pairs side by side, as llama.cpp has them in the Llama architecture."""
+def _row_order(item: Item, config: dict[str, Any]) -> np.ndarray | None:
+    """The row order with adjacent rotary pairs, which llama.cpp has in the Llama architecture; None elsewhere."""
     if config["model_type"] in ("llama", "mistral") and ".self_attn." in item.name:
         for part, name in ((".q_proj.", "num_attention_heads"), (".k_proj.", "num_key_value_heads")):
             if part in item.name:
                 heads = config.get(name) or config["num_attention_heads"]
-                return np.argsort(pairs_apart(item.shape[0], heads))
+                return np.argsort(halves_of_heads(item.shape[0], heads))
     return None
 
 
@@ -195,7 +194,7 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rotary_factors(config: dict[str, Any]) -> np.ndarray | None:
-    """By what llama.cpp divides each rotary frequency, where the model scales them as Llama 3 does."""
+    """The divisor of each rotary frequency, where the model scales them as Llama 3 does."""
     rope = _rope(config)
     if rope["rope_type"] != "llama3":
         return None
@@ -209,7 +208,7 @@ def _rotary_factors(config: dict[str, Any]) -> np.ndarray | None:
 
 
 def _yarn(writer: "GGUFWriter", rope: dict[str, Any]) -> None:
-    """llama.cpp multiplies cosines and sines with 1 + 0.1 ln(factor) anyway; what differs is a factor more."""
+    """Add yarn's fields. llama.cpp itself multiplies cosines and sines with 1 + 0.1 ln(factor)."""
     if rope.get("truncate") is False:
         raise EngineError('GGUF has no place for yarn\'s "truncate": false')
     usual = gain(rope["factor"], 1)
@@ -228,7 +227,7 @@ def gain(factor: float, scale: float) -> float:
 
 
 def _fields(writer: "GGUFWriter", source: Source, kind: str) -> None:
-    """Everything that the file says beside its tensors."""
+    """Add the metadata fields and the tokenizer."""
     import gguf
 
     config = source.config
@@ -261,4 +260,4 @@ def _fields(writer: "GGUFWriter", source: Source, kind: str) -> None:
             _yarn(writer, rope)
     elif rope["rope_type"] not in ("default", "llama3"):
         raise EngineError(f'GGUF has no place for rotary positions scaled by "{rope["rope_type"]}"')
-    vocabulary.write(writer, source, vocabulary_size)
+    gguf_vocabulary.write(writer, source, vocabulary_size)

@@ -1,23 +1,23 @@
-"""A tokenizer as the fields of a GGUF file."""
+"""Write a tokenizer as the fields of a GGUF file."""
 
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from paperlab.engine.gguf import BYTE, CONTROL, CUTS, NORMAL, UNKNOWN, UNUSED, USER
+from paperlab.engine.formats.gguf_reader import BYTE, CONTROL, CUTS, NORMAL, UNKNOWN, UNUSED, USER
+from paperlab.engine.formats.source import Source
+from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.native import EngineError
-from paperlab.engine.source import Source
-from paperlab.engine.text import Tokens
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 
 def write(writer: "GGUFWriter", source: Source, size: int) -> None:
-    """Add the tokenizer's fields; of a GGUF file they are taken as they are. size: rows of the embeddings.
+    """Add the tokenizer's fields; a GGUF source's own are copied. size: rows of the embeddings.
 
-    Without a tokenizer the file says so, and runs on token ids. Raises EngineError for tokenizers that llama.cpp has
-    no name for.
+    Without a tokenizer the file is marked "no_vocab" and runs on token ids. Raises EngineError for tokenizers that
+    llama.cpp has no name for.
     """
     if source.fields:
         return _copied(writer, source.fields)
@@ -25,26 +25,26 @@ def write(writer: "GGUFWriter", source: Source, size: int) -> None:
     if tokens.tokenizer is None:
         writer.add_tokenizer_model("no_vocab")
         return
-    said = json.loads(tokens.tokenizer.to_str())
-    pieces = said["model"].get("byte_fallback") and said["model"].get("type") == "BPE"
+    spec = json.loads(tokens.tokenizer.to_str())
+    pieces = spec["model"].get("byte_fallback") and spec["model"].get("type") == "BPE"
     if pieces:
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
     else:
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(cut_of(said))
+        writer.add_tokenizer_pre(pre_tokenizer_of(spec))
     names: list[str | None] = [None] * size
     kinds = [NORMAL] * size
-    added = {entry["id"]: (entry["content"], CONTROL if entry["special"] else USER) for entry in said["added_tokens"]}
-    for name, i in said["model"]["vocab"].items():
+    added = {entry["id"]: (entry["content"], CONTROL if entry["special"] else USER) for entry in spec["added_tokens"]}
+    for name, i in spec["model"]["vocab"].items():
         _put(names, i, name)
     for i, (name, kind) in added.items():
         _put(names, i, name)
         kinds[i] = kind
-    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in said["model"]["merges"]]
+    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in spec["model"]["merges"]]
     if pieces:
         for i, name in enumerate(names):
-            if name == said["model"].get("unk_token"):
+            if name == spec["model"].get("unk_token"):
                 kinds[i] = UNKNOWN
             elif name and re.fullmatch("<0x[0-9A-F]{2}>", name):
                 kinds[i] = BYTE
@@ -69,7 +69,7 @@ def write(writer: "GGUFWriter", source: Source, size: int) -> None:
     empty = tokens.encode("")
     writer.add_add_bos_token(bool(empty) and empty[0] == ids.get("bos"))
     writer.add_add_eos_token(bool(empty) and empty[-1] == ids.get("eos") and empty[-1:] != empty[:1])
-    writer.add_add_space_prefix(bool(pieces) and _prefixed(said))
+    writer.add_add_space_prefix(bool(pieces) and _prefixed(spec))
     if tokens.template:
         writer.add_chat_template(tokens.template)
 
@@ -80,20 +80,20 @@ def _put(names: list[str | None], place: int, name: str) -> None:
     names[place] = name
 
 
-def _prefixed(said: dict[str, Any]) -> bool:
+def _prefixed(spec: dict[str, Any]) -> bool:
     """Whether a sentencepiece tokenizer puts a space before a text."""
-    steps = [said.get("normalizer") or {}, said.get("pre_tokenizer") or {}]
+    steps = [spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}]
     steps += [part for step in steps for part in step.get("normalizers", [])]
     return any(step.get("type") == "Prepend" or step.get("prepend_scheme", "never") != "never" for step in steps)
 
 
-def cut_of(said: dict[str, Any]) -> str:
+def pre_tokenizer_of(spec: dict[str, Any]) -> str:
     """llama.cpp's name for how a tokenizer.json cuts texts. Raises EngineError where it has none that is known here."""
-    if said["model"].get("type") != "BPE" or (said.get("decoder") or {}).get("type") != "ByteLevel":
+    if spec["model"].get("type") != "BPE" or (spec.get("decoder") or {}).get("type") != "ByteLevel":
         raise EngineError(
             "only BPE tokenizers of bytes or of sentencepiece are written as GGUF; --to hf keeps this one as it is"
         )
-    step = said.get("pre_tokenizer") or {}
+    step = spec.get("pre_tokenizer") or {}
     digits, pattern, regex = False, None, False
     for part in step.get("pretokenizers", [step]):
         if part.get("type") == "Digits" and part.get("individual_digits"):

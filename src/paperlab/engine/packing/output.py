@@ -1,31 +1,27 @@
-"""Where models are written: beside their place first, and there only when they are whole."""
+"""Files and folders that appear complete or not at all."""
 
 import contextlib
 import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from paperlab.engine.native import EngineError
 
 
-def room(out: Path) -> Callable[[int], None]:
-    """Refuses sizes that the disk of `out` has no room for."""
+def check_space(out: Path, size: int) -> None:
+    """Raise EngineError where the disk of `out` has not `size` bytes free."""
     folder = next(parent for parent in out.absolute().parents if parent.is_dir())
-
-    def check(size: int) -> None:
-        free = shutil.disk_usage(folder).free
-        if size > free:
-            raise EngineError(f"{out} takes {size / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB left")
-
-    return check
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise EngineError(f"{out} takes {size / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB left")
 
 
 @contextlib.contextmanager
-def placed(out: Path) -> Iterator[Path]:
-    """A place beside `out` to write in: what is there at the end becomes `out`, or vanishes with an error."""
+def staged(out: Path) -> Iterator[Path]:
+    """A temporary path next to `out` to write to: moved to `out` at the end, removed where an error ends it."""
     parent = out.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +36,7 @@ def placed(out: Path) -> Iterator[Path]:
             os.chmod(place, 0o755)
             os.replace(place, out)
         else:
-            # A folder that is there keeps its files; config.json comes last, it makes the folder a model.
+            # An existing folder keeps its other files; config.json comes last, as it makes the folder a model.
             for file in sorted(place.rglob("*"), key=lambda file: file == place / "config.json"):
                 if not file.is_dir():
                     (out / file.relative_to(place)).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Tokens back to text, one by one: whole characters only, and nothing that a stop text may begin with."""
+"""Turn tokens back into text one by one: complete characters only, and nothing of a stop text."""
 
 import codecs
 import json
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 @cache
-def _letters() -> dict[str, int]:
+def byte_of_letter() -> dict[str, int]:
     """The byte that each letter of a byte-level token's name stands for."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     moved = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(moved)}
 
 
-class Spelling:
+class TokenBytes:
     """The bytes of a tokenizer's tokens. exact: whether the bytes of a run of tokens are those of its text."""
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
@@ -32,74 +32,77 @@ class Spelling:
 
     def __call__(self, token: int) -> bytes:
         """A token's bytes, special ones by their names; empty where the tokenizer has no such token."""
-        found = self._known.get(token)
-        if found is None:
-            found = self._known[token] = self._spell(self.tokenizer.id_to_token(token) or "", token)
-        return found
+        known = self._known.get(token)
+        if known is None:
+            known = self._known[token] = self._bytes(self.tokenizer.id_to_token(token) or "", token)
+        return known
 
-    def _spell(self, name: str, token: int) -> bytes:
+    def _bytes(self, name: str, token: int) -> bytes:
         if token in self.special:
             return name.encode()
         if self.exact:
-            letters = _letters()
+            letters = byte_of_letter()
             return bytes(map(letters.__getitem__, name)) if letters.keys() >= set(name) else name.encode()
         if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
             return bytes.fromhex(name[3:5])
         return name.replace("▁", " ").encode()
 
 
-class Writer:
-    """The text of one run of tokens. made: characters so far; given: those handed out; cut: where a stop text began."""
+class Detokenizer:
+    """The text of one sequence of tokens.
 
-    def __init__(self, spelling: Spelling, stop: Sequence[str] = ()) -> None:
+    made: characters so far; given: those returned; cut: the position at which a stop text began, None before that.
+    """
+
+    def __init__(self, token_bytes: TokenBytes, stop: Sequence[str] = ()) -> None:
         self._stop = [word for word in stop if word]
-        self._held = ""
+        self._pending = ""
         self.made = self.given = 0
         self.cut: int | None = None
-        self._decode, self._rest = _decoding(spelling)
+        self._decode, self._rest = _decoding(token_bytes)
 
     def push(self, token: int) -> str:
-        """What is certain now that `token` has come; once a stop text is complete, `cut` is set and all is given."""
+        """The text that is final with this token; once a stop text is complete, `cut` is set and nothing follows."""
         if self.cut is not None:
             return ""
-        return self._certain(self._decode(token))
+        return self._final(self._decode(token))
 
     def end(self) -> str:
-        """What was held back, where no more tokens come."""
+        """The rest of the text, where no more tokens come."""
         if self.cut is not None:
             return ""
-        certain = self._certain(self._rest())
+        final = self._final(self._rest())
         if self.cut is None:
-            certain += self._held
+            final += self._pending
             self.given = self.made
-        return certain
+        return final
 
-    def _certain(self, new: str) -> str:
+    def _final(self, new: str) -> str:
         if not new:
             return ""
-        self._held += new
+        self._pending += new
         self.made += len(new)
-        found = min((at for word in self._stop if (at := self._held.find(word)) >= 0), default=-1)
-        if found >= 0:
-            self.cut = self.made - len(self._held) + found
-            safe = found
+        first = min((at for word in self._stop if (at := self._pending.find(word)) >= 0), default=-1)
+        if first >= 0:
+            self.cut = self.made - len(self._pending) + first
+            safe = first
         else:
-            safe = len(self._held) - max((_overlap(self._held, word) for word in self._stop), default=0)
-        certain, self._held = self._held[:safe], self._held[safe:]
+            safe = len(self._pending) - max((_overlap(self._pending, word) for word in self._stop), default=0)
+        final, self._pending = self._pending[:safe], self._pending[safe:]
         self.given += safe
-        return certain
+        return final
 
 
-def _decoding(spelling: Spelling) -> tuple[Callable[[int], str], Callable[[], str]]:
-    """(token -> text, what is left at the end). Special tokens have no text."""
-    if spelling.exact:
+def _decoding(token_bytes: TokenBytes) -> tuple[Callable[[int], str], Callable[[], str]]:
+    """(token -> text, () -> the rest at the end). Special tokens have no text."""
+    if token_bytes.exact:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        step = lambda token: "" if token in spelling.special else decoder.decode(spelling(token))  # noqa: E731
+        step = lambda token: "" if token in token_bytes.special else decoder.decode(token_bytes(token))  # noqa: E731
         return step, lambda: decoder.decode(b"", True)
     from tokenizers.decoders import DecodeStream
 
     stream = DecodeStream(skip_special_tokens=True)
-    return (lambda token: stream.step(spelling.tokenizer, token) or ""), (lambda: "")
+    return (lambda token: stream.step(token_bytes.tokenizer, token) or ""), (lambda: "")
 
 
 def _overlap(text: str, word: str) -> int:

@@ -1,23 +1,24 @@
 """Write a model in the formats of other runtimes: Hugging Face safetensors, compressed-tensors, GGUF.
 
-Codes are carried over as they are wherever a format has a place for them; they are rounded a second time only where the
-caller says so. The whole comes into being beside its place and is moved there when it is complete.
+Codes are copied unchanged wherever a format can hold them; they are rounded a second time only where the caller asks
+for it. The output appears when it is complete, or not at all.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from paperlab.engine import compressed, ggml
-from paperlab.engine.container import Planned, write_planned
+from paperlab.engine.formats import compressed_tensors, gguf_writer
+from paperlab.engine.formats.floats import from_float32
+from paperlab.engine.formats.source import Item, Source
+from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.native import EngineError
-from paperlab.engine.pack import BESIDE, Codes, Layout, Recipe, fits, layout_of
-from paperlab.engine.place import placed, room
-from paperlab.engine.source import Item, Source
+from paperlab.engine.packing.container import MODEL_FILES, Planned, write_planned
+from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of
+from paperlab.engine.packing.output import check_space, staged
 
 Format = Literal["hf", "compressed-tensors", "gguf"]
 Progress = Callable[[str, int, int], None]
@@ -44,21 +45,21 @@ def export(
     recipe, given: as for `pack`, to quantize on the way. dtype: of what is written as floats, "F32", "F16" or "BF16"
     (None: floats keep their own, what codes stand for becomes F32); for GGUF also "Q8_0", "Q4_0" and "Q4_1".
     requantize: codes that GGUF has no block for may be rounded again. shard: the most bytes of one safetensors file.
-    progress: told the tensor, the bytes written before it, and of how many.
+    progress: called with the tensor, the bytes written before it, and of how many.
 
-    Gives bytes, tensors, and notes: sentences on what the format holds otherwise. Raises EngineError, and leaves
+    Returns bytes, tensors, and notes: sentences on what the format stores differently. Raises EngineError, and leaves
     nothing behind then.
     """
     source, out = Path(source), Path(out)
     if to not in ("hf", "compressed-tensors", "gguf"):
         raise EngineError(f'no format "{to}"; hf, compressed-tensors and gguf are known')
-    types = (*_FLOATS, *ggml.BLOCKS) if to == "gguf" else _FLOATS
+    types = (*_FLOATS, *gguf_writer.BLOCKS) if to == "gguf" else _FLOATS
     if dtype not in (None, *types):
         raise EngineError(f'no type "{dtype}" for {to}; {", ".join(types)} are known')
     if to == "gguf" and out.suffix != ".gguf":
         raise EngineError(f"{out}: name a file that ends with .gguf")
-    held = out if to == "gguf" else out / "config.json"
-    if held.exists() or (out / "model.safetensors").exists():
+    existing = out if to == "gguf" else out / "config.json"
+    if existing.exists() or (out / "model.safetensors").exists():
         raise EngineError(f"{out} already holds a model; give another name, or remove it first")
     if to != "gguf" and out.is_file():
         raise EngineError(f"{out} is a file; give the name of a folder")
@@ -69,36 +70,36 @@ def export(
         for item in _chosen(opened, recipe, given or {}, bert, to == "compressed-tensors")
         if not (item.stem == "lm_head" and opened.config.get("tie_word_embeddings"))
     ]
-    with placed(out) as place:
+    with staged(out) as place:
         if to == "gguf":
-            return ggml.write(opened, items, place, dtype, requantize, progress, room(out))
+            return gguf_writer.write(opened, items, place, dtype, requantize, progress, partial(check_space, out))
         notes: list[str] = []
         config = {key: value for key, value in opened.config.items() if key != "quantization_config"}
         if to == "hf":
             plan = [_floating(item, dtype) for item in items]
         else:
-            plan, notes, config["quantization_config"] = compressed.plan(items, dtype, _floating)
+            plan, notes, config["quantization_config"] = compressed_tensors.plan(items, dtype, _floating)
         kinds = {tensor.kind for tensor in plan if tensor.kind in _FLOATS and len(tensor.shape) == 2}
         config.pop("torch_dtype", None)
         config["dtype"] = _TYPES["F16" if to != "hf" else kinds.pop() if len(kinds) == 1 else "F32"]
-        size = _write_folder(plan, place, shard, progress, room(out))
+        size = _write_folder(plan, place, shard, progress, partial(check_space, out))
         (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        _beside(opened, place)
+        _copy_tokenizer(opened, place)
     return {"bytes": size, "tensors": len(plan), "notes": notes}
 
 
 def _chosen(
     source: Source, recipe: Layout | Recipe | None, given: Mapping[str, Codes], bert: bool, packed: bool
 ) -> list[Item]:
-    """The source's tensors, those that the recipe or `given` names in few bits. packed: for compressed-tensors."""
+    """The source's tensors, those quantized that the recipe or `given` names. packed: for compressed-tensors."""
     if isinstance(recipe, Layout):
         recipe = [("*", recipe)]
     out, matched = [], not recipe
     for item in source.items.values():
-        free = fits(item.name, item.shape, bert) and not (packed and compressed.is_table(item.stem))
+        free = is_packable(item.name, item.shape, bert) and not (packed and compressed_tensors.is_table(item.stem))
         layout = layout_of(item.stem, recipe) if recipe and free else Layout(16)
         if item.stem in given:
-            out.append(item.given(given[item.stem]))
+            out.append(item.with_codes(given[item.stem]))
         elif layout.bits == 16:
             out.append(item)
         elif item.grid:
@@ -116,40 +117,27 @@ def _chosen(
 
 
 def _floating(item: Item, dtype: str | None) -> Planned:
-    """A tensor as floats of that type; other numbers stay what they are."""
+    """A tensor to write as floats of that type; one of other numbers stays as it is."""
     kind = dtype if dtype and item.dtype in _FLOATS else item.dtype
     if kind == item.dtype and item.raw is not None:
         return Planned(item.name, kind, item.shape, item.raw)
-    return Planned(item.name, kind, item.shape, lambda: as_type(item.floats(), kind, item.name))
+    return Planned(item.name, kind, item.shape, lambda: from_float32(item.floats(), kind, item.name))
 
 
-def as_type(values: np.ndarray, kind: str, name: str) -> np.ndarray:
-    """float32 as F32, F16, or BF16 (its bits as uint16), rounded to nearest even."""
-    if kind == "F16":
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if np.isinf(half).any() and not np.isinf(values).any():
-            raise EngineError(f"{name} has values beyond 65504, too large for float16; take BF16 or F32")
-        return half
-    if kind != "BF16":
-        return values
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-    return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
-
-
-def _write_folder(plan: list[Planned], place: Path, shard: int, progress: Progress, room: Callable[[int], None]) -> int:
-    """The tensors in as many files as `shard` asks for. Gives their bytes."""
+def _write_folder(
+    plan: list[Planned], place: Path, shard: int, progress: Progress, check: Callable[[int], None]
+) -> int:
+    """Write tensors to as many files as `shard` asks for; their bytes. check: refuses more than the disk has free."""
     total = sum(tensor.nbytes for tensor in plan)
-    room(total)
+    check(total)
     files: list[list[Planned]] = [[]]
     for tensor in plan:
-        if files[-1] and sum(held.nbytes for held in files[-1]) + tensor.nbytes > shard:
+        if files[-1] and sum(one.nbytes for one in files[-1]) + tensor.nbytes > shard:
             files.append([])
         files[-1].append(tensor)
     done = 0
 
-    def tell(tensor: Planned) -> None:
+    def report(tensor: Planned) -> None:
         nonlocal done
         progress(tensor.name, done, total)
         done += tensor.nbytes
@@ -157,7 +145,7 @@ def _write_folder(plan: list[Planned], place: Path, shard: int, progress: Progre
     where: dict[str, str] = {}
     for number, tensors in enumerate(files, 1):
         name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
-        write_planned(place / name, tensors, {"format": "pt"}, tell, align=1)
+        write_planned(place / name, tensors, {"format": "pt"}, report, align=1)
         where |= {tensor.name: name for tensor in tensors}
     if len(files) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
@@ -165,23 +153,23 @@ def _write_folder(plan: list[Planned], place: Path, shard: int, progress: Progre
     return total
 
 
-def _beside(source: Source, place: Path) -> None:
-    """Tokenizer and settings: copied from a folder, made from a GGUF file's fields."""
+def _copy_tokenizer(source: Source, place: Path) -> None:
+    """Write tokenizer and settings: copies from a folder, or made from a GGUF file's fields."""
     if source.fields:
-        from paperlab.engine.text import Tokens
-
         tokens = Tokens.of(source.path)
         if tokens.tokenizer is None:
             return
         tokens.tokenizer.save(str(place / "tokenizer.json"))
-        said: dict[str, Any] = {name: token for name, token in tokens.specials.items() if token}
-        said |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        said["model_max_length"] = source.config["max_position_embeddings"]
+        settings: dict[str, Any] = {name: token for name, token in tokens.specials.items() if token}
+        settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        settings["model_max_length"] = source.config["max_position_embeddings"]
         if tokens.template:
-            said["chat_template"] = tokens.template
-        (place / "tokenizer_config.json").write_text(json.dumps(said, indent=2, ensure_ascii=False), encoding="utf-8")
+            settings["chat_template"] = tokens.template
+        (place / "tokenizer_config.json").write_text(
+            json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8"
+        )
         return
-    for name in (*BESIDE, *_MORE):
+    for name in (*MODEL_FILES, *_MORE):
         if name != "config.json" and (source.path / name).is_file():
             (place / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source.path / name, place / name)

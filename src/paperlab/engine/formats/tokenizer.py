@@ -1,4 +1,4 @@
-"""Text to tokens and back, by the tokenizers library; chat templates by Jinja, in its sandbox."""
+"""Read a model's tokenizer: text to tokens and back by the tokenizers library, chat templates by Jinja's sandbox."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paperlab.engine import gguf
+from paperlab.engine.detokenizer import Detokenizer, TokenBytes
+from paperlab.engine.formats import gguf_reader
 from paperlab.engine.native import EngineError
-from paperlab.engine.writing import Spelling, Writer
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -32,7 +32,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> "Tokenizer | None":
-    """Takes longer than the engine takes to read a small model's weights, and holds up every other thread meanwhile."""
+    """The tokenizer of a file. Slow: longer than a small model's weights take, and it blocks every other thread."""
     if not file.is_file():
         return None
     from tokenizers import Tokenizer
@@ -47,7 +47,7 @@ def _read(file: Path) -> "Tokenizer | None":
 
 
 def _added(file: Path, name: str) -> int | None:
-    """The id of an added token by the beginning of a tokenizer.json, where they stand; None where it is not told."""
+    """The id of an added token, by the list at the beginning of a tokenizer.json; None where it is not there."""
     try:
         with file.open(encoding="utf-8", errors="replace") as opened:
             head = opened.read(_HEAD)
@@ -60,11 +60,11 @@ def _added(file: Path, name: str) -> int | None:
 
 @dataclass
 class Tokens:
-    """A model's tokenizer with what its folder says beside it.
+    """A model's tokenizer with the settings of its folder.
 
-    make: gives the tokenizer, or None, when it is first needed. stated: ids of tokens that end a text; end: the name of
-    one more, whose id the tokenizer knows. longest: the most tokens of a text that the folder allows, None where it is
-    silent. pooling: "mean" or "cls", for encoders. source: the folder or file, named in errors.
+    make: makes the tokenizer, or None, when it is first needed. stated: ids of tokens that end a text; end: the name of
+    one more, whose id the tokenizer knows. longest: the most tokens of a text that the folder allows, None where it
+    sets no limit. pooling: "mean" or "cls", for encoders. source: the folder or file, named in errors.
     """
 
     source: Path
@@ -89,16 +89,16 @@ class Tokens:
 
     @classmethod
     def of(cls, path: Path) -> "Tokens":
-        """What lies in a model folder. A folder without tokenizer.json works with token ids only."""
+        """Read a model folder or a GGUF file. A folder without tokenizer.json works with token ids only."""
         if path.is_file():
             return cls._of_gguf(path)
-        said = _json(path / "tokenizer_config.json")
-        template = said.get("chat_template")
+        settings = _json(path / "tokenizer_config.json")
+        template = settings.get("chat_template")
         if (path / "chat_template.jinja").is_file():
             template = (path / "chat_template.jinja").read_text(encoding="utf-8")
         specials = {}
         for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-            value = said.get(name)
+            value = settings.get(name)
             specials[name] = value.get("content", "") if isinstance(value, dict) else value or ""
         ends: set[int] = set()
         for file in ("config.json", "generation_config.json"):
@@ -120,8 +120,8 @@ class Tokens:
 
     @classmethod
     def _of_gguf(cls, file: Path) -> "Tokens":
-        found = gguf.fields(file)
-        names = found.get("tokenizer.ggml.tokens", [])
+        fields = gguf_reader.read_fields(file)
+        names = fields.get("tokenizer.ggml.tokens", [])
         specials, ends = {}, set()
         for name, key in (
             ("bos_token", "bos"),
@@ -129,13 +129,13 @@ class Tokens:
             ("unk_token", "unknown"),
             ("pad_token", "padding"),
         ):
-            token = found.get(f"tokenizer.ggml.{key}_token_id")
+            token = fields.get(f"tokenizer.ggml.{key}_token_id")
             specials[name] = names[token] if isinstance(token, int) and token < len(names) else ""
         for key in ("eos", "eot", "eom"):
-            token = found.get(f"tokenizer.ggml.{key}_token_id")
+            token = fields.get(f"tokenizer.ggml.{key}_token_id")
             ends |= {token} if isinstance(token, int) else set()
-        template = found.get("tokenizer.chat_template")
-        made = gguf.tokenizer(found)
+        template = fields.get("tokenizer.chat_template")
+        made = gguf_reader.tokenizer(fields)
         return cls(
             file,
             lambda: made,
@@ -177,20 +177,20 @@ class Tokens:
         return self.encode(text, special=False)
 
     def stream(self, ids: Iterable[int], stop: Sequence[str] = ()) -> Iterator[str]:
-        """Text of token ids as it becomes certain: whole characters, and nothing that a stop text may begin with."""
-        writer = Writer(self.spelling, stop)
+        """Text of token ids as it is final: complete characters, and nothing that may begin a stop text."""
+        detokenizer = Detokenizer(self.token_bytes, stop)
         for token in ids:
-            if piece := writer.push(token):
+            if piece := detokenizer.push(token):
                 yield piece
-            if writer.cut is not None:
+            if detokenizer.cut is not None:
                 return
-        if piece := writer.end():
+        if piece := detokenizer.end():
             yield piece
 
     @cached_property
-    def spelling(self) -> Spelling:
+    def token_bytes(self) -> TokenBytes:
         """The bytes of each token."""
-        return Spelling(self._need())
+        return TokenBytes(self._need())
 
     @cached_property
     def _template(self) -> "Template":

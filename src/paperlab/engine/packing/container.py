@@ -1,4 +1,4 @@
-"""Safetensors files with NumPy alone: memory-mapped in, aligned and whole out.
+"""Read and write safetensors files with NumPy alone: memory-mapped in, aligned out; and what a packed model has.
 
 A packed model is a folder like any other of Hugging Face's. Its `model.safetensors` has, for a matrix NAME of (rows,
 columns), instead of NAME.weight:
@@ -11,11 +11,11 @@ columns), instead of NAME.weight:
 
     NAME.book    I8    with a codebook: (2^bits, codebook), the entries; a code stands for `codebook` columns
 
-and beside any of them
+and in addition to any of them
 
     NAME.low_rank.a  F16  (rank, columns)
     NAME.low_rank.b  F16  [row / 16][rank][16]; b @ a is added to what the codes stand for
-    NAME.rows, NAME.columns  I32  the rows, the columns that are held; all else then describes the matrix of these
+    NAME.rows, NAME.columns  I32  the rows, the columns that are kept; all else then describes the matrix of these
     NAME.outliers.starts   U32  (rows + 1,)  where each row's exact weights begin; the last is their number
     NAME.outliers.columns  U16  their columns, ascending within a row
     NAME.outliers.values   F16 or F32  the weights themselves, in place of all else
@@ -53,11 +53,23 @@ _KINDS = {
 }
 _NAMES = {np.dtype(kind): name for name, kind in _KINDS.items() if name != "BF16"}
 _ALIGN = 64
-FILL = "paperlab.fill."  # how the names of tensors begin that are there for the next one's place alone
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+"""What a model folder has in addition to its weights."""
+FILL = "paperlab.fill."  # prefix of tensors that only align the next one
 
 
 def read_header(file: Path) -> tuple[dict[str, dict], dict[str, str], int]:
-    """Entries by name, metadata, and where the data begins. Raises EngineError."""
+    """Read a file's header: entries by name, metadata, and the offset of the data. Raises EngineError."""
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
@@ -109,7 +121,7 @@ class Weights:
         return name in self._where
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """As the header has it."""
+        """The shape of a tensor."""
         return tuple(self._where[name][1]["shape"])
 
     def kind(self, name: str) -> str:
@@ -117,7 +129,7 @@ class Weights:
         return str(self._where[name][1]["dtype"])
 
     def raw(self, name: str) -> np.ndarray:
-        """The tensor as it lies in the file; bfloat16 as uint16."""
+        """The tensor as it is stored, memory-mapped; bfloat16 as uint16."""
         file, entry, start = self._where[name]
         kind, shape = np.dtype(_KINDS[entry["dtype"]]), tuple(entry["shape"])
         if 0 in shape:
@@ -126,19 +138,32 @@ class Weights:
 
     def floats(self, name: str) -> np.ndarray:
         """The tensor as float32. Raises EngineError where it holds no floats."""
-        raw, kind = self.raw(name), self.kind(name)
-        if kind == "BF16":
-            wide = raw.astype(np.uint32)
-            wide <<= 16
-            return np.asarray(wide).view(np.float32)
-        if kind not in ("F32", "F16", "F64"):
-            raise EngineError(f"{name} is of type {kind}; floats are needed")
-        return np.ascontiguousarray(raw, np.float32)
+        return to_float32(self.raw(name), self.kind(name), name)
+
+
+def kind_of(name: str, array: np.ndarray) -> str:
+    """The type of an array as safetensors spells it; uint16 are the bits of bfloat16. Raises EngineError."""
+    if array.dtype == np.uint16:
+        return "BF16"
+    if array.dtype not in _NAMES:
+        raise EngineError(f"{name} is of type {array.dtype}, which safetensors files do not have")
+    return _NAMES[array.dtype]
+
+
+def to_float32(raw: np.ndarray, kind: str, name: str) -> np.ndarray:
+    """An array as float32, bfloat16 from its bits. Raises EngineError where it has no floats."""
+    if kind == "BF16":
+        wide = raw.astype(np.uint32)
+        wide <<= 16
+        return np.asarray(wide).view(np.float32)
+    if kind not in ("F32", "F16", "F64"):
+        raise EngineError(f"{name} is of type {kind}; floats are needed")
+    return np.ascontiguousarray(raw, np.float32)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to be written. kind: as safetensors spells it; make: gives it when its turn comes."""
+    """A tensor to be written. kind: as safetensors spells it; make: called when its turn comes."""
 
     name: str
     kind: str
@@ -152,7 +177,7 @@ class Planned:
 
 
 def write(file: Path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> None:
-    """Write {name: (type, array)} as one safetensors file, whole or not at all."""
+    """Write {name: (type, array)} as one safetensors file, complete or not at all."""
     plan = [Planned(name, kind, array.shape, lambda a=array: a) for name, (kind, array) in tensors.items()]  # type: ignore[misc]
     write_planned(file, plan, metadata)
 
@@ -164,7 +189,7 @@ def write_planned(
     progress: Callable[[Planned], None] = lambda _: None,
     align: int = _ALIGN,
 ) -> None:
-    """Write tensors one by one as one safetensors file, whole or not at all; only one is in memory at a time.
+    """Write tensors one by one as one safetensors file, complete or not at all; only one is in memory at a time.
 
     align: where tensors begin; what lies between two is a tensor of its own, named FILL, as safetensors knows no gaps.
     """

@@ -1,4 +1,4 @@
-"""What a model's files hold, tensor by tensor, whatever their format: a folder, a packed folder, a GGUF file."""
+"""Read a model's tensors one by one, whatever its format: a folder, a packed folder, a GGUF file."""
 
 import json
 import weakref
@@ -9,26 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from paperlab.engine import gguf
-from paperlab.engine.container import Weights
-from paperlab.engine.native import EngineError, call, library, pointer, round_to_nearest
-from paperlab.engine.pack import Codes, Layout
+from paperlab.engine.formats import gguf_reader
+from paperlab.engine.native import EngineError, call, library, pointer
+from paperlab.engine.packing.container import Weights
+from paperlab.engine.packing.layout import Codes, Layout, quantize
 
-_AT_ONCE = 1 << 22  # weights whose codes are found together
+_STRIP = 1 << 22  # weights whose codes are computed together
 
 
 @dataclass(frozen=True)
 class Grid:
     """How codes are scaled. bits: of a code; group: columns to a scale, 0 for whole rows.
 
-    beside: the matrix has a low-rank part, exact weights or absent channels beside its codes.
+    corrected: the matrix has more than codes: a low-rank part, exact weights or absent channels.
     """
 
     bits: int
     group: int
     symmetric: bool
     sparse: bool = False
-    beside: bool = False
+    corrected: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Grouped:
             return self.spread(self.scales) * (codes - (1 << (self.grid.bits - 1)))
         return self.spread(self.scales) * codes + self.spread(self.mins)
 
-    def turned(self, rows: np.ndarray) -> "Grouped":
+    def reordered(self, rows: np.ndarray) -> "Grouped":
         """The rows in another order."""
         mins = None if self.mins is None else self.mins[rows]
         return replace(self, codes=self.codes[rows], scales=self.scales[rows], mins=mins)
@@ -63,9 +63,9 @@ class Grouped:
 
 @dataclass(frozen=True)
 class Item:
-    """A tensor under the name that transformers gives it. grid: None where it is stored as floats.
+    """A tensor by the name that transformers gives it, read when it is asked for. grid: None where stored as floats.
 
-    dtype: as safetensors spells it; what codes stand for is float32. Nothing is read before it is asked for.
+    dtype: as safetensors spells it; dequantized weights are float32.
     """
 
     name: str
@@ -82,24 +82,20 @@ class Item:
         return self.name.removesuffix(".weight")
 
     def rounded(self, layout: Layout, *, whole: bool = False) -> "Item":
-        """The matrix on another grid, its codes the nearest ones. whole: minima are whole numbers of steps."""
-        if layout.codebook or layout.rank or layout.outliers or layout.whole:
+        """The matrix on another grid, rounded to the nearest codes. whole: with integer zero points."""
+        if layout.codebook or layout.rank or layout.outliers or layout.structured:
             raise EngineError(
                 f"{self.name}: codebook, rank, outliers and channels are for `pack`; export the packed folder then"
             )
-        grid = Grid(layout.bits, layout.columns, layout.symmetric, layout.sparse)
+        grid = Grid(layout.bits, layout.group_size, layout.symmetric, layout.sparse)
 
         def grouped() -> Grouped:
-            weight = np.ascontiguousarray(self.floats())
-            keep = layout.mask(weight)
+            weight = self.floats()
             try:
-                codes, scales, mins = round_to_nearest(
-                    weight, layout.bits, layout.columns, symmetric=layout.symmetric, keep=keep
-                )
+                made = quantize(weight, layout)
             except EngineError as error:
                 raise EngineError(f"{self.name}: {error}") from None
-            if keep is not None:
-                codes[keep == 0] = 1 << (layout.bits - 1)
+            codes, scales, mins = _unmasked(made), made.scales, made.mins
             if whole and mins is not None:
                 step = scales.astype(np.float32)
                 step[step == 0] = np.inf
@@ -111,19 +107,25 @@ class Item:
 
         return replace(self, dtype="F32", grid=grid, floats=lambda: grouped().floats(), grouped=grouped, raw=None)
 
-    def given(self, codes: Codes) -> "Item":
-        """The matrix with codes that were found elsewhere."""
+    def with_codes(self, codes: Codes) -> "Item":
+        """The matrix with codes that were made elsewhere. Raises EngineError where it has more than codes."""
         if codes.shape != self.shape:
             raise EngineError(f"{self.name} is {self.shape}, the codes given for it are {codes.shape}")
         if codes.low_rank or codes.outliers or codes.book is not None:
             raise EngineError(f"{self.name} has more than codes: `pack` it, then export the packed folder to hf")
         layout = codes.layout
-        done = Grouped(Grid(codes.bits, layout.columns, layout.symmetric), codes.codes, codes.scales, codes.mins)
+        grid = Grid(codes.bits, layout.group_size, layout.symmetric, layout.sparse)
+        done = Grouped(grid, _unmasked(codes), codes.scales, codes.mins)
         return replace(self, dtype="F32", grid=done.grid, floats=done.floats, grouped=lambda: done, raw=None)
 
 
-def pairs_apart(rows: int, heads: int) -> np.ndarray:
-    """The order that takes rows with rotary pairs side by side (llama.cpp) to halves of a head (transformers)."""
+def _unmasked(made: Codes) -> np.ndarray:
+    """The codes, with the code of the value 0 for pruned weights."""
+    return made.codes if made.mask is None else np.where(made.mask, made.codes, np.uint8(1 << (made.bits - 1)))
+
+
+def halves_of_heads(rows: int, heads: int) -> np.ndarray:
+    """The row order that takes adjacent rotary pairs (llama.cpp) to the two halves of a head (transformers)."""
     return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
@@ -137,8 +139,8 @@ class Source:
         listed = json.loads(library().pl_files_list(self._handle).decode(errors="replace"))
         self.fields: dict[str, Any] = {}
         if path.is_file():
-            self.fields = gguf.fields(path)
-            self.config = gguf.config(self.fields, tied="lm_head.weight" not in listed)
+            self.fields = gguf_reader.read_fields(path)
+            self.config = gguf_reader.config(self.fields, tied="lm_head.weight" not in listed)
             for name, part in (("attention_bias", "self_attn.o_proj"), ("mlp_bias", "mlp.up_proj")):
                 if f"model.layers.0.{part}.bias" in listed:
                     self.config[name] = True
@@ -151,24 +153,23 @@ class Source:
 
     def _item(self, name: str, about: dict[str, Any], files: Weights | None) -> Item:
         shape = tuple(about["shape"])
-        few = "bits" in about
-        grid = (
-            Grid(about["bits"], about["group"], about["symmetric"], about["sparse"], about["beside"]) if few else None
-        )
-        turn = self._turn(name, shape)
-        floats = lambda: self._floats(name, shape)[turn]  # noqa: E731
-        grouped = lambda: self._grouped(name, shape, grid).turned(turn)  # noqa: E731
-        if files is not None and not few:
+        quantized = "bits" in about
+        keys = ("bits", "group", "symmetric", "sparse", "beside")  # as the compiled part names them
+        grid = Grid(*(about[key] for key in keys)) if quantized else None
+        order = self._row_order(name, shape)
+        floats = lambda: self._floats(name, shape)[order]  # noqa: E731
+        grouped = lambda: self._grouped(name, shape, grid).reordered(order)  # noqa: E731
+        if files is not None and not quantized:
             return Item(name, shape, about["dtype"], None, floats, grouped, lambda: files.raw(name))
         dtype = about["dtype"] if about["dtype"] in ("F16", "BF16") else "F32"
         return Item(name, shape, dtype, grid, floats, grouped)
 
-    def _turn(self, name: str, shape: tuple[int, ...]) -> Any:
-        """What puts the rows of a tensor in transformers' order."""
+    def _row_order(self, name: str, shape: tuple[int, ...]) -> Any:
+        """The index that puts the rows of a tensor in transformers' order."""
         if self.fields and self.config["model_type"] == "llama" and ".self_attn." in name:
             for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
                 if f".{part}." in name:
-                    return pairs_apart(shape[0], self.config[heads])
+                    return halves_of_heads(shape[0], self.config[heads])
         return slice(None)
 
     def _floats(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -178,8 +179,10 @@ class Source:
         return out
 
     def _grouped(self, name: str, shape: tuple[int, ...], grid: Grid | None) -> Grouped:
-        """Codes from weights and scales: any format of the engine's that has both is read, and what is no plain grid
-        is noticed."""
+        """Codes from weights and scales, in any format of the engine's that has both.
+
+        Raises EngineError where codes and scales alone do not give the weights back.
+        """
         if grid is None:
             raise EngineError(f"{name} is stored as floats: it has no codes")
         rows, columns = shape
@@ -188,7 +191,7 @@ class Source:
         call("files_scales", self._handle, name.encode(), pointer(scales), pointer(mins))
         out = Grouped(grid, np.empty(shape, np.uint8), scales, mins)
         zero = 1 << (grid.bits - 1) if grid.symmetric else 0
-        step = max(1, _AT_ONCE // columns)
+        step = max(1, _STRIP // columns)
         weight = np.empty((step, columns), np.float32)
         for first in range(0, rows, step):
             last = min(first + step, rows)
@@ -196,8 +199,8 @@ class Source:
             call("files_read", self._handle, name.encode(), first, last, pointer(weight))
             truth, scale = weight[: last - first], part.spread(part.scales)
             offset = part.spread(part.mins) if part.mins is not None else np.float32(0)
-            found = np.rint((truth - offset) / np.where(scale == 0, np.inf, scale)) + zero
-            part.codes[:] = found.clip(0, (1 << grid.bits) - 1)
+            nearest = np.rint((truth - offset) / np.where(scale == 0, np.inf, scale)) + zero
+            part.codes[:] = nearest.clip(0, (1 << grid.bits) - 1)
             if (np.abs(part.floats() - truth) > 1e-6 * (np.abs(offset) + np.abs(scale) * (1 << grid.bits))).any():
                 raise EngineError(f"{name} is more than codes and scales; export it to Hugging Face's format (--to hf)")
         return out

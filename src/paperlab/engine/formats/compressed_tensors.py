@@ -1,4 +1,4 @@
-"""The pack-quantized format of compressed-tensors, as vLLM and transformers load it.
+"""Write the pack-quantized format of compressed-tensors, as vLLM and transformers load it.
 
 For a matrix NAME: NAME.weight_packed, codes of 4 or 8 bits in 32-bit words along the columns, the first in the lowest
 bits; NAME.weight_scale, one per row and group; NAME.weight_shape; and where groups have a zero point,
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from paperlab.engine.container import Planned
+from paperlab.engine.formats.source import Grid, Grouped, Item
 from paperlab.engine.native import EngineError
-from paperlab.engine.source import Grid, Grouped, Item
+from paperlab.engine.packing.container import Planned
 
 
 def is_table(stem: str) -> bool:
-    """Whether a matrix is looked up by row: the format holds linear layers alone."""
+    """Whether a matrix is an embedding table, which the format does not hold: it has linear layers alone."""
     return stem.endswith(("embed_tokens", "_embeddings"))
 
 
@@ -89,10 +89,10 @@ def _check(item: Item) -> None:
     assert grid is not None
     if grid.bits > 8:
         raise EngineError(f"{item.name} has codes of {grid.bits} bits; pack-quantized holds 4 and 8")
-    if grid.beside:
+    if grid.corrected:
         raise EngineError(
-            f"{item.name} has a low-rank part, exact weights or absent channels beside its codes, "
-            "and pack-quantized holds none of them; --to hf writes what it all stands for"
+            f"{item.name} has a low-rank part, exact weights or absent channels in addition to its codes, "
+            "and pack-quantized holds none of them; --to hf writes the dequantized weights"
         )
     if grid.group and item.shape[1] % grid.group:
         raise EngineError(
@@ -102,7 +102,7 @@ def _check(item: Item) -> None:
 
 
 def _parts(item: Item, bits: int) -> list[Planned]:
-    """The tensors of one matrix; its codes are made once, and let go with the last."""
+    """The tensors of one matrix; its codes are made once, and freed with the last."""
     made: list[Grouped] = []
     rows, columns = item.shape
     grid = item.grid

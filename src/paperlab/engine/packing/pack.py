@@ -1,0 +1,188 @@
+"""Write a model folder with its matrices in few bits, or sparse, as the engine reads them fastest."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, tiles
+from paperlab.engine.packing import channels, corrections
+from paperlab.engine.packing.codebook import cluster, in_bytes, padded
+from paperlab.engine.packing.container import MODEL_FILES, Weights, named, write
+from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of
+from paperlab.engine.packing.output import check_space, staged
+from paperlab.engine.packing.tensors import Tensors
+
+Progress = Callable[[str, int, int], None]
+_Choice = Layout | Literal["given"] | None  # to be rounded; quantized elsewhere; stored as it is
+
+
+def pack(
+    source: str | Path | Tensors,
+    out: str | Path,
+    recipe: Layout | Recipe,
+    given: Mapping[str, Codes] | None = None,
+    progress: Progress = lambda name, done, total: None,
+) -> dict[str, float]:
+    """Pack a model into the folder `out`, which must not contain a model yet.
+
+    source: a model folder, or `Tensors` in memory; both give the same bytes.
+    recipe: one layout for all matrices, or (pattern, layout) pairs over their names, the last match counting:
+    [("*", Layout(4)), ("lm_head", Layout(8))]. Weights are rounded to the nearest codes, except for the matrices in
+    `given`, by name (without ".weight"), whose codes are stored and whose weights in `source` are not read; any mapping
+    will do, it is asked for each matrix once.
+    progress: called with the matrix, the weights packed before it, and of how many.
+
+    Returns bytes, weights, and bits per weight over the packed matrices. Raises EngineError; nothing is left in `out`
+    where packing ends early.
+    """
+    out, given = Path(out), given or {}
+    recipe = [("*", recipe)] if isinstance(recipe, Layout) else recipe
+    weights, config, files, origin = _opened(source)
+    if (out / "config.json").exists() or (out / "model.safetensors").exists():
+        raise EngineError(f"{out} already holds a model; name another folder, or remove it first")
+    if any(name.endswith(".codes") for name in weights.names()):
+        raise EngineError(f"{origin} is packed already; give the original weights")
+    choices = _choices(weights, recipe, given, config, origin)
+    total = sum(math.prod(weights.shape(name)) for name, choice in choices.items() if choice)
+    if not total:
+        raise EngineError(f"no matrix of {origin} matches the recipe")
+    rounded = {name: choice for name, choice in choices.items() if isinstance(choice, Layout)}
+    shared = channels.of_mlps(rounded, weights.floats, bool(config.get("mlp_bias")))
+    tensors: dict[str, tuple[str, np.ndarray]] = {}
+    metadata = {"format": "paperlab", "paperlab": "2"}
+    bits = count = 0
+    with staged(out) as place:
+        for name, choice in choices.items():
+            if choice is None:
+                tensors[name] = weights.kind(name), weights.raw(name)
+                continue
+            stem, shape = name.removesuffix(".weight"), weights.shape(name)
+            progress(stem, count, total)
+            try:
+                if choice == "given":
+                    codes = given[stem]
+                    if codes.shape != shape:
+                        raise EngineError(f"it is {shape}, the codes given for it are {codes.shape}")
+                    layout, arrays = codes.layout, pack_codes(codes)
+                else:
+                    layout, arrays = choice, pack_matrix(weights.floats(name), choice, shared.get(name))
+            except EngineError as error:
+                raise EngineError(f"{name}: {error}") from None
+            tensors |= {f"{stem}.{part}": named(array) for part, array in arrays.items()}
+            metadata[f"paperlab.{stem}"] = json.dumps(_describe(shape, layout, arrays))
+            bits += 8 * sum(array.nbytes for array in arrays.values())
+            count += math.prod(shape)
+        check_space(out, sum(array.nbytes for _, array in tensors.values()))
+        for file in MODEL_FILES:
+            if files and (files / file).is_file():
+                (place / file).parent.mkdir(exist_ok=True)
+                shutil.copyfile(files / file, place / file)
+        if isinstance(weights, Tensors):
+            (place / "config.json").write_text(weights.config_json(), encoding="utf-8")
+        write(place / "model.safetensors", tensors, metadata)
+        size = (place / "model.safetensors").stat().st_size
+    return {"bytes": size, "weights": count, "bits_per_weight": bits / count}
+
+
+def _opened(source: str | Path | Tensors) -> tuple[Weights | Tensors, Mapping[str, Any], Path | None, str]:
+    """Tensors, configuration, the folder of the other files, and what errors call the model."""
+    if isinstance(source, Tensors):
+        return source, source.config, Path(source.files) if source.files else None, "the model"
+    folder = Path(source)
+    if not (folder / "config.json").is_file():
+        raise EngineError(f"no config.json in {folder}; give the folder of a model")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Weights(folder), config, folder, str(folder)
+
+
+def _choices(
+    weights: Weights | Tensors, recipe: Recipe, given: Mapping[str, Codes], config: Mapping[str, Any], origin: str
+) -> dict[str, _Choice]:
+    """How each tensor of the packed model is stored. Raises EngineError for matrices of `given` that are not there."""
+    bert, tied = config.get("model_type") == "bert", bool(config.get("tie_word_embeddings"))
+    out: dict[str, _Choice] = {}
+    for name in weights.names():
+        stem = name.removesuffix(".weight")
+        if stem == "lm_head" and tied:
+            continue
+        if stem in given and stem != name:
+            out[name] = "given"
+        else:
+            layout = layout_of(stem, recipe) if is_packable(name, weights.shape(name), bert) else None
+            out[name] = None if layout is None or layout.bits == 16 else layout
+    absent = {stem for stem in given if f"{stem}.weight" not in out} - ({"lm_head"} if tied else set())
+    if absent:
+        raise EngineError(f"{origin} has no matrix {min(absent)}, for which codes are given")
+    return out
+
+
+def _describe(shape: tuple[int, ...], layout: Layout, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the file's metadata says of a packed matrix."""
+    rows, columns = shape
+    kept = len(arrays["columns"]) if "columns" in arrays else columns
+    about = {"rows": rows, "columns": columns, "bits": layout.bits, "group": layout.group_size or kept + -kept % 64}
+    about |= {f"kept_{side}": len(arrays[side]) for side in ("rows", "columns") if side in arrays}
+    if layout.codebook:
+        about["codebook"] = layout.codebook
+    if "low_rank.a" in arrays:
+        about["rank"] = len(arrays["low_rank.a"])
+    if "outliers.columns" in arrays:
+        about["outliers"] = len(arrays["outliers.columns"])
+    return about | {"symmetric": layout.symmetric, "sparse": layout.sparse}
+
+
+def pack_codes(given: Codes) -> dict[str, np.ndarray]:
+    """The arrays of a matrix that was quantized elsewhere, by name. Raises EngineError."""
+    layout = given.layout
+    group = layout.group_size
+    if given.book is None:
+        keep = np.ascontiguousarray(given.mask != 0, np.uint8) if given.mask is not None and layout.sparse else None
+        arrays = tiles(Parts(given.codes, given.scales, given.mins, keep, given.bits, group))
+    else:
+        book, scales = in_bytes(padded(given.book, given.bits), given.scales)
+        arrays = tiles(Parts(given.codes, scales, None, None, given.bits, group, book)) | {"book": book}
+    if given.low_rank:
+        arrays |= corrections.low_rank(*given.low_rank)
+    if given.outliers and len(given.outliers[0]):
+        arrays |= corrections.outliers(given.shape, *given.outliers)
+    return arrays
+
+
+def pack_matrix(weight: np.ndarray, layout: Layout, kept: channels.Kept | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a packed matrix by name, from (rows, columns) float32. Raises EngineError.
+
+    kept: the rows and columns that stay, for the patterns that remove whole ones; None: chosen by its own norms.
+    """
+    if layout.structured:
+        sides = dict(zip(("rows", "columns"), kept or channels.chosen(weight, layout), strict=True))
+        lists = {side: indices for side, indices in sides.items() if indices is not None}
+        for axis, side in enumerate(("rows", "columns")):
+            weight = weight.take(lists[side], axis) if side in lists else weight
+        return pack_matrix(weight, replace(layout, pattern="unstructured", keep=1.0)) | lists
+    row, column = corrections.farthest(weight, layout.outliers)
+    rest = weight
+    if len(row):
+        rest = weight.copy()
+        rest[row, column] = 0  # they are not to widen the range of the others
+    keep, group, mins, book = layout.mask(rest), layout.group_size, None, None
+    if layout.codebook:
+        codes, scales, book = cluster(rest, layout.bits, layout.codebook, group)
+    else:
+        codes, scales, mins = round_to_nearest(rest, layout.bits, group, symmetric=layout.symmetric, keep=keep)
+    parts = Parts(codes, scales, mins, keep, layout.bits, group, book)
+    arrays = tiles(parts)
+    if book is not None:
+        arrays["book"] = book
+    if layout.rank:
+        error = rest - read(parts)
+        error[row, column] = 0
+        arrays |= corrections.low_rank(*corrections.best_factors(error, layout.rank))
+    if len(row):
+        arrays |= corrections.outliers((weight.shape[0], weight.shape[1]), row, column, weight[row, column])
+    return arrays
