@@ -209,7 +209,8 @@ def test_a_published_verdict_is_shown_without_resampling(tmp_path: Path, monkeyp
     record = make()
     plain = one_page(tmp_path / "a", [record], cards(record)).read_bytes()
     rows = {record.id: row(record)}
-    monkeypatch.setattr(room, "verdict", lambda record: pytest.fail("resampled"))
+    for name in ("row", "verdict"):
+        monkeypatch.setattr(room, name, lambda record: pytest.fail("resampled"))
     assert one_page(tmp_path / "b", [record], cards(record), rows=rows).read_bytes() == plain
 
 

@@ -17,7 +17,7 @@ from paperlab.core.card import Arm
 from paperlab.core.figures import ArmFigures, Value
 from paperlab.core.methods import Method, find_method, identity, methods
 from paperlab.core.summaries import Summary
-from paperlab.core.verdict import current
+from paperlab.core.task import task_version
 from paperlab.core.words import clean, number
 
 COLUMNS = ("task", "task_version", "model", "data", "scale", "machine", "seeds", "arm", "metric", "better", "value",
@@ -118,9 +118,10 @@ def compared(
     wanted = frozenset(slugs)
     records = summaries.read(wanted) if records is None else records
     ours = [kept for one in records if (kept := _arms_of(one, wanted))]
-    cards = {name: known[name] for name in {one.method for one in ours} if name in known}
-    today = current(ours, cards, versions)  # type: ignore[type-var]  # it has what a row has
-    live = [*today.current, *today.repeated, *today.unfinished]
+    cards = [known[name] for name in {one.method for one in ours} if name in known]
+    present = {check.hash for method in cards for check in method.card.checks}
+    now = {task: task_version(task) if versions is None else versions.get(task) for task in {r.task for r in ours}}
+    live = [one for one in ours if one.check_hash in present and one.task_version == now[one.task]]
     finished = [one for one in live if one.status == "finished"]
     papers = {one.id: one.paper for one in finished}
     ran = wanted & {one.method for one in finished}

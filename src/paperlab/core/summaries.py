@@ -221,7 +221,7 @@ def problems(file: Path) -> list[str]:
 
 
 def publish_all(where: Sequence[Path] | None = None) -> None:
-    """`publish` for every records file of this machine's folder, or of the folders named, that is newer than its rows."""
+    """`publish` every records file of this machine, or of the folders named, that is newer than its rows."""
     for path, changed, _ in stamps(where or (records_folder(),)):
         kept = Path(path).with_suffix(SUFFIX)
         if not kept.exists() or kept.stat().st_mtime_ns < changed:

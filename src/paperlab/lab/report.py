@@ -25,7 +25,18 @@ from paperlab.core.methods import Method, methods
 from paperlab.core.panels import chosen
 from paperlab.core.paper import Paper, papers
 from paperlab.core.record import Record
-from paperlab.core.verdict import Row, Verdict, adjusted, control_ok, current, data_of, published, survives, verdict
+from paperlab.core.verdict import (
+    Row,
+    Verdict,
+    adjusted,
+    control_ok,
+    current,
+    data_of,
+    published,
+    row,
+    survives,
+    verdict,
+)
 from paperlab.core.words import check_sentence, clean, megabytes, number, percent, seconds, span
 from paperlab.lab.compare import compare
 from paperlab.lab.pages import WIDE, WORDS, keep, page, save, slug
@@ -179,39 +190,36 @@ def report(
 def _results(
     records: Sequence[Record], known: Mapping[str, Method], versions: Mapping[str, int] | None, rows: Mapping[str, Row]
 ) -> list[Result]:
-    """Every record with its verdict and where it stands today."""
-    results = {
-        id(r): Result(r, _verdict(r, rows.get(r.id)), key, arms=arm_figures(r))
-        for r, key in zip(records, _keys(records), strict=True)
-    }
-    today = current(records, known, versions)
-    for state in ("current", "unfinished", "repeated", "superseded"):
-        for r in getattr(today, state):
-            its = results[id(r)]
-            its.state, its.why = state, "; ".join(filter(None, (STATES[state], _why(r))))
-    holm = adjusted(_row(results[id(r)]) for r in today.current)
-    for r in today.current:
-        results[id(r)].holm = holm.get(r.id)
-    return list(results.values())
+    """Every record with its verdict and where it stands today. rows: published ones; what has none is computed."""
+    entries = []
+    for r in records:
+        kept = rows.get(r.id)
+        entries.append(kept if kept is not None and kept.check_hash in (r.check_hash, r.check.hash) else row(r))
+    results = [
+        Result(r, _verdict(r, entry), key, arms=arm_figures(r))
+        for r, entry, key in zip(records, entries, _keys(records), strict=True)
+    ]
+    by_id: dict[str, list[Result]] = {}
+    for result in results:
+        by_id.setdefault(result.record.id, []).append(result)
+    today = current(entries, known, versions)
+    holm = adjusted(today.current)
+    for state in today.__dataclass_fields__:
+        for entry in getattr(today, state):
+            for its in by_id[entry.id]:
+                its.state, its.why = state, "; ".join(filter(None, (STATES.get(state, state), _why(its.record))))
+                its.holm = holm.get(entry.id) if state == "current" else None
+                its.verdict = _verdict(its.record, entry)
+    return results
 
 
-def _row(result: Result) -> Row:
-    """The line of a listing for a verdict that is known already."""
-    record, said = result.record, result.verdict
-    named = {name: getattr(record, name) for name in Row.__dataclass_fields__ if hasattr(record, name)}
-    given = {name: getattr(said, name) for name in ("word", "gain", "low", "high", "p", "reason")}
-    return Row(**named, **given, claim=record.check.claim, role=record.check.role, data=data_of(record))
-
-
-def _verdict(record: Record, row: Row | None) -> Verdict:
-    """The published verdict of a record, so that nothing is resampled; computed where there is none.
-
-    An undecided one is computed too: its sentence needs the least effect that could have been seen, which rows lack.
-    """
-    if row is None or row.check_hash != record.check_hash or row.word == "undecided":
-        return verdict(record)
-    given = {name: getattr(row, name) for name in ("word", "reason", "gain", "low", "high", "p")}
-    return Verdict(margin=record.check.margin, **given)
+def _verdict(record: Record, row: Row) -> Verdict:
+    """The verdict in a row; only the least effect that could have been seen may have to be computed again."""
+    given = {name: getattr(row, name) for name in Verdict.__dataclass_fields__ if hasattr(row, name)}
+    found = Verdict(**{"margin": record.check.margin, **given})
+    if found.word == "undecided" and found.minimum_effect is None:
+        return replace(found, minimum_effect=verdict(record).minimum_effect)
+    return found
 
 
 def _page(results: list[Result], known: Mapping[str, Method], file: Path, family: str, png: bool, up: str = "") -> Path:
