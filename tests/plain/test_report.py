@@ -223,7 +223,7 @@ def test_a_picture_of_one_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match="one method"):
         report(tmp_path / "a.svg", [], cards(record), VERSIONS)
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(pages.NoPicture, match="pip install resvg-py"):
+    with pytest.raises(pages.NoPicture, match="PNG needs resvg-py"):
         report(tmp_path / "a.png", [record], cards(record), VERSIONS, names=["easyquant"])
     assert not (tmp_path / "a.png").exists()
 

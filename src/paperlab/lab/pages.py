@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from paperlab.core.charts import DARK, LIGHT, STYLE, Chart
 from paperlab.core.files import write_atomically
+from paperlab.core.install import hint
 from paperlab.core.words import SIGNS, clean, megabytes, number, percent, seconds, span
 
 WIDE = 560  # of a chart in a file of its own
@@ -57,7 +58,7 @@ def to_png(svg: str, zoom: float = 1.5) -> bytes:
     try:
         import resvg_py
     except ImportError:
-        raise NoPicture("PNG needs the package resvg-py: `pip install resvg-py`; SVG needs nothing") from None
+        raise NoPicture(f"PNG needs resvg-py, which is not installed: {hint('png')}; SVG needs nothing") from None
     if not _has_type(resvg_py):
         raise NoPicture("PNG needs a font, and this machine has none: install one, e.g. fonts-dejavu-core")
     return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=zoom, sans_serif_family="DejaVu Sans"))
