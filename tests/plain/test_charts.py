@@ -85,7 +85,7 @@ def test_intervals_without_end_run_to_the_edge_and_are_said() -> None:
     chart = charts.gains([Bar("one seed", 0.1, -math.inf, math.inf, "undecided", "undecided", "#")], margin=0.02,
                          expect="equal")  # fmt: skip
     assert chart is not None
-    assert "[−∞, ∞]" in chart.says
+    assert "[−∞, ∞]" in chart.description
     assert "90 % intervals" in chart.note
     (reach,) = [line for line in inside(chart).iter("line") if line.get("class") == "reach"]
     assert (float(reach.get("x1", 0)), float(reach.get("x2", 0))) == (12, charts.WIDE - 12)

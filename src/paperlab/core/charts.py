@@ -69,14 +69,14 @@ _FILE_WIDTH = 1.25  # CSS pixels for a unit where a file is shown by itself
 class Chart:
     """A finished drawing.
 
-    wide, high: in its own units. title: what is drawn. says: its figures in words, for those who cannot see it.
+    wide, high: in its own units. title: what is drawn. description: its figures in words, for those who cannot see it.
     note: how to read it, one line, which stands under the drawing. parts: the SVG inside.
     """
 
     wide: float
     high: float
     title: str
-    says: str
+    description: str
     note: str
     parts: str
 
@@ -85,7 +85,7 @@ class Chart:
         return (
             f'<svg class="plot" viewBox="0 0 {self.wide:g} {self.high:.0f}" role="group" aria-labelledby="{key}-t" '
             f'aria-describedby="{key}-d"><title id="{key}-t">{escape(clean(self.title))}</title>'
-            f'<desc id="{key}-d">{escape(clean(self.says))}</desc>{self.parts}</svg>'
+            f'<desc id="{key}-d">{escape(clean(self.description))}</desc>{self.parts}</svg>'
         )
 
     def file(self, heading: str = "", colours: Mapping[str, str] = LIGHT) -> str:
@@ -95,16 +95,16 @@ class Chart:
         notes = wrapped(clean(self.note), int((self.wide - 24) / 6)) if self.note else []
         high = top + self.high + 14 * len(notes)
         style = re.sub(r"var\(--([\w-]+)\)", lambda found: colours.get(found[1], _SANS), STYLE)
-        said = "".join(f'<text x="12" y="{20 + 17 * i}" class="head">{escape(line)}</text>'
+        above = "".join(f'<text x="12" y="{20 + 17 * i}" class="head">{escape(line)}</text>'
                        for i, line in enumerate(lines))  # fmt: skip
         under = "".join(_text(12, top + self.high + 4 + 14 * i, line, "tick", "start") for i, line in enumerate(notes))
         inside = re.sub(r'<a class="([^"]*)" href="[^"]*">', r'<g class="\1">', self.parts).replace("</a>", "</g>")
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" viewBox="0 0 {self.wide:g} {high:.0f}" '
             f'width="{self.wide * _FILE_WIDTH:.0f}" height="{high * _FILE_WIDTH:.0f}" role="img">'
-            f"<title>{escape(clean(heading or self.title))}</title><desc>{escape(clean(self.says))}</desc>"
+            f"<title>{escape(clean(heading or self.title))}</title><desc>{escape(clean(self.description))}</desc>"
             f"<style>{style}.plot .head {{ font-size: 13px; font-weight: bold; }}</style>"
-            f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>{said}'
+            f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>{above}'
             f'<g transform="translate(0 {top})">{inside}</g>{under}</svg>\n'
         )
 
@@ -167,14 +167,16 @@ def gains(
     path = "".join(f"M{at(0):.1f} {top + _ROW * i + 18}v{_ROW - 18}" for i in range(len(known)))
     zero = f'<path class="zero" d="{path}"/>'
     axis = "better →" if expect == "equal" else "as the check expects →"
-    says = "; ".join(_said(bar, percent) for bar in known)
+    description = "; ".join(_in_words(bar, percent) for bar in known)
     level, what = (90, "within ±") if expect == "equal" else (95, "beyond ")
     note = (
         f"Gain over {baseline}; bars: {level} % intervals; shaded: what the check asks for, {what}{margin * 100:g} %."
     )
     parts = [band, *_rows(known, at, sorted(wanted, key=abs), percent, wide), zero]
     parts.append(_text(wide - 12, bottom + 30, axis, "axis", "end"))
-    return Chart(wide, bottom + 36, "Relative gain over the baseline with its interval", says, note, "".join(parts))
+    return Chart(
+        wide, bottom + 36, "Relative gain over the baseline with its interval", description, note, "".join(parts)
+    )
 
 
 def arms(bars: Sequence[Bar], *, metric: str, better: str, wide: float = WIDE) -> Chart | None:
@@ -194,8 +196,8 @@ def arms(bars: Sequence[Bar], *, metric: str, better: str, wide: float = WIDE) -
     bottom = _TOP + _ROW * len(known)
     parts.append(_text(wide - 12, bottom + 30, axis, "axis", "end"))
     note = "Disc: method, square: baseline, diamond: other arms; bars: each arm's own 95 % interval, not paired."
-    says = "; ".join(_said(bar, number) for bar in known)
-    return Chart(wide, bottom + 36, f"{metric} of each arm with its interval", says, note, "".join(parts))
+    description = "; ".join(_in_words(bar, number) for bar in known)
+    return Chart(wide, bottom + 36, f"{metric} of each arm with its interval", description, note, "".join(parts))
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -236,7 +238,7 @@ def _rows(
 def _row(bar: Bar, at: Scale, y: float, write: Write, wide: float) -> str:
     line, right = y + 30, wide - 12.0
     parts = [
-        f'<a class="mark {bar.kind}" href="{escape(bar.href)}"><title>{escape(clean(_said(bar, write)))}</title>',
+        f'<a class="mark {bar.kind}" href="{escape(bar.href)}"><title>{escape(clean(_in_words(bar, write)))}</title>',
         f'<rect class="hit" x="0" y="{y}" width="{wide:g}" height="42"/>',
     ]
     whole = int((wide - 24) / LETTER) - 2
@@ -255,7 +257,7 @@ def _row(bar: Bar, at: Scale, y: float, write: Write, wide: float) -> str:
     return "".join([*parts, "</a>"])
 
 
-def _said(bar: Bar, write: Write) -> str:
+def _in_words(bar: Bar, write: Write) -> str:
     figure = f"{bar.label}: {write(bar.value)} {span(bar.low, bar.high, write)}".strip()
     return f"{figure}, {bar.note}" if bar.note else figure
 
@@ -360,19 +362,19 @@ def pareto(
             taken, crossed = taken + crossed, []
         labelled[s] = _place(s, x(s.cost), y(s.value), taken, frame)
     for s in order:
-        told = f"{s.label}: {quality} {number(s.value)} {span(s.low, s.high)}, {cost} {number(s.cost)}"
+        tooltip = f"{s.label}: {quality} {number(s.value)} {span(s.low, s.high)}, {cost} {number(s.cost)}"
         kind = "on" if s.front else "off"
-        parts.append(f'<a class="mark {kind}" href="{escape(s.href)}"><title>{escape(clean(told))}</title>')
+        parts.append(f'<a class="mark {kind}" href="{escape(s.href)}"><title>{escape(clean(tooltip))}</title>')
         parts.append(f'<circle class="hit" cx="{x(s.cost):.1f}" cy="{y(s.value):.1f}" r="12"/>')
         parts.append(labelled[s])
         parts.append(_shape(kind, x(s.cost), y(s.value)) + "</a>")
     parts.append(_text(right, bottom + 28, f"{cost} (less is better)", "axis", "end"))
     parts.append(_text(4, 12, f"{quality} ({better} is better)", "axis", "start"))
-    says = "; ".join(f"{s.label}: {number(s.value)} at {number(s.cost)}" for s in front)
+    description = "; ".join(f"{s.label}: {number(s.value)} at {number(s.cost)}" for s in front)
     title = f"{quality} against {cost}; on the front: {len(front)} of {len(known)}"
     unnamed = sum(not text for text in labelled.values())
     note = "Discs are on the front; bars: each arm's own 95 % interval" + (f"; {unnamed} not named" * bool(unnamed))
-    return Chart(wide, bottom + 36, title, says, f"{note}.", "".join(parts))
+    return Chart(wide, bottom + 36, title, description, f"{note}.", "".join(parts))
 
 
 def _with_ends(spots: Sequence[Spot]) -> list[float]:
@@ -462,5 +464,5 @@ def _short(value: float) -> str:
     return f"{value:,.10g}".replace("-", "−") if abs(value) < 1e5 else f"{value:.0e}"
 
 
-def _text(x: float, y: float, said: str, kind: str, anchor: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(clean(said))}</text>'
+def _text(x: float, y: float, words: str, kind: str, anchor: str) -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(clean(words))}</text>'

@@ -203,8 +203,8 @@ def labels(arms: Sequence[Arm]) -> list[str]:
     for arm in arms:
         others = [other for other in arms if other.method == arm.method]
         names = {name for other in others for name in other.params}
-        telling = [n for n in sorted(names) if len({repr(other.params.get(n)) for other in others}) > 1]
-        short.append(clean(" ".join([arm.method, *(f"{n}={arm.params[n]}" for n in telling if n in arm.params)])))
+        differing = [n for n in sorted(names) if len({repr(other.params.get(n)) for other in others}) > 1]
+        short.append(clean(" ".join([arm.method, *(f"{n}={arm.params[n]}" for n in differing if n in arm.params)])))
     twice = {label for label in short if short.count(label) > 1}  # a parameter named in one arm, left out in another
     return [clean(arm) if label in twice else label for arm, label in zip(arms, short, strict=True)]
 

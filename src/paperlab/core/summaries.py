@@ -1,4 +1,4 @@
-"""Records without their samples: what tables of arms need, computed once and kept in a file beside each records file.
+"""Records without their samples: what tables of arms need, computed once and kept in a file next to each records file.
 
 `<method>.figures.json` next to `<method>.jsonl` is a copy that saves time, never the source: each of its rows carries
 the hash of the line that it was computed from, so a row of another line is not used, and without the file everything is
@@ -197,7 +197,7 @@ def _kept(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def publish(file: Path) -> Path:
-    """Write <file>.figures.json beside a records file, computing what it lacks; leave it alone where it is right.
+    """Write <file>.figures.json next to a records file, computing what it lacks; leave it alone where it is right.
 
     Returns its path. Raises OSError where the folder cannot be written.
     """

@@ -65,7 +65,7 @@ def to_png(svg: str, zoom: float = 1.5) -> bytes:
 
 
 def _has_type(resvg: Any) -> bool:
-    """Whether letters are drawn: without a font they are left out in silence."""
+    """Whether letters are drawn: without a font they are missing in silence."""
     with_letters, without = (
         bytes(resvg.svg_to_bytes(svg_string=f'<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20">{inside}'
                                             "</svg>"))

@@ -322,26 +322,26 @@ def head(claims: Sequence[Result], *, repeated: int = 0, superseded: int = 0) ->
     return headline, lead
 
 
-def verdict_sentence(record: Record, said: Verdict, holm: float | None = None) -> str:
+def verdict_sentence(record: Record, found: Verdict, holm: float | None = None) -> str:
     """The verdict in words, with gain, interval and "here"; never a word about the authors.
 
     holm: Holm's adjusted p over the claims of the paper, where it is known.
     """
-    word = "interrupted" if record.status == "interrupted" else said.word
-    text = f"{_upper(word)}. {said.reason}"
-    if said.word == "undecided" and said.minimum_effect is not None:
+    word = "interrupted" if record.status == "interrupted" else found.word
+    text = f"{_upper(word)}. {found.reason}"
+    if found.word == "undecided" and found.minimum_effect is not None:
         what = "margin that could have been shown" if record.check.expect == "equal" else "gain likely to be seen"
-        text += f" The smallest {what} with this n: {percent(said.minimum_effect, False)}."
-    if holm is not None and survives(said.word, holm) is False:
+        text += f" The smallest {what} with this n: {percent(found.minimum_effect, False)}."
+    if holm is not None and survives(found.word, holm) is False:
         text += f" Alone it holds; among all claims of the paper it may be chance (Holm's p = {holm:.2g})."
     return text
 
 
-def gain_ends(said: Verdict) -> tuple[float, float, float]:
+def gain_ends(found: Verdict) -> tuple[float, float, float]:
     """Gain, low and high as floats: NaN without a gain, infinite where the interval has no end."""
-    if said.gain is None:
+    if found.gain is None:
         return math.nan, math.nan, math.nan
-    return said.gain, -math.inf if said.low is None else said.low, math.inf if said.high is None else said.high
+    return found.gain, -math.inf if found.low is None else found.low, math.inf if found.high is None else found.high
 
 
 def run_summary(records: Iterable[Record], width: int = 160) -> RenderableType:
@@ -436,15 +436,15 @@ def _gains(check: Check, results: Sequence[Result], wide: float) -> charts.Chart
 
 def _heading(check: Check, results: Sequence[Result]) -> str:
     words = Counter(result.word for result in results)
-    said = ", ".join(f"{count} {word}" for word, count in words.items())
-    return f"{check.method.method}, “{check.claim}” on {_count(len(results), 'setting')}: {said}"
+    outcome = ", ".join(f"{count} {word}" for word, count in words.items())
+    return f"{check.method.method}, “{check.claim}” on {_count(len(results), 'setting')}: {outcome}"
 
 
 def _short(records: Sequence[Record]) -> list[str]:
     """Where each record stands, in the fewest words: the model, and what else is not the same for all."""
     parts = [(r.model, f"{r.task} v{r.task_version}", data_of(r) or "", r.scale) for r in records]
-    telling = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
-    return [" · ".join(part[i] for i in telling if part[i]) for part in parts]
+    differing = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
+    return [" · ".join(part[i] for i in differing if part[i]) for part in parts]
 
 
 def _arms_plot(result: Result, folder: Path, png: bool) -> Markup | None:
@@ -469,8 +469,8 @@ def _arms(result: Result, wide: float) -> charts.Chart | None:
 
 def _why(record: Record) -> str:
     """What went wrong in a run; empty for one that finished whole."""
-    said = [] if record.status == "finished" else [f"{record.status}: {record.error or 'no reason was recorded'}"]
-    return "; ".join(said + [f"{arm.arm}: {arm.error}" for arm in record.arms if arm.error])
+    wrong = [] if record.status == "finished" else [f"{record.status}: {record.error or 'no reason was recorded'}"]
+    return "; ".join(wrong + [f"{arm.arm}: {arm.error}" for arm in record.arms if arm.error])
 
 
 def _controls_say(controls: Sequence[Result]) -> str:

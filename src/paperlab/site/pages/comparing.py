@@ -75,13 +75,13 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     chosen = names.index(request.GET.get("in", "")) if request.GET.get("in") in names else largest
     here = {"in": names[chosen]} if names else {}
     body = _body(family, now, chosen, at, column, down) if names else ""
-    told = {
+    context = {
         "family": family, "at": at, "body": body, "found": found,
-        "kinds": [(name, said, f"?{urlencode({**here, 'at': name})}") for name, said in AT.items()],
+        "kinds": [(name, label, f"?{urlencode({**here, 'at': name})}") for name, label in AT.items()],
         "settings": [(panel, f"?{urlencode({'in': name, 'at': at})}", name == names[chosen])
                      for name, panel in zip(names, found.panels, strict=True)],
     }  # fmt: skip
-    return render(request, "pages/compare.html", told)
+    return render(request, "pages/compare.html", context)
 
 
 def keys(panels: Sequence[Panel]) -> list[str]:
@@ -97,9 +97,9 @@ def _body(family: str, mark: tuple[Stamp, ...], i: int, at: str, column: str, do
     key = keys(found.panels)[i]
     sorts = {name: f"-{name}" if column == name and not down else name for name in SORTS}
     heads = [
-        (name, said, f"?{urlencode({'in': key, 'at': at, 'sort': sorts[name]})}",
+        (name, label, f"?{urlencode({'in': key, 'at': at, 'sort': sorts[name]})}",
          ("descending" if down else "ascending") if column == name else "")
-        for name, said in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
+        for name, label in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
                            ("build", "build, s"), ("peak", "peak, MB"))
     ]  # fmt: skip
     one = section(found.panels[i], key, at, column, down, found)
@@ -164,17 +164,17 @@ def banded(lines: Sequence[Line], panel: Panel, at: str) -> list[tuple[str, tupl
         figure = line.point.bytes if at == "quality" else sign * line.point.value.value
         return (math.inf if figure != figure else figure, line.label)
 
-    found = [(_said(at, band, of, panel.metric), tuple(sorted(band, key=rank))) for band in bands]
+    found = [(_range(at, band, of, panel.metric), tuple(sorted(band, key=rank))) for band in bands]
     rest = tuple(line for line in lines if line not in known)
     return [*found, *([("not measured", rest)] if rest else [])]
 
 
-def _said(at: str, band: Sequence[Line], of: Callable[[Point], float], metric: str) -> str:
+def _range(at: str, band: Sequence[Line], of: Callable[[Point], float], metric: str) -> str:
     low, high = min(of(line.point) for line in band), max(of(line.point) for line in band)
     write = {"bytes": megabytes, "time": seconds, "quality": number}[at]
     unit = {"bytes": " MB", "time": " s", "quality": f" {metric}"}[at]
-    said = write(low) if write(low) == write(high) else f"{write(low)} to {write(high)}"
-    return said + unit
+    words = write(low) if write(low) == write(high) else f"{write(low)} to {write(high)}"
+    return words + unit
 
 
 def export(request: HttpRequest, family: str) -> HttpResponse:

@@ -13,7 +13,7 @@ from paperlab.site import evidence
 
 
 @dataclass(frozen=True)
-class Told:
+class RecordFigures:
     """A record without its samples."""
 
     record: Record
@@ -21,13 +21,13 @@ class Told:
     data: str
 
 
-def record(name: str) -> Told | None:
+def record(name: str) -> RecordFigures | None:
     """A record; None where there is none, or it cannot be read (coverage tells of those)."""
     return _record(name, evidence.evidence().mark)
 
 
 @lru_cache(maxsize=2048)
-def _record(name: str, mark: str) -> Told | None:
+def _record(name: str, mark: str) -> RecordFigures | None:
     place = evidence.evidence().places.get(name)
     if place is None:
         return None
@@ -40,7 +40,7 @@ def _record(name: str, mark: str) -> Told | None:
     arms = arm_figures(found)
     for arm in found.arms:
         arm.samples.clear()
-    return Told(found, arms, data_of(found) or "")
+    return RecordFigures(found, arms, data_of(found) or "")
 
 
 def mark(family: str) -> tuple[summaries.Stamp, ...]:

@@ -32,7 +32,7 @@ class Run:
     """One record with its verdict."""
 
     row: dict[str, Any]
-    told: figures.Told | None
+    measured: figures.RecordFigures | None
     place: str
 
     @property
@@ -72,7 +72,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
     checks = checked(row.slug or "", evidence().mark)
     hits = rank.related(row.pk, RELATED)
     described = text.beginning(text.plain(row.summary or row.upstream_summary or row.abstract), 200)
-    told = {
+    context = {
         "row": row,
         "name": addresses.name(row),
         "url": addresses.paper(row),
@@ -96,7 +96,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "described": described,
         "site": f"{request.scheme}://{request.get_host()}",
     }
-    return render(request, "pages/paper.html", told)
+    return render(request, "pages/paper.html", context)
 
 
 def _links(row: Paper) -> list[tuple[str, str]]:
