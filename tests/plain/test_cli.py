@@ -406,7 +406,7 @@ def test_run_passes_on_what_was_asked(ran):
         "--set", "bits=3", "--set", "group=none", "--set", "calibration=code", "--seeds", "3", "--resume")  # fmt: skip
     assert ran == {
         "slug": "easyquant", "claim": "gains", "scale": "full", "model": "dir", "data": "text.txt", "seeds": 3,
-        "resume": True, "params": {"bits": 3, "group": None, "calibration": "code"},
+        "resume": True, "jobs": None, "params": {"bits": 3, "group": None, "calibration": "code"},
     }  # fmt: skip
 
 

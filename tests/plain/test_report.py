@@ -359,6 +359,8 @@ def test_labels_tell_arms_apart() -> None:
     arms = [Arm("a", {"bits": 4, "group": 8}), Arm("a", {"bits": 3, "group": 8}), Arm("b", {"bits": 4}), Arm("c"),
             Arm("c", {"bits": None})]  # fmt: skip
     assert comparing.labels(arms) == ["a bits=4", "a bits=3", "b", "c", "c(bits=None)"]
+    after = [Arm("b"), Arm("b", after=Arm("a", {"bits": 4})), Arm("b", after=Arm("a", {"bits": 3}))]
+    assert comparing.labels(after) == ["b", "b after a bits=4", "b after a bits=3"]
 
 
 coordinates = st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.5, math.nan]) | st.floats(-5, 5)

@@ -217,6 +217,7 @@ def test_controls():
 
     positive, negative, same = (check(role=role) for role in ("positive control", "negative control", "a/a control"))
     assert control_ok(check(), said("holds")) is None
+    assert control_ok(check(role="question"), said("holds")) is None
     assert control_ok(positive, said("holds")) is True
     assert control_ok(positive, said("holds in direction")) is False
     assert control_ok(positive, said("error")) is None

@@ -91,8 +91,8 @@ def test_pictures_hold_any_title() -> None:
 
 
 def test_bibtex_escapes_and_names() -> None:
-    from paperlab.site.catalogue.models import Paper
     from paperlab.site.pages.paper import bibtex
+    from paperlab.site.store.models import Paper
 
     row = Paper(
         title="50% of {A} & B_c", authors=["Ada Lovelace", "Å. Ö"], arxiv="2401.00001", year=2024, categories=["cs.CL"]

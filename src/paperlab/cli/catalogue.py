@@ -121,7 +121,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find papers by words and by meaning, ours and those fetched."""
-    from paperlab.site import finding
+    from paperlab.site.commands import search as command
 
     params = {
         "q": [" ".join(words or [])],
@@ -135,7 +135,7 @@ def search(
         "sort": [sort],
         "limit": [str(limit)],
     }
-    results, rows = finding.find(params)
+    results, rows = command.search(params)
     if as_json:
         from paperlab.cli.text import write_json
 
@@ -176,9 +176,9 @@ def index_(
     meaning: Annotated[bool, typer.Option(help="Vectors too; the encoder is fetched once, 104 MB.")] = True,
 ) -> None:
     """Bring the search index up to the store, words and vectors."""
-    from paperlab.site import finding
+    from paperlab.site.commands import search as command
 
-    typer.echo(finding.index(anew=anew, meaning=meaning))
+    typer.echo(command.index(rebuild=anew, meaning=meaning))
 
 
 @commands.command()

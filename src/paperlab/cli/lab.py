@@ -1,7 +1,7 @@
 """Commands that run checks and print their verdicts."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,11 +16,13 @@ commands = typer.Typer()
 @takes_verbosity
 def run(
     slug: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="SLUG", autocompletion=complete.runnable, help="The paper or method whose checks to run."
+            metavar="SLUG|FAMILY",
+            autocompletion=complete.runnable,
+            help="The paper or method whose checks to run, or a family.",
         ),
-    ],
+    ] = None,
     claim: Annotated[
         str | None, typer.Option(metavar="NAME", autocompletion=complete.claims, help="Only the check of this name.")
     ] = None,
@@ -42,12 +44,48 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="How many seeds, where the task has seeds.")
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, envvar="PAPERLAB_JOBS", help="Processes of one thread each; else one a core."),
+    ] = None,
+    outdated: Annotated[
+        bool, typer.Option("--outdated", help="Repeat the checks whose verdict is outdated: of SLUG|FAMILY, or all.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    events: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", envvar="PAPERLAB_EVENTS", help="Append the progress to this file as JSON lines."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a paper's checks: its method against its baseline."""
-    from paperlab.core.methods import find_method, parse
+    """Run a paper's checks: its method against its baseline.
 
+    quick takes minutes, and says at its start how many. Models and texts are fetched once, 200 MB at most.
+    """
+    from paperlab.cli import running
+    from paperlab.core.methods import find_method, methods, parse
+
+    families = {method.card.family for method in methods().values()}
+    if outdated or (slug is not None and slug in families):
+        if claim or settings or (outdated and (model or data or seeds)):
+            raise Misuse("--claim, --set and the like belong to the checks of one paper: name it, without --outdated")
+        if outdated:
+            what = slug if slug is None or slug in families else _method_slug(slug)
+            records = running.run_outdated(what, resume=resume, jobs=jobs, events=events)
+        else:
+            assert slug is not None
+            more: dict[str, Any] = {
+                "model": model,
+                "data": data,
+                "seeds": seeds,
+                "resume": resume,
+                "jobs": jobs,
+                "events": events,
+            }
+            records = running.run_family(slug, scale=scale, **more)
+        return running.print_records(records, as_json=as_json)
+    if slug is None:
+        raise Misuse("name a paper, a method or a family, or say --outdated; `paperlab papers --runnable` lists them")
     method = find_method(_method_slug(slug))
     if not method.card.checks:
         raise Misuse(f"{method.slug} is a baseline: it has no checks of its own; `paperlab compare` shows it")
@@ -55,11 +93,10 @@ def run(
     claim = one_of(claim, f"claim of {method.slug}", claims)
     params = dict(parse(method, setting) for setting in settings or [])
 
-    from paperlab.cli import running
-
     records = running.run(
-        method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume
-    )
+        method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume,
+        jobs=jobs, events=events,
+    )  # fmt: skip
     running.print_records(records, as_json=as_json)
 
 

@@ -132,7 +132,7 @@ def _arms_of(record: Summary, slugs: frozenset[str]) -> Summary | None:
     """The record with the arms that belong to a comparison of `slugs`; None if there are none."""
     if record.method in slugs:
         return record
-    arms = tuple(arm for arm in record.arms if arm.arm.method in slugs)
+    arms = tuple(arm for arm in record.arms if any(one.method in slugs for one in arm.arm.chain))
     return replace(record, arms=arms) if arms else None
 
 
@@ -199,12 +199,15 @@ def _fronts(points: list[Point], better: Any) -> list[Point]:
 
 def labels(arms: Sequence[Arm]) -> list[str]:
     """Short names: the method, with those parameters that tell its arms here apart."""
-    short = []
-    for arm in arms:
-        others = [other for other in arms if other.method == arm.method]
+    every = [one for arm in arms for one in arm.chain]
+
+    def name(one: Arm) -> str:
+        others = [other for other in every if other.method == one.method]
         names = {name for other in others for name in other.params}
         differing = [n for n in sorted(names) if len({repr(other.params.get(n)) for other in others}) > 1]
-        short.append(clean(" ".join([arm.method, *(f"{n}={arm.params[n]}" for n in differing if n in arm.params)])))
+        return " ".join([one.method, *(f"{n}={one.params[n]}" for n in differing if n in one.params)])
+
+    short = [clean(" after ".join(name(one) for one in reversed(arm.chain))) for arm in arms]
     twice = {label for label in short if short.count(label) > 1}  # a parameter named in one arm, left out in another
     return [clean(arm) if label in twice else label for arm, label in zip(arms, short, strict=True)]
 

@@ -3,7 +3,7 @@
 import fcntl
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,11 @@ class ArmResult:
     seconds: dict[str, list[float]]
     peak_memory: int
     error: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    drawn: bool = True
+    shift: int = 0
+    tuned: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,13 @@ def _closure(path: Path) -> dict[str, str]:
     return found
 
 
+def file_sources(path: Path) -> dict[str, str]:
+    """A file and every file of the rooms that it reaches by imports, with the hash of its code, sorted by name."""
+    found = dict(sorted(_closure(path.resolve()).items()))
+    _index().keep()
+    return found
+
+
 def arm_sources(arm: Arm, task: str) -> dict[str, str]:
     """Every file whose code decides the samples of an arm on a task, with the hash of its code, sorted by name.
 

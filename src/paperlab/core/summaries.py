@@ -165,7 +165,7 @@ def _load(stamp: Stamp) -> _File:
     except (KeyError, TypeError, AttributeError, ValueError):  # the kept rows are not what `publish` writes
         wrong.clear()
         found = [_read(row) for _, row in _rows(file, {}, wrong)]
-    arms = {arm.arm.method for one in found for arm in one.arms} | {one.method for one in found}
+    arms = {part.method for one in found for arm in one.arms for part in arm.arm.chain} | {one.method for one in found}
     return _File(stamp, tuple(found), frozenset(arms), tuple(wrong))
 
 

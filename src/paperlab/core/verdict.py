@@ -243,13 +243,13 @@ def _finite(x: float) -> float | None:
 
 
 def control_ok(check: Check, said: Verdict) -> bool | None:
-    """Whether a control did what it is for; None for a claim, and where there is no verdict to judge by.
+    """Whether a control did what it is for; None for a claim or question, and where there is no verdict to judge by.
 
     positive: must hold, beyond its margin: a task that sees the known effect only in direction is too blunt.
     negative: must not hold; in direction it may, since item intervals do not cover the luck of one rounding.
     a/a: the interval includes 0 (an exact 0 is one).
     """
-    if check.role == "claim" or said.word in ("error", "not comparable"):
+    if check.role in ("claim", "question") or said.word in ("error", "not comparable"):
         return None
     if check.role == "positive control":
         return said.word == "holds"

@@ -1,4 +1,8 @@
-"""Merging several models that began as one: their weights go in, one model's weights come out, tensor by tensor."""
+"""Merging several models that began as one: their weights go in, one model's weights come out, tensor by tensor.
+
+Tuning is equal between arms: a method with a parameter `scale` that the arm does not set tries the setting's factors
+on the first seed and keeps the one that is best on validation data.
+"""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 from paperlab.core.methods import Method
 from paperlab.kit.merging import Merged, check_alike
 from paperlab.lab.checkpoints import Folder, copy_small_files, write_folder
-from paperlab.lab.drivers._common import Progress, silent, supplied
+from paperlab.lab.drivers._common import Progress, keywords, silent, supplied
 
 SAYS = "makes one model of several that began as one"
 BUILDS = "Merged"
@@ -56,6 +60,30 @@ def _run(
         raise ValueError(f"the method left out {len(waiting)} tensors, {min(waiting)} first")
 
 
+def tune(
+    functions: Mapping[str, Callable[..., Any]],
+    params: Mapping[str, Any],
+    *,
+    setting: Any,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[str, Any] | None:
+    """{"scale": the factor that is best on validation data, "validation": figure by factor}; a tie goes to the smaller.
+
+    None for a method without such a parameter, an arm that sets it, and a setting without `scales` and
+    `validate(model)`.
+    """
+    scales = getattr(setting, "scales", ())
+    if "scale" not in keywords(functions["merge"]) or params.get("scale") is not None or not scales:
+        return None
+    scores: dict[float, float] = {}
+    for done, scale in enumerate(scales, 1):
+        scores[scale] = setting.validate(_merged(functions, {**params, "scale": scale}, setting, seed))
+        progress("factors", done, len(scales))
+    best = max(sorted(scores), key=lambda scale: (scores[scale] == scores[scale], scores[scale], -scale))
+    return {"scale": best, "validation": {str(scale): value for scale, value in scores.items()}}
+
+
 def build(
     functions: Mapping[str, Callable[..., Any]],
     params: Mapping[str, Any],
@@ -64,24 +92,32 @@ def build(
     seed: int = 0,
     start: None = None,
     progress: Progress = silent,
+    tuned: Mapping[str, Any] | None = None,
 ) -> Merged:
-    """An arm of a check: the setting's `base` and `models` (modules) merged into a copy of the base."""
-    states = [model.state_dict() for model in setting.models]
-    function = partial_of(functions["merge"], params)
-    model = copy.deepcopy(setting.base)
-    model.load_state_dict(dict(_run(function, setting.base.state_dict(), states, seed)))
+    """An arm of a check: the setting's `base` and `models` (modules) merged into a copy of the base, with the factor
+    that `tune` chose (chosen here, on this seed, where none is given)."""
+    if tuned is None:
+        tuned = tune(functions, params, setting=setting, seed=seed, progress=progress)
+    own = dict(params) if tuned is None else {**params, "scale": tuned["scale"]}
+    model = _merged(functions, own, setting, seed)
     progress("merge", 1, 1)
-    return Merged(model.eval(), len(states))
+    chosen = {} if tuned is None else {"scale": tuned["scale"], "validation": dict(tuned["validation"])}
+    return Merged(model, len(setting.models), **chosen)
 
 
-def partial_of(function: Callable[..., Any], params: Mapping[str, Any]) -> Callable[..., Any]:
-    """The verb with its parameters set; its positional names stay readable."""
-    return partial(function, **params)
+def _merged(
+    functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any], setting: Any, seed: int
+) -> nn.Module:
+    """A copy of the setting's base with the merged weights, in evaluation mode."""
+    states = [model.state_dict() for model in setting.models]
+    model = copy.deepcopy(setting.base)
+    model.load_state_dict(dict(_run(partial(functions["merge"], **params), setting.base.state_dict(), states, seed)))
+    return model.eval()
 
 
 def use(method: Method, functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> Callable[..., Any]:
     """base, models -> merged: a module for modules, a state dict for state dicts, a folder for folders."""
-    function = partial_of(functions["merge"], params)
+    function = partial(functions["merge"], **params)
 
     def merge(base: Any, models: Sequence[Any], *, out: str | Path | None = None, seed: int = 0) -> Any:
         if isinstance(base, str | Path):

@@ -15,13 +15,13 @@ def about(request: HttpRequest) -> HttpResponse:
     doc = (trending.__doc__ or "").strip()
     since = doc.partition("In force since ")[2].partition(".")[0]
     formula = doc.partition("\n\n")[2].partition("\n\nIn force")[0]
-    told = {
+    context = {
         "words": [(word, cards.SIGNS[word][2]) for word in (*WORDS, "not yet run")],
         "half_life": trending.HALF_LIFE,
         "formula": "\n".join(line.strip() for line in formula.splitlines()),
         "since": since,
     }
-    return render(request, "pages/about.html", told)
+    return render(request, "pages/about.html", context)
 
 
 def feeds(request: HttpRequest) -> HttpResponse:

@@ -9,7 +9,7 @@ from paperlab.core.figures import ArmFigures, arm_figures
 from paperlab.core.methods import methods
 from paperlab.core.record import Record, from_json
 from paperlab.core.verdict import data_of
-from paperlab.site import evidence
+from paperlab.site import records
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class RecordFigures:
 
 def record(name: str) -> RecordFigures | None:
     """A record; None where there is none, or it cannot be read (coverage tells of those)."""
-    return _record(name, evidence.evidence().mark)
+    return _record(name, records.record_index().mark)
 
 
 @lru_cache(maxsize=2048)
 def _record(name: str, mark: str) -> RecordFigures | None:
-    place = evidence.evidence().places.get(name)
+    place = records.record_index().places.get(name)
     if place is None:
         return None
     try:
@@ -81,4 +81,4 @@ def _families(mark: tuple[summaries.Stamp, ...]) -> tuple[tuple[str, int], ...]:
 
 def rows(slug: str) -> list[dict[str, Any]]:
     """The verdict rows of a paper, of every state, the latest first."""
-    return list(reversed(evidence.evidence().by_paper.get(slug, [])))
+    return list(reversed(records.record_index().by_paper.get(slug, [])))

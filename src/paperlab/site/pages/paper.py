@@ -1,4 +1,4 @@
-"""A paper's page: what it says, what running it said, how to use it."""
+"""The page of a paper: what it claims, what its checks found, how to use its method."""
 
 import math
 import re
@@ -17,11 +17,11 @@ from paperlab.core.paper import papers as catalogue
 from paperlab.core.signature import Parameter, show
 from paperlab.core.words import check_sentence
 from paperlab.site.api import shapes
-from paperlab.site.catalogue import clean
-from paperlab.site.catalogue.models import Paper
-from paperlab.site.evidence import evidence, runnable
 from paperlab.site.pages import addresses, cards, figures, text
+from paperlab.site.records import record_index, runnable
 from paperlab.site.search import rank
+from paperlab.site.store import clean
+from paperlab.site.store.models import Paper
 
 AUTHORS = 12  # shown before the rest is folded
 RELATED = 6
@@ -32,7 +32,7 @@ class Run:
     """One record with its verdict."""
 
     row: dict[str, Any]
-    measured: figures.RecordFigures | None
+    details: figures.RecordFigures | None
     place: str
 
     @property
@@ -69,7 +69,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
     if known and known[0] != name:  # a version, an old spelling, a whole address: one page has one address
         return HttpResponseRedirect(f"/papers/{known[0]}")
     ours = catalogue().get(row.slug or "")
-    checks = checked(row.slug or "", evidence().mark)
+    checks = checked(row.slug or "", record_index().mark)
     hits = rank.related(row.pk, RELATED)
     described = text.beginning(text.plain(row.summary or row.upstream_summary or row.abstract), 200)
     context = {
@@ -86,7 +86,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "ours": ours,
         "claims": [c for c in checks if c.check.role == "claim"],
         "controls": [c for c in checks if c.check.role != "claim"],
-        "badges": cards.badges(row.slug, evidence()),
+        "badges": cards.badges(row.slug, record_index()),
         "runnable": (row.slug or "") in runnable(),
         "uses": uses(row.slug or ""),
         "departs": [text_ for method in _methods(row.slug or "") for text_ in method.card.departs],
@@ -101,16 +101,16 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
 
 def _links(row: Paper) -> list[tuple[str, str]]:
     """Links from outside as (address, what it is called), those that a browser may be sent to."""
-    found = []
+    links = []
     for link in row.links[:20]:
         if isinstance(link, dict):
-            address, said = str(link.get("url") or ""), str(link.get("kind") or "")
+            address, label = str(link.get("url") or ""), str(link.get("kind") or "")
         else:
-            address, said = str(link), ""
+            address, label = str(link), ""
         safe = addresses.web(address)
         if safe and safe != row.code:
-            found.append((safe, said[:80] or re.sub(r"^https?://(www\.)?", "", safe)[:60]))
-    return found
+            links.append((safe, label[:80] or re.sub(r"^https?://(www\.)?", "", safe)[:60]))
+    return links
 
 
 def _methods(slug: str) -> list[Method]:
@@ -119,9 +119,9 @@ def _methods(slug: str) -> list[Method]:
 
 @lru_cache(maxsize=512)
 def checked(slug: str, mark: str) -> list[Checked]:
-    """Every check of a paper with its runs. mark: evidence's, so that a new record shows."""
+    """Every check of a paper with its runs. mark: the record index's, so that a new record shows."""
     rows = figures.rows(slug)
-    found = []
+    listed = []
     for method in _methods(slug):
         for check in method.card.checks:
             its = [row for row in rows if row["method"] == method.slug and row["claim"] == check.claim]
@@ -133,23 +133,23 @@ def checked(slug: str, mark: str) -> list[Checked]:
             metrics = sorted(set(check.tasks.values()))
             sentence = _upper(check_sentence(check, " or ".join(metrics)))
             today = runs[: len(now)]
-            found.append(
+            listed.append(
                 Checked(
                     check, method.slug, key, sentence, tuple(today), tuple(runs[len(now) :]), _plot(check, today, key)
                 )
             )
-    return found
+    return listed
 
 
-def _upper(said: str) -> str:
-    return said[:1].upper() + said[1:]
+def _upper(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _places(rows: list[dict[str, Any]]) -> list[str]:
     """Where each run was, in the fewest words: the model, and what else is not the same for all."""
     parts = [(r["model"], f"{r['task']} v{r['task_version']}", r["data"] or "", r["scale"]) for r in rows]
-    telling = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
-    return [" · ".join(str(part[i]) for i in telling if part[i]) for part in parts]
+    different = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
+    return [" · ".join(str(part[i]) for i in different if part[i]) for part in parts]
 
 
 def _plot(check: Check, runs: list[Run], key: str) -> SafeString | None:
@@ -179,13 +179,13 @@ class Use:
 @lru_cache(maxsize=512)
 def uses(slug: str) -> tuple[Use, ...]:
     """The methods of a paper, each with the lines that use it."""
-    found = []
+    examples = []
     for method in _methods(slug):
         verb, lines = verb_of(method), snippet(method)
         if verb is not None and lines is not None:
             known = tuple((p, show(p.default)) for p in parameters(method))
-            found.append(Use(method.slug, lines, verb.own_model, known))
-    return tuple(found)
+            examples.append(Use(method.slug, lines, verb.own_model, known))
+    return tuple(examples)
 
 
 _TEX = str.maketrans({"{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_"})

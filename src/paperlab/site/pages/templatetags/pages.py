@@ -74,7 +74,7 @@ def things(count: int, one: str, many: str = "") -> str:
 
 
 @register.filter
-def said(value: str) -> SafeString:
+def sentence(value: str) -> SafeString:
     """A sentence of our own, with what stands between backticks as code."""
     parts = re.split(r"`([^`]*)`", value[:1].upper() + value[1:])
     pieces = [f"<code>{escape(part)}</code>" if i % 2 else escape(part) for i, part in enumerate(parts)]
