@@ -485,11 +485,27 @@ def test_verify_counts_and_finds_a_changed_verdict(shelf):
     assert json.loads(done.stderr) == {"error": "1 problems in 3 records", "code": 1, "kind": "problems"}
 
 
-def test_report_writes_one_page(shelf):
+def test_report_writes_a_page_for_each_family_and_an_index(shelf):
     file = shelf / "out" / "page.html"
     assert ask("report", "-o", str(file)).stdout == f"{file}\n"
-    assert "EasyQuant" in file.read_text()
-    assert rows("report") == [{"page": str(shelf / "home" / "reports" / "report.html")}]
+    assert 'href="page-quantization.html"' in file.read_text()
+    assert "EasyQuant" in file.with_name("page-quantization.html").read_text()
+    reports = shelf / "home" / "reports"
+    names = ["report.html", "report-quantization.html"]
+    assert rows("report") == [{"page": str(reports / name)} for name in names]
+    assert rows("report", "quantization") == [{"page": str(reports / names[1])}]
+    assert "no method 'nothing'" in ask("report", "nothing", code=2).stderr
+
+
+def test_a_picture_needs_one_method_and_a_package_for_png(shelf, monkeypatch):
+    file = shelf / "out" / "gains.svg"
+    assert ask("report", "easyquant", "-o", str(file)).stdout == f"{file}\n"
+    assert file.read_text().startswith("<svg")
+    assert "one method with records is wanted" in ask("report", "baq", "-o", str(file), code=2).stderr
+    assert ask("compare", "quantization", "-o", str(shelf / "out" / "front.svg")).stderr.endswith("front.svg\n")
+    assert (shelf / "out" / "front.svg").read_text().startswith("<svg")
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    assert "PNG needs resvg-py" in ask("report", "--png", "-o", str(shelf / "out"), code=2).stderr
 
 
 def test_compare_prints_a_table_and_writes_its_page(shelf):

@@ -101,7 +101,7 @@ def columns_that_fit(
 
 
 def check_sentence(check: Check, metric: str) -> str:
-    """The check in one sentence: which arm, against which, by what, by how much, what held equal."""
+    """The check in one sentence: which arm, against which, by what, by how much, what is equal."""
     against = str(check.baseline)
     if check.expect == "equal":
         body = f"the {metric} of {check.method} should be within ±{_hundredths(check.margin)} of {against}"
@@ -109,8 +109,8 @@ def check_sentence(check: Check, metric: str) -> str:
         how = "below" if check.expect == "lower" else "above"
         body = f"the {metric} of {check.method} should be {how} that of {against}"
         body += f" by at least {_hundredths(check.margin)}" if check.margin else ""
-    held = ", ".join(f"{name.replace('_', ' ')} (±{_hundredths(share)})" for name, share in check.equal.items())
-    return f"{body}{f', at equal {held}' if held else ''}."
+    equal = ", ".join(f"{name.replace('_', ' ')} (±{_hundredths(share)})" for name, share in check.equal.items())
+    return f"{body}{f', at equal {equal}' if equal else ''}."
 
 
 def _hundredths(share: float) -> str:

@@ -10,6 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from paperlab.core import words
+from paperlab.core.figures import ArmFigures, Value
 from paperlab.site.pages import addresses, cards, static_files, text
 
 register = template.Library()
@@ -23,6 +24,12 @@ register.filter("web", addresses.web)
 def asset(path: str) -> str:
     """The address of a static file of the pages."""
     return static_files.address(f"pages/{path}")
+
+
+@register.filter
+def value(arm: ArmFigures, metric: str) -> Value:
+    """An arm's figure by a metric."""
+    return arm.value(metric)
 
 
 @register.filter
