@@ -53,7 +53,7 @@ STYLE = """\
 .plot .dot { fill: currentColor; }
 .plot .mark { color: var(--undecided); }
 .plot .mark.holds { color: var(--holds); }
-.plot .mark.direction { color: var(--direction); }
+.plot .mark.direction, .plot .mark.weaker { color: var(--direction); }
 .plot .mark.fails { color: var(--fails); }
 .plot .mark.apart { color: var(--apart); }
 .plot .mark.on, .plot .mark.method { color: var(--link); }

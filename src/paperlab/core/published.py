@@ -244,7 +244,7 @@ def published(folder: Path | None = None, *, refresh: bool = False) -> dict[str,
     folder = folder or records_folder()
     if refresh:
         publish(folder)
-    found = {}
+    found: dict[str, Row] = {}
     for file in record_files(folder):
         entries = read_rows(file)
         if not entries and refresh and file.stat().st_size:

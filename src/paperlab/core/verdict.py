@@ -286,7 +286,7 @@ def _pair(record: Record, one: ArmResult, other: ArmResult, metric: Metric) -> t
     elif len({len(values) for values in full[0]}) > 1:
         raise ValueError("the number of items differs between seeds")
     elif record.schema == 1:
-        tables = [[_items(table)] for table in tables]
+        tables = [[list(_items(table))] for table in tables]
     return tables[0], tables[1]
 
 

@@ -147,11 +147,11 @@ def _places(file: Path) -> tuple[list[Place], list[str]]:
                 errors.append(str(error))
             with open(file, "rb") as stream:
                 for number, line in enumerate(stream, 1):
-                    row = known.get((offset, len(line))) or known.get(line_hash(line))
+                    published = known.get((offset, len(line))) or known.get(line_hash(line))
                     try:
-                        found = vars(row) if row else json.loads(line)
-                        named = [found[name] for name in ("id", "started", "paper")]
-                        places.append(Place(*named, file, offset, len(line), row))
+                        found = vars(published) if published else json.loads(line)
+                        name, started, paper = (found[what] for what in ("id", "started", "paper"))
+                        places.append(Place(name, started, paper, file, offset, len(line), published))
                     except (ValueError, KeyError, TypeError) as error:
                         errors.append(f"{file.name}:{number}: not a record: {error}")
                     offset += len(line)
