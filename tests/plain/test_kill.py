@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.kill
+
 RUN = """
 import json, random, sys, time, types
 from paperlab.core.card import Arm, Card, Check
