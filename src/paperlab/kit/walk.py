@@ -39,12 +39,12 @@ def blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         raise ValueError(f"{type(model).__name__} has no stack of transformer blocks with linear layers")
     stacks = [(name, module) for name, module in stacks if _LINEAR in _matrices(module)] or stacks
     stem, stack = max(stacks, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
-    held = _matrices(stack)
-    others = {kind: count for kind, count in held.items() if kind != _LINEAR}
-    if sum(others.values()) > OTHERS * sum(held.values()):
+    weights = _matrices(stack)
+    others = {kind: count for kind, count in weights.items() if kind != _LINEAR}
+    if sum(others.values()) > OTHERS * sum(weights.values()):
         raise ValueError(
-            f"{type(model).__name__} keeps {sum(others.values()) / sum(held.values()):.0%} of its blocks' weights in "
-            f"{', '.join(others)}, not in nn.Linear: they would stay as they are, so nothing is compressed"
+            f"{type(model).__name__} keeps {sum(others.values()) / sum(weights.values()):.0%} of its blocks' weights "
+            f"in {', '.join(others)}, not in nn.Linear: they would stay as they are, so nothing is compressed"
         )
     return stem, stack
 
@@ -55,13 +55,13 @@ _LINEAR = "Linear"
 
 def _matrices(stack: nn.Module) -> dict[str, int]:
     """Number of weights in matrices by the kind of module that holds them; subclasses of nn.Linear are linear."""
-    held: dict[str, int] = {}
+    weights: dict[str, int] = {}
     for module in stack.modules():
         kind = _LINEAR if isinstance(module, nn.Linear) else type(module).__name__
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False) if parameter.dim() > 1)
         if count:
-            held[kind] = held.get(kind, 0) + count
-    return held
+            weights[kind] = weights.get(kind, 0) + count
+    return weights
 
 
 def linears(module: nn.Module) -> dict[str, nn.Linear]:
@@ -156,7 +156,7 @@ def walk(model: nn.Module, batches: list[Batch]) -> Iterator[tuple[str, nn.Modul
     """Yield (name, block, its calls) from the first block to the last.
 
     What the caller changes in a block is what the next block's inputs are computed with: quantized layers
-    are met by the error of those before them (as in GPTQ, section 4). Only one block's inputs are held.
+    are met by the error of those before them (as in GPTQ, section 4). Only one block's inputs are in memory.
     """
     stem, stack = blocks(model)
     rows = block_calls(model, batches) if batches else [[] for _ in stack]

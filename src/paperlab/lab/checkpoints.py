@@ -1,4 +1,4 @@
-"""Model folders as mappings: tensors are read one at a time, and written in shards, so that no model is held whole."""
+"""Model folders as mappings: tensors are read one at a time and written in shards; no model is in memory whole."""
 
 import json
 import shutil
@@ -63,14 +63,14 @@ def write_folder(out: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
             waiting.clear()
 
     try:
-        held = 0
+        waiting_bytes = 0
         for name, tensor in tensors:
             size = tensor.numel() * tensor.element_size()
-            if held + size > SHARD:
+            if waiting_bytes + size > SHARD:
                 flush()
-                held = 0
+                waiting_bytes = 0
             waiting[name] = tensor.clone()
-            held, sizes = held + size, sizes + size
+            waiting_bytes, sizes = waiting_bytes + size, sizes + size
         flush()
     except BaseException:
         for part in parts:
@@ -88,7 +88,7 @@ def write_folder(out: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def copy_small_files(source: Path, out: Path) -> None:
-    """Configuration and tokenizer of a model folder, beside new weights; what is there already stays."""
+    """Configuration and tokenizer of a model folder, for new weights; files that are there already stay."""
     for pattern in SMALL:
         for file in source.glob(pattern):
             if file.name != INDEX and not (out / file.name).exists():

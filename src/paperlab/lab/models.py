@@ -33,9 +33,8 @@ def on_own_model(
     tokenizer: for texts; by default the one in the folder of the model's weights. seed: of methods that draw.
 
     It returns the compressed model, a module like the one given: same class, dtype and device, in evaluation mode,
-    with `.compressed` (paperlab.lab.ship.Packable): its size, its layers, and `.pack(folder)` for the CPU engine. The work
-    is done on the
-    CPU in float32. Some methods rescale models of one layout only and say so with a ValueError. A model that another
+    with `.compressed` (paperlab.lab.ship.Packable): its size, its layers, and `.pack(folder)` for the CPU engine.
+    The work is done on the CPU in float32. Some methods rescale models of one layout only and say so with a ValueError. A model that another
     method returned may be given again: what was pruned stays pruned. Random states are left as they were.
 
     `save_pretrained` writes the weights at their full width. What a method does while the model runs
@@ -140,7 +139,8 @@ def _tokenizer_of(model: nn.Module) -> Any:
     except (OSError, ValueError):
         pass
     raise RunError(
-        f"no tokenizer beside the model ({where or 'it has no name'}): pass tokenizer=, or calibration as token ids"
+        f"no tokenizer in the folder of the model ({where or 'it has no name'}): pass tokenizer=, or calibration as "
+        "token ids"
     )
 
 

@@ -212,7 +212,7 @@ def _layers(
 
 
 def _stored(verb: str, made: Any, weight: Tensor, before: Matrix | None, *, added: bool) -> Matrix:
-    """What a layer holds after a verb, given what it held before. Raises TypeError for a result of the wrong kind."""
+    """What a layer stores after a verb, given what it stored before. Raises TypeError for another kind of result."""
     if verb == "keep":
         if isinstance(made, Sparse):
             return made
