@@ -36,13 +36,32 @@ def install(extras: str) -> None:
     if not (BIN / "python").exists() and not (BIN / "python.exe").exists():
         print(f"creating {ENVIRONMENT.name}", flush=True)
         venv.create(ENVIRONMENT, with_pip=True)
-    print(f"installing paperlab[{extras}]", flush=True)
+    _drop_old_name()
+    print(f"installing paperlab-daily[{extras}]", flush=True)
     run("python", "-m", "pip", "install", "--quiet", "-c", "constraints.txt", "-e", f".[{extras}]")
     if compiler := shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++"):
         print(f"compiling the CPU engine with {compiler}", flush=True)
         run("python", "-m", "pip", "install", "--quiet", "./native")
     else:
         print("no C++ compiler here: the CPU engine is left out (install g++ and run this again for it)", flush=True)
+
+
+# Prints where the distribution `paperlab` was installed from, if it is there and pip noted a folder.
+ORIGIN = """
+import json
+from importlib.metadata import PackageNotFoundError, distribution
+try:
+    print(json.loads(distribution("paperlab").read_text("direct_url.json") or "{}").get("url", ""))
+except PackageNotFoundError:
+    pass
+"""
+
+
+def _drop_old_name() -> None:
+    """Uninstall this checkout under its former name, `paperlab`: it would own the same command."""
+    asked = subprocess.run([str(BIN / "python"), "-I", "-c", ORIGIN], capture_output=True, text=True)
+    if asked.stdout.strip().rstrip("/") == ROOT.as_uri():
+        run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "paperlab")
 
 
 def run(program: str, *words: str) -> None:

@@ -25,29 +25,38 @@ __all__ = ["__version__", "check", "load", "methods", "papers"]
 def load(name: str, **params: Any) -> Callable[..., Any]:
     """A method ready for your own model: `method(model, calibration=texts) -> compressed model`.
 
-    name: a method's slug. params: its parameters. Raises UnknownMethod (with near names) and ParameterError
-    (with what is allowed) before anything heavy is imported.
+    name: a method's slug. params: its parameters; `help()` of what comes back lists them. Raises UnknownMethod (with
+    near names) and ParameterError (with what is allowed) before anything heavy is imported, and MissingExtra, an
+    ImportError with the command that helps, where PyTorch and the like are not installed.
     """
+    from paperlab.core.install import needs
     from paperlab.core.methods import check_parameters, find_method
 
     method = find_method(name)
     check_parameters(method, params)
-    from paperlab.lab import use
+    with needs("lab"):
+        from paperlab.lab import use
 
-    return use.load(method.slug, **params)
+        return use.load(method.slug, **params)
 
 
 def check(name: str, **options: Any) -> list[Record]:
     """Run a method's checks, as `paperlab run` does: claim, scale, model, data, params, seeds, resume.
 
-    Returns the records that were kept. Raises UnknownMethod with near names.
+    Returns the records that were kept. Raises UnknownMethod with near names, and MissingExtra as `load` does.
     """
+    from paperlab.core.install import needs
     from paperlab.core.methods import find_method
 
     method = find_method(name)
-    from paperlab.lab.run import run_checks
+    with needs("lab"):
+        import torch
 
-    return run_checks(method.slug, **options)
+        from paperlab.lab.run import run_checks
+
+        # Runs seed torch; the caller's own random numbers go on as if there had been none.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            return run_checks(method.slug, **options)
 
 
 def methods() -> dict[str, Method]:
@@ -66,7 +75,7 @@ def papers() -> dict[str, Paper]:
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":  # read from the package's metadata only when asked for: it costs milliseconds
-        from importlib.metadata import version
+        from paperlab.core.install import version
 
-        return version("paperlab")
+        return version()
     raise AttributeError(f"module 'paperlab' has no attribute {name!r}")

@@ -1,5 +1,15 @@
-"""`python -m paperlab` is `paperlab`."""
+"""The program `paperlab`, also as `python -m paperlab`."""
 
-from paperlab.cli import main
+import gc
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    gc.disable()  # a tenth of a listing's time would go into collections; commands that work for long enable it again
+    from paperlab.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from paperlab.cli import app, running, text
+from paperlab.core import install, record, standing, verdict
 from paperlab.core import methods as method_files
-from paperlab.core import record, standing, verdict
 from paperlab.core.card import Arm, Card, Check
 from paperlab.core.methods import read_method
 from paperlab.lab import compare as compare_room
@@ -254,12 +254,62 @@ def test_every_paper_can_be_shown(shelf):
     ],
 )
 def test_errors_are_one_line_on_standard_error(shelf, words, says):
-    for more in ([], ["--json"]) if words[0] != "bogus" else ([],):
-        done = ask(*words, *more, code=2)
-        assert done.stdout == ""
-        assert says in done.stderr
-        assert done.stderr.startswith("paperlab: ")
-        assert done.stderr.count("\n") == 1
+    done = ask(*words, code=2)
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert done.stderr.startswith("paperlab: ")
+    assert done.stderr.count("\n") == 1
+    done = ask(*words, "--json", code=2)
+    assert done.stdout == ""
+    error = json.loads(done.stderr)
+    assert says in error["error"]
+    assert (error["code"], error["kind"]) == (2, error["kind"])
+    assert error["kind"] in ("misuse", "unknown")
+
+
+def failure(*words, code):
+    """The object that a command with --json leaves on standard error, with nothing on standard output."""
+    done = ask(*words, "--json", code=code)
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    error = json.loads(line)
+    assert sorted(error) == ["code", "error", "kind"]
+    assert error["code"] == code
+    return error["kind"], error["error"]
+
+
+def test_errors_with_json_are_objects_that_name_their_kind(shelf, monkeypatch):
+    assert failure("papers", "--bogus", code=2)[0] == "misuse"
+    assert failure("--bogus", "papers", code=2)[0] == "misuse"
+    assert failure("papers", "--kind", "metod", code=2)[0] == "misuse"
+    kind, message = failure("show", "easyqant", code=2)
+    assert kind == "unknown"
+    assert "did you mean easyquant" in message
+
+    def raises(error):
+        def broken(*_, **__):
+            raise error
+
+        return broken
+
+    monkeypatch.setattr(running, "run", raises(ModuleNotFoundError("No module named 'torch'", name="torch")))
+    kind, message = failure("run", "easyquant", code=2)
+    assert kind == "missing-extra"
+    assert install.hint("lab") in message
+    monkeypatch.setattr(running, "run", raises(OSError(28, "No space left on device", "/data/x.jsonl")))
+    assert failure("run", "easyquant", code=1) == ("machine", "/data/x.jsonl: No space left on device")
+    monkeypatch.setattr(running, "run", raises(KeyboardInterrupt()))
+    assert failure("run", "easyquant", code=130)[0] == "interrupted"
+    monkeypatch.setattr(running, "run", raises(KeyError("a bug")))
+    kind, message = failure("run", "easyquant", code=1)
+    assert kind == "bug"
+    assert "Traceback" in message
+    assert "in broken" in message
+    assert "Traceback" not in ask("show", "--json", code=2).stderr  # and without a fault there is none
+
+
+def test_json_behind_two_dashes_is_a_word_to_search_for(shelf):
+    assert ask("show", "--", "--json", code=2).stderr.startswith("paperlab: ")
 
 
 def test_a_fault_of_ours_keeps_its_trace(shelf, monkeypatch):
@@ -287,11 +337,12 @@ def test_a_missing_package_names_the_extra_that_brings_it(shelf, monkeypatch):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr(running, "run", bare)
-    assert "torch, which is not installed: pip install 'paperlab[lab]'" in ask("run", "easyquant", code=2).stderr
+    said = ask("run", "easyquant", code=2).stderr
+    assert f"torch, which is not installed: {install.hint('lab')}" in said
     monkeypatch.setitem(sys.modules, "numpy", None)
     for name in [name for name in sys.modules if name.startswith("paperlab.engine")]:
         monkeypatch.delitem(sys.modules, name)
-    assert "pip install 'paperlab[engine]'" in ask("chat", "abstracts-lm", code=2).stderr
+    assert f"numpy, which is not installed: {install.hint('engine')}" in ask("chat", "abstracts-lm", code=2).stderr
 
 
 def test_an_interrupt_says_how_to_go_on(shelf, monkeypatch):
@@ -409,8 +460,10 @@ def test_verify_counts_and_finds_a_changed_verdict(shelf):
     done = ask("verify", code=1)
     assert "published word is 'holds', its samples say 'fails'" in done.stderr
     assert "1 problems in 3 records" in done.stderr
-    (problem,) = json.loads(ask("verify", "--json", code=1).stdout)
+    done = ask("verify", "--json", code=1)
+    (problem,) = json.loads(done.stdout)
     assert "loses" in problem["problem"]
+    assert json.loads(done.stderr) == {"error": "1 problems in 3 records", "code": 1, "kind": "problems"}
 
 
 def test_report_writes_one_page(shelf):
@@ -443,7 +496,7 @@ def test_doctor_says_what_is_there_and_what_is_missing(shelf, monkeypatch):
     assert found["smollm2-135m"]["ok"] is False
     assert found["extra [lab]"]["ok"] is False
     assert "missing gguf" in found["extra [lab]"]["value"]
-    assert found["extra [lab]"]["advice"].endswith("-m pip install 'paperlab[lab]'")
+    assert found["extra [lab]"]["advice"] == install.hint("lab")
     assert found["PyTorch"]["value"] == "not installed"
     assert found["extra [test]"]["advice"] is None
     assert found["unfinished run"]["value"].startswith("lm_compress on m, quick, begun 20")
@@ -472,7 +525,7 @@ def test_doctor_says_what_the_engine_computes_by_and_what_is_lost_without_it(mon
     monkeypatch.setattr(engine, "available", lambda: False)
     (row,) = doctor._engine()
     assert "no chat, no serve-model" in row["value"]
-    assert row["advice"].startswith("pip install ./native")
+    assert row["advice"] == install.engine_hint()
 
 
 def test_releases_compare_as_numbers():
@@ -482,6 +535,8 @@ def test_releases_compare_as_numbers():
     assert _met("typer")
     assert not _met("pytest>=999.1")
     assert not _met("a-package-that-is-not-there>=1")
+    assert not _met("typer[all]>=999.1")
+    assert _met("paperlab-daily[milvus,site]")
 
 
 # the program itself

@@ -99,7 +99,7 @@ def test_core_is_standard_library_only(file):
     assert foreign <= ({"platformdirs"} if file.name == "home.py" else set())
 
 
-@pytest.mark.parametrize("file", sorted(SOURCE.glob("cli*.py")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((SOURCE / "cli").glob("*.py")), ids=lambda file: file.name)
 def test_the_command_line_loads_its_rooms_inside_functions(file):
     foreign = imports(file, inside=False) - set(sys.stdlib_module_names) - {"paperlab"}
     assert foreign <= {"typer"}

@@ -111,7 +111,7 @@ def state(layout: str) -> dict[str, Tensor]:
 
 
 def batches() -> list[dict[str, Tensor]]:
-    ids = torch.randint(3, VOCABULARY, (4, 24), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(3, VOCABULARY, (4, 16), generator=torch.Generator().manual_seed(1))
     return [{"input_ids": rows} for rows in ids.split(2)]
 
 

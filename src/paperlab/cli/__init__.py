@@ -1,8 +1,10 @@
 """The command line. Commands are thin: each imports the room that does the work inside its function.
 
 catalogue, lab, engine, site   the commands, by room
-shell                          errors and exit codes, and words that several commands take
-show, running, models, text    what commands print and ask, imported where one needs it
+shell                          errors and exit codes, and options that several commands take
+verbosity                      -q, -v, notes on standard error
+complete                       what the shell may complete a word to
+show, running, models, talk, text    what commands do and print, imported where one needs it
 """
 
 from typing import Annotated
@@ -11,15 +13,15 @@ import typer
 
 from paperlab.cli import catalogue, engine, lab, site
 from paperlab.cli.shell import Group
+from paperlab.cli.verbosity import Quiet, Verbose, set_level
 
 app = typer.Typer(
     cls=Group,
     name="paperlab",
     help="Daily Papers you can run: follow papers, check their claims here, use their methods on your model.",
-    epilog="A word on any command: paperlab COMMAND --help. Data lives in PAPERLAB_HOME.",
+    epilog="More on a command: paperlab COMMAND --help. Data lives in PAPERLAB_HOME.",
     rich_markup_mode=None,  # rich costs more to import than the whole listing
     pretty_exceptions_enable=False,
-    add_completion=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -38,8 +40,10 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
 ) -> None:
-    pass
+    set_level(quiet, verbose)
 
 
 for commands in (catalogue.commands, lab.commands, engine.commands, site.commands):
@@ -47,5 +51,5 @@ for commands in (catalogue.commands, lab.commands, engine.commands, site.command
 
 
 def main() -> None:
-    """The `paperlab` program."""
+    """Run the command line as the program `paperlab`."""
     app(prog_name="paperlab")

@@ -1,20 +1,26 @@
-"""Commands over papers and methods: what there is, and what was found about it."""
+"""Commands that list and search papers and methods, with their verdicts."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paperlab.cli import complete
 from paperlab.cli.shell import Json, checked, one_of
+from paperlab.cli.verbosity import note, takes_verbosity
 
 if TYPE_CHECKING:
     from paperlab.core.paper import Paper
 
 commands = typer.Typer()
-Family = Annotated[str | None, typer.Option(metavar="FAMILY", help="Only this family, e.g. quantization.")]
+DROP = ("family", "year", "title")  # columns that a narrow terminal does without, in this order
+Family = Annotated[
+    str | None,
+    typer.Option(metavar="FAMILY", autocompletion=complete.families, help="Only this family, e.g. quantization."),
+]
 
 
 def _paper_row(paper: "Paper") -> dict[str, Any]:
-    """What listings tell of a paper; `verdict` is the one word over its claims, `verdicts` each current one."""
+    """A paper as listings give it; `verdict` is the one word over its claims, `verdicts` each current one."""
     from dataclasses import asdict
 
     from paperlab.cli.show import facts
@@ -47,20 +53,26 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
         ]
         for r in rows
     ]
-    typer.echo(text.table(["slug", "year", "family", "verdict", "title"], cells, fit=text.width()))
-    typer.echo(f"{len(rows)} papers; `paperlab show SLUG` tells more", err=True)
+    typer.echo(text.table(["slug", "year", "family", "verdict", "title"], cells, fit=text.width(), drop=DROP))
+    note(f"{len(rows)} papers; `paperlab show SLUG` says more of one")
 
 
 @commands.command()
 def papers(
     family: Family = None,
-    kind: Annotated[str | None, typer.Option(metavar="KIND", help="Only this kind, e.g. method or study.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", autocompletion=complete.kinds, help="Only this kind, e.g. method or study."),
+    ] = None,
     year: Annotated[int | None, typer.Option(metavar="YEAR", help="Only this year.")] = None,
     runnable: Annotated[bool, typer.Option("--runnable", help="Only papers with a check.")] = False,
-    verdict: Annotated[str | None, typer.Option(metavar="WORD", help="Only papers with this verdict.")] = None,
+    verdict: Annotated[
+        str | None,
+        typer.Option(metavar="WORD", autocompletion=complete.verdicts, help="Only papers with this verdict."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the catalogue: papers, and what their checks said here."""
+    """List the papers, with the verdicts on their claims here."""
     from paperlab.core.paper import FAMILIES, KINDS
     from paperlab.core.paper import papers as catalogue
     from paperlab.core.standing import MIXED, NOT_RUN
@@ -87,7 +99,8 @@ def search(
         typer.Argument(metavar="WORDS", help='Words, "a phrase", a title, a slug, an arXiv id; filters do without.'),
     ] = None,
     family: Annotated[
-        list[str] | None, typer.Option(metavar="FAMILY", help="Only this family; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="FAMILY", autocompletion=complete.families, help="Only this family; may be repeated."),
     ] = None,
     category: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this arXiv category, e.g. cs.CL or cs.")
@@ -96,7 +109,10 @@ def search(
     author: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Part of an author's name.")] = None,
     code: Annotated[bool, typer.Option("--code", help="Only papers with code.")] = False,
     runnable: Annotated[bool, typer.Option("--runnable", help="Only papers with a check.")] = False,
-    verdict: Annotated[list[str] | None, typer.Option(metavar="WORD", help="Only papers with this verdict.")] = None,
+    verdict: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", autocompletion=complete.verdicts, help="Only papers with this verdict."),
+    ] = None,
     sort: Annotated[str, typer.Option(metavar="ORDER", help="relevance, date or trending.")] = "relevance",
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="At most so many papers.")] = 20,
     explain: Annotated[
@@ -124,34 +140,35 @@ def search(
         from paperlab.cli.text import write_json
 
         return write_json(rows)
-    _tell_found(results, rows, explain)
+    _print_results(results, rows, explain)
 
 
-def _tell_found(results: Any, rows: list[dict[str, Any]], explain: bool) -> None:
-    """The papers found, one line each, or with the reasons; what else is to say on standard error."""
+def _print_results(results: Any, rows: list[dict[str, Any]], explain: bool) -> None:
+    """Print search results, one line each, or with the reasons for their order; notes go to standard error."""
     from paperlab.cli import text
 
     if results.suggestion:
-        typer.echo(f"looked for: {results.suggestion}", err=True)
-    for note in results.notes:
-        typer.echo(note, err=True)
+        note(f"looked for: {results.suggestion}")
+    for message in results.notes:
+        note(message)
     if not rows:
-        typer.echo("nothing found; fewer words or filters find more, `paperlab papers` lists all", err=True)
+        note("nothing found; fewer words or filters find more, `paperlab papers` lists all")
         return
     if not explain:
         cells = [
             [row["id"], str(row["year"] or ""), row["family"], row["verdict"] or "-", row["title"]] for row in rows
         ]
-        typer.echo(text.table(["id", "year", "family", "verdict", "title"], cells, fit=text.width()))
+        typer.echo(text.table(["id", "year", "family", "verdict", "title"], cells, fit=text.width(), drop=DROP))
     for place, row in enumerate(rows if explain else [], 1):
         typer.echo(text.wrap(row["title"], "    ", first=f"{place:>3} {row['id']}  "))
         typer.echo(f"    {row['score']:.4f}: {row['why']}")
         if row["snippet"]:
             typer.echo(text.wrap(row["snippet"], "    ", first="    "))
-    typer.echo(f"{len(rows)} of {results.total:,} papers, {1000 * results.seconds:.0f} ms", err=True)
+    note(f"{len(rows)} of {results.total:,} papers, {1000 * results.seconds:.0f} ms")
 
 
 @commands.command("index")
+@takes_verbosity
 def index_(
     anew: Annotated[
         bool, typer.Option("--anew", help="Build it from nothing; the old one answers until then.")
@@ -166,10 +183,15 @@ def index_(
 
 @commands.command()
 def show(
-    slug: Annotated[str, typer.Argument(metavar="SLUG", help="A paper's slug or arXiv id, or a method's slug.")],
+    slug: Annotated[
+        str,
+        typer.Argument(
+            metavar="SLUG", autocompletion=complete.papers, help="A paper's slug or arXiv id, or a method's slug."
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
-    """Tell all about a paper: claims, checks, verdicts, use."""
+    """Print all about a paper: claims, checks, verdicts, use."""
     from paperlab.cli import show as page
 
     about = page.about(slug)

@@ -5,20 +5,30 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from paperlab.cli import complete
 from paperlab.cli.shell import Json, Misuse
+from paperlab.cli.verbosity import note, takes_verbosity
 
 commands = typer.Typer()
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a registered name, a hub id.")]
-Asymmetric = Annotated[bool, typer.Option("--asymmetric", help="A minimum per group beside its scale.")]
+Asymmetric = Annotated[bool, typer.Option("--asymmetric", help="A minimum for each group, as well as a scale.")]
 RecipeFile = Annotated[
     Path | None,
     typer.Option("--recipe", metavar="FILE", exists=True, dir_okay=False, help="JSON: a layout per name pattern."),
 ]
 Method = Annotated[
-    str | None, typer.Option(metavar="SLUG", help="A paper's quantizer; what it leaves alone stays as it is.")
+    str | None,
+    typer.Option(
+        metavar="SLUG",
+        autocompletion=complete.methods,
+        help="A paper's quantizer; what it does not quantize stays as it is.",
+    ),
 ]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of --method.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", autocompletion=complete.settings, help="A parameter of --method."),
+]
 Data = Annotated[
     str | None, typer.Option(metavar="TEXT", help="A text file or name, for a --method that looks at data.")
 ]
@@ -31,6 +41,7 @@ CacheBits = Annotated[int, typer.Option(metavar="N", help="Keys and values in 32
 
 
 @commands.command()
+@takes_verbosity
 def pack(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a registered name or a hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
@@ -77,6 +88,7 @@ def pack(
 
 
 @commands.command()
+@takes_verbosity
 def export(
     model: Annotated[
         str,
@@ -124,11 +136,12 @@ def export(
 
         return write_json([{"out": str(out), **report}])
     typer.echo(f"{out}: {report['bytes'] / 1e6:.1f} MB, {report['tensors']} tensors")
-    for note in report["notes"]:
-        typer.echo(f"  {note}")
+    for remark in report["notes"]:
+        typer.echo(f"  {remark}")
 
 
 @commands.command()
+@takes_verbosity
 def chat(
     model: Model,
     bits: Rounded = None,
@@ -149,28 +162,28 @@ def chat(
     from paperlab.engine import load
     from paperlab.engine.language import LanguageModel
 
-    path, watched = models.place(model), sys.stdin.isatty()
-    if watched:
-        typer.echo(f"loading {path.name} …", err=True)
+    path, interactive = models.place(model), sys.stdin.isatty()
+    if interactive:
+        note(f"loading {path.name} …")
     loaded = load(path, bits=bits, activation_bits=activation_bits, threads=threads)
     if not isinstance(loaded, LanguageModel):
         raise Misuse(f"{model} is an encoder of texts; chat takes a language model")
     how: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
     conversation = talk.Talk(loaded, cache_bits=cache_bits, max_tokens=max_tokens, **how)
-    if watched:
-        typer.echo("an empty line or ctrl-D leaves, ctrl-C ends an answer", err=True)
+    if interactive:
+        note("an empty line or ctrl-D leaves, ctrl-C ends an answer")
     talk.chat(conversation)
 
 
 @commands.command("serve-model")
+@takes_verbosity
 def serve_model(
     model: Model,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Whom to listen to: 0.0.0.0 is everybody; then set a key.")
+        str,
+        typer.Option(metavar="ADDRESS", help="The address to listen on: 0.0.0.0 is open to everybody; then set a key."),
     ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help="Where to listen; 0 takes a free one.")
-    ] = 8080,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What requests call it; else its file's.")] = None,
     bits: Rounded = None,
     activation_bits: ActivationBits = 16,

@@ -1,19 +1,29 @@
-"""Commands that run checks and tell what came of them."""
+"""Commands that run checks and print their verdicts."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from paperlab.cli.shell import Json, Misuse, checked, fail, one_of
+from paperlab.cli import complete
+from paperlab.cli.shell import Failure, Json, Misuse, checked, one_of
+from paperlab.cli.verbosity import note, takes_verbosity
 
 commands = typer.Typer()
 
 
 @commands.command()
+@takes_verbosity
 def run(
-    slug: Annotated[str, typer.Argument(metavar="SLUG", help="The paper or method whose checks to run.")],
-    claim: Annotated[str | None, typer.Option(metavar="NAME", help="Only the check of this name.")] = None,
+    slug: Annotated[
+        str,
+        typer.Argument(
+            metavar="SLUG", autocompletion=complete.runnable, help="The paper or method whose checks to run."
+        ),
+    ],
+    claim: Annotated[
+        str | None, typer.Option(metavar="NAME", autocompletion=complete.claims, help="Only the check of this name.")
+    ] = None,
     scale: Annotated[
         Literal["quick", "full"], typer.Option(metavar="quick|full", help="quick: minutes; full: up to half an hour.")
     ] = "quick",
@@ -24,7 +34,10 @@ def run(
         str | None, typer.Option(metavar="TEXT", help="A text file, or a text by name, instead of the default.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter; give it once for each.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", autocompletion=complete.settings, help="A parameter; give it once for each."
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="How many seeds, where the task has seeds.")
@@ -32,7 +45,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a paper's checks: its method beside its baseline."""
+    """Run a paper's checks: its method against its baseline."""
     from paperlab.core.methods import find_method, parse
 
     method = find_method(_method_slug(slug))
@@ -47,7 +60,7 @@ def run(
     records = running.run(
         method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume
     )
-    running.tell(records, as_json=as_json)
+    running.print_records(records, as_json=as_json)
 
 
 def _method_slug(name: str) -> str:
@@ -71,8 +84,14 @@ def _method_slug(name: str) -> str:
 
 
 @commands.command()
+@takes_verbosity
 def compare(
-    what: Annotated[list[str], typer.Argument(metavar="FAMILY|SLUGS", help="A family, or methods by slug.")],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FAMILY|SLUGS", autocompletion=complete.families_and_methods, help="A family, or methods by slug."
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the page, the table and the plots.")
     ] = None,
@@ -92,12 +111,13 @@ def compare(
     # Without a terminal rich assumes 80 columns and folds; a file has room.
     console = Console(stderr=as_json, width=text.width() or 160, highlight=False)
     page = draw(list(dict.fromkeys(names)), out or _reports(), console=console)
-    typer.echo(f"drawn in {page}", err=True)
+    note(f"drawn in {page}")
     if as_json:
         text.write_json(text.read_csv(page.with_suffix(".csv")))
 
 
 @commands.command()
+@takes_verbosity
 def report(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR|FILE", help="Folder, or the HTML file itself.")
@@ -121,33 +141,40 @@ def _reports() -> Path:
 
 
 @commands.command()
+@takes_verbosity
 def verify(as_json: Json = False) -> None:
     """Recompute every verdict from the samples of its record."""
-    from paperlab.cli.text import write_json
+    from paperlab.cli import text
     from paperlab.core import record, standing, verdict
 
     standing.refresh(record.records_folder())
     count, problems = verdict.verify()
     if as_json:
-        write_json([{"problem": problem} for problem in problems])
-    for problem in problems:
+        text.write_json([{"problem": problem} for problem in problems])
+    for problem in problems if not as_json else ():
         typer.echo(problem, err=True)
     if problems:
-        raise fail(f"{len(problems)} problems in {count} records", 1)
-    typer.echo(f"{count} records: every verdict follows from its samples", err=as_json)
+        raise Failure(f"{len(problems)} problems in {count} records", 1, "problems")
+    done = text.wrap(f"{count} records: every verdict follows from its samples", "")
+    note(done) if as_json else typer.echo(done)
 
 
 @commands.command()
 def doctor(as_json: Json = False) -> None:
-    """Tell what this machine has, and what to install."""
+    """List what this machine has, and what to install."""
     from paperlab.cli import text
     from paperlab.lab.doctor import findings
 
     rows = findings()
     if as_json:
         return text.write_json(rows)
+    narrow = (text.width() or 80) < 70  # then the value is printed below its name
+    indent = " " * (4 if narrow else 22)
     for row in rows:
         mark = {True: "ok", False: "--", None: "  "}[row["ok"]]
-        typer.echo(text.wrap(row["value"], " " * 22, first=f"{mark}  {row['name']:<17} "))
+        if narrow:
+            typer.echo(f"{mark}  {row['name']}")
+        first = indent if narrow else f"{mark}  {row['name']:<17} "
+        typer.echo(text.wrap(row["value"], indent, first=first))
         if row["advice"]:
-            typer.echo(text.wrap(row["advice"], " " * 24, first=" " * 22 + "> "))
+            typer.echo(text.wrap(row["advice"], indent + "  ", first=f"{indent}> "))

@@ -1,4 +1,4 @@
-"""The face of the engine: packing, exporting and serving a model."""
+"""What the engine's commands do: find a model, pack, export or serve it, with a progress bar on a terminal."""
 
 import json
 import shutil
@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from paperlab.cli.verbosity import note
+from paperlab.core.log import quiet
 
 if TYPE_CHECKING:
     from paperlab.engine.packing.layout import Codes, Recipe
@@ -117,23 +120,23 @@ def export(model: str, out: Path, to: str, **options: Any) -> dict[str, Any]:
 def _bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     """A callable that draws what is at work, how many are done, and of how many; units are a million of these."""
 
-    def tell(name: str, done: int, total: int) -> None:
+    def draw(name: str, done: int, total: int) -> None:
         filled = 20 * done // max(total, 1)
         line = f"[{'=' * filled}{' ' * (20 - filled)}] {done / 1e6:.0f} of {total / 1e6:.0f} {unit}  {name}"
         print(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
 
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or quiet():
         yield lambda name, done, total: None
         return
     try:
-        yield tell
+        yield draw
     finally:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def serve(model: str, loading: dict[str, Any], options: dict[str, Any], where: dict[str, Any]) -> None:
-    """Find a model and serve it until a signal comes; news on standard error."""
-    import prometheus_client  # noqa: F401  first: its absence names the extra that is missing
+    """Find a model and serve it until a signal comes; what happens is noted on standard error."""
+    import prometheus_client  # noqa: F401  first: a missing extra is reported before the model is looked for
 
     from paperlab.engine import load
     from paperlab.engine.serve.run import serve as run
@@ -141,7 +144,6 @@ def serve(model: str, loading: dict[str, Any], options: dict[str, Any], where: d
 
     path = place(model)
     name = options["name"] or (Path(model).name or path.resolve().name).removesuffix(".gguf")
-    say = lambda said: print(said, file=sys.stderr, flush=True)  # noqa: E731
     if sys.stderr.isatty():
-        say(f"loading {name} …")
-    run(lambda: load(path, **loading), Options(**{**options, "name": name}), **where, say=say)
+        note(f"loading {name} …")
+    run(lambda: load(path, **loading), Options(**{**options, "name": name}), **where, say=note)

@@ -1,4 +1,4 @@
-"""The face of a run: a live table where a terminal watches, plain lines elsewhere, then what the records say."""
+"""How `paperlab run` shows itself: a live table on a terminal, plain lines elsewhere, then the records' verdicts."""
 
 import sys
 import time
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from paperlab.cli import text
+from paperlab.cli.verbosity import note
+from paperlab.core.log import quiet
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,13 +22,16 @@ def run(slug: str, **options: Any) -> "list[Record]":
     """`lab.run.run_checks` with its progress shown on standard error."""
     from paperlab.lab.run import run_checks
 
-    with _watched() as progress:
+    with _shown() as progress:
         return run_checks(slug, progress=progress, **options)
 
 
 @contextmanager
-def _watched() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A `progress` callable: the live table on a terminal, else plain lines."""
+def _shown() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A `progress` callable: the live table on a terminal, else plain lines; with -q nothing."""
+    if quiet():
+        yield lambda event: None
+        return
     if not sys.stderr.isatty():
         yield _lines()
         return
@@ -39,7 +44,7 @@ def _watched() -> Iterator[Callable[[dict[str, Any]], None]]:
 
         def progress(event: dict[str, Any]) -> None:
             if event["kind"] in ("left", "skipped", "error"):
-                console.print(_said(event), markup=False, highlight=False)
+                console.print(_line_of(event), markup=False, highlight=False)
             _follow(state, event)
 
         yield progress
@@ -49,7 +54,7 @@ def _follow(state: dict[str, Any], event: dict[str, Any]) -> None:
     """Bring the table's state up to date with one event of the run. began: None while an arm is not at work."""
     if event["kind"] == "stage":
         state["title"] = _stage(event)
-        state["arms"] = {arm: {"doing": "waits", "share": "", "began": None, "spent": 0.0} for arm in event["arms"]}
+        state["arms"] = {arm: {"state": "waits", "share": "", "began": None, "spent": 0.0} for arm in event["arms"]}
         return
     row = state["arms"].get(event.get("arm"))
     if row is None:
@@ -61,11 +66,11 @@ def _follow(state: dict[str, Any], event: dict[str, Any]) -> None:
     row["share"] = f"{done}/{total}" if total else ""
     again = f" (seed {event['seed']})" if event.get("seed") else ""
     if event["kind"] == "build":
-        row["doing"] = f"builds: {event['what']}{again}"
+        row["state"] = f"builds: {event['what']}{again}"
     elif event["kind"] == "item":
-        row["doing"] = f"{'done' if done == total else 'is scored'}{again}"
+        row["state"] = f"{'done' if done == total else 'is scored'}{again}"
     elif event["kind"] == "error":
-        row["doing"], row["share"] = f"failed{again}", ""
+        row["state"], row["share"] = f"failed{again}", ""
     if event["kind"] == "error" or (event["kind"] == "item" and done == total):
         row["spent"] += now - row["began"]
         row["began"] = None
@@ -76,11 +81,11 @@ def _table(state: dict[str, Any]) -> "Table":
     from rich.table import Table
 
     table = Table(title=state["title"], box=box.SIMPLE, title_justify="left", expand=False)
-    for header in ("arm", "doing", "items", "seconds"):
+    for header in ("arm", "state", "items", "seconds"):
         table.add_column(header, justify="right" if header in ("items", "seconds") else "left", overflow="fold")
     for arm, row in state["arms"].items():
         took = row["spent"] + (time.monotonic() - row["began"] if row["began"] is not None else 0.0)
-        table.add_row(arm, row["doing"], row["share"], f"{took:.0f}" if took else "")
+        table.add_row(arm, row["state"], row["share"], f"{took:.0f}" if took else "")
     return table
 
 
@@ -90,23 +95,23 @@ def _lines() -> Callable[[dict[str, Any]], None]:
 
     def progress(event: dict[str, Any]) -> None:
         if event["kind"] not in ("build", "item"):
-            if said := _said(event):
-                print(said, file=sys.stderr, flush=True)
+            if line := _line_of(event):
+                print(line, file=sys.stderr, flush=True)
             return
-        doing = event["what"] if event["kind"] == "build" else "scored"
+        phase = event["what"] if event["kind"] == "build" else "scored"
         key, now = (event["arm"], event["seed"]), time.monotonic()
         before, when = last.setdefault(key, ("scored", now))
-        ended = doing == "scored" and event["done"] == event["total"]
-        begins = doing not in ("scored", before)
+        ended = phase == "scored" and event["done"] == event["total"]
+        begins = phase not in ("scored", before)
         if begins or ended or now - when > EVERY:
-            last[key] = (doing, now)
+            last[key] = (phase, now)
             seed = f", seed {event['seed']}" if event["seed"] else ""
-            print(f"  {event['arm']}{seed}: {doing} {event['done']}/{event['total']}", file=sys.stderr, flush=True)
+            print(f"  {event['arm']}{seed}: {phase} {event['done']}/{event['total']}", file=sys.stderr, flush=True)
 
     return progress
 
 
-def _said(event: dict[str, Any]) -> str:
+def _line_of(event: dict[str, Any]) -> str:
     """One line for an event that is worth one; "" for the others."""
     match event["kind"]:
         case "stage":
@@ -125,8 +130,8 @@ def _stage(event: dict[str, Any]) -> str:
     return f"{event['task']}{model}, {event['scale']}: {len(event['arms'])} arms"
 
 
-def tell(records: "list[Record]", *, as_json: bool) -> None:
-    """What the records say: the lab's summary; or their verdicts as one JSON array."""
+def print_records(records: "list[Record]", *, as_json: bool) -> None:
+    """Print what a run came to: a table and a sentence for each record; or their verdicts as one JSON array."""
     if as_json:
         from dataclasses import asdict
 
@@ -138,5 +143,6 @@ def tell(records: "list[Record]", *, as_json: bool) -> None:
     from paperlab.lab.report import run_summary
 
     # Without a terminal rich assumes 80 columns and folds; a file has room.
-    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(run_summary(records))
-    print("`paperlab report` draws this; `paperlab verify` recomputes it from the samples", file=sys.stderr)
+    console = Console(width=text.width() or 120, highlight=False)
+    console.print(run_summary(records, console.width))
+    note("`paperlab report` draws this; `paperlab verify` recomputes it from the samples")

@@ -1,4 +1,4 @@
-"""What `paperlab show` tells: one object about a paper or a method, and that object as a page of text."""
+"""What `paperlab show` prints: one object about a paper or a method, and that object as a page of text."""
 
 from dataclasses import asdict
 from typing import Any
@@ -31,7 +31,7 @@ def about(name: str) -> dict[str, Any]:
 
 
 def facts(paper: Paper) -> dict[str, Any]:
-    """What a listing and a page tell alike of a paper."""
+    """The facts of a paper that listings and pages share."""
     names = ("slug", "title", "arxiv", "year", "kind", "family", "method", "code")
     return {name: getattr(paper, name) for name in names}
 
@@ -100,12 +100,12 @@ def expectation(check: dict[str, Any]) -> str:
 
 def verdict_line(row: dict[str, Any]) -> str:
     """A verdict with where it was reached, its interval, or why there is none."""
-    said = f"{row['word'].upper()} here"
+    line = f"{row['word'].upper()} here"
     if row["gain"] is None:
-        return text.wrap(f"{said}: {row['reason']}", "      ", first="    ")
+        return text.wrap(f"{line}: {row['reason']}", "      ", first="    ")
     ends = " to ".join("unbounded" if end is None else text.percent(end) for end in (row["low"], row["high"]))
-    said += f": gain {text.percent(row['gain'])} ({ends}), {row['task']} on {row['model']}, {row['scale']}"
-    return text.wrap(said, "      ", first="    ")
+    line += f": gain {text.percent(row['gain'])} ({ends}), {row['task']} on {row['model']}, {row['scale']}"
+    return text.wrap(line, "      ", first="    ")
 
 
 def page(known: dict[str, Any]) -> str:
@@ -128,7 +128,7 @@ def page(known: dict[str, Any]) -> str:
             lines.append(text.wrap(f"{against}{claim['setting']}", "    "))
     lines += _checks(known)
     if known["departs"]:
-        lines += ["", "Where our method file departs from the paper"]
+        lines += ["", text.wrap("Where our method file departs from the paper", "")]
         lines += [text.wrap(departure, "    ", first="  - ") for departure in known["departs"]]
     for slug, params in known["parameters"].items():
         if params:
@@ -147,8 +147,8 @@ def _checks(known: dict[str, Any]) -> list[str]:
         plan = known.get("plan")
         if plan:
             needs = f" Needs: {', '.join(plan['needs'])}." if plan["needs"] else ""
-            said = f"{plan['experiment']} Expected: {plan['expect']}.{needs}"
-            return ["", f"No check yet; planned (effort {plan['effort']})", text.wrap(said)]
+            planned = f"{plan['experiment']} Expected: {plan['expect']}.{needs}"
+            return ["", f"No check yet; planned (effort {plan['effort']})", text.wrap(planned)]
         return ["", text.wrap(f"Nothing to run: {known['why_not']}", "")] if known.get("why_not") else []
     lines = ["", "Checks here"]
     for check in known["checks"]:

@@ -5,12 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from paperlab.cli.shell import Json, Misuse, fail
+from paperlab.cli.shell import Failure, Json, Misuse
+from paperlab.cli.verbosity import note, takes_verbosity
 
 commands = typer.Typer()
 
 
 @commands.command()
+@takes_verbosity
 def fetch(
     sources: Annotated[
         list[str] | None,
@@ -25,10 +27,11 @@ def fetch(
     """Fetch papers from outside: `daily` and `oai:cs` by default."""
     from paperlab.site import intake
 
-    _tell_counts(intake.fetch(sources or [], since, until), as_json)
+    _print_counts(intake.fetch(sources or [], since, until), as_json)
 
 
 @commands.command("import")
+@takes_verbosity
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="The file, maybe compressed; - is standard input.")],
     form: Annotated[
@@ -43,11 +46,11 @@ def import_(
     """Import papers from a file: a saved listing, JSON, a feed."""
     from paperlab.site import intake
 
-    _tell_counts(intake.read(file, form, date), as_json)
+    _print_counts(intake.read(file, form, date), as_json)
 
 
-def _tell_counts(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print what reading did; a source that failed beside others makes the exit status 1."""
+def _print_counts(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print how many papers each source brought; one that failed makes the exit status 1."""
     from paperlab.cli.text import write_json
     from paperlab.site.intake import sentence
 
@@ -61,12 +64,11 @@ def _tell_counts(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 @commands.command()
+@takes_verbosity
 def up(
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help="Where to listen; 0 takes a free one.")
-    ] = 8000,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Whom to listen to: 0.0.0.0 is everybody.")
+        str, typer.Option(metavar="ADDRESS", help="The address to listen on: 0.0.0.0 is open to everybody.")
     ] = "127.0.0.1",
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="How many processes serve the site.")] = 1,
     public: Annotated[
@@ -82,19 +84,20 @@ def up(
     if public:
         from paperlab.site import public as fitness
 
-        found = fitness.findings(host)
-        for one in found:
+        checks = fitness.findings(host)
+        for one in checks:
             mark = "ok" if one.ok else "--" if one.needed else "? "
             typer.echo(f"{mark}  {one.name}: {one.said}{'; ' + one.advice if one.advice else ''}", err=not check)
-        if any(one.needed and not one.ok for one in found):
-            raise fail("not fit for others yet; docs/howto/run_the_site.md says how", 2)
+        if any(one.needed and not one.ok for one in checks):
+            raise Failure("not fit for others yet; docs/howto/run_the_site.md says how", 2, "problems")
         if check:
             return
 
-    start(host, port, workers, lambda said: typer.echo(said, err=True))
+    start(host, port, workers, note)
 
 
 @commands.command()
+@takes_verbosity
 def digest(
     date: Annotated[str | None, typer.Option(metavar="DAY", help="Of this day, YYYY-MM-DD; else yesterday.")] = None,
     to_file: Annotated[

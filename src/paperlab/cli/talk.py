@@ -24,7 +24,7 @@ class Talk:
         self.context = min(model.about["context"], CONTEXT)
         self.session = model.session(self.context, cache_bits)
         self.messages: list[dict[str, str]] = []
-        self._held: list[int] = []  # whose keys and values the session has
+        self._in_session: list[int] = []  # the token ids whose keys and values the session has
         model.ids("Hello.")  # without a tokenizer it is refused now, not at the first line
         if model.tokens.template is None:
             raise EngineError(
@@ -33,23 +33,25 @@ class Talk:
             )
 
     def ask(self, line: str) -> int:
-        """Take the user's turn. How many old messages were left out, so that it fits. Raises EngineError."""
+        """Take the user's turn; return how many old messages were dropped to make it fit. Raises EngineError."""
         from paperlab.engine import EngineError
 
         room = self.context - min(self.max_tokens, self.context // 4)
         asked = [*self.messages, {"role": "user", "content": line}]
-        left = 0
-        while (size := len(self.model.ids(asked[left:]))) > room and left + 2 < len(asked):
-            left += 2
+        dropped = 0
+        while (size := len(self.model.ids(asked[dropped:]))) > room and dropped + 2 < len(asked):
+            dropped += 2
         if size > room:
             raise EngineError(f"that is {size} tokens, and there is room for {room}; say it in fewer words")
-        self.messages = asked[left:]
-        return left
+        self.messages = asked[dropped:]
+        return dropped
 
     def answer(self) -> Generator[str, None, None]:
-        """The assistant's turn, piece by piece. What is said until it is closed or interrupted stays said."""
+        """The assistant's turn, piece by piece. What was written before it is closed or interrupted stays."""
         ids = self.model.ids(self.messages)
-        same = next((i for i, (a, b) in enumerate(zip(ids, self._held, strict=False)) if a != b), len(self._held))
+        same = next(
+            (i for i, (a, b) in enumerate(zip(ids, self._in_session, strict=False)) if a != b), len(self._in_session)
+        )
         same = min(same, len(ids) - 1)  # the last token is always run: what follows it is wanted
         self.session.truncate(same)
         drawn: list[int] = []
@@ -61,46 +63,46 @@ class Talk:
 
         most = min(self.max_tokens, self.context - len(ids))
         tokens = self.model.generate_ids(ids[same:], max_tokens=most, session=self.session, **self.how)
-        said = ""
+        written = ""
         try:
             for piece in self.model.tokens.stream(noted(tokens)):
-                said += piece
+                written += piece
                 yield piece
         finally:
-            self._held = [*ids, *drawn][: len(self.session)]
-            self.messages.append({"role": "assistant", "content": said})
+            self._in_session = [*ids, *drawn][: len(self.session)]
+            self.messages.append({"role": "assistant", "content": written})
 
 
 def chat(talk: Talk) -> None:
     """Read lines, answer each; an empty line or the input's end leaves, and ctrl-C ends an answer."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # bytes that are no text
-    watched = sys.stdin.isatty()
-    while line := _line(watched):
+    interactive = sys.stdin.isatty()
+    while line := _line(interactive):
         try:
-            left = talk.ask(line)
+            dropped = talk.ask(line)
         except RuntimeError as error:
-            if not watched:
+            if not interactive:
                 raise
             print(error, file=sys.stderr)
             continue
-        if left:
-            print(f"({left} old messages no longer fit {talk.context} tokens and are forgotten)", file=sys.stderr)
+        if dropped:
+            print(f"({dropped} old messages no longer fit {talk.context} tokens and are forgotten)", file=sys.stderr)
         pieces = talk.answer()
         try:
             for piece in pieces:
                 print(piece, end="", flush=True)
         except KeyboardInterrupt:
-            if not watched:
+            if not interactive:
                 raise
         finally:
             pieces.close()
         print(flush=True)
 
 
-def _line(watched: bool) -> str:
+def _line(interactive: bool) -> str:
     """The next line, stripped. Empty at the end."""
-    if watched:
+    if interactive:
         import readline  # noqa: F401  lines can be edited and called back
 
         try:

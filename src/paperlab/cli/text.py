@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from paperlab.core.words import columns_that_fit
+
 INDENT = "  "
 
 
@@ -44,15 +46,33 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, fit: int | None = None) -> str:
-    """Columns padded to their widest cell. `fit` columns of terminal: the last column is cut with an ellipsis there,
-    and left out where less than 16 columns would remain for it."""
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, fit: int | None = None, drop: Sequence[str] = ()
+) -> str:
+    """Columns padded to their widest cell, as wide as that takes.
+
+    fit: columns of the terminal, if there is one. Where the table is wider, its last column is cut with an ellipsis as
+    long as 16 characters of it stay; then the columns named in `drop` go, one after another; and where that is not
+    enough, each row becomes a paragraph: its first cell on a line, below it the others, and the last one cut.
+    """
+    if fit is None:
+        return _aligned(headers, rows)
+    kept = columns_that_fit(headers, rows, fit, drop=drop, flexible=len(headers) - 1)
+    names, cells = [headers[i] for i in kept], [[row[i] for i in kept] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(names, *cells, strict=True)]
+    room = fit - sum(widths[:-1]) - 2 * (len(widths) - 1)
+    if room >= min(16, widths[-1]):
+        return _aligned([*names[:-1], cut(names[-1], room)], [[*row[:-1], cut(row[-1], room)] for row in cells])
+    return "\n".join(
+        line
+        for row in rows
+        for line in (row[0], wrap(" · ".join(filter(None, row[1:-1]))), INDENT + cut(row[-1], fit - len(INDENT)))
+        if line.strip()
+    )
+
+
+def _aligned(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(cell) for cell in column) for column in zip(headers, *rows, strict=True)]
-    if fit is not None:
-        room = fit - sum(widths[:-1]) - 2 * (len(widths) - 1)
-        if room < min(16, widths[-1]):
-            return table(headers[:-1], [row[:-1] for row in rows]) if len(headers) > 2 else table(headers, rows)
-        rows = [[*row[:-1], cut(row[-1], room)] for row in rows]
     lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)) for row in [headers, *rows]]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -63,7 +83,7 @@ def cut(text: str, room: int) -> str:
 
 
 def wrap(text: str, indent: str = INDENT, first: str | None = None) -> str:
-    """A paragraph of at most 80 columns; words, links and slugs stay whole."""
+    """A paragraph of at most 80 columns, fewer in a narrower terminal; words, links and slugs stay whole."""
     return textwrap.fill(
         text,
         min(80, width() or 80),

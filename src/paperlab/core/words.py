@@ -1,6 +1,7 @@
 """Figures and checks as people read them, the same in the terminal, the report and on the site."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from paperlab.core.card import Check
@@ -61,6 +62,30 @@ def seconds(value: float) -> str:
 def span(low: float, high: float, write: Any = number) -> str:
     """An interval: [1.2, 3.4]; empty where there is none."""
     return "" if low != low or high != high else f"[{write(low)}, {write(high)}]"
+
+
+def columns_that_fit(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    *,
+    drop: Sequence[str],
+    flexible: int,
+    gap: int = 2,
+) -> list[int]:
+    """Which columns of a table to show in `width` characters, by index: all, or all but the first few of `drop`.
+
+    drop: headers in the order in which they go. flexible: index of the column that may be cut or folded down to 16
+    characters. gap: characters between columns. What is left may still be too wide.
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(headers, *rows, strict=True)]
+    widths[flexible] = min(16, widths[flexible])
+    kept = list(range(len(headers)))
+    for name in drop:
+        if sum(widths[i] for i in kept) + gap * (len(kept) - 1) <= width:
+            break
+        kept = [i for i in kept if headers[i] != name]
+    return kept
 
 
 def check_sentence(check: Check, metric: str) -> str:

@@ -8,15 +8,20 @@
     vectors = engine.load("my-encoder", bits=8).embed(["one text", "another"])
     engine.pack("my-model", "packed", engine.Layout(4))  # or engine.Tensors(config, arrays), without a folder
 
-Needs the distribution `paperlab-engine` (the compiled part), numpy and tokenizers: the extra `engine`.
+Needs the distribution `paperlab-engine` (the compiled part), numpy and tokenizers: the extra `engine`. Without numpy
+the import raises MissingExtra, an ImportError with the command that helps.
 """
 
-from paperlab.engine.formats.export import export
-from paperlab.engine.load import load
-from paperlab.engine.native import EngineError, available, instruction_sets
-from paperlab.engine.packing.layout import Codes, Layout, quantize
-from paperlab.engine.packing.pack import pack
-from paperlab.engine.packing.tensors import Tensors
+from paperlab.core.install import needs
+
+with needs("engine"):
+    from paperlab.engine.formats.export import export
+    from paperlab.engine.load import load
+    from paperlab.engine.native import EngineError, available, instruction_sets
+    from paperlab.engine.packing.layout import Codes, Layout, quantize
+    from paperlab.engine.packing.pack import pack
+    from paperlab.engine.packing.tensors import Tensors
+
 
 __all__ = [
     "Codes",

@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from paperlab.core.install import engine_hint
+
 _ABI = 5
 
 
@@ -121,13 +123,13 @@ def library() -> ctypes.CDLL:
     """The shared library with its signatures. Raises EngineError where it is missing or of another version."""
     path = _path()
     if path is None:
-        raise EngineError("the engine's compiled part is not installed: pip install ./native (needs a C++ compiler)")
+        raise EngineError(f"the engine's compiled part is not installed: {engine_hint()}")
     try:
         opened = ctypes.CDLL(str(path))
     except OSError as error:
         raise EngineError(f"the engine's compiled part cannot be loaded from {path}: {error}") from None
     if not hasattr(opened, "pl_abi") or opened.pl_abi() != _ABI:
-        raise EngineError(f"{path} is of another version than this paperlab; install it again: pip install ./native")
+        raise EngineError(f"{path} is of another version than this paperlab; install it again: {engine_hint()}")
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(opened, f"pl_{name}")
         function.restype, function.argtypes = result, arguments

@@ -16,11 +16,13 @@ from paperlab.core.methods import Method, methods
 from paperlab.core.panels import Panel, chosen, front, holding, labels, ordered, panels, to_csv
 from paperlab.core.record import Record
 from paperlab.core.verdict import current
-from paperlab.core.words import clean, megabytes, number, seconds, span
+from paperlab.core.words import clean, columns_that_fit, megabytes, number, seconds, span
 from paperlab.lab import plots
 from paperlab.lab.pages import keep_plot, page, slug
 from paperlab.lab.plots import Spot
 from paperlab.lab.values import arm_value
+
+DROP = ("front", "build s", "bits/weight", "95 %", "MB")  # what a narrow terminal does without, in this order
 
 
 def compare(
@@ -91,17 +93,21 @@ def _title(spots: Sequence[Spot], panel: Panel, what: str) -> str:
 
 
 def _print(groups: Sequence[Panel], console: Console) -> None:
-    """Tables for a terminal; plain text, as wide as it needs to be, where the output is piped."""
+    """Tables for a terminal, without the columns that a narrow one has no room for; plain text, as wide as it needs to
+    be, where the output is piped."""
     if not console.is_terminal:
         console = Console(file=console.file, width=1000, no_color=True)
     for panel in groups:
         table = Table(title=Text(clean(panel.here)), title_justify="left", title_style="bold",
                       box=box.SIMPLE_HEAD if console.is_terminal else None)  # fmt: skip
-        table.add_column("arm", overflow="fold", no_wrap=not console.is_terminal)
-        for name in (panel.metric, "95 %", "bits/weight", "MB", "build s", "front"):
-            table.add_column(name, justify="left" if name == "front" else "right", no_wrap=True)
-        for p in ordered(panel):
-            table.add_row(Text(clean(p.arm)), number(p.value.value), span(p.value.low, p.value.high), number(p.bits),
-                          megabytes(p.bytes), seconds(p.build), " ".join(p.on))  # fmt: skip
+        headers = ("arm", panel.metric, "95 %", "bits/weight", "MB", "build s", "front")
+        rows = [(clean(p.arm), number(p.value.value), span(p.value.low, p.value.high), number(p.bits),
+                 megabytes(p.bytes), seconds(p.build), " ".join(p.on)) for p in ordered(panel)]  # fmt: skip
+        kept = columns_that_fit(headers, rows, console.width - 2, drop=DROP, flexible=0)
+        for i in kept:
+            name, side = headers[i], "left" if headers[i] in ("arm", "front") else "right"
+            table.add_column(name, justify=side, overflow="fold", no_wrap=i > 0 or not console.is_terminal)  # type: ignore[arg-type]
+        for row in rows:
+            table.add_row(*(Text(row[i]) for i in kept))
         console.print(table)
         console.print()

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from paperlab.core import install
 from paperlab.core.home import BUNDLED, home
 from paperlab.lab.machine import machine, machine_id
 
@@ -32,7 +33,9 @@ def _row(part: str, name: str, value: str, ok: bool | None = None, advice: str |
 
 def _system() -> Iterator[Finding]:
     here = machine()
-    yield _row("system", "paperlab", importlib.metadata.version("paperlab"))
+    root = install.checkout()
+    yield _row("system", "paperlab", f"{install.version()}{f', the checkout at {root}' if root else ''}")
+    yield from _other_paperlab()
     yield _row("system", "Python", f"{here['python']} at {sys.executable}", sys.version_info >= (3, 11))
     yield _row("system", "system", f"{here['system']}, {here['architecture']}")
     yield _row("system", "processor", f"{here['cpu']}, {here['cores']} cores; records go under {machine_id()}")
@@ -41,6 +44,18 @@ def _system() -> Iterator[Finding]:
                "no vector unit that PyTorch uses: checks will be several times slower")  # fmt: skip
     yield _row("system", "memory", f"{here['memory'] / GIB:.1f} GiB", here["memory"] >= MEMORY,
                "under 4 GiB: take a small model with --model abstracts-lm")  # fmt: skip
+
+
+def _other_paperlab() -> Iterator[Finding]:
+    """A distribution called `paperlab`, which is somebody else's, or ours from before it was called paperlab-daily."""
+    other = install.other_paperlab()
+    if other is None:
+        return
+    version, ours = other
+    whose = "ours, from before the distribution was called paperlab-daily" if ours else "somebody else's package"
+    yield _row("system", "other paperlab", f"the distribution paperlab {version} is installed too: {whose}", False,
+               f"{sys.executable} -m pip uninstall paperlab, then {install.reinstall_hint()}, as both write the "
+               "same files and the same command")  # fmt: skip
 
 
 def _data() -> Iterator[Finding]:
@@ -58,22 +73,18 @@ def _data() -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     """Each extra of the package: which of its requirements are met in this environment."""
-    wanted: dict[str, list[str]] = {}
-    for line in importlib.metadata.requires("paperlab") or []:
-        if match := re.search(r"""extra\s*==\s*['"]([\w-]+)['"]""", line):
-            wanted.setdefault(match[1], []).append(line.partition(";")[0].strip())
-    for extra, requirements in sorted(wanted.items()):
+    for extra, requirements in sorted(install.requirements().items()):
         missing = [requirement for requirement in requirements if not _met(requirement)]
         have = f"{len(requirements) - len(missing)} of {len(requirements)} packages"
         value = f"{have}; missing {', '.join(missing)}" if missing else have
-        yield _row(
-            "extras", f"extra [{extra}]", value, not missing, f"{sys.executable} -m pip install 'paperlab[{extra}]'"
-        )
+        yield _row("extras", f"extra [{extra}]", value, not missing, install.hint(extra))
 
 
 def _met(requirement: str) -> bool:
-    match = re.match(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?", requirement)
+    match = re.match(r"([\w.-]+)(?:\[[^\]]*\])?\s*(?:>=\s*([\d.]+))?", requirement)
     assert match
+    if match[1] == install.DISTRIBUTION:  # an extra that takes others of ours along
+        return True
     try:
         found = importlib.metadata.version(match[1])
     except importlib.metadata.PackageNotFoundError:
@@ -90,12 +101,11 @@ def _engine() -> Iterator[Finding]:
         from paperlab.engine import EngineError, available, instruction_sets
     except ImportError as error:
         yield _row("engine", "engine", f"cannot be used without {error.name}", False,
-                   f"{sys.executable} -m pip install 'paperlab[engine]'")  # fmt: skip
+                   install.hint("engine"))  # fmt: skip
         return
     without = "no chat, no serve-model, and search embeds with OpenVINO"
     if not available():
-        yield _row("engine", "engine", f"its compiled part is not installed: {without}", None,
-                   "pip install ./native (needs a C++ compiler)")  # fmt: skip
+        yield _row("engine", "engine", f"its compiled part is not installed: {without}", None, install.engine_hint())
         return
     try:
         sets = instruction_sets()
@@ -109,7 +119,7 @@ def _torch() -> Iterator[Finding]:
     try:
         import torch
     except ImportError:
-        yield _row("torch", "PyTorch", "not installed", False, f"{sys.executable} -m pip install 'paperlab[lab]'")
+        yield _row("torch", "PyTorch", "not installed", False, install.hint("lab"))
         return
     cores, threads = machine()["cores"], torch.get_num_threads()
     yield _row("torch", "PyTorch", torch.__version__)
@@ -124,7 +134,7 @@ def _models() -> Iterator[Finding]:
     for known in MODELS.values():
         if known.package is None:
             there = (BUNDLED / "models" / known.id / "config.json").is_file()
-            advice = "missing from this installation: reinstall paperlab"
+            advice = f"missing from this installation: reinstall {install.DISTRIBUTION}"
         else:
             there = (home() / "models" / known.id).is_dir()
             size = packages()[known.package].bytes / 1e6

@@ -34,8 +34,9 @@ def on_own_model(
 
     It returns the compressed model, a module like the one given: same class, dtype and device, in evaluation mode,
     with `.compressed` (paperlab.lab.ship.Packable): its size, its layers, and `.pack(folder)` for the CPU engine.
-    The work is done on the CPU in float32. Some methods rescale models of one layout only and say so with a ValueError. A model that another
-    method returned may be given again: what was pruned stays pruned. Random states are left as they were.
+    The work is done on the CPU in float32. Some methods rescale models of one layout only and say so with a ValueError.
+    A model that another method returned may be given again: what was pruned stays pruned. Random states are left as
+    they were.
 
     `save_pretrained` writes the weights at their full width. What a method does while the model runs
     (rounding activations or the cache, rotating hidden states) and tensors that it adds (biases) have no place in
@@ -68,8 +69,6 @@ def on_own_model(
             small.save_pretrained = _no_saving(method.slug, lost)  # type: ignore[assignment]
         return small
 
-    on.__name__ = method.path.stem
-    on.__doc__ = inspect.getdoc(functions[method.verbs[0]])
     return on
 
 

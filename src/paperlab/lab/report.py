@@ -22,7 +22,7 @@ from paperlab.core.panels import Value, build_seconds
 from paperlab.core.paper import Paper, papers
 from paperlab.core.record import Record
 from paperlab.core.verdict import Verdict, adjusted, control_ok, current, data_of, survives, verdict
-from paperlab.core.words import check_sentence, clean, megabytes, number, percent, seconds, span
+from paperlab.core.words import check_sentence, clean, columns_that_fit, megabytes, number, percent, seconds, span
 from paperlab.lab import plots
 from paperlab.lab.compare import compare
 from paperlab.lab.pages import WORDS, keep_plot, page, slug
@@ -32,6 +32,7 @@ from paperlab.lab.values import arm_value
 __all__ = ["compare", "report", "run_summary"]
 
 ROLES = ("method", "baseline")
+DROP = ("build s", "bits/weight", "95 %", "MB")  # columns that a narrow terminal does without, in this order
 CONTROLS = ("positive control", "negative control", "a/a control")
 
 
@@ -236,10 +237,11 @@ def gain_ends(said: Verdict) -> tuple[float, float, float]:
     return said.gain, -math.inf if said.low is None else said.low, math.inf if said.high is None else said.high
 
 
-def run_summary(records: Iterable[Record]) -> RenderableType:
+def run_summary(records: Iterable[Record], width: int = 160) -> RenderableType:
     """A rich renderable for the end of `paperlab run`: per record a table of its arms, then the verdict in words.
 
-    Each arm's gain is over the record's baseline, paired, with its 95 % interval.
+    Each arm's gain is over the record's baseline, paired, with its 95 % interval. width: of the terminal, in
+    characters; a narrow one goes without some of the columns.
     """
     parts: list[RenderableType] = []
     for record in records:
@@ -248,15 +250,18 @@ def run_summary(records: Iterable[Record]) -> RenderableType:
             box=box.SIMPLE_HEAD, title_justify="left", title_style="bold",
             title=Text(clean(f"{record.method}: {record.check.claim} · {here(record)}")),
         )  # fmt: skip
-        table.add_column("arm", overflow="fold")
-        for name in (record.metric, "gain", "95 %", "bits/weight", "MB", "build s"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for i, row in enumerate(rows(record)):
-            table.add_row(
-                Text(clean(row.arm), style="bold" if row.role == "method" else ""),
-                Text("error" if row.error else number(row.value.value), style="red" if row.error else ""),
-                *_gain(record, i), number(row.bits), megabytes(row.bytes), seconds(row.build),
-            )  # fmt: skip
+        headers = ("arm", record.metric, "gain", "95 %", "bits/weight", "MB", "build s")
+        lines = [
+            (clean(row.arm), "error" if row.error else number(row.value.value), *_gain(record, i), number(row.bits),
+             megabytes(row.bytes), seconds(row.build))
+            for i, row in enumerate(rows(record))
+        ]  # fmt: skip
+        kept = columns_that_fit(headers, lines, width - 2, drop=DROP, flexible=0)
+        for i in kept:
+            table.add_column(headers[i], justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
+        for row, line in zip(rows(record), lines, strict=True):
+            styles = {0: "bold" if row.role == "method" else "", 1: "red" if row.error else ""}
+            table.add_row(*(Text(line[i], style=styles.get(i, "")) for i in kept))
         word = "interrupted" if record.status == "interrupted" else found.word
         style = {"holds": "green", "holds in direction": "cyan", "fails": "red", "undecided": "default"}
         sentence = Text(clean(f"{WORDS[word][1]} {verdict_sentence(record, found)}"), style=style.get(word, "yellow"))

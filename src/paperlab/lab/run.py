@@ -25,6 +25,7 @@ from paperlab.assets.models import ModelError
 from paperlab.core.card import Arm, Check
 from paperlab.core.files import write_atomically
 from paperlab.core.home import home
+from paperlab.core.install import version as paperlab_version
 from paperlab.core.methods import Method, find_method
 from paperlab.core.record import ArmResult, Record, Status, append
 from paperlab.core.task import SCALES, load_task
@@ -377,8 +378,8 @@ def git_state() -> tuple[str | None, bool]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("paperlab", *PACKAGES):
+    found = {"python": ".".join(map(str, sys.version_info[:3])), "paperlab": paperlab_version()}
+    for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

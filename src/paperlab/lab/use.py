@@ -6,6 +6,7 @@ from typing import Any
 from paperlab.core.card import Arm
 from paperlab.core.methods import act_of, find_method
 from paperlab.lab.arms import driver, functions_of
+from paperlab.lab.describe import dress
 from paperlab.lab.errors import RunError
 
 
@@ -24,4 +25,4 @@ def load(name: str, **params: Any) -> Callable[..., Any]:
     act = act_of(method)
     if act is None:
         raise RunError(f"{method.slug} is a study: it compares methods and has none of its own")
-    return driver(act.name).use(method, functions, params)
+    return dress(driver(act.name).use(method, functions, params), method, params)

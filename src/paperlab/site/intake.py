@@ -9,6 +9,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+from paperlab.core.log import quiet
 from paperlab.site.start import start
 
 
@@ -39,7 +40,7 @@ class Told:
 
     def line(self, text: str) -> None:
         """Show a line in place of the last, at most five times a second; every five seconds in a file."""
-        if time.monotonic() - self.last < (0.2 if self.live else 5.0):
+        if quiet() or time.monotonic() - self.last < (0.2 if self.live else 5.0):
             return
         self.last = time.monotonic()
         print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)

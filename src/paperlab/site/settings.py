@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from paperlab.core import log
 from paperlab.core.home import home
 from paperlab.site.api import limits
 
@@ -173,7 +174,7 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler"}},
     "loggers": {
         "django.request": {"handlers": ["stderr"], "level": "ERROR", "propagate": False},
-        "paperlab": {"handlers": ["stderr"], "level": "INFO"},
+        "paperlab": {"handlers": ["stderr"], "level": log.level("INFO")},
     },
 }
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not PAPERLAB_LOCAL  # a public site has TLS in front

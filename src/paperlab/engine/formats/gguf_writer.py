@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paperlab.core.install import needs
 from paperlab.engine.formats import gguf_vocabulary
 from paperlab.engine.formats.floats import from_float32
 from paperlab.engine.formats.source import Grouped, Item, Source, halves_of_heads
@@ -46,10 +47,8 @@ def write(
     check_space: Callable[[int], None],
 ) -> dict[str, Any]:
     """Write `items` to `file`. dtype, requantize, progress and the returned report: as `export` has them."""
-    try:
+    with needs("engine"):
         import gguf
-    except ImportError:
-        raise EngineError("GGUF files are written by the package gguf: pip install gguf") from None
     config = source.config
     kind = _ARCHITECTURES.get(str(config.get("model_type")))
     if kind is None:

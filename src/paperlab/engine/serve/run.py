@@ -1,10 +1,8 @@
 """Run the server's process: socket, signals, and a model that loads while the server already answers."""
 
 import asyncio
-import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -75,7 +73,6 @@ def serve(
     """Serve a model until SIGTERM or SIGINT. load: opens it. Raises AddressError, and what `load` raises."""
     opened = listen(host, port, buffer=BUFFER)
     bound = opened.getsockname()[0]
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="paperlab: %(message)s")
     service = Service(options)
     failed: list[Exception] = []
 

@@ -1,7 +1,6 @@
 """The addresses of the API."""
 
 import json
-from importlib.metadata import version
 from typing import Any
 
 from django.db import DatabaseError
@@ -11,6 +10,7 @@ from ninja import NinjaAPI, Path, Query
 from ninja.errors import ValidationError, ValidationErrorContext
 from ninja.openapi.schema import OpenAPISchema
 
+from paperlab.core.install import version
 from paperlab.core.paper import papers as catalogue
 from paperlab.site import evidence
 from paperlab.site.api import answers, cursor, daily, export, finding, params, shapes
@@ -81,7 +81,7 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     operation["responses"] = dict(sorted(replies.items()))
 
 
-api = Api(title="paperlab", version=version("paperlab"), description=ABOUT, docs_url=None, urls_namespace="api")
+api = Api(title="paperlab", version=version(), description=ABOUT, docs_url=None, urls_namespace="api")
 
 
 @api.exception_handler(Problem)

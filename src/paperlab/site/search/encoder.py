@@ -221,9 +221,9 @@ def load(named: str | None = None) -> Encoder:
         from paperlab import engine
 
         if named == "engine" and not engine.available():
-            raise EncoderError(
-                "PAPERLAB_ENCODER engine: the engine's compiled part is not installed: pip install ./native"
-            )
+            from paperlab.core.install import engine_hint
+
+            raise EncoderError(f"PAPERLAB_ENCODER engine: the engine's compiled part is not installed: {engine_hint()}")
         floats = _fetched(*FLOATS)
         run = Engine(floats) if named == "engine" else OpenVINO(_fetched(*ROUNDED) / "model.onnx")
         return Transformer(run, floats / "tokenizer.json", name=NAME)

@@ -45,7 +45,9 @@ def _client(uri: str) -> Any:
     try:
         from pymilvus import MilvusClient
     except ImportError as error:
-        raise Unreachable("PAPERLAB_SEARCH: `pip install 'paperlab[milvus]'` brings Milvus's client") from error
+        from paperlab.core.install import hint
+
+        raise Unreachable(f"PAPERLAB_SEARCH: Milvus's client is not installed: {hint('milvus')}") from error
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs whole tracebacks of what it raises
     try:
         server = MilvusClient(uri, timeout=10)
