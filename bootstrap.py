@@ -36,7 +36,7 @@ TESTS = (
     ("format", ["ruff", "format", "--check", "."]),
     ("lint", ["ruff", "check", "."]),
     ("types", ["mypy"]),
-    ("tests", ["pytest"]),
+    ("tests", ["pytest", "-n", "2", "--dist", "loadfile", "--durations=20"]),
 )
 
 

@@ -1,18 +1,37 @@
-"""One data folder for the whole session: a package is fetched once, and nothing of the user's is touched."""
+"""Each process of a test run has a data folder of its own; what was fetched into it is shared, and nothing of the
+user's is touched."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+# Read when torch, NumPy and the engine are loaded, so it stands before any test imports them. The processes of one run
+# share two cores, and a second thread changes the order of sums, and with it the last bits of a result.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import pytest  # noqa: E402
+
+FETCHED = ("models", "texts")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def paperlab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """PAPERLAB_HOME for this session: the folder named by PAPERLAB_TEST_HOME (kept, so a second run fetches
-    nothing), else a temporary one."""
+def paperlab_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """PAPERLAB_HOME for this process: in the folder named by PAPERLAB_TEST_HOME (kept, so a second run fetches
+    nothing), else in a temporary one. Beside other processes (pytest -n), a folder of its own with links to one place
+    for models and texts, so that each is fetched once."""
     kept = os.environ.get("PAPERLAB_TEST_HOME")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("paperlab-home")
+    worker = getattr(request.config, "workerinput", {}).get("workerid")  # not from the environment: tests run pytest
+    if worker is None:
+        folder = Path(kept) if kept else tmp_path_factory.mktemp("paperlab-home")
+    else:
+        shared = Path(kept) if kept else tmp_path_factory.getbasetemp().parent / "paperlab-home"
+        folder = shared / worker
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FETCHED:
+            (shared / name).mkdir(exist_ok=True)
+            if not (folder / name).exists():
+                (folder / name).symlink_to(Path("..") / name)
     before = {name: os.environ.get(name) for name in ("PAPERLAB_HOME", "PAPERLAB_ONLINE")}
     os.environ["PAPERLAB_HOME"] = str(folder)
     os.environ.pop("PAPERLAB_ONLINE", None)

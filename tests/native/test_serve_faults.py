@@ -201,6 +201,7 @@ def test_an_encoder_ends_gently_too_and_forgets_who_left(tmp_path):
         assert heard.result().count(b'"embedding":') == len(many)
 
 
+@pytest.mark.kill
 def test_kill_under_load_and_start_again(folder):
     with served(folder, "--context", str(LONG), "--slots", "2") as server:
         port, expected = server.port, say(server)

@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.kill
+
 # Found by every Python that has its folder on its path, the pool's processes too: a task and a method without torch.
 PLANTED = """
 import os, random, signal, time, types

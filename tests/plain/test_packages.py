@@ -111,6 +111,7 @@ def test_disk_full_is_a_clear_error(offered: Package, tmp_path: Path) -> None:
     assert left(tmp_path / "home") == []
 
 
+@pytest.mark.kill
 def test_a_killed_fetch_is_cleaned_up_by_the_next(offered: Package, tmp_path: Path) -> None:
     into = tmp_path / "home" / "example"
     script = (

@@ -22,6 +22,8 @@ import pytest
 from tests.services.conftest import Postgres
 from tests.services.test_up import Up, start, wait
 
+pytestmark = pytest.mark.kill
+
 # As a run does it: a record, then the word that it is there. It begins again where it was killed.
 WRITER = """
 import sys, time

@@ -105,6 +105,7 @@ def test_a_first_start_serves_and_stops(start: Callable[..., Up]) -> None:
     assert "Traceback" not in up.text()
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("name", ["worker", "server"])
 def test_a_process_that_is_killed_is_noticed_and_started_again(
     start: Callable[..., Up], tmp_path: Path, name: str
@@ -147,6 +148,7 @@ def bring(tmp_path: Path, row: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.kill
 def test_no_orphan_is_left_where_it_is_killed_itself(start: Callable[..., Up]) -> None:
     up = start("--workers", "2")
     assert up.get("api/coverage").status_code == 200
@@ -184,6 +186,7 @@ def test_the_worker_runs_by_itself(tmp_path: Path) -> None:
     assert worker.returncode == 0
 
 
+@pytest.mark.kill
 def test_a_process_that_cannot_live_stops_all(start: Callable[..., Up]) -> None:
     up = start()
     for _ in range(3):

@@ -215,7 +215,7 @@ def test_verdicts_and_records_are_those_of_the_files(get: Get, catalogue: None) 
 
 
 def test_all_verdicts_page_by_page(get: Get) -> None:
-    from paperlab.core.standing import standings
+    from paperlab.core.standings import standings
 
     cursor, found = "", []
     while True:

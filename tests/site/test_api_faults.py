@@ -161,7 +161,7 @@ def test_a_new_record_changes_the_tags_and_shows_once_published(
 ) -> None:
     from dataclasses import replace
 
-    from paperlab.core import files, record, standing
+    from paperlab.core import files, published, record
 
     monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
     before = ask("/api/verdicts")
@@ -170,7 +170,7 @@ def test_a_new_record_changes_the_tags_and_shows_once_published(
     changed = ask("/api/verdicts", if_none_match=before.headers["ETag"])
     assert changed.status_code == 200
     assert b"feedfeedfeed" not in changed.content
-    standing.refresh(record.records_folder())
+    published.publish()
     assert b"feedfeedfeed" in ask("/api/verdicts?all=1&limit=1000").content
     said = json.loads(ask("/api/records/feedfeedfeed?samples=1").content)
     values = next(iter(next(iter(said["arms"][0]["samples"].values())).values()))

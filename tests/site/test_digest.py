@@ -331,6 +331,7 @@ send.digest(date(2024, 5, 27))
 """
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("kills", [6, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_nobody_gets_two(relay: Relay, tmp_path: Path, kills: int) -> None:
     from django.conf import settings

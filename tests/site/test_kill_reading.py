@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from local_server import Server, Told, serving
 
+pytestmark = pytest.mark.kill
 KILLS = [8, pytest.param(60, marks=pytest.mark.slow)]
 HARVEST = """
 import sys

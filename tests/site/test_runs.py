@@ -330,6 +330,7 @@ def test_records_of_a_run_without_events_are_read_from_its_output(home: Path) ->
     assert runner.recorded(run) == ["def"]
 
 
+@pytest.mark.kill
 def test_a_process_killed_by_others_waits_for_a_word(home: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from paperlab.site.runs import runner
 
@@ -384,6 +385,7 @@ runner.work(threading.Event())
 """
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("kills", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_worker_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: Path, kills: int) -> None:
     (tmp_path / "stub.py").write_text(STUB)

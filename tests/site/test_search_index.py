@@ -330,6 +330,7 @@ def only_sqlite() -> None:
         pytest.skip("needs a database of its own; that is SQLite's file")
 
 
+@pytest.mark.kill
 @pytest.mark.usefixtures("only_sqlite")
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_killed_writer_loses_nothing(kills, tmp_path):

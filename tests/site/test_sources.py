@@ -141,6 +141,7 @@ def test_processes_that_ask_at_once_take_turns_and_pause(tmp_path):
     assert server.most == 1
 
 
+@pytest.mark.kill
 def test_a_process_that_was_killed_while_asking_leaves_the_pause(tmp_path):
     gap = 1.0
     with serving(Server([Told(1)], wrong=["slow", ""])) as server:

@@ -5,19 +5,13 @@ raises, which must come from our own code and say something.
 """
 
 import ast
-import copy
 import importlib
 import inspect
-import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import paperlab
 from paperlab.assets.models import MODELS
@@ -25,15 +19,12 @@ from paperlab.assets.texts import TEXTS
 from paperlab.core import task as contract
 from paperlab.core.acts import FIELDS, acts
 from paperlab.core.card import Arm, Check
-from paperlab.core.methods import Method, act_of, check_parameters, find_method, methods, parameters, possible_acts
+from paperlab.core.methods import Method, check_parameters, find_method, methods, possible_acts
 from paperlab.core.paper import papers
 from paperlab.core.signature import CALIBRATION
 from paperlab.core.task import SCALES, TASKS, Metric, Task, constants, load_task, tasks
-from paperlab.kit.compressed import UNTOUCHED_BITS, Compressed
-from paperlab.kit.stats import STATISTICS
 from paperlab.lab.arms import check_arms, functions_of
 from paperlab.lab.drivers._common import supplied
-from paperlab.lab.drivers.compress import apply
 
 PACKAGE = Path(paperlab.__file__).parent
 CHECKS = [(method, check) for method in methods().values() for check in method.card.checks]
@@ -67,8 +58,12 @@ def test_a_driver_s_table_is_its_module_s(name: str) -> None:
     assert list(inspect.signature(module.use).parameters) == ["method", "functions", "params"]
 
 
-def test_the_compressing_driver_gathers_every_statistic() -> None:
-    assert DRIVERS["compress"].VERBS["quantize"]["data"] == STATISTICS
+@pytest.mark.parametrize("name", sorted(acts()))
+def test_a_driver_s_promises_are_tested_for_every_verb(name: str) -> None:
+    """contracts/test_<act>.py runs the methods of the registry, and a planted sample of each verb."""
+    file = Path(__file__).parent / "contracts" / f"test_{name}.py"
+    assert file.exists(), f"{name} has no {file.name}: what do its verbs promise?"
+    assert f'cases("{name}", PLANTED)' in file.read_text(encoding="utf-8")  # which asks for a sample of each verb
 
 
 @pytest.mark.parametrize("method", VERBS, ids=label)
@@ -176,151 +171,3 @@ def test_tasks_import_no_method() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.startswith("paperlab.methods") for name in names), path
     assert contract.TASKS == TASKS
-
-
-# Every method on small models of both layouts
-
-WIDTH, INNER, VOCABULARY = 64, 128, 96
-COMMON = {
-    "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "max_position_embeddings": 32,
-}  # fmt: skip
-SHORT = {"steps": 2, "iterations": 3}  # parameters that only make a method's search or training longer
-
-
-def tiny(layout: str) -> nn.Module:
-    torch.manual_seed(0)
-    model = (
-        LlamaForCausalLM(LlamaConfig(**COMMON, num_key_value_heads=1))
-        if layout == "Llama"
-        else BertModel(BertConfig(**COMMON))
-    ).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # norms and biases are not left at ones and zeros
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model
-
-
-def batches() -> list[dict[str, Tensor]]:
-    ids = torch.randint(3, VOCABULARY, (4, 24), generator=torch.Generator().manual_seed(1))
-    return [{"input_ids": rows} for rows in ids.split(2)]
-
-
-def output(model: nn.Module, device: str = "cpu") -> Tensor:
-    with torch.no_grad():
-        out = model(input_ids=batches()[0]["input_ids"].to(device))
-    return out.logits if hasattr(out, "logits") else out.last_hidden_state
-
-
-def settings() -> list[tuple[Method, dict[str, Any]]]:
-    """Each compressing method at its defaults, and at the first arm of any card that sets parameters."""
-    found = []
-    for method in VERBS:
-        if act_of(method).builds != "Compressed":
-            continue
-        arms = [arm for _, check in CHECKS for arm in check.arms if find_method(arm.method) is method and arm.params]
-        for params in [{}, *(arm.params for arm in arms[:1])]:
-            shorter = {p.name: min(SHORT[p.name], p.default) for p in parameters(method) if p.name in SHORT}
-            inner = {name: value for name, value in {**shorter, **params}.items() if name != CALIBRATION.name}
-            if (method, inner) not in found:
-                found.append((method, inner))
-    return found
-
-
-@dataclass
-class Case:
-    """A method applied to a small model, twice with the same seed."""
-
-    model: nn.Module
-    before: dict[str, Tensor]
-    small: Compressed
-    again: Compressed
-
-
-def refused(error: ValueError) -> bool:
-    """Whether our own code raised it, with a message that says what was wrong."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return type(error) is ValueError and Path(frame.filename).is_relative_to(PACKAGE) and len(str(error).split()) >= 5
-
-
-@pytest.fixture(scope="module", params=["Llama", "BERT"])
-def layout(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module", params=settings(), ids=lambda pair: str(Arm(pair[0].slug, pair[1])))
-def case(request: pytest.FixtureRequest, layout: str) -> Case:
-    method, params = request.param
-    functions = functions_of(Arm(method.slug, params))
-    model = tiny(layout)
-    before = copy.deepcopy(model.state_dict())
-    try:
-        small, again = (apply(functions, params, model=model, calibration=batches(), seed=3) for _ in range(2))
-    except ValueError as error:
-        if layout == "Llama" or not refused(error):  # every method works on a Llama; elsewhere it may refuse
-            raise
-        assert_same(model.state_dict(), before)
-        pytest.skip(str(error))
-    return Case(model, before, small, again)
-
-
-def assert_same(state: dict[str, Tensor], before: dict[str, Tensor]) -> None:
-    assert state.keys() == before.keys()
-    assert all(torch.equal(state[name], before[name]) for name in before)
-
-
-def test_the_caller_s_model_is_not_changed(case: Case) -> None:
-    assert_same(case.model.state_dict(), case.before)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in case.model.modules())
-
-
-def test_matrices_have_their_layer_s_shape_and_are_finite(case: Case) -> None:
-    named = dict(case.small.model.named_modules())
-    for name, matrix in case.small.layers.items():
-        weight = named[name].weight
-        assert matrix.shape == tuple(weight.shape)
-        stored = matrix.dense()
-        assert stored.shape == weight.shape
-        assert stored.isfinite().all()
-        assert sum(matrix.stored_bits().values()) > 0
-        assert all(bits >= 0 for bits in matrix.stored_bits().values())
-
-
-def test_the_scored_weights_are_the_stored_ones(case: Case) -> None:
-    named = dict(case.small.model.named_modules())
-    for name, matrix in case.small.layers.items():
-        torch.testing.assert_close(named[name].weight.detach(), matrix.dense(), rtol=1e-3, atol=1e-4)
-
-
-def test_the_size_is_below_16_bits_or_nothing_was_compressed(case: Case) -> None:
-    totals = case.small.totals()
-    assert all(bits >= 0 for bits in case.small.added.values())
-    if case.small.layers:
-        assert 0 < totals["bits_per_weight"] < UNTOUCHED_BITS
-        assert 0 < totals["layer_bits"] < UNTOUCHED_BITS
-    else:
-        assert totals["bits_per_weight"] == UNTOUCHED_BITS
-        assert totals["cache_bits"] < UNTOUCHED_BITS or torch.equal(output(case.small.model), output(case.model))
-    count = sum(parameter.numel() for parameter in case.model.parameters())
-    assert totals["bytes"] == pytest.approx(totals["bits_per_weight"] * count / 8)
-
-
-def test_the_same_seed_gives_the_same_bits(case: Case) -> None:
-    assert_same(case.small.model.state_dict(), case.again.model.state_dict())
-    assert case.small.totals() == case.again.totals()
-    assert torch.equal(output(case.small.model), output(case.again.model))
-
-
-def test_the_compressed_model_runs(case: Case) -> None:
-    out = output(case.small.model)
-    assert out.shape == output(case.model).shape
-    assert out.isfinite().all()
-    assert not case.small.model.training
-
-
-def test_the_compressed_model_moves_to_another_device_and_dtype_whole(case: Case) -> None:
-    """A tensor that a hook holds on the CPU would stop the model on a GPU; the device `meta` shows it anywhere."""
-    moved = copy.deepcopy(case.small.model).to("meta", torch.bfloat16)
-    out = output(moved, "meta")
-    assert out.device.type == "meta"
-    assert out.dtype is torch.bfloat16

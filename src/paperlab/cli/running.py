@@ -198,11 +198,9 @@ def _duration(seconds: float) -> str:
 def print_records(records: "list[Record]", *, as_json: bool) -> None:
     """Print what a run came to: a table and a sentence for each record; or their verdicts as one JSON array."""
     if as_json:
-        from dataclasses import asdict
+        from paperlab.core.published import public, row
 
-        from paperlab.core.verdict import row
-
-        return text.write_json({**asdict(row(r)), "command": r.command, "error": r.error} for r in records)
+        return text.write_json({**public(row(r)), "command": r.command, "error": r.error} for r in records)
     from rich.console import Console
 
     from paperlab.lab.report import run_summary

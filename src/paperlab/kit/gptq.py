@@ -99,7 +99,7 @@ def solve(
         raise ValueError("an order of columns needs grids that are fitted beforehand, not start_group")
 
     hessian = hessian.float().clone()
-    work = weight.float().T.contiguous()  # a column of `weight` is contiguous here
+    work = weight.float().T.clone(memory_format=torch.contiguous_format)  # a column of `weight` is contiguous here
     dead = hessian.diagonal() == 0
     hessian.diagonal()[dead] = 1
     work[dead] = 0

@@ -15,11 +15,11 @@ from typing import Any
 from paperlab.assets.models import ModelError
 from paperlab.core.card import Arm, Check
 from paperlab.core.methods import Method, find_method, methods
+from paperlab.core.published import publish
 from paperlab.core.record import ArmResult, Record, Status, append
 from paperlab.core.signature import show
 from paperlab.core.sources import arm_sources
 from paperlab.core.task import SCALES, constants, load_task
-from paperlab.core.verdict import publish
 from paperlab.lab.arms import check_arms
 from paperlab.lab.errors import RunError
 from paperlab.lab.estimate import START, Estimate
@@ -281,6 +281,7 @@ class _Run:
             started=started.isoformat(timespec="seconds"),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             error="; ".join(decisive) or None,
+            card_sources=method.card.sources,
         )
 
     def command(self, method: Method, check: Check) -> str:

@@ -7,17 +7,18 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from paperlab.core import standing, verdict
+from paperlab.core import standings, verdict
 from paperlab.core.card import Check
 from paperlab.core.home import BUNDLED
 from paperlab.core.methods import methods
 from paperlab.core.paper import papers
-from paperlab.core.record import records_folder
+from paperlab.core.published import Row, line_hash, public, read_rows, verdicts_file
+from paperlab.core.record import Samples, record_files, records_folder, unpack_samples
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ STATES = ("current", "unfinished", "repeated", "superseded")  # the lists of ver
 
 @dataclass(frozen=True)
 class Place:
-    """Position of a record: one line of a file. offset, length: in bytes."""
+    """Position of a record: one line of a file. offset, length: in bytes. row: its published verdict; None until the
+    worker publishes it."""
 
     id: str
     started: str
@@ -34,6 +36,7 @@ class Place:
     file: Path
     offset: int
     length: int
+    row: Row | None
 
 
 @dataclass
@@ -56,7 +59,7 @@ class RecordIndex:
 
 _lock = threading.Lock()
 _now = RecordIndex()
-_files: dict[Path, tuple[tuple[int, int], list[Place], list[str]]] = {}
+_files: dict[Path, tuple[tuple[int, ...], list[Place], list[str]]] = {}
 
 
 def _folders() -> tuple[Path, Path]:
@@ -65,11 +68,11 @@ def _folders() -> tuple[Path, Path]:
 
 def mark() -> tuple[str, float]:
     """(a string that changes whenever a record is added or a verdict published, when that last was). Files are replaced
-    whole, so the times of the folders and of verdicts.json suffice."""
+    whole, so the times of the folders suffice."""
     parts, latest = [], 0
     for folder in _folders():
-        for path in (folder / verdict.FILE, folder, *folder.glob("*"), *folder.glob("*/*")):
-            if path.is_dir() or path.name == verdict.FILE:
+        for path in (folder, *folder.glob("*"), *folder.glob("*/*")):
+            if path.is_dir():
                 try:
                     changed = path.stat().st_mtime_ns
                 except OSError:
@@ -85,61 +88,70 @@ def record_index() -> RecordIndex:
     current, modified = mark()
     with _lock:
         if current != _now.mark:
-            standing.forget()
+            standings.forget()
             _now = _read(current, modified)
         return _now
 
 
 def _read(current: str, modified: float) -> RecordIndex:
     new = RecordIndex(current, modified)
-    rows: dict[str, verdict.Row] = {}
     places: list[Place] = []
     for folder in _folders():
-        try:
-            rows |= verdict.published(folder)
-        except ValueError as error:
-            new.unreadable.append(str(error))
-        for file in sorted(folder.glob("*/*/*.jsonl")):
+        for file in record_files(folder):
             lines, errors = _places(file)
             places += lines
             new.unreadable += errors
     new.places = {place.id: place for place in sorted(places, key=lambda place: (place.started, place.id))}
-    standings = verdict.current(rows.values(), methods())
-    adjusted = verdict.adjusted(standings.current)
-    stated = [(row, state) for state in STATES for row in getattr(standings, state)]
+    rows = {place.id: place.row for place in new.places.values() if place.row is not None}
+    today = standings.current(rows.values(), methods())
+    adjusted = standings.adjusted(today.current)
+    outdated = standings.outdated_by_id([*today.current, *today.repeated], methods())
+    stated = [(row, state) for state in STATES for row in getattr(today, state)]
     checks = _checks()
     for row, state in sorted(stated, key=lambda pair: (pair[0].started, pair[0].id)):
         p = adjusted.get(row.id) if state == "current" else None
         check = checks.get(row.check_hash)
         shown = {
-            **asdict(row),
+            **public(row),
             "state": state,
+            "outdated": list(outdated.get(row.id, ())),
             "adjusted_p": p,
-            "survives": None if p is None else verdict.survives(row.word, p),
+            "survives": None if p is None else standings.survives(row.word, p),
             "says": check.says if check else None,
             "gap": check.gap if check else None,
         }
         new.verdicts[row.id] = shown
         new.by_paper.setdefault(row.paper or row.method, []).append(shown)
-    new.counts = verdict.counts(standings)
-    new.words = {slug: standing.one_word(counted) for slug, counted in new.counts.items()}
+    new.counts = standings.counts(today)
+    new.words = {slug: standings.one_word(counted) for slug, counted in new.counts.items()}
     for problem in new.unreadable:
         logger.error("%s", problem)
     return new
 
 
 def _places(file: Path) -> tuple[list[Place], list[str]]:
-    """The lines of a file of records, read only if it changed, and what is wrong with it."""
+    """The lines of a file of records, read only if it or its verdicts changed, and what is wrong with it.
+
+    A line with a published row is not parsed.
+    """
     try:
-        stat = file.stat()
-        key = (stat.st_mtime_ns, stat.st_size)
+        stats = [path.stat() for path in (file, verdicts_file(file)) if path.exists()]
+        key = tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_size))
         if file not in _files or _files[file][0] != key:
             places, errors, offset = [], [], 0
+            known: dict[str | tuple[int, int], Row] = {}
+            try:
+                for digest, row, place in read_rows(file):
+                    known[digest] = known[place.offset, place.length] = row
+            except ValueError as error:
+                errors.append(str(error))
             with open(file, "rb") as stream:
                 for number, line in enumerate(stream, 1):
+                    published = known.get((offset, len(line))) or known.get(line_hash(line))
                     try:
-                        row = json.loads(line)
-                        places.append(Place(row["id"], row["started"], row["paper"], file, offset, len(line)))
+                        found = vars(published) if published else json.loads(line)
+                        name, started, paper = (found[what] for what in ("id", "started", "paper"))
+                        places.append(Place(name, started, paper, file, offset, len(line), published))
                     except (ValueError, KeyError, TypeError) as error:
                         errors.append(f"{file.name}:{number}: not a record: {error}")
                     offset += len(line)
@@ -178,11 +190,19 @@ def _load(place: Place, known: RecordIndex, samples: bool) -> dict[str, Any] | N
         row = {}
     if row.get("id") != place.id:
         return None
-    if not samples:
-        for arm in row["arms"]:
-            arm["samples"] = None
+    for arm in row["arms"]:
+        arm["samples"] = _spelled(unpack_samples(arm)) if samples else None
     row["verdict"] = known.verdicts.get(place.id)
     return row
+
+
+def _spelled(samples: Samples) -> dict[str, dict[str, list[Any]]]:
+    """Samples with the words "NaN", "Infinity" and "-Infinity" for the values that JSON does not know."""
+    words = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+    return {
+        seed: {key: [words.get(str(x), x) for x in values] for key, values in keys.items()}
+        for seed, keys in samples.items()
+    }
 
 
 def read_all(after: str | None = None, *, samples: bool = False) -> Iterator[dict[str, Any]]:
@@ -209,7 +229,7 @@ def coverage() -> dict[str, Any]:
         empty = {
             "papers": {"all": 0, "runnable": 0, "planned": 0, "nothing_to_run": 0},
             "claims": {"written": 0, "tried": 0, "finished": 0, "held": 0},
-            "verdicts": dict.fromkeys(verdict.WORDS, 0),
+            "verdicts": dict.fromkeys((*verdict.WORDS, standings.MIXED), 0),
         }
         return families.setdefault(family, empty)
 

@@ -4,7 +4,7 @@
     human_correlation  Pearson, per document, between the model's and people's similarities to the 49 others
                        (Lee, Pincombe and Welsh 2005, "An empirical evaluation of models of text document similarity";
                        ranks would weigh the many unrelated pairs, whose ratings are noise: 3-bit weights then win)
-    reciprocal_rank    known-item retrieval over the bundled catalogue: the title must find its own summary
+    reciprocal_rank    known-item retrieval over bundled papers: the title must find its own summary
     top1               1 where the summary came first, else 0 (right or wrong, for McNemar and flips)
 
 embedding_error sees the smallest damage. human_correlation sees only heavy damage: it moves by about 0.01 either
@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from paperlab.assets.cache import cached_tensors
 from paperlab.assets.loading import load_encoder
-from paperlab.assets.texts import Text, TextError, load_text, split_documents, texts_folder, windows
-from paperlab.core.home import BUNDLED
+from paperlab.assets.texts import Text, TextError, load_text, retrieval_pairs, split_documents, texts_folder, windows
 from paperlab.core.task import Metric
 
 VERSION = 1
@@ -49,7 +48,7 @@ ARM_SECONDS = {"minilm-l6": 10}
 DATA = {
     "held-out and calibration text": "news (or --data): half its documents each; see `paperlab.assets.texts`",
     "rated documents": "50 news texts with people's similarity ratings, Lee et al. 2005, from gensim 4.4.0's test data",
-    "queries": "titles and our own summaries of the bundled catalogue, Apache-2.0",
+    "queries": "titles and our own summaries of papers, a frozen file, Apache-2.0",
 }
 
 BATCH = 32  # texts; fixed, because a text's embedding may change in the last bit with its neighbours
@@ -109,7 +108,7 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
         )
     folder = texts_folder()
     rated = tuple((folder / "lee.cor").read_text(encoding="latin-1").strip().split("\n"))
-    rows = _papers(size.queries)
+    pairs = retrieval_pairs(size.queries)
     longest = min(size.length, tokenizer.model_max_length)
     setting = Setting(
         kind="encoder",
@@ -122,8 +121,8 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
         held_out=held_out,
         rated=rated,
         ratings=_ratings((folder / "similarities0-1.txt").read_text(encoding="utf-8")),
-        queries=tuple(row["title"] for row in rows),
-        answers=tuple(row["summary"] for row in rows),
+        queries=tuple(query for query, _ in pairs),
+        answers=tuple(answer for _, answer in pairs),
         length=longest,
         original={},
     )
@@ -236,12 +235,6 @@ def embed(model: nn.Module, setting: Setting, texts: tuple[str, ...]) -> Tensor:
             raise FloatingPointError("the compressed model's embeddings hold NaN or infinite values")
         out |= zip(chosen, nn.functional.normalize(pooled, dim=1), strict=True)
     return torch.stack([out[i] for i in range(len(texts))])
-
-
-def _papers(count: int) -> list[dict[str, Any]]:
-    """At most `count` rows of the bundled catalogue, by the hash of their slug: some of every family."""
-    rows = [json.loads(line) for line in (BUNDLED / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()]
-    return sorted(rows, key=lambda row: hashlib.sha256(row["slug"].encode()).digest())[:count]
 
 
 def _calibration(tokenizer: Any, text: Text, length: int, count: int, seed: int) -> list[dict[str, Tensor]]:

@@ -75,6 +75,15 @@ def test_a_diagonal_hessian_asks_for_plain_rounding():
     assert torch.equal(ours.codes, nearest.codes)
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+def test_the_caller_s_weight_and_hessian_are_not_changed(rows):
+    weight, hessian = layer(rows)  # one row: its transpose is contiguous as it is
+    before = weight.clone(), hessian.clone()
+    gptq(weight, hessian, bits=2)
+    assert torch.equal(weight, before[0])
+    assert torch.equal(hessian, before[1])
+
+
 def test_an_input_that_never_fires_gets_no_weight():
     weight, hessian = layer()
     weight[:, 3] = 100  # must not widen the grid either

@@ -6,8 +6,6 @@ import torch
 
 from paperlab.kit.low_rank import leading
 from paperlab.kit.matrix import Factors, Sum
-from paperlab.methods.quantization import gptq_lorc
-from paperlab.methods.quantization.gptq import quantize as gptq
 from paperlab.methods.quantization.round_to_nearest import quantize as round_to_nearest
 from paperlab.methods.quantization.zeroquant_v2_lorc import quantize
 
@@ -67,17 +65,6 @@ def test_error_falls_with_rank_and_size_is_counted() -> None:
     factors = repair.parts[1]
     assert isinstance(factors, Factors)
     assert all(len(component.unique()) <= 255 for component in (*factors.left.T, *factors.right))
-
-
-def test_over_gptq() -> None:
-    weight = matrix(48, 64)
-    x = torch.randn(512, 64, generator=torch.Generator().manual_seed(1))
-    hessian = 2 / 512 * x.T @ x
-    plain = gptq(weight, hessian, bits=3)
-    repaired = gptq_lorc.quantize(weight, hessian, bits=3, rank=4)
-    assert isinstance(repaired, Sum)
-    assert torch.equal(repaired.parts[0].codes, plain.codes)
-    assert (repaired.dense() - weight).square().sum() < (plain.dense() - weight).square().sum()
 
 
 def test_bad_values() -> None:

@@ -1,7 +1,8 @@
 """Merging several models that began as one: their weights go in, one model's weights come out, tensor by tensor.
 
 Tuning is equal between arms: a method with a parameter `scale` that the arm does not set tries the setting's factors
-on the first seed and keeps the one that is best on validation data.
+and keeps the one that is best on validation data. That is done for every seed, as its models are others; a merge costs
+next to nothing.
 """
 
 import copy
@@ -21,6 +22,7 @@ from paperlab.lab.drivers._common import Progress, keywords, silent, supplied
 SAYS = "makes one model of several that began as one"
 BUILDS = "Merged"
 STARTS_FROM = ()
+DRAWS = True  # the models that are merged are those of the seed, whatever a method asks for
 
 VERBS = {
     "merge": {
@@ -60,30 +62,6 @@ def _run(
         raise ValueError(f"the method left out {len(waiting)} tensors, {min(waiting)} first")
 
 
-def tune(
-    functions: Mapping[str, Callable[..., Any]],
-    params: Mapping[str, Any],
-    *,
-    setting: Any,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> dict[str, Any] | None:
-    """{"scale": the factor that is best on validation data, "validation": figure by factor}; a tie goes to the smaller.
-
-    None for a method without such a parameter, an arm that sets it, and a setting without `scales` and
-    `validate(model)`.
-    """
-    scales = getattr(setting, "scales", ())
-    if "scale" not in keywords(functions["merge"]) or params.get("scale") is not None or not scales:
-        return None
-    scores: dict[float, float] = {}
-    for done, scale in enumerate(scales, 1):
-        scores[scale] = setting.validate(_merged(functions, {**params, "scale": scale}, setting, seed))
-        progress("factors", done, len(scales))
-    best = max(sorted(scores), key=lambda scale: (scores[scale] == scores[scale], scores[scale], -scale))
-    return {"scale": best, "validation": {str(scale): value for scale, value in scores.items()}}
-
-
 def build(
     functions: Mapping[str, Callable[..., Any]],
     params: Mapping[str, Any],
@@ -92,17 +70,23 @@ def build(
     seed: int = 0,
     start: None = None,
     progress: Progress = silent,
-    tuned: Mapping[str, Any] | None = None,
 ) -> Merged:
-    """An arm of a check: the setting's `base` and `models` (modules) merged into a copy of the base, with the factor
-    that `tune` chose (chosen here, on this seed, where none is given)."""
-    if tuned is None:
-        tuned = tune(functions, params, setting=setting, seed=seed, progress=progress)
-    own = dict(params) if tuned is None else {**params, "scale": tuned["scale"]}
-    model = _merged(functions, own, setting, seed)
-    progress("merge", 1, 1)
-    chosen = {} if tuned is None else {"scale": tuned["scale"], "validation": dict(tuned["validation"])}
-    return Merged(model, len(setting.models), **chosen)
+    """An arm of a check: the setting's `base` and `models` (modules) merged into a copy of the base.
+
+    The setting may offer `scales` to try and `validate(model)`, higher being better; a tie goes to the smaller factor.
+    """
+    scales = tuple(getattr(setting, "scales", ()))
+    if "scale" not in keywords(functions["merge"]) or params.get("scale") is not None or not scales:
+        model = _merged(functions, params, setting, seed)
+        progress("merge", 1, 1)
+        return Merged(model, len(setting.models))
+    scores: dict[float, float] = {}
+    for done, scale in enumerate(scales, 1):
+        scores[scale] = setting.validate(_merged(functions, {**params, "scale": scale}, setting, seed))
+        progress("factors", done, len(scales))
+    best = max(sorted(scores), key=lambda scale: (scores[scale] == scores[scale], scores[scale], -scale))
+    model = _merged(functions, {**params, "scale": best}, setting, seed)
+    return Merged(model, len(setting.models), best, {str(scale): value for scale, value in scores.items()})
 
 
 def _merged(

@@ -55,6 +55,15 @@ CARD = Card(
             role="question",
         ),
         Check(
+            claim="label-smoothing-helps-on-other-text",
+            says="Does a tenth of uniform target lower the bits per byte on text of another kind, Python source?",
+            metric="bits_on_other_text",
+            method=Arm("label-smoothing", smoothing=0.1),
+            gap="A question of ours: the paper has no such test. Probabilities near zero cost most where the network "
+            "is most often surprised; the code is predicted at nearly twice the bits of the encyclopedia.",
+            role="question",
+        ),
+        Check(
             claim="focal-lowers-held-out-loss",
             says="Does paying less attention to well predicted bytes lower the bits per byte on held-out text?",
             method=Arm("focal", gamma=2.0),

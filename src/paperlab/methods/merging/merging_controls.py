@@ -32,10 +32,10 @@ CARD = Card(
         ),
         Check(
             claim="average-against-itself",
-            says="The same average twice: the floor below which no difference counts.",
+            says="The same average twice, of other models: the floor below which no difference counts.",
             expect="equal",
             method=Arm("uniform-average"),
-            gap="A control, not a claim. Where both arms meet the same siblings the floor is zero.",
+            gap="A control, not a claim. Both arms differ by the luck of their seeds alone.",
             role="a/a control",
         ),
         Check(

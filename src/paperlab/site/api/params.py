@@ -9,7 +9,7 @@ from ninja import Schema
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from paperlab.core.paper import FAMILIES, KINDS
-from paperlab.core.standing import MIXED, NOT_RUN
+from paperlab.core.standings import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.api.problems import bad
 from paperlab.site.search.query import DEPTH, LIMIT, SORTS
@@ -55,7 +55,7 @@ Yes = Annotated[bool, BeforeValidator(_yes), WithJsonSchema({"type": "string", "
 Year = Annotated[int, Field(ge=FIRST_YEAR, le=9999)]
 Family = Literal[FAMILIES]  # type: ignore[valid-type]
 Kind = Literal[KINDS]  # type: ignore[valid-type]
-Word = Literal[WORDS]  # type: ignore[valid-type]
+Word = Literal[(*WORDS, MIXED)]  # type: ignore[valid-type]
 Cursor = Annotated[str, Field(max_length=60)]
 
 

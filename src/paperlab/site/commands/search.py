@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paperlab.core.standing import count, one_word
+from paperlab.core.standings import count, one_word
 from paperlab.site.commands.terminal import ProgressLine
 from paperlab.site.search.query import Results, plain, read
 from paperlab.site.start import start

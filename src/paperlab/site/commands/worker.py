@@ -98,7 +98,8 @@ def meaning() -> Callable[[], bool]:
 
 def verdicts() -> Callable[[], bool]:
     """The job that publishes the verdicts of new records."""
-    from paperlab.core import record, standing
+    from paperlab.core.published import publish
+    from paperlab.core.record import records_folder
     from paperlab.site import records
 
     seen: list[str] = []
@@ -107,8 +108,8 @@ def verdicts() -> Callable[[], bool]:
         mark = records.mark()[0]
         if seen == [mark]:
             return False
-        if record.records_folder().exists():
-            standing.refresh(record.records_folder())
+        if records_folder().exists():
+            publish()
         seen[:] = [mark]
         return True
 

@@ -7,6 +7,7 @@ from datetime import date
 from django.utils.safestring import SafeString
 
 from paperlab.core import words
+from paperlab.core.standings import MIXED
 from paperlab.core.verdict import WORDS
 from paperlab.site.api import shapes
 from paperlab.site.pages import addresses, text
@@ -16,7 +17,6 @@ from paperlab.site.store.models import Paper
 # Every word that a badge may show; the site's own and those of verdicts.
 SIGNS = words.SIGNS | {
     "not yet run": ("unrun", "○", "a check is written, and nobody has run it here"),
-    "mixed": ("mixed", "±", "its claims came out differently"),
 }
 NAMES = 3  # authors that a card names
 
@@ -73,7 +73,7 @@ def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
     """The badges of a paper."""
     counted = known.counts.get(slug or "", {})
     if counted:
-        return tuple(Badge(word, counted[word]) for word in WORDS if word in counted)
+        return tuple(Badge(word, counted[word]) for word in (*WORDS, MIXED) if word in counted)
     return (Badge("not yet run"),) if slug in runnable() else ()
 
 

@@ -9,6 +9,7 @@ from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
 from paperlab.core.paper import FAMILIES, Paper, papers
+from paperlab.core.standings import MIXED
 from paperlab.core.verdict import WORDS
 from paperlab.site.pages import cards, text
 from paperlab.site.records import RecordIndex, coverage, record_index, runnable
@@ -83,7 +84,7 @@ def _body(mark: str, family: str, state: str) -> SafeString:
         "unreadable": covered["unreadable"],
         "families": [(name, covered["families"][name]) for name in FAMILIES if name in covered["families"]],
         "states": [(name, means, counted[name]) for name, means in STATES.items()],
-        "verdicts": [(word, covered["total"]["verdicts"][word]) for word in WORDS],
+        "verdicts": [(word, covered["total"]["verdicts"][word]) for word in (*WORDS, MIXED)],
         "rows": shown,
         "papers": len(everything),
         "family": family,

@@ -8,15 +8,16 @@ from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
+from paperlab.core import charts
 from paperlab.core.card import Check
 from paperlab.core.methods import Method, methods, parameters, snippet, verb_of
 from paperlab.core.paper import papers as catalogue
 from paperlab.core.signature import Parameter, show
 from paperlab.core.words import check_sentence
 from paperlab.site.api import shapes
-from paperlab.site.pages import addresses, cards, figures, plots, text
+from paperlab.site.pages import addresses, cards, figures, text
 from paperlab.site.records import record_index, runnable
 from paperlab.site.search import rank
 from paperlab.site.store import clean
@@ -31,7 +32,7 @@ class Run:
     """One record with its verdict."""
 
     row: dict[str, Any]
-    details: figures.Told | None
+    details: figures.RecordFigures | None
     place: str
 
     @property
@@ -160,8 +161,9 @@ def _plot(check: Check, runs: list[Run], key: str) -> SafeString | None:
         low = -math.inf if row["low"] is None else row["low"]
         high = math.inf if row["high"] is None else row["high"]
         kind = cards.SIGNS[row["word"]][0]
-        bars.append(plots.Bar(run.place, row["gain"], low, high, row["word"], kind, f"#{run.anchor}"))
-    return plots.gains(bars, margin=check.margin, expect=check.expect, key=key)
+        bars.append(charts.Bar(run.place, row["gain"], low, high, row["word"], kind, f"#{run.anchor}"))
+    drawn = charts.gains(bars, margin=check.margin, expect=check.expect, baseline=check.baseline.method)
+    return None if drawn is None else mark_safe(drawn.inline(key))
 
 
 @dataclass(frozen=True)

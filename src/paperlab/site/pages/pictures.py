@@ -1,4 +1,4 @@
-"""The picture of a paper for where its address is shared: its title, and what running it said.
+"""The picture of a paper for where its address is shared: its title, and how its checks came out.
 
 A PNG, because the sites that show such pictures take no SVG; drawn with Pillow, because turning SVG into PNG would
 take a browser or a C library of its own for three lines of text.

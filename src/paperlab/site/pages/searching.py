@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from paperlab.core.paper import FAMILIES
-from paperlab.core.standing import MIXED, NOT_RUN
+from paperlab.core.standings import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.pages import cards
 from paperlab.site.pages.lists import sidebar

@@ -7,7 +7,7 @@ from html import escape
 from typing import Literal, get_args
 
 from paperlab.core.paper import FAMILIES
-from paperlab.core.standing import MIXED, NOT_RUN
+from paperlab.core.standings import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.store import clean
 

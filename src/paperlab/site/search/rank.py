@@ -19,7 +19,7 @@ from typing import Any
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import papers
-from paperlab.core.standing import MIXED, NOT_RUN, count, one_word
+from paperlab.core.standings import MIXED, NOT_RUN, count, one_word
 from paperlab.site.search import index
 from paperlab.site.search.engine import Engine
 from paperlab.site.search.query import DEPTH, EVERYTHING, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within

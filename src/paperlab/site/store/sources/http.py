@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from paperlab.core.home import home
+from paperlab.core.install import version
 from paperlab.site.store.item import SourceError
 
 SIZE_LIMIT = 64 * 2**20  # bytes after decompression; a page of arXiv's OAI-PMH has about 2 MB
@@ -52,7 +52,7 @@ class Answer:
 def agent() -> str:
     """The name that we give; PAPERLAB_CONTACT adds an address to write to."""
     contact = " ".join(os.environ.get("PAPERLAB_CONTACT", "").split())
-    return f"paperlab/{version('paperlab')} (reads papers' metadata{f'; {contact}' if contact else ''})"
+    return f"paperlab/{version()} (reads papers' metadata{f'; {contact}' if contact else ''})"
 
 
 @dataclass

@@ -1,0 +1,60 @@
+"""SmoothQuant: equation 4 by hand, and what it does to whole models."""
+
+import pytest
+import torch
+from loud_models import BATCHES, assert_function_stays, bert, copied, error, llama
+
+from paperlab.kit.fold import scaling_groups
+from paperlab.lab.drivers.compress import apply
+from paperlab.methods.quantization import smoothquant
+
+
+@pytest.mark.parametrize("make", [llama, bert])
+def test_at_12_bits_the_function_stays(make):
+    model = make()
+    before = copied(model)
+    params = {"weight_bits": 12, "act_bits": 16}
+    small = apply({"transform": smoothquant.transform}, params, model=model, calibration=BATCHES)
+    assert_function_stays(small.model, model, before)
+
+
+def test_smoothing_by_hand():
+    group = scaling_groups(llama())[0][0]
+    with torch.no_grad():
+        for reader in group.readers:
+            reader.weight.fill_(0.25)
+        group.readers[2].weight[0, 0] = -4.0
+    absmax = torch.full((64,), 16.0)
+    scale = smoothquant.smoothing(group, absmax, 0.5)
+    assert scale[0].item() == 2  # sqrt(16 / 4): the largest weight of the three layers counts
+    assert scale[1].item() == 8  # sqrt(16 / 0.25)
+    assert smoothquant.smoothing(group, absmax, 1.0)[3].item() == 16  # all of it moves
+    assert smoothquant.smoothing(group, absmax, 0.0)[3].item() == 4
+
+
+@pytest.mark.parametrize("make", [llama, bert])
+def test_smoothing_helps_where_a_channel_is_loud(make):
+    model = make()
+    errors = {
+        level: [
+            error(apply({"transform": smoothquant.transform}, {"level": level, "smooth": s}, model=model,
+                        calibration=BATCHES).model, model)
+            for s in (True, False)
+        ]
+        for level in ("O1", "O2", "O3")
+    }  # fmt: skip
+    assert all(smoothed < plain for smoothed, plain in errors.values()), errors
+
+
+def test_what_is_stored_is_counted():
+    small = apply({"transform": smoothquant.transform}, {}, model=bert(), calibration=BATCHES)
+    # 4 norms are read by residuals too: 64 factors each; 12 layers with one input range each
+    assert small.added == {"residual_scale": 16 * 4 * 64, "input_scale": 16 * 12}
+    parts = small.layers["encoder.layer.0.intermediate.dense"].stored_bits()
+    assert parts == {"codes": 8 * 64 * 96, "scale": 16}
+
+
+@pytest.mark.parametrize(("params", "says"), [({"alpha": 1.5}, "alpha=1.5"), ({"level": "O4"}, "level='O4'")])
+def test_refusals(params, says):
+    with pytest.raises(ValueError, match=says):
+        apply({"transform": smoothquant.transform}, params, model=llama(), calibration=BATCHES)
