@@ -34,8 +34,8 @@ WORDS = ("quantization", "pruning", "distillation", "decoding", "attention", "me
 def fill(people: int, papers: int) -> None:
     """Papers of one day, and people who want some of them."""
     from paperlab.core.paper import FAMILIES
-    from paperlab.site.catalogue.models import Paper, Sighting
     from paperlab.site.digest.models import Subscription
+    from paperlab.site.store.models import Paper, Sighting
 
     draw = random.Random(1)
     made = Paper.objects.bulk_create(

@@ -26,7 +26,7 @@ READ = """
 import sys, time
 from paperlab.site.start import start
 start()
-from paperlab.site.catalogue.sources import files
+from paperlab.site.store.sources import files
 began = time.perf_counter(), time.process_time()
 with open(sys.argv[1], "rb") as stream:
     count = sum(len(page.items) for page in files.source(stream, name=sys.argv[1]).pages({}, {}))
@@ -36,8 +36,8 @@ STORE = """
 import sys, time
 from paperlab.site.start import start
 start()
-from paperlab.site.catalogue.harvest import harvest
-from paperlab.site.catalogue.sources import files
+from paperlab.site.store.harvest import harvest
+from paperlab.site.store.sources import files
 for again in range(int(sys.argv[2])):
     began = time.perf_counter(), time.process_time()
     with open(sys.argv[1], "rb") as stream:
@@ -55,7 +55,7 @@ print(json.loads(said.stdout)[0]["found"], time.perf_counter() - began[0], used.
 UTILS = """
 import json, os, sys, time
 import sqlite_utils
-from paperlab.site.catalogue.sources import files
+from paperlab.site.store.sources import files
 base = sqlite_utils.Database(os.path.join(os.environ["PAPERLAB_HOME"], "peer.db"))
 base.enable_wal()
 began = time.perf_counter(), time.process_time()
@@ -65,7 +65,7 @@ print(base["papers"].count, time.perf_counter() - began[0], time.process_time() 
 """
 BARE = """
 import json, os, sqlite3, sys, time
-from paperlab.site.catalogue.sources import files
+from paperlab.site.store.sources import files
 base = sqlite3.connect(os.path.join(os.environ["PAPERLAB_HOME"], "bare.db"))
 base.execute("PRAGMA journal_mode=WAL")
 base.execute("CREATE TABLE papers (id TEXT PRIMARY KEY, title TEXT, abstract TEXT, rest TEXT)")

@@ -41,9 +41,9 @@ def make(file: Path, count: int) -> None:
     start()
     from django.db import transaction
 
-    from paperlab.site.catalogue import clean
-    from paperlab.site.catalogue.models import Counter, Paper, Sighting
     from paperlab.site.search import index
+    from paperlab.site.store import clean
+    from paperlab.site.store.models import Counter, Paper, Sighting
 
     rows, draw = list(speed.papers(file)), random.Random(1)
     revision = Counter.objects.get(name="revision").value
@@ -90,7 +90,7 @@ def addresses() -> dict[str, list[str]]:
     from paperlab.site.start import start
 
     start()
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     draw = random.Random(2)
     last = Paper.objects.order_by("-pk").values_list("pk", flat=True)[0]

@@ -1,5 +1,6 @@
 """A picture of the tables in README.md: tokens per second over bytes per token, under what memory can give.
 
+    pip install matplotlib
     python benchmarks/engine/roofline.py --read 76e6=50e9 --read 1e9=26e9
 
 --read SIZE=RATE, once for each table: bytes per second that two plain loops read over SIZE bytes (`pl_test_read`).

@@ -127,12 +127,12 @@ def measure(folder: Path, weak: tuple[str, str] | None) -> list[dict[str, Any]]:
     configure()
     from django.core.management import call_command
 
-    from paperlab.site.catalogue import clean
-    from paperlab.site.catalogue.models import Counter, Paper
     from paperlab.site.search import encoder as encoders
     from paperlab.site.search import index, rank
     from paperlab.site.search.query import Query, Within
     from paperlab.site.search.words import asked
+    from paperlab.site.store import clean
+    from paperlab.site.store.models import Counter, Paper
 
     call_command("migrate", interactive=False, verbosity=0)
     docs, queries, judged = collection(folder)
@@ -155,8 +155,8 @@ def measure(folder: Path, weak: tuple[str, str] | None) -> list[dict[str, Any]]:
     } | ({"static": Table(*weak)} if weak else {})
     for name, encoder in encoder_list.items():
         encoders.load = lambda named=None, encoder=encoder: encoder  # type: ignore[assignment]
-        encoders.at_hand = lambda: True
-        index.refresh(anew=True)
+        encoders.available = lambda: True
+        index.refresh(rebuild=True)
         engine = index.engine()
 
         def words(text: str, engine: Any = engine) -> list[tuple[int, float]]:

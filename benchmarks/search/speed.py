@@ -66,9 +66,9 @@ def make(file: Path, count: int, real: int) -> None:
     start()
     from django.db import transaction
 
-    from paperlab.site.catalogue import clean
-    from paperlab.site.catalogue.models import Counter, Paper
     from paperlab.site.search import index
+    from paperlab.site.store import clean
+    from paperlab.site.store.models import Counter, Paper
 
     rows = list(papers(file))
     begun, made = time.perf_counter(), 0
@@ -158,9 +158,9 @@ def run(file: Path, out: Path | None) -> None:
     from paperlab.site.start import start
 
     start()
-    from paperlab.site.catalogue.models import Counter, Paper
     from paperlab.site.search import index, rank
     from paperlab.site.search.query import Query
+    from paperlab.site.store.models import Counter, Paper
 
     engine = index.engine()
     encoder = engine.encoder()

@@ -8,7 +8,8 @@ from statistics import fmean
 
 from paperlab.core.methods import methods
 from paperlab.core.record import read
-from paperlab.core.verdict import current, verdict
+from paperlab.core.standings import current
+from paperlab.core.verdict import verdict
 
 for record in current(read(), methods()).current:
     said = verdict(record)

@@ -26,8 +26,8 @@ before or after a command's name (commands that list or show have nothing to lea
 complete commands, options, slugs, families, claims and parameters; `--show-completion` prints what it would write.
 
 On a terminal, tables keep to its width: first the last column is cut, then columns are left out (of papers: family,
-year, title; of arms: front, build seconds, bits per weight, interval, MB), and below that each row becomes a paragraph. In a
-pipe or file nothing is cut or left out.
+year, title; of arms: front, build seconds, bits per weight, interval, MB), and below that each row becomes a paragraph.
+In a pipe or file nothing is cut or left out.
 """
 
 

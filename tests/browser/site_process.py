@@ -11,7 +11,7 @@ def fill() -> None:
     """Papers of some days, in the ways that papers come."""
     from api_papers import HOSTILE, item, take
 
-    from paperlab.site.catalogue.item import Sighting
+    from paperlab.site.store.item import Sighting
 
     now = datetime.now(UTC)
     items = []
@@ -39,21 +39,21 @@ def people() -> None:
     from django.contrib.auth.models import User
 
     from paperlab.core.methods import methods
-    from paperlab.site.catalogue.models import Paper
-    from paperlab.site.people import doing, who
+    from paperlab.site.people import actions, who
     from paperlab.site.runs import queue
+    from paperlab.site.store.models import Paper
 
     reader = User.objects.get_or_create(username=who.HERE)[0]
     other = User.objects.create(username="other@example.org", first_name="Ada L. <b>" + "Long" * 7)
     paper, long = Paper.objects.get(arxiv="2401.00095"), "Donaudampfschifffahrtsgesellschaft" * 6
-    doing.comment(reader, paper, f"**So** it is: `{long}`\n\n> {long}\n\n- one\n- two\n\n```\n{long}\n```", "1")
-    doing.comment(other, paper, f"<script>alert(1)</script> {long} https://example.org/{long}", "2")
-    kept = doing.collect(reader, f"To read {long[:60]}", f"A note on {long}")
-    doing.keep(kept, paper, True, f"Why: {long}")
-    doing.keep(kept, Paper.objects.get(arxiv="2401.00120"), True)
+    actions.comment(reader, paper, f"**So** it is: `{long}`\n\n> {long}\n\n- one\n- two\n\n```\n{long}\n```", "1")
+    actions.comment(other, paper, f"<script>alert(1)</script> {long} https://example.org/{long}", "2")
+    kept = actions.collect(reader, f"To read {long[:60]}", f"A note on {long}")
+    actions.keep(kept, paper, True, f"Why: {long}")
+    actions.keep(kept, Paper.objects.get(arxiv="2401.00120"), True)
     for kind, value in (("family", "quantization"), ("author", long), ("search", f"q={long}&code=1")):
-        doing.follow(reader, kind, value, True)
-    doing.submit(reader, "2405.00009")
+        actions.follow(reader, kind, value, True)
+    actions.submit(reader, "2405.00009")
     queue.ask(methods()["easyquant"], {"claim": "nearly-lossless"})
 
 

@@ -16,10 +16,10 @@ import atheris
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "site")]
 
-with atheris.instrument_imports(include=["paperlab.site.catalogue", "feedparser", "xml"]):
+with atheris.instrument_imports(include=["paperlab.site.store", "feedparser", "xml"]):
     from reading import read
 
-    from paperlab.site.catalogue.sources import files  # noqa: F401  instrumented before it is used
+    from paperlab.site.store.sources import files  # noqa: F401  instrumented before it is used
 
 
 def main() -> None:

@@ -288,7 +288,8 @@ def test_a_sharded_folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    from paperlab.assets.models import load_causal_lm, model_folder
+    from paperlab.assets.loading import load_causal_lm
+    from paperlab.assets.models import model_folder
     from paperlab.assets.packages import PackageError
 
     try:
@@ -326,7 +327,8 @@ def test_smollm2_in_float32_and_from_its_gguf_file(smollm2):
 
 
 def test_minilm_in_float32_and_in_8_bits():
-    from paperlab.assets.models import load_encoder, model_folder
+    from paperlab.assets.loading import load_encoder
+    from paperlab.assets.models import model_folder
     from paperlab.assets.packages import PackageError
 
     try:

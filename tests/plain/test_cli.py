@@ -13,10 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from paperlab.cli import app, running, text
-from paperlab.core import install, record, standing, verdict
+from paperlab.core import install, published, record, standings
 from paperlab.core import methods as method_files
+from paperlab.core import verify as verify_room
 from paperlab.core.card import Arm, Card, Check
-from paperlab.core.methods import read_method
+from paperlab.core.methods import filled, read_method
+from paperlab.core.sources import arm_sources
 from paperlab.lab import compare as compare_room
 from paperlab.lab import report as report_room
 
@@ -67,24 +69,24 @@ def shelf(tmp_path, monkeypatch):
         file = folder / f"{slug.replace('-', '_')}.py"
         file.write_text(SOURCE.format(says=f"{slug}: in a line."))
         known[slug] = replace(read_method(file), slug=slug, card=its)
-    for module in (method_files, standing, compare_room, report_room):
+    for module in (method_files, standings, compare_room, report_room):
         monkeypatch.setattr(module, "methods", lambda: known)
-    monkeypatch.setattr(verdict, "task_version", lambda name: 1)
-    monkeypatch.setattr(verdict, "BUNDLED", tmp_path / "bundled")
-    monkeypatch.setattr(standing, "BUNDLED", tmp_path / "bundled")
-    monkeypatch.setattr(record, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(standings, "task_version", lambda name: 1)
+    for module in (record, standings, verify_room):
+        monkeypatch.setattr(module, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path / "home"))
     forget()
     for its, loss in ((HOLDS, 3.1), (FAILS, 3.6), (CONTROL, 3.3)):
         losses = {str(its.method): loss, str(its.baseline): 3.3}
-        record.append(made.record(its, losses, id=its.claim, machine="box", model="smollm2-135m"))
+        found = made.record(its, losses, id=its.claim, machine="box", model="smollm2-135m")
+        arms = [replace(a, sources=arm_sources(a.arm, "lm_compress"), params=filled(a.arm).params) for a in found.arms]
+        record.append(replace(found, arms=arms))
     yield tmp_path
     forget()
 
 
 def forget():
-    standing.standings.cache_clear()
-    standing._counts.cache_clear()
+    standings.forget()
 
 
 def ask(*words, code=0):
@@ -406,7 +408,7 @@ def test_run_passes_on_what_was_asked(ran):
         "--set", "bits=3", "--set", "group=none", "--set", "calibration=code", "--seeds", "3", "--resume")  # fmt: skip
     assert ran == {
         "slug": "easyquant", "claim": "gains", "scale": "full", "model": "dir", "data": "text.txt", "seeds": 3,
-        "resume": True, "params": {"bits": 3, "group": None, "calibration": "code"},
+        "resume": True, "jobs": None, "params": {"bits": 3, "group": None, "calibration": "code"},
     }  # fmt: skip
 
 
@@ -450,12 +452,29 @@ def test_the_live_table_follows_every_event(ran):
         assert word in said
 
 
+def test_verdicts_are_marked_outdated_once_their_code_changed(shelf):
+    assert "outdated" not in ask("papers", "--runnable").stdout + ask("show", "easyquant").stdout
+    assert standings.outdated_checks() == []
+    file = shelf / "quantization" / "round_to_nearest.py"
+    file.write_text(file.read_text() + "\n\ndef helper() -> int:\n    return 1\n")
+    forget()
+    assert "holds 1, fails 1, outdated" in ask("papers", "--runnable").stdout
+    changed = "outside/quantization/round_to_nearest.py changed"
+    assert f"(outdated: {changed} since)" in " ".join(ask("show", "easyquant").stdout.split())
+    verdicts = rows("papers", "--runnable")[1]["verdicts"]
+    assert [row["outdated"] for row in verdicts] == [[changed]] * 3
+    assert "3 of 3 current verdicts are outdated" in ask("verify").stdout
+    assert {check[:3] for check in standings.outdated_checks()} == {
+        ("easyquant", claim, "lm_compress") for claim in ("gains", "loses", "same")
+    }
+
+
 def test_verify_counts_and_finds_a_changed_verdict(shelf):
     ask("papers")  # publishes
     done = ask("verify")
     assert "3 records: every verdict follows from its samples" in done.stdout
     assert rows("verify") == []
-    file = shelf / "home" / "records" / verdict.FILE
+    (file,) = map(published.verdicts_file, record.record_files(shelf / "home" / "records"))
     file.write_text(file.read_text().replace('"word": "fails"', '"word": "holds"'))
     done = ask("verify", code=1)
     assert "published word is 'holds', its samples say 'fails'" in done.stderr
@@ -466,11 +485,27 @@ def test_verify_counts_and_finds_a_changed_verdict(shelf):
     assert json.loads(done.stderr) == {"error": "1 problems in 3 records", "code": 1, "kind": "problems"}
 
 
-def test_report_writes_one_page(shelf):
+def test_report_writes_a_page_for_each_family_and_an_index(shelf):
     file = shelf / "out" / "page.html"
     assert ask("report", "-o", str(file)).stdout == f"{file}\n"
-    assert "EasyQuant" in file.read_text()
-    assert rows("report") == [{"page": str(shelf / "home" / "reports" / "report.html")}]
+    assert 'href="page-quantization.html"' in file.read_text()
+    assert "EasyQuant" in file.with_name("page-quantization.html").read_text()
+    reports = shelf / "home" / "reports"
+    names = ["report.html", "report-quantization.html"]
+    assert rows("report") == [{"page": str(reports / name)} for name in names]
+    assert rows("report", "quantization") == [{"page": str(reports / names[1])}]
+    assert "no method 'nothing'" in ask("report", "nothing", code=2).stderr
+
+
+def test_a_picture_needs_one_method_and_a_package_for_png(shelf, monkeypatch):
+    file = shelf / "out" / "gains.svg"
+    assert ask("report", "easyquant", "-o", str(file)).stdout == f"{file}\n"
+    assert file.read_text().startswith("<svg")
+    assert "one method with records is wanted" in ask("report", "baq", "-o", str(file), code=2).stderr
+    assert ask("compare", "quantization", "-o", str(shelf / "out" / "front.svg")).stderr.endswith("front.svg\n")
+    assert (shelf / "out" / "front.svg").read_text().startswith("<svg")
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    assert "PNG needs resvg-py" in ask("report", "--png", "-o", str(shelf / "out"), code=2).stderr
 
 
 def test_compare_prints_a_table_and_writes_its_page(shelf):

@@ -173,7 +173,7 @@ def test_pins_are_complete() -> None:
 
 def test_listing_pins_is_light() -> None:
     script = (
-        "import sys, paperlab.assets.packages, paperlab.assets.texts, paperlab.assets.models\n"
+        "import sys, paperlab.assets.packages, paperlab.assets.texts, paperlab.assets.models, paperlab.assets.loading\n"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import math
 import re
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,22 +14,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from paperlab.core import charts
 from paperlab.core import panels as comparing
 from paperlab.core.card import Arm, Card
 from paperlab.core.methods import Method
 from paperlab.core.record import Record
+from paperlab.core.summaries import summary
 from paperlab.core.verdict import verdict
-from paperlab.lab import pages, plots, values
+from paperlab.core.words import number, percent
+from paperlab.lab import pages
 from paperlab.lab.compare import compare
-from paperlab.lab.plots import Dot, Spot, number, percent
 from paperlab.lab.report import report, run_summary
-from paperlab.lab.values import arm_value
 
 _spec = importlib.util.spec_from_file_location("synthetic_records", Path(__file__).with_name("records.py"))
 assert _spec is not None
@@ -96,10 +97,18 @@ class Page(HTMLParser):
         self.text += data
 
 
+def one_page(out: Path, records: Any, known: dict[str, Method], **more: Any) -> Path:
+    """The report on the family of these records; it has a page next to the index."""
+    index, *families = report(out, records, known, VERSIONS, **more)
+    assert index.exists()
+    (page,) = families
+    return page
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Record]]:
     records = some()
-    file = report(tmp_path_factory.mktemp("report"), records, cards(*records[1:]), VERSIONS)
+    file = one_page(tmp_path_factory.mktemp("report"), records, cards(*records[1:]))
     return file, file.read_text(encoding="utf-8"), records
 
 
@@ -111,9 +120,12 @@ def test_page_is_well_formed_and_self_contained(written: tuple[Path, str, list[R
         for name, value in attributes.items():
             if name in ("href", "src", "xlink:href", "action"):
                 assert value is not None
+                if value == "report.html":
+                    assert (written[0].parent / value).exists()
+                    continue
                 assert value.startswith("#"), f"{tag} {name}={value}"
                 assert value[1:] in page.ids, f"{value} leads nowhere"
-            if name == "aria-labelledby":
+            if name in ("aria-labelledby", "aria-describedby"):
                 assert set((value or "").split()) <= set(page.ids)
     assert not re.search(r"@import|url\((?!#)", written[1])
     tables, captions = (sum(tag == name for tag, _ in page.tags) for name in ("table", "caption"))
@@ -150,14 +162,82 @@ def test_numbers_on_the_page_are_those_of_the_samples(written: tuple[Path, str, 
 
 def test_same_records_same_bytes(written: tuple[Path, str, list[Record]], tmp_path: Path) -> None:
     records = written[2]
-    again = report(tmp_path / "sub" / "page.html", reversed(records), cards(*records[1:]), VERSIONS)
-    assert again == tmp_path / "sub" / "page.html"
-    assert again.read_bytes() == written[0].read_bytes()
+    index, page = report(tmp_path / "sub" / "report.html", reversed(records), cards(*records[1:]), VERSIONS)
+    assert index == tmp_path / "sub" / "report.html"
+    assert page.name == written[0].name == "report-quantization.html"
+    assert page.read_bytes() == written[0].read_bytes()
     drawn = sorted(path.name for path in (written[0].parent / "plots").iterdir())
-    assert drawn == sorted(path.name for path in (again.parent / "plots").iterdir())
-    assert {path.rpartition(".")[2] for path in drawn} == {"svg", "png"}
+    assert drawn == sorted(path.name for path in (page.parent / "plots").iterdir())
+    assert {path.rpartition(".")[2] for path in drawn} == {"svg"}
     for name in drawn:
-        assert (again.parent / "plots" / name).read_bytes() == (written[0].parent / "plots" / name).read_bytes()
+        assert (page.parent / "plots" / name).read_bytes() == (written[0].parent / "plots" / name).read_bytes()
+
+
+def test_the_index_leads_to_every_family_and_counts_all(tmp_path: Path) -> None:
+    one = make(id="one")
+    other = make(make_check(claim="other", method=Arm("wanda"), baseline=Arm("magnitude")), id="two", method="wanda",
+                 paper="wanda")  # fmt: skip
+    gone = make(make_check(claim="gone"), id="three", method="no-longer-there", paper=None)
+    known = cards(one)
+    known["wanda"] = Method("wanda", Card("pruning", "wanda", (other.check,)), Path("x.py"), "", None)
+    index, *pages_ = report(tmp_path, [one, other, gone], known, VERSIONS)
+    assert [page.name for page in pages_] == ["report-other.html", "report-pruning.html", "report-quantization.html"]
+    found = Page(index.read_text(encoding="utf-8"))
+    links = [its["href"] for tag, its in found.tags if tag == "a"]
+    assert links == [page.name for page in pages_]
+    text = " ".join(found.text.split())
+    assert "2 claims of 2 papers tried in 2 checks" in text
+    assert "1 run of checks that have changed since" in text
+    assert "three" in pages_[0].read_text()
+    assert "one" not in {its.get("id", "")[7:] for _, its in Page(pages_[1].read_text()).tags}
+
+
+def test_named_methods_share_one_page(tmp_path: Path) -> None:
+    record = make()
+    (page,) = report(tmp_path, [record], cards(record), VERSIONS, names=["easyquant"])
+    assert page == tmp_path / "report-easyquant.html"
+    (page,) = report(tmp_path / "mine.html", [record], cards(record), VERSIONS, names=["quantization"])
+    assert record.id in page.read_text()
+    with pytest.raises(LookupError, match="no method 'nothing'"):
+        report(tmp_path, [record], cards(record), VERSIONS, names=["nothing"])
+
+
+def test_a_published_verdict_is_shown_without_resampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from paperlab.core.published import row
+    from paperlab.lab import report as room
+
+    record = make()
+    plain = one_page(tmp_path / "a", [record], cards(record)).read_bytes()
+    rows = {record.id: row(record)}
+    for name in ("row", "verdict"):
+        monkeypatch.setattr(room, name, lambda record: pytest.fail("resampled"))
+    assert one_page(tmp_path / "b", [record], cards(record), rows=rows).read_bytes() == plain
+
+
+def test_a_picture_of_one_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = make()
+    (file,) = report(tmp_path / "a.svg", [record], cards(record), VERSIONS, names=["easyquant"])
+    said = " ".join("".join(node.itertext()) for node in ET.parse(file).getroot().iter())
+    assert "better-than-rtn" in said
+    assert "95 % intervals" in said
+    with pytest.raises(ValueError, match="one method"):
+        report(tmp_path / "a.svg", [], cards(record), VERSIONS)
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(pages.NoPicture, match="PNG needs resvg-py"):
+        report(tmp_path / "a.png", [record], cards(record), VERSIONS, names=["easyquant"])
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_png_if_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py")
+    record = make()
+    one_page(tmp_path, [record], cards(record), png=True)
+    drawn = {path.suffix for path in (tmp_path / "plots").iterdir()}
+    assert drawn == {".svg", ".png"}
+    for path in (tmp_path / "plots").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    (file,) = report(tmp_path / "a.png", [record], cards(record), VERSIONS, names=["easyquant"])
+    assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -165,7 +245,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     record = make(check, id=f"../../{HOSTILE}", model=HOSTILE, machine=HOSTILE, command=HOSTILE, commit=HOSTILE,
                   method=HOSTILE, paper=HOSTILE, setting={"data": {"id": HOSTILE}})  # fmt: skip
     records = [record, replace(record, id="b", status="failed", error=HOSTILE, started="2025-01-01")]
-    html = report(tmp_path, records, cards(*records), VERSIONS).read_text(encoding="utf-8")
+    html = one_page(tmp_path, records, cards(*records)).read_text(encoding="utf-8")
     page = Page(html)
     assert not [tag for tag, _ in page.tags if tag in ("script", "b")]
     assert "onload" not in {name for _, attributes in page.tags for name in attributes}
@@ -183,13 +263,14 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 
 def test_no_records_is_said_plainly(tmp_path: Path) -> None:
-    text = Page(report(tmp_path, [], {}, {}).read_text(encoding="utf-8")).text
+    (index,) = report(tmp_path, [], {}, {})
+    text = Page(index.read_text(encoding="utf-8")).text
     assert "No claim has been checked yet" in text
 
 
 def test_a_run_counts_once_and_repeats_are_listed(tmp_path: Path) -> None:
     first, second = make(id="first"), make(id="second", started="2026-02-01T00:00:00+00:00")
-    text = Page(report(tmp_path, [first, second], cards(first), VERSIONS).read_text(encoding="utf-8")).text
+    text = Page(one_page(tmp_path, [first, second], cards(first)).read_text(encoding="utf-8")).text
     assert "1 of 1 check hold" in text
     assert "1 earlier run of the same checks" in text
     assert "first" in text
@@ -252,7 +333,7 @@ def test_compare_takes_baselines_too(tmp_path: Path) -> None:
 
 def test_compare_says_where_records_differ() -> None:
     first, second = make(id="a"), make(id="b", losses={"gptq": 3.0}, started="2026-02-01")
-    (panel,) = comparing.panels([first, second], arm_value)
+    (panel,) = comparing.panels([summary(first), summary(second)])
     notes = {point.arm.method: point.note for point in panel.points}
     assert "which differ" in notes["gptq"]
     assert "differ" not in notes["nf4"]
@@ -270,7 +351,7 @@ def test_compare_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 
 def test_formulas_in_csv_are_defused() -> None:
     check = make_check(method=Arm("=1+1"))
-    text = comparing.to_csv(comparing.panels([make(check)], arm_value))
+    text = comparing.to_csv(comparing.panels([summary(make(check))]))
     assert "'=1+1" in text
 
 
@@ -278,6 +359,8 @@ def test_labels_tell_arms_apart() -> None:
     arms = [Arm("a", {"bits": 4, "group": 8}), Arm("a", {"bits": 3, "group": 8}), Arm("b", {"bits": 4}), Arm("c"),
             Arm("c", {"bits": None})]  # fmt: skip
     assert comparing.labels(arms) == ["a bits=4", "a bits=3", "b", "c", "c(bits=None)"]
+    after = [Arm("b"), Arm("b", after=Arm("a", {"bits": 4})), Arm("b", after=Arm("a", {"bits": 3}))]
+    assert comparing.labels(after) == ["b", "b after a bits=4", "b after a bits=3"]
 
 
 coordinates = st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.5, math.nan]) | st.floats(-5, 5)
@@ -293,64 +376,13 @@ def test_front_is_the_brute_force_front(points: list[tuple[float, float]], bette
 
     whole = [i for i, point in enumerate(points) if not any(map(math.isnan, point))]
     wanted = {i for i in whole if not any(dominates(points[j], points[i]) for j in whole)}
-    found = plots.front(points, better)
+    found = comparing.front(points, better)
     assert set(found) == wanted
     assert len(found) == len(wanted)
     assert [points[i][0] for i in found] == sorted(points[i][0] for i in found)
 
 
-# ── drawings, numbers, intervals ─────────────────────────────────────────────────────────────────────────────────
-
-
-def texts(plot: plots.Plot) -> list[str]:
-    root = ET.fromstring(plot.svg)
-    return ["".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")]
-
-
-def test_drawings_are_xml_with_title_units_and_every_label() -> None:
-    dots = [Dot(f"arm {i} & <co> $x$", 10.0 + i, 9.5 + i, 10.5 + i) for i in range(5)] + [Dot("gone", *[math.nan] * 3)]
-    drawn = plots.arms(dots, title="A & B: $5 <less>", axis="perplexity", better="lower")
-    said = texts(drawn)
-    assert "A & B: $5 <less>" in said
-    assert any("perplexity" in text and "lower" in text for text in said)
-    for dot in dots:
-        assert any(dot.label in text for text in said)
-    inline = ET.fromstring(drawn.inline("k"))
-    assert inline.get("role") == "img"
-    assert all(node.get("id", "k-").startswith("k-") for node in inline.iter())
-    assert drawn.png.startswith(b"\x89PNG")
-
-
-def test_forest_draws_intervals_without_end() -> None:
-    dots = [Dot("one seed", 0.1, -math.inf, math.inf, "method"), Dot("sure", -0.2, -0.3, -0.1, "method")]
-    drawn = plots.gains(dots, title="t", margin=0.02, expect="equal", baseline="b")
-    assert any("[−∞, ∞]" in text for text in texts(drawn))
-    assert any("90 % intervals" in text for text in texts(drawn))
-
-
-def test_labels_of_a_crowd_do_not_overlap() -> None:
-    rng = np.random.default_rng(3)
-    places = zip(rng.uniform(40, 60, 40).tolist(), rng.uniform(20, 30, 40).tolist(), strict=True)
-    spots = [Spot(f"method-{i} bits=4", c, v, v - 0.1, v + 0.1) for i, (c, v) in enumerate(places)]
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    boxes = []
-    place = plots._place_labels
-
-    def spy(figure: Any, axes: Any, *rest: Any) -> int:
-        left = place(figure, axes, *rest)
-        assert isinstance(figure.canvas, FigureCanvasAgg)
-        renderer = figure.canvas.get_renderer()
-        boxes.extend(text.get_window_extent(renderer) for text in axes.texts)
-        assert left + len(axes.texts) == len(spots)
-        return left
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "_place_labels", spy)
-        drawn, _ = plots.pareto(spots, title="t", cost="MB", quality="q", better="lower")
-    assert len(boxes) >= 15
-    assert not [1 for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
-    assert any(f"{len(spots) - len(boxes)} unlabelled" in text for text in texts(drawn))
+# ── numbers, colours ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -381,7 +413,7 @@ def contrast(a: str, b: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("palette", [pages.LIGHT, pages.DARK])
+@pytest.mark.parametrize("palette", [charts.LIGHT, charts.DARK])
 def test_contrasts_reach_wcag_aa(palette: dict[str, str]) -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     for kind in ("holds", "direction", "fails", "undecided", "apart", "error"):
@@ -389,39 +421,9 @@ def test_contrasts_reach_wcag_aa(palette: dict[str, str]) -> None:
     for text, ground in itertools.product(("ink", "soft", "link"), ("paper", "ground")):
         assert contrast(palette[text], palette[ground]) >= 4.5
     assert contrast(palette["ink"], palette["band"]) >= 4.5
-    for mark in ("method", "baseline", "beside"):
+    for mark in ("link", "error", "soft", "holds", "direction", "fails", "undecided", "apart"):
         assert contrast(palette[mark], palette["paper"]) >= 3
         assert contrast(palette[mark], palette["band"]) >= 3
-
-
-def test_palettes_name_the_same_colours() -> None:
-    assert set(pages.LIGHT) == set(pages.DARK)
-    assert len(set(plots.COLOURS.values())) == len(plots.COLOURS), "inline() tells colours by their value"
-
-
-def test_own_interval_covers_and_is_the_samples_figure() -> None:
-    rng = np.random.default_rng(5)
-    covered = 0
-    for _ in range(600):
-        found = values.interval(list(rng.lognormal(0, 0.7, 40)))
-        covered += found.low <= math.exp(0.245) <= found.high
-    assert 0.925 <= covered / 600 <= 0.975  # 0.945 in 2500 trials; Student's t reaches 0.927 there
-    share = values.interval([1.0] * 30)
-    assert share.value == 1
-    assert share.low == pytest.approx(30 / (30 + 1.959964**2), rel=1e-6), "Wilson: n / (n + z²)"
-    one = values.interval([3.0])
-    assert one.value == 3
-    assert math.isnan(one.low)
-
-
-def test_arm_value_by_seeds_uses_the_spread_of_seeds() -> None:
-    record = make(seeds=[0, 1, 2], paired_by="seeds")
-    arm = record.arms[0]
-    figures = [math.exp(fmean(arm.samples[str(seed)]["nll"])) for seed in range(3)]
-    found = values.arm_value(record, arm)
-    assert found.n == 3
-    assert found.value == pytest.approx(fmean(figures))
-    assert found.high - found.low == pytest.approx(2 * 4.302653 * np.std(figures, ddof=1) / math.sqrt(3), rel=1e-5)
 
 
 def test_every_claim_is_at_a_glance(written: tuple[Path, str, list[Record]]) -> None:

@@ -6,6 +6,7 @@ import math
 import random
 import time
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -17,12 +18,15 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from paperlab.core.statistics import (
+    _pack,
+    _resampled_sums,
     aggregate,
     flips,
     holm,
     is_right_wrong,
     mcnemar,
     relative_gain,
+    relative_gain_over_draws,
     t_cdf,
     t_quantile,
     tost,
@@ -304,3 +308,89 @@ def test_effects_beyond_floating_point():
 
 
 PINNED = "0.118575087 0.265749629"
+
+
+# Draws and items
+
+
+table = simulation.drawn
+
+
+@pytest.mark.parametrize("draws", [3, 5])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0, 4.0])
+def test_intervals_over_draws_and_items_cover(draws, share):
+    """share: standard error of the draws as a multiple of that of the items. Nominal 95 %."""
+    inside, _, _ = simulation.coverage_over_draws(draws, 48, share, times=300, resamples=199)
+    assert inside >= 0.93
+
+
+def test_draws_that_are_alike_are_one():
+    one, baseline = table(1, 40, 0.0, 0.05, random.Random(0))
+    alone = relative_gain(one[0], baseline[0], expect="lower", how="exp_mean")
+    assert relative_gain_over_draws(one * 5, baseline, expect="lower", how="exp_mean") == alone
+    assert alone.draws == 1
+
+
+def test_where_draws_dominate_it_is_student_t_over_them():
+    rng = random.Random(1)
+    moved = [rng.gauss(0, 1) for _ in range(5)]
+    method = [[3.0 + m + rng.gauss(0, 1e-9) for _ in range(30)] for m in moved]
+    gain = relative_gain_over_draws(method, [[3.0] * 30], expect="lower", how="exp_mean")
+    low, high = stats.t.interval(0.95, 4, loc=fmean(moved), scale=stats.sem(moved))
+    assert (gain.low, gain.high) == pytest.approx((1 - math.exp(high), 1 - math.exp(low)), rel=1e-6)
+    assert gain.p == pytest.approx(stats.ttest_1samp(moved, 0).pvalue, rel=1e-6)
+    assert (gain.kind, gain.draws, gain.n) == ("draws and items", 5, 30)
+
+
+@pytest.mark.parametrize("how", ["exp_mean", "mean"])
+def test_draws_widen_the_interval_and_the_least_effect(how):
+    method, baseline = table(5, 40, 0.05, 0.05, random.Random(2))
+    items = [fmean(values) for values in zip(*method, strict=True)]
+    fixed = relative_gain(items, baseline[0], expect="lower", how=how)
+    drawn = relative_gain_over_draws(method, baseline, expect="lower", how=how)
+    assert drawn.gain == pytest.approx(fixed.gain, rel=1e-12)
+    assert drawn.low < fixed.low < fixed.high < drawn.high
+    assert drawn.minimum > fixed.minimum
+    assert drawn.p > fixed.p
+
+
+@pytest.mark.parametrize("expect", ["lower", "higher"])
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("shift", [-0.06, -0.03, 0.0, 0.03, 0.06])
+def test_p_beyond_the_margin_agrees_with_the_interval(expect, drawn, shift):
+    method, baseline = table(4, 40, 0.01 * drawn, 0.03, random.Random(3))
+    method = [[x + shift for x in row] for row in (method if drawn else method[:1])]
+    for margin in (0.01, 0.03, 0.05):
+        gain = relative_gain_over_draws(method, baseline, expect=expect, how="exp_mean", margin=margin)
+        assert gain.p_beyond is not None
+        if abs(gain.p_beyond - 0.05) > 0.002:  # at the very end one resample decides
+            assert (gain.p_beyond < 0.05) == (gain.low > margin)
+
+
+def test_equivalence_over_draws():
+    method, baseline = table(5, 40, 0.001, 0.01, random.Random(4))
+    method = [[x + 0.05 for x in row] for row in method]
+    near = relative_gain_over_draws(method, baseline, expect="lower", how="exp_mean", level=0.9, equivalence=0.02)
+    assert -0.02 < near.low < near.high < 0.02
+    assert near.p < 0.05
+    far = relative_gain_over_draws(method, baseline, expect="lower", how="exp_mean", level=0.9, equivalence=0.001)
+    assert far.p > 0.05
+
+
+def test_draws_of_other_lengths_are_refused():
+    with pytest.raises(ValueError, match="as many draws"):
+        relative_gain_over_draws([[1.0]] * 3, [[1.0]] * 2, expect="lower")
+    with pytest.raises(ValueError, match="items differs"):
+        relative_gain_over_draws([[1.0, 2.0], [1.0]], [[1.0, 2.0]], expect="lower")
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e150])
+def test_packed_sums_are_those_of_fsum(scale):
+    rng = random.Random(5)
+    columns = [[scale * rng.gauss(0, 1) for _ in range(30)], [rng.lognormvariate(0, 5) for _ in range(30)], [1.0] * 30]
+    picks = random.Random(0)
+    for sums in _resampled_sums(columns, 50):
+        rows = [int(picks.random() * 30) for _ in range(30)]
+        assert sums == [math.fsum(column[i] for i in rows) for column in columns]
+    assert _pack([[1.0, math.inf]]) is None
+    assert _pack([[1e300, 1e-300], [1e300, 1e-300], [1e-320, 1e300]]) is None  # too wide: added as floats

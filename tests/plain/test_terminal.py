@@ -110,10 +110,10 @@ KEPT = {40: {"MB"}, 60: {"95 %", "MB"}, 80: {"95 %", "bits/weight", "MB", "build
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_tables_of_arms_fit(columns):
     from paperlab.core.panels import panels
+    from paperlab.core.summaries import summary
     from paperlab.lab import compare
-    from paperlab.lab.values import arm_value
 
-    groups = panels([made.record(made.check())], arm_value)
+    groups = panels([summary(made.record(made.check()))])
     lines = drawn(columns, lambda console: compare._print(groups, console))
     assert max(map(len, lines)) <= columns
     (headers,) = [line for line in lines if line.strip().startswith("arm")]
@@ -138,10 +138,9 @@ def test_the_summary_of_a_run_fits(columns):
 
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_verify_fits(columns, monkeypatch):
-    from paperlab.core import standing, verdict
+    from paperlab.core import verify as verify_room
 
-    monkeypatch.setattr(standing, "refresh", lambda folder: None)
-    monkeypatch.setattr(verdict, "verify", lambda: (1_690, []))
+    monkeypatch.setattr(verify_room, "verify", lambda: (1_690, []))
     monkeypatch.setattr(text, "width", lambda: columns)
     done = CliRunner().invoke(app, ["verify"])
     assert "every verdict" in done.stdout

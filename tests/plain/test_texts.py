@@ -1,6 +1,7 @@
 """Texts: documents, splits and errors, without torch."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,13 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paperlab.assets import texts
 from paperlab.assets.texts import (
+    TEXTS,
     TextError,
     load_text,
     passages,
     plain_wikitext,
+    retrieval_pairs,
     split_documents,
 )
+from paperlab.core import paper
+from paperlab.core.home import BUNDLED
 
 
 def test_news_are_the_lee_corpus() -> None:
@@ -29,6 +35,29 @@ def test_bundled_texts_are_there(name: str, least: int) -> None:
     text = load_text(name)
     assert text.describe()["characters"] >= least
     assert len(set(text.documents)) == len(text.documents)
+
+
+def test_frozen_texts_have_their_recorded_hashes() -> None:
+    frozen = json.loads((BUNDLED / "frozen.json").read_text())
+    assert {name: load_text(name).sha256 for name in TEXTS} == {name: frozen[name] for name in TEXTS}
+    for name in set(frozen) - set(TEXTS):
+        pairs = "\n".join(f"{query}\t{answer}" for query, answer in retrieval_pairs(int(name.removeprefix("queries-"))))
+        assert hashlib.sha256(pairs.encode()).hexdigest() == frozen[name]
+
+
+def test_editing_the_catalogue_changes_no_exam_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edited = tmp_path / "catalogue.jsonl"
+    row = json.loads(paper.CATALOGUE.read_text(encoding="utf-8").splitlines()[0])
+    edited.write_text(json.dumps({**row, "summary": "edited"}) + "\n", encoding="utf-8")
+    before = load_text("catalogue").sha256, retrieval_pairs(200)
+    monkeypatch.setattr(paper, "CATALOGUE", edited)
+    for cached in (paper.papers, texts._known):
+        cached.cache_clear()
+    try:
+        assert [found.summary for found in paper.papers().values()] == ["edited"]
+        assert (load_text("catalogue").sha256, retrieval_pairs(200)) == before
+    finally:
+        paper.papers.cache_clear()
 
 
 def test_wikitext_loses_its_markup() -> None:

@@ -45,7 +45,7 @@ class Up:
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):  # one that has just been killed
                 for name, known in found.items():
-                    if f"paperlab.site.{name}" in child.cmdline():
+                    if f"paperlab.site.commands.{name}" in child.cmdline():
                         known.append(child)
         return found
 
@@ -54,7 +54,7 @@ class Up:
         return self.process.wait(20)
 
 
-def wait(there: Callable[[], Any], said: Callable[[], str] = str, seconds: float = 30) -> Any:
+def wait(there: Callable[[], Any], said: Callable[[], str] = str, seconds: float = 120) -> Any:
     """What `there` gives once it gives something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -173,7 +173,7 @@ def test_the_worker_runs_by_itself(tmp_path: Path) -> None:
     environment = {**os.environ, "PAPERLAB_HOME": str(tmp_path), "PAPERLAB_ENCODER": "none"}
     environment.pop("PAPERLAB_DATABASE", None)
     worker = subprocess.Popen(
-        [sys.executable, "-m", "paperlab.site.worker"],
+        [sys.executable, "-m", "paperlab.site.commands.worker"],
         env=environment,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -17,7 +17,7 @@ HOSTILE = {
 
 def item(number: int, **facts: Any) -> Any:
     """A paper of a number: id, title, abstract, authors and date follow from it."""
-    from paperlab.site.catalogue.item import Item
+    from paperlab.site.store.item import Item
 
     known = {
         "arxiv": f"2401.{number:05d}",
@@ -34,14 +34,14 @@ def item(number: int, **facts: Any) -> Any:
 
 def take(items: Iterable[Any], source: str = "daily-papers") -> None:
     """Store items as one page of a source."""
-    from paperlab.site.catalogue import store
-    from paperlab.site.catalogue.item import Page
+    from paperlab.site.store import write
+    from paperlab.site.store.item import Page
 
-    store.take(Page(list(items)), store.Run(source))
+    write.take(Page(list(items)), write.Run(source))
 
 
 def seen(day: date, upvotes: int) -> list[Any]:
     """A paper's place in the list of a day."""
-    from paperlab.site.catalogue.item import Sighting
+    from paperlab.site.store.item import Sighting
 
     return [Sighting(day, upvotes, 3)]

@@ -24,9 +24,9 @@ def store(tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A store without a paper, which is empty again after the test, and a search index of its own, without vectors."""
     from django.db import transaction
 
-    from paperlab.site.catalogue.models import Paper
     from paperlab.site.pages import feed
     from paperlab.site.search import index
+    from paperlab.site.store.models import Paper
 
     monkeypatch.setattr(index, "folder", lambda: tmp_path / "search")
     monkeypatch.setattr(index, "_opened", index.Embedded())

@@ -19,9 +19,9 @@ def strings(value: Any) -> list[str]:
 def read(content: bytes, form: str | None = None) -> tuple[list[Any], list[Any]]:
     """Items and asides of a file of these bytes; both empty where it is refused with a reason. Raises AssertionError
     where what comes out cannot be stored as it is, and whatever reading should not have raised."""
-    from paperlab.site.catalogue import clean
-    from paperlab.site.catalogue.item import SourceError
-    from paperlab.site.catalogue.sources import files
+    from paperlab.site.store import clean
+    from paperlab.site.store.item import SourceError
+    from paperlab.site.store.sources import files
 
     items: list[Any] = []
     asides: list[Any] = []
@@ -29,7 +29,7 @@ def read(content: bytes, form: str | None = None) -> tuple[list[Any], list[Any]]
     try:
         for page in files.source(io.BytesIO(content), name="fuzzed", form=form).pages({}, {}):
             items += page.items
-            asides += page.asides
+            asides += page.rejected
     except (files.NotAFile, SourceError) as error:
         refused = str(error)
     assert refused is None or (0 < len(refused) < 1000 and "\n" not in refused)

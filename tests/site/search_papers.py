@@ -66,7 +66,7 @@ def found(text: str = "", **filters: Any) -> list[int]:
 
 def key(number: int) -> int:
     """The store's key of a paper of `paper` or `item`."""
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     return Paper.objects.get(arxiv=f"2401.{number:05d}").pk
 

@@ -33,7 +33,7 @@ def get() -> Get:
 
 @pytest.fixture
 def catalogue() -> None:
-    from paperlab.site.catalogue import bundled
+    from paperlab.site.store import bundled
 
     bundled.load()
 
@@ -132,7 +132,7 @@ def test_every_spelling_of_an_id_finds_the_paper(get: Get, catalogue: None) -> N
     for name in ("math/0601001", "math/0601001v2", "math.AG/0601001v1", "math%2F0601001"):
         assert get(f"/api/papers/{name}").said["title"] == "Old"
         assert get(f"/api/papers/{name}/verdicts").said["verdicts"] == []
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     nameless = Paper.objects.get(title="No id at all")
     assert get(f"/api/papers/~{nameless.pk}").said["id"] == f"~{nameless.pk}"
@@ -163,12 +163,12 @@ def test_daily_lists(get: Get) -> None:
 
 def test_our_own_reader_of_daily_papers_reads_it(get: Get) -> None:
     """Another paperlab can follow this one: what the source takes from the answer is what the store had."""
-    from paperlab.site.catalogue.sources import rows
+    from paperlab.site.store.sources import rows
 
     day = date(2024, 5, 27)
     take(item(n, upvotes=n, sightings=seen(day, n)) for n in range(1, 6))
     page = rows.daily_page(get("/api/daily_papers?date=2024-05-27").said, day, "test")
-    assert not page.asides
+    assert not page.rejected
     assert [(i.arxiv, i.upvotes, i.title) for i in page.items] == [
         (f"2401.{n:05d}", n, f"Paper number {n} on quantization") for n in (5, 4, 3, 2, 1)
     ]
@@ -215,7 +215,7 @@ def test_verdicts_and_records_are_those_of_the_files(get: Get, catalogue: None) 
 
 
 def test_all_verdicts_page_by_page(get: Get) -> None:
-    from paperlab.core.standing import standings
+    from paperlab.core.standings import standings
 
     cursor, found = "", []
     while True:
@@ -266,7 +266,7 @@ def test_exports_hold_everything_and_go_on(get: Get, catalogue: None, monkeypatc
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_comes_out_as_it_is_stored_and_escaped_on_pages(get: Get, name: str) -> None:
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     text = HOSTILE[name]
     take([item(1, title=text, abstract=text * 3, authors=[text], sightings=seen(date(2024, 5, 27), 1))])
@@ -281,7 +281,7 @@ def test_hostile_text_comes_out_as_it_is_stored_and_escaped_on_pages(get: Get, n
 
 
 def test_no_link_of_another_scheme_goes_out(get: Get) -> None:
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     take([item(1)])
     Paper.objects.update(code="javascript:alert(1)")

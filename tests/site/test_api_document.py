@@ -16,7 +16,7 @@ def filled() -> None:
     """A store with the catalogue and some ingested papers."""
     from datetime import date
 
-    from paperlab.site.catalogue import bundled
+    from paperlab.site.store import bundled
 
     bundled.load()
     take(item(n, sightings=seen(date(2024, 5, 27), n)) for n in range(1, 40))

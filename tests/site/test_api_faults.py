@@ -161,7 +161,7 @@ def test_a_new_record_changes_the_tags_and_shows_once_published(
 ) -> None:
     from dataclasses import replace
 
-    from paperlab.core import files, record, standing
+    from paperlab.core import files, published, record
 
     monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
     before = ask("/api/verdicts")
@@ -170,7 +170,7 @@ def test_a_new_record_changes_the_tags_and_shows_once_published(
     changed = ask("/api/verdicts", if_none_match=before.headers["ETag"])
     assert changed.status_code == 200
     assert b"feedfeedfeed" not in changed.content
-    standing.refresh(record.records_folder())
+    published.publish()
     assert b"feedfeedfeed" in ask("/api/verdicts?all=1&limit=1000").content
     said = json.loads(ask("/api/records/feedfeedfeed?samples=1").content)
     values = next(iter(next(iter(said["arms"][0]["samples"].values())).values()))
@@ -289,9 +289,9 @@ def test_buckets_fill_again_and_a_clock_set_back_locks_nobody_out(tmp_path: Path
     assert refused.wait == pytest.approx(0.1)
     assert not buckets.take("a", 1000.0 + refused.wait / 2).allowed
     assert buckets.take("a", 1000.0 + refused.wait).allowed
-    assert buckets.take("a", 1010.0).left == 4
+    assert buckets.take("a", 1010.0).remaining == 4
     assert buckets.take("b", 9e9).allowed
-    assert buckets.take("b", 2000.0).left == 4
+    assert buckets.take("b", 2000.0).remaining == 4
 
 
 TAKE = """
@@ -346,7 +346,7 @@ def test_clients_are_addresses_and_networks() -> None:
 def test_the_site_leaves_torch_unloaded() -> None:
     code = (
         "from paperlab.site.start import configure; configure(); import sys\n"
-        "import paperlab.site.urls, paperlab.site.worker, paperlab.site.up, paperlab.site.server\n"
+        "import paperlab.site.urls\nfrom paperlab.site.commands import server, up, worker\n"
         "print([name for name in ('torch', 'transformers', 'paperlab.lab', 'paperlab.kit') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -128,18 +128,18 @@ def test_each_gets_what_is_theirs_once(relay: Relay, papers: None) -> None:
 def test_an_account_brings_what_it_follows(relay: Relay, papers: None) -> None:
     from django.contrib.auth.models import User
 
-    from paperlab.site.people import doing
+    from paperlab.site.people import actions
 
     row = person(1, interests=[["family", "merging"]])
-    doing.follow(User.objects.create(username=row.email, email=row.email), "author", "A. Author", True)
+    actions.follow(User.objects.create(username=row.email, email=row.email), "author", "A. Author", True)
     assert send().sent == 1
     assert "Paper number 1 " in relay.letters[0][1].get_body(("plain",)).get_content()
 
 
 def test_a_followed_claim_that_was_checked_is_told(relay: Relay) -> None:
-    from paperlab.site import evidence
+    from paperlab.site import records
 
-    row = next(r for r in evidence.evidence().verdicts.values() if r["role"] == "claim")
+    row = next(r for r in records.record_index().verdicts.values() if r["role"] == "claim")
     person(1, interests=[["claim", f"{row['method']}:{row['claim']}"]])
     when = date.fromisoformat(str(row.get("finished") or row["started"])[:10])
     assert send(when).sent == 1

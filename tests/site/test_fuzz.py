@@ -113,9 +113,9 @@ def test_any_values_in_any_field(rows, day):
 def test_what_is_read_can_be_stored(rows, store):
     from django.db import transaction
 
-    from paperlab.site.catalogue.item import Page
-    from paperlab.site.catalogue.models import Paper
-    from paperlab.site.catalogue.store import Run, take
+    from paperlab.site.store.item import Page
+    from paperlab.site.store.models import Paper
+    from paperlab.site.store.write import Run, take
 
     items, _ = read(json.dumps(rows).encode(), "json")
     with transaction.atomic():
@@ -201,7 +201,7 @@ def test_numbers_with_a_full_stop_are_no_counts(text):
 )
 def test_a_recorded_answer_of_nonsense_is_refused_by_name(body):
     """Found by Atheris."""
-    from paperlab.site.catalogue.sources import files
+    from paperlab.site.store.sources import files
 
     with pytest.raises(files.NotAFile, match="fuzzed"):
         files.source(io.BytesIO(json.dumps({"url": "x", "status_code": 200, "body": body}).encode()), name="fuzzed")

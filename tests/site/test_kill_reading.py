@@ -25,9 +25,9 @@ from datetime import date
 from pathlib import Path
 from paperlab.site.start import start
 start()
-from paperlab.site.catalogue.harvest import harvest
-from paperlab.site.catalogue.sources.arxiv_oai import ArxivOai
-from paperlab.site.catalogue.sources.http import Polite
+from paperlab.site.store.harvest import harvest
+from paperlab.site.store.sources.arxiv_oai import ArxivOai
+from paperlab.site.store.sources.http import Polite
 harvest(ArxivOai(Polite("arxiv", gap=0.01), base=sys.argv[1], since=date(2024, 2, 1), today=date(2024, 3, 1)))
 """
 TABLES = ("paper", "sighting", "entry", "ranking", "setaside")

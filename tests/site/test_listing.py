@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from listing_pages import INVITATION, SPACING, TOP, Shown, Style, dated, plain, render, tight
 
-from paperlab.site.catalogue import clean
-from paperlab.site.catalogue.sources.listing import looks_like, read
+from paperlab.site.store import clean
+from paperlab.site.store.sources.listing import looks_like, read
 
 WORDS = [
     "sparse",
@@ -149,11 +149,11 @@ def test_lines_broken_to_a_width_are_made_whole(width):
 
 @pytest.mark.parametrize("page", [plain([]), "Daily Papers\nby AK and the research community\n\nNo papers found\n"])
 def test_an_empty_page_is_a_listing_without_papers(page):
-    from paperlab.site.catalogue.sources.listing import ListingPages
+    from paperlab.site.store.sources.listing import ListingPages
 
     assert looks_like(page)
     (got,) = ListingPages(page).pages({}, {})
-    assert (got.items, got.asides, got.ranked) == ([], [], None)
+    assert (got.items, got.rejected, got.ranked) == ([], [], None)
 
 
 def told(papers: list[Shown]) -> list[tuple[str, str]]:

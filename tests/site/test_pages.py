@@ -48,7 +48,7 @@ def ask(store: None) -> Iterator[Ask]:
 
 @pytest.fixture
 def bundled(store: None) -> None:
-    from paperlab.site.catalogue import bundled
+    from paperlab.site.store import bundled
 
     bundled.load()
 
@@ -205,7 +205,7 @@ BAD_ADDRESSES = [
 )
 def test_nothing_from_outside_becomes_markup(ask: Ask, text: str) -> None:
     """Straight into the store, past the importers' own cleaning: the pages may not rely on it."""
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     take([listed(1, day(0), 5)])
     Paper.objects.update(
@@ -290,7 +290,7 @@ def test_coverage_has_honest_denominators(ask: Ask, bundled: None) -> None:
 
     text = ask("/coverage").content.decode()
     assert f"{len(papers())} of {len(papers())} papers" in text
-    from paperlab.site.evidence import coverage
+    from paperlab.site.records import coverage
 
     total = coverage()["total"]["claims"]
     assert f"{total['held']} of {total['tried']} claims tried held" in text

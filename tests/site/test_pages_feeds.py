@@ -129,7 +129,7 @@ def test_a_store_without_papers_has_feeds_without_entries(ask: Ask) -> None:  # 
 
 
 def test_the_site_map_holds_every_paper_and_page(ask: Ask, some: None) -> None:  # noqa: F811
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     space = "{http://www.sitemaps.org/schemas/sitemap/0.9}"
     index = ElementTree.fromstring(ask("/sitemap.xml").content)

@@ -1,6 +1,5 @@
 """Parts of the pages by themselves: maths, plots, pictures, bands."""
 
-import math
 from xml.etree import ElementTree
 
 import pytest
@@ -59,59 +58,6 @@ def test_a_beginning_ends_outside_of_formulas() -> None:
     assert beginning(text, 310).count("$") in (0, 2)
 
 
-def test_plots_are_well_formed_whatever_they_hold() -> None:
-    from paperlab.site.pages.plots import Bar, Spot, gains, pareto
-
-    bad = 'x" onload="alert(1)"><script>\x00'
-    bars = [
-        Bar(bad, 0.1, -math.inf, math.inf, "undecided", "undecided", "#a"),
-        Bar("b", -700.0, -800.0, -650.0, "fails", "fails", '#"><script>'),
-        Bar("c", 0.0, math.nan, math.nan, "holds", "holds", "#c"),
-    ]
-    for expect in ("lower", "equal"):
-        drawn = gains(bars, margin=0.02, expect=expect, key="k")
-        assert drawn is not None
-        root = ElementTree.fromstring(drawn)
-        assert len(root.findall("a")) == 3
-        assert not root.findall(".//script")
-    assert gains([Bar("a", math.nan, 0, 0, "error", "error", "#")], margin=0.0, expect="lower", key="k") is None
-    spots = [Spot(bad, 10.0**n, float(n), n - 1.0, n + 1.0, "#x", n % 2 == 0) for n in range(-3, 5)]
-    for some in (spots, spots[:1], [Spot("nan", math.nan, 1, 1, 1, "#", False), *spots]):
-        drawn = pareto(some, cost="MB", quality="ppl", better="lower", key="p")
-        assert drawn is not None
-        assert len(ElementTree.fromstring(drawn).findall("a")) == len([s for s in some if s.cost == s.cost])
-    assert pareto([], cost="MB", quality="ppl", better="lower", key="p") is None
-
-
-def test_points_of_a_plot_lie_within_it() -> None:
-    from paperlab.site.pages.plots import WIDE, Bar, gains
-
-    bars = [
-        Bar(str(n), g, g - 0.1, g + 0.1, "holds", "holds", "#") for n, g in enumerate((-3.0, -0.01, 0.0, 0.02, 9.0))
-    ]
-    drawn = gains(bars, margin=0.02, expect="higher", key="k")
-    assert drawn is not None
-    places = [float(dot.get("cx", "nan")) for dot in ElementTree.fromstring(drawn).iter("circle")]
-    assert places == sorted(places)
-    assert 0 < places[0] < places[-1] < WIDE
-
-
-def test_arms_own_intervals_agree_with_scipy() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    from paperlab.core.record import read
-    from paperlab.site.pages.figures import value
-
-    record = next(r for r in read() if r.status == "finished" and r.metrics[r.metric].aggregate == "exp_mean")
-    arm = record.arms[0]
-    ours = value(record, arm, record.metric)
-    samples = [x for seed in arm.samples.values() for x in seed[record.metrics[record.metric].of]]
-    if len(arm.samples) == 1:
-        low, high = stats.t.interval(0.95, len(samples) - 1, stats.tmean(samples), stats.sem(samples))
-        assert ours.low == pytest.approx(math.exp(low))
-        assert ours.high == pytest.approx(math.exp(high))
-    assert ours.low < ours.value < ours.high
-
-
 def test_bands_hold_only_what_is_equal() -> None:
     from paperlab.site.pages.comparing import NEAR, Line, banded
     from paperlab.site.pages.figures import compared
@@ -145,8 +91,8 @@ def test_pictures_hold_any_title() -> None:
 
 
 def test_bibtex_escapes_and_names() -> None:
-    from paperlab.site.catalogue.models import Paper
     from paperlab.site.pages.paper import bibtex
+    from paperlab.site.store.models import Paper
 
     row = Paper(
         title="50% of {A} & B_c", authors=["Ada Lovelace", "Å. Ö"], arxiv="2401.00001", year=2024, categories=["cs.CL"]

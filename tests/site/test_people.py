@@ -20,7 +20,7 @@ HOSTILE = [
 
 @pytest.fixture
 def paper() -> Any:
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     return Paper.objects.create(
         arxiv="2401.00001", title="One", title_key="one", family="quantization", authors=["A. Author"]
@@ -88,20 +88,20 @@ def test_at_home_nobody_signs_in(paper: Any) -> None:
 
 
 def test_votes_and_comments_move_trending(paper: Any) -> None:
-    from paperlab.site.catalogue.models import Counter
-    from paperlab.site.people import doing
+    from paperlab.site.people import actions
     from paperlab.site.search.trending import static, trending
+    from paperlab.site.store.models import Counter
 
     one, before = here(), Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
-    assert trending(doing.today()) == []
+    assert trending(actions.today()) == []
     one.post("/papers/2401.00001/vote")
     one.post("/papers/2401.00001/comment", {"body": "said"})
-    assert trending(doing.today()) == [(paper.pk, 1.5)]
-    assert trending(doing.today() + timedelta(3)) == [(paper.pk, 0.75)]
+    assert trending(actions.today()) == [(paper.pk, 1.5)]
+    assert trending(actions.today() + timedelta(3)) == [(paper.pk, 0.75)]
     assert set(static([paper.pk])) == {paper.pk}
     assert Counter.objects.get(name="revision").value == before + 2
     one.post("/papers/2401.00001/vote", {"on": "0"})
-    assert trending(doing.today()) == [(paper.pk, 0.5)]
+    assert trending(actions.today()) == [(paper.pk, 0.5)]
 
 
 @pytest.mark.parametrize("body", HOSTILE)
@@ -310,10 +310,10 @@ def test_no_redirect_leads_out(paper: Any, to: str) -> None:
 
 
 def test_only_arxiv_ids_are_fetched(monkeypatch: pytest.MonkeyPatch, paper: Any) -> None:
-    from paperlab.site.catalogue import harvest
-    from paperlab.site.catalogue.item import SourceError
     from paperlab.site.people import fetching
     from paperlab.site.people.models import Submission
+    from paperlab.site.store import harvest
+    from paperlab.site.store.item import SourceError
 
     one = here()
     for wrong in ("http://169.254.169.254/", "file:///etc/passwd", "2401.00001; x", "cat:cs.CL", "\0", "a" * 5000):
@@ -387,7 +387,7 @@ def test_a_page_of_cards_asks_for_its_votes_once(paper: Any) -> None:
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     for number in range(2, 22):
         Paper.objects.create(

@@ -22,28 +22,36 @@ home = os.environ["STUB_HOME"]
 os.makedirs(home, exist_ok=True)
 journal, records = home + "/journal", home + "/records"
 say = lambda text: print(text, file=sys.stderr, flush=True)
+def tell(**event):
+    with open(os.environ["PAPERLAB_EVENTS"], "a") as file:
+        file.write(json.dumps({"time": time.time(), **event}) + chr(10))
+tell(kind="begin")
 with open(home + "/started", "a") as file:
     file.write(json.dumps([os.getpid(), sys.argv[1:]]) + chr(10))
 if "--resume" not in sys.argv or not os.path.exists(journal):
     with open(journal + ".new", "w") as file:
         file.write(os.urandom(4).hex() + " ")
     os.rename(journal + ".new", journal)
+tell(kind="stage", task="planted", model="nothing", scale="quick", arms=["arm <b>"])
 say("planted on nothing, quick: 1 arms")
 steps = int(os.environ.get("STUB_STEPS", "5"))
 while len(open(journal).read().split()[1:]) < steps:
     time.sleep(float(os.environ.get("STUB_SLEEP", "0.02")))
     with open(journal, "a") as file:
         file.write("x ")
-    say(f"  arm <b>: scored {len(open(journal).read().split()) - 1}/{steps}")
+    done = len(open(journal).read().split()) - 1
+    tell(kind="item", arm="arm <b>", seed=0, done=done, total=steps)
+    say(f"  arm <b>: scored {done}/{steps}")
 name = open(journal).read().split()[0]
 if os.environ.get("STUB_FAIL"):
-    say("paperlab: <script>no such thing</script>")
+    tell(kind="failed", message="<script>no such thing</script>")
+    say("paperlab: an error that only the log tells")
     sys.exit(2)
 done = open(records).read().split() if os.path.exists(records) else []
 if name not in done:
     with open(records, "a") as file:
         file.write(name + chr(10))
-say("recorded: " + name)
+tell(kind="recorded", records=[name])
 os.remove(journal)
 time.sleep(float(os.environ.get("STUB_AFTER", "0")))
 print(json.dumps([{"id": name}]))
@@ -73,7 +81,7 @@ def client() -> Any:
 @pytest.fixture
 def page(store: None) -> None:
     """The bundled paper in the store."""
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     Paper.objects.create(slug=SLUG, title="EasyQuant", title_key="easyquant")
 
@@ -125,6 +133,7 @@ def test_a_run_goes_from_the_form_to_its_record(home: Path, page: None, client: 
     follow(one, lambda run: run.state == "done")
     said = client.get(f"{where}.json").json()
     assert said["records"] == records(home)
+    assert said["progress"]["stage"] == "planted on nothing, quick"
     assert said["progress"]["arms"] == {"arm <b>": ["scored", 5, 5]}
     assert (said["state"], said["starts"]) == ("done", 1)
     assert [row["id"] for row in client.get("/runs.json").json()["runs"]] == [said["id"]]
@@ -287,6 +296,38 @@ def test_a_run_that_fails_says_why(home: Path, client: Any, monkeypatch: pytest.
     shown = client.get(f"/runs/{run.pk}").content.decode()
     assert "&lt;script&gt;no such thing" in shown
     assert "<script>no" not in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('{"error": "this needs torch", "code": 2, "kind": "missing-extra"}', "this needs torch"),
+        ("MemoryError", "MemoryError"),
+        ("[1]", "[1]"),
+        ("", "it ended with status 2"),
+    ],
+)
+def test_what_ends_before_its_first_event_is_read_from_the_log(
+    home: Path, monkeypatch: pytest.MonkeyPatch, line: str, error: str
+) -> None:
+    from paperlab.site.runs import runner
+
+    code = f"import sys; print({line!r}, file=sys.stderr); sys.exit(2)"
+    monkeypatch.setattr(runner, "command", lambda run: [sys.executable, "-c", code])
+    ask()
+    assert follow(runner.Runner(), lambda run: run.state == "failed").error == error
+
+
+def test_records_of_a_run_without_events_are_read_from_its_output(home: Path) -> None:
+    from paperlab.site.runs import runner
+
+    run = ask()
+    runner.folder(run).mkdir(parents=True)
+    assert runner.recorded(run) is None
+    (runner.folder(run) / "out.json").write_text('[{"id": "abc"}]')
+    assert runner.recorded(run) == ["abc"]
+    (runner.folder(run) / "events.jsonl").write_text('{"kind": "recorded", "records": ["def"]}\n{"kind": "rec')
+    assert runner.recorded(run) == ["def"]
 
 
 @pytest.mark.kill

@@ -57,7 +57,7 @@ def test_an_exact_name_comes_first(sides):
 
 
 def test_a_slug_comes_first(sides):
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     fill(20)
     Paper.objects.filter(pk=key(9)).update(slug="q-bert", revision=99)
@@ -96,12 +96,12 @@ def test_phrases(sides):
 def test_every_filter_alone_and_combined(sides):
     fill(60)
     refresh()
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     Paper.objects.filter(pk__in=[key(3), key(8)]).update(family="quantization", revision=90)
     Paper.objects.filter(pk=key(10)).update(family="pruning", year=2019, revision=91)
     Paper.objects.filter(pk=key(11)).update(year=None, published=None, revision=92)
-    from paperlab.site.catalogue.models import Counter
+    from paperlab.site.store.models import Counter
 
     Counter.objects.filter(name="revision").update(value=92)
     refresh()
@@ -141,8 +141,8 @@ def test_every_filter_alone_and_combined(sides):
 
 
 def test_filters_on_checks_know_the_records(engine, monkeypatch):
-    from paperlab.site.catalogue.models import Paper
     from paperlab.site.search import rank
+    from paperlab.site.store.models import Paper
 
     fill(10)
     Paper.objects.filter(pk=key(2)).update(slug="gptq", revision=50)
@@ -167,8 +167,8 @@ def test_orders(sides):
     take([paper(number, sightings=seen(date(2024, 2, number % 28 + 1), number)) for number in range(1, 41)])
     fill(10, start=41)
     refresh()
-    from paperlab.site.catalogue.models import Paper
     from paperlab.site.search.trending import trending
+    from paperlab.site.store.models import Paper
 
     days = dict(Paper.objects.values_list("pk", "published"))
     by_date = [days[pk] for pk in found(sort="date", limit=100)]
@@ -185,8 +185,8 @@ def test_orders(sides):
     ("text", "sort"), [("model data", "relevance"), ("", "relevance"), ("", "date"), ("", "trending")]
 )
 def test_pages_are_disjoint_and_together_the_whole(text, sort, sides, monkeypatch):
-    from paperlab.site.catalogue.models import Paper
     from paperlab.site.search import rank
+    from paperlab.site.store.models import Paper
 
     monkeypatch.setattr(rank, "POOL", 20)
     fill(120)
@@ -228,7 +228,7 @@ def test_related_papers_are_near_and_others(sides):
 
 def test_facets_count_what_filtered_searches_find(sides):
     fill(60)
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     for number in range(1, 20):
         Paper.objects.filter(pk=key(number)).update(
@@ -247,7 +247,7 @@ def test_facets_count_what_filtered_searches_find(sides):
 
 
 def test_what_left_the_store_is_not_found(sides):
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     fill(30)
     refresh()
@@ -295,7 +295,7 @@ def test_a_new_paper_is_found_at_once_by_its_words(sides):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_papers_are_shown_as_they_are(name, sides):
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     fill(10)
     take([item(901, title=f"Wombat {HOSTILE[name]}", abstract=HOSTILE[name] * 20)])
@@ -325,8 +325,8 @@ def test_days_and_words_stay_in_order_over_many_commits(engine):
 
 
 def test_trending_is_its_formula(store):
-    from paperlab.site.catalogue.models import Paper, Sighting
     from paperlab.site.search.trending import NEVER, static, trending
+    from paperlab.site.store.models import Paper, Sighting
 
     fill(30)
     rows = list(Paper.objects.order_by("pk"))

@@ -9,10 +9,10 @@ from paperlab.site.search.spelling import american
 @pytest.fixture
 def first(store):
     """A function: the slugs that a text finds, best first."""
-    from paperlab.site.catalogue import bundled
-    from paperlab.site.catalogue.models import Paper
     from paperlab.site.search import index
     from paperlab.site.search.rank import search
+    from paperlab.site.store import bundled
+    from paperlab.site.store.models import Paper
 
     bundled.load()
     index.refresh(meaning=False)

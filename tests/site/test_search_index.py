@@ -27,7 +27,7 @@ def index() -> Any:
 
 def changes(draw: random.Random, numbers: int = 60) -> None:
     """A page of new, changed and withdrawn papers, and a deletion now and then."""
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     page = []
     for number in draw.sample(range(1, numbers), draw.randrange(1, 12)):
@@ -62,7 +62,7 @@ def test_following_the_store_equals_a_rebuild(seed, engine, meaning, monkeypatch
             found("wombat")
     index().refresh()
     followed = content()
-    index().refresh(anew=True)
+    index().refresh(rebuild=True)
     built = content()
     assert followed == built
     assert built["papers"] == sorted(built["vectors"])
@@ -262,7 +262,7 @@ def test_searching_goes_on_while_the_index_is_built_anew(files, meaning):
     for reader in readers:
         reader.start()
     for _ in range(3):
-        index().refresh(anew=True)
+        index().refresh(rebuild=True)
     stop.set()
     for reader in readers:
         reader.join()
@@ -278,7 +278,7 @@ import search_papers
 from paperlab.site.search import encoder
 fake = search_papers.Fake()
 encoder.load, encoder.at_hand, encoder.setting = lambda named=None: fake, lambda: True, lambda: "fake"
-from paperlab.site.catalogue import bundled
+from paperlab.site.store import bundled
 bundled.load = lambda *_: None
 start.start()
 import importlib
@@ -291,7 +291,7 @@ print("ready", flush=True)
 if job == "write":
     for _ in range(12):
         test_search_index.changes(draw, 300)
-        index.refresh(anew=draw.random() < 0.1)
+        index.refresh(rebuild=draw.random() < 0.1)
 elif job == "refresh":
     index.refresh()
     print(json.dumps(search_papers.content()))
@@ -303,7 +303,7 @@ elif job == "read":
 elif job == "compare":
     index.refresh()
     followed = search_papers.content()
-    index.refresh(anew=True)
+    index.refresh(rebuild=True)
     built = search_papers.content()
     assert followed == built
     assert built["papers"] == sorted(map(int, built["vectors"]))

@@ -21,7 +21,7 @@ def index() -> Any:
 def test_the_client_is_not_imported_unless_asked_for(tmp_path):
     told = {**os.environ, "PAPERLAB_HOME": str(tmp_path), "PAPERLAB_ENCODER": "none"}
     told.pop("PAPERLAB_SEARCH", None)
-    script = f"from paperlab.site import finding; finding.find({{'q': ['quantization']}}); {OUTSIDE}"
+    script = f"from paperlab.site.commands import search; search.search({{'q': ['quantization']}}); {OUTSIDE}"
     subprocess.run([sys.executable, "-c", script], env=told, check=True)
 
 

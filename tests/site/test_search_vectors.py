@@ -83,7 +83,7 @@ def test_replaced_and_removed_rows_are_not_found(opened, tmp_path):
         del kept[key]
     for reading in (opened, Vectors(tmp_path / "vectors", DIMENSION)):
         assert len(reading) == len(kept)
-        assert sorted(reading.held()) == sorted(kept)
+        assert sorted(reading.live_keys()) == sorted(kept)
         assert recall(reading, kept) >= 0.99
         assert {key for key, _ in reading.best(unit(1, 3)[0], 2_000)} == set(kept)
         assert reading.vector(5) is None
@@ -135,9 +135,9 @@ def test_an_empty_index_answers(opened):
 def test_filters_with_meaning_by_both_paths(few, files, meaning, monkeypatch):
     from search_papers import fill
 
-    from paperlab.site.catalogue.models import Paper
     from paperlab.site.search import index
     from paperlab.site.search.query import Query, Within
+    from paperlab.site.store.models import Paper
 
     monkeypatch.setattr(index, "FEW", few)
     fill(300)

@@ -111,8 +111,8 @@ def test_a_failed_write_leaves_the_index_as_it_was(opened):
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=200), other=st.text(max_size=60))
 def test_any_text_is_indexed_and_asked_for(text, other, opened):
-    from paperlab.site.catalogue import clean
     from paperlab.site.search.words import asked
+    from paperlab.site.store import clean
 
     text, other = clean.text(text), clean.text(other)
     opened.write([document(1, text, authors=[other], categories=[other[:50]]), document(2, "something else")])

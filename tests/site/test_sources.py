@@ -30,16 +30,16 @@ def server(clock: Clock) -> Iterator[Server]:
 
 
 def polite(clock: Any, folder: Path, **more: Any) -> Any:
-    from paperlab.site.catalogue.sources.http import Polite
+    from paperlab.site.store.sources.http import Polite
 
     return Polite("arxiv", folder=folder, clock=clock.time, sleep=clock.sleep, chance=lambda: 0.5, timeout=0.3, **more)
 
 
 def source(name: str, server: Server, client: Any, **more: Any) -> Any:
-    from paperlab.site.catalogue.sources.arxiv_api import ArxivApi
-    from paperlab.site.catalogue.sources.arxiv_oai import ArxivOai
-    from paperlab.site.catalogue.sources.daily_papers import DailyPapers
-    from paperlab.site.catalogue.sources.feeds import Feed
+    from paperlab.site.store.sources.arxiv_api import ArxivApi
+    from paperlab.site.store.sources.arxiv_oai import ArxivOai
+    from paperlab.site.store.sources.daily_papers import DailyPapers
+    from paperlab.site.store.sources.feeds import Feed
 
     if name == "arxiv-api":
         return ArxivApi(client, base=f"{server.url}/api/query", query="cat:cs.CL", page=3, **more)
@@ -54,13 +54,13 @@ def source(name: str, server: Server, client: Any, **more: Any) -> Any:
 def harvested(source: Any) -> dict[str, int]:
     from dataclasses import asdict
 
-    from paperlab.site.catalogue.harvest import harvest
+    from paperlab.site.store.harvest import harvest
 
     return asdict(harvest(source))
 
 
 def papers() -> list[Any]:
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     return list(Paper.objects.order_by("arxiv"))
 
@@ -110,7 +110,7 @@ def test_two_clients_share_the_pause_through_a_file(server, clock, tmp_path, sto
 ASK = """
 import sys
 from pathlib import Path
-from paperlab.site.catalogue.sources.http import Polite
+from paperlab.site.store.sources.http import Polite
 client = Polite("arxiv", gap=float(sys.argv[3]), folder=Path(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -160,7 +160,7 @@ def test_a_process_that_was_killed_while_asking_leaves_the_pause(tmp_path):
 
 def test_arxiv_is_asked_with_a_pause_of_three_seconds():
     """The sources by name, as the command line makes them: one line for both of arXiv's services."""
-    from paperlab.site.catalogue.sources import named
+    from paperlab.site.store.sources import named
 
     for name in ("oai:cs", "arxiv:cat:cs.CL", "arxiv:2401.00001"):
         client = named.source(name).client
@@ -168,7 +168,7 @@ def test_arxiv_is_asked_with_a_pause_of_three_seconds():
 
 
 def test_we_say_who_we_are(monkeypatch):
-    from paperlab.site.catalogue.sources.http import agent
+    from paperlab.site.store.sources.http import agent
 
     monkeypatch.setenv("PAPERLAB_CONTACT", "ada@example.org\r\nX-Injected: 1")
     assert agent().startswith("paperlab/")
@@ -176,7 +176,7 @@ def test_we_say_who_we_are(monkeypatch):
 
 
 def test_the_back_off_grows_and_ends_with_advice(server, clock, tmp_path):
-    from paperlab.site.catalogue.item import SourceError
+    from paperlab.site.store.item import SourceError
 
     server.wrong = ["html"] * 10
     with pytest.raises(SourceError, match=r"Verify you are human.*6 times"):
@@ -187,7 +187,7 @@ def test_the_back_off_grows_and_ends_with_advice(server, clock, tmp_path):
 
 
 def test_a_long_wait_is_told_and_kept_for_the_next_command(server, clock, tmp_path):
-    from paperlab.site.catalogue.item import SourceError
+    from paperlab.site.store.item import SourceError
 
     server.wrong = ["429"]
     clock.now -= 3 * 3600  # the date in Retry-After is then more than 4 hours off
@@ -199,7 +199,7 @@ def test_a_long_wait_is_told_and_kept_for_the_next_command(server, clock, tmp_pa
 
 
 def test_an_answer_too_large_is_not_read(server, clock, tmp_path):
-    from paperlab.site.catalogue.item import SourceError
+    from paperlab.site.store.item import SourceError
 
     with pytest.raises(SourceError, match="more than"):
         polite(clock, tmp_path, size_limit=100).get(f"{server.url}/feed")
@@ -207,7 +207,7 @@ def test_an_answer_too_large_is_not_read(server, clock, tmp_path):
 
 @pytest.mark.parametrize("to", ["http://example.org/feed", "file:///etc/passwd", "http://169.254.169.254/latest"])
 def test_a_redirect_elsewhere_is_refused(to, server, clock, tmp_path):
-    from paperlab.site.catalogue.item import SourceError
+    from paperlab.site.store.item import SourceError
 
     server.wrong = [f"to:{to}"]
     with pytest.raises(SourceError, match="redirects to"):
@@ -223,7 +223,7 @@ def test_a_redirect_within_the_host_is_followed(server, clock, tmp_path):
 
 
 def test_the_api_by_id_with_version_and_affiliation(server, clock, tmp_path, store):
-    from paperlab.site.catalogue.sources.arxiv_api import ArxivApi
+    from paperlab.site.store.sources.arxiv_api import ArxivApi
 
     client = polite(clock, tmp_path)
     harvested(ArxivApi(client, base=f"{server.url}/api/query", ids=["arXiv:2401.00002v1", "2401.00005"]))
@@ -235,16 +235,16 @@ def test_the_api_by_id_with_version_and_affiliation(server, clock, tmp_path, sto
 
 
 def test_a_bad_id_is_refused_before_asking(server, clock, tmp_path):
-    from paperlab.site.catalogue.item import SourceError
-    from paperlab.site.catalogue.sources.arxiv_api import ArxivApi
+    from paperlab.site.store.item import SourceError
+    from paperlab.site.store.sources.arxiv_api import ArxivApi
 
     with pytest.raises(SourceError, match="not an arXiv id: abc"):
         ArxivApi(polite(clock, tmp_path), ids=["2401.00001", "abc"])
 
 
 def test_the_apis_error_feed_is_an_error(server):
-    from paperlab.site.catalogue.item import SourceError
-    from paperlab.site.catalogue.sources.arxiv_api import read
+    from paperlab.site.store.item import SourceError
+    from paperlab.site.store.sources.arxiv_api import read
 
     with pytest.raises(SourceError, match="incorrect id format for abc"):
         read(server.atom({"id_list": "abc"})[2], "x")
@@ -281,7 +281,7 @@ def test_the_next_harvest_begins_where_the_last_one_was_answered(server, clock, 
 
 
 def test_an_interrupted_harvest_goes_on_with_its_token(server, clock, tmp_path, store):
-    from paperlab.site.catalogue.item import SourceError
+    from paperlab.site.store.item import SourceError
 
     server.wrong = [""] + ["503"] * 6
     with pytest.raises(SourceError, match="status 503"):
@@ -307,7 +307,7 @@ def test_nothing_new_is_no_error(server, clock, tmp_path, store):
 
 
 def test_a_day_keeps_its_order_and_its_votes(server, clock, tmp_path, store):
-    from paperlab.site.catalogue.models import Ranking, Sighting
+    from paperlab.site.store.models import Ranking, Sighting
 
     server.papers = [Told(5), Told(33), Told(61)]  # all of one day
     harvested(source("daily-papers", server, polite(clock, tmp_path)))
@@ -355,13 +355,13 @@ LAUGHS = (
 
 def parts(name: str, content: bytes) -> tuple[int, list[str]]:
     """How many items and which reasons for setting aside a document gives."""
-    from paperlab.site.catalogue.sources import arxiv_api, arxiv_oai, feeds
+    from paperlab.site.store.sources import arxiv_api, arxiv_oai, feeds
 
     if name == "feed":
         page = feeds.read(content, "x")
     else:
         page = arxiv_api.read(content, "x")[0] if name == "arxiv-api" else arxiv_oai.read(content, "x").page
-    return len(page.items), [aside.reason for aside in page.asides]
+    return len(page.items), [one.reason for one in page.rejected]
 
 
 def document(name: str, server: Server) -> bytes:
@@ -392,7 +392,7 @@ def test_entities_are_not_expanded(name, server):
 
 
 def test_the_raw_format_tells_all_versions():
-    from paperlab.site.catalogue.sources.arxiv_oai import read
+    from paperlab.site.store.sources.arxiv_oai import read
 
     content = (
         '<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"><ListRecords><record><header>'

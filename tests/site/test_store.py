@@ -16,7 +16,7 @@ OTHER = (
 
 
 def item(title: str = "On Matter", **facts: Any) -> Any:
-    from paperlab.site.catalogue.item import Item
+    from paperlab.site.store.item import Item
 
     return Item(title=title, **facts)
 
@@ -25,9 +25,9 @@ def take(*items: Any, source: str = "jsonl", run: Any = None, ranked: Any = None
     """Store items as one page of a reading; found, new, changed, set aside."""
     from dataclasses import astuple
 
-    from paperlab.site.catalogue.item import Page
-    from paperlab.site.catalogue.store import Run
-    from paperlab.site.catalogue.store import take as store_take
+    from paperlab.site.store.item import Page
+    from paperlab.site.store.write import Run
+    from paperlab.site.store.write import take as store_take
 
     page = Page(ranked=ranked)
     for one in items:
@@ -36,15 +36,15 @@ def take(*items: Any, source: str = "jsonl", run: Any = None, ranked: Any = None
 
 
 def rows() -> list[Any]:
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     return list(Paper.objects.order_by("id"))
 
 
 def everything() -> list[tuple[Any, ...]]:
     """All that is told of all papers, without keys, revisions and times."""
-    from paperlab.site.catalogue.models import Entry, Sighting
-    from paperlab.site.catalogue.store import state
+    from paperlab.site.store.models import Entry, Sighting
+    from paperlab.site.store.write import state
 
     told = []
     for row in rows():
@@ -80,7 +80,7 @@ def test_one_title_over_two_abstracts_is_two_papers(store):
 
 
 def ranked(key: str = "page") -> Any:
-    from paperlab.site.catalogue.item import Ranked
+    from paperlab.site.store.item import Ranked
 
     return Ranked(key, "A page", date(2024, 1, 5))
 
@@ -88,7 +88,7 @@ def ranked(key: str = "page") -> Any:
 def merging() -> dict[str, Any]:
     """Tellings that show only together that three of them are one paper: an id under an old title, the new title
     without the id, the id under the new title."""
-    from paperlab.site.catalogue.item import Sighting
+    from paperlab.site.store.item import Sighting
 
     return {
         "old": item("An Old Title", arxiv="2401.00001", as_of="2024-01-01"),
@@ -101,7 +101,7 @@ def merging() -> dict[str, Any]:
 @pytest.mark.parametrize("first", ["old", "nameless"])
 def test_papers_that_turn_out_to_be_one_are_merged(store, pages, first):
     """In one page or in three; entries of lists and sightings move along; reading again changes nothing."""
-    from paperlab.site.catalogue.models import Entry, Sighting
+    from paperlab.site.store.models import Entry, Sighting
 
     order = {"old": 0, "nameless": 1} if first == "old" else {"old": 1, "nameless": 0}
 
@@ -126,7 +126,7 @@ def test_papers_that_turn_out_to_be_one_are_merged(store, pages, first):
 def test_a_paper_is_found_by_the_titles_that_it_had(store):
     """Read again, a list with the old title joins the renamed paper; it is no new one."""
     from paperlab.core.paper import papers
-    from paperlab.site.catalogue import bundled
+    from paperlab.site.store import bundled
 
     def read() -> list[int]:
         news = [take(item("Old Name", comments=3), source="listing")]
@@ -156,7 +156,7 @@ def tellings() -> list[tuple[str, Any]]:
 
 
 def test_the_order_of_reading_does_not_matter(store):
-    from paperlab.site.catalogue.models import Paper
+    from paperlab.site.store.models import Paper
 
     ends = []
     for order in itertools.permutations(range(5)):
@@ -171,7 +171,7 @@ def test_the_order_of_reading_does_not_matter(store):
 
 
 def test_a_doublet_in_one_reading_only_fills_what_is_empty(store):
-    from paperlab.site.catalogue.store import Run
+    from paperlab.site.store.write import Run
 
     run = Run("jsonl")
     assert take(
@@ -200,7 +200,7 @@ def test_revisions_rise_with_what_changed_and_only_with_that(store):
 
 
 def test_what_the_database_refuses_is_set_aside_and_the_rest_kept(store):
-    from paperlab.site.catalogue.models import SetAside
+    from paperlab.site.store.models import SetAside
 
     good, bad = item("Good", arxiv="2401.00001"), item("Bad", arxiv="2401.00002")
     bad.version = 10**400  # no database takes it
@@ -215,20 +215,20 @@ def test_a_database_that_gives_up_is_told_in_one_line(store, monkeypatch):
 
     from django.db import OperationalError
 
-    from paperlab.site.catalogue import harvest
-    from paperlab.site.catalogue.sources import files
     from paperlab.site.start import StoreError
+    from paperlab.site.store import harvest
+    from paperlab.site.store.sources import files
 
     def full(*_: Any) -> None:
         raise OperationalError("database or disk is full")
 
-    monkeypatch.setattr(harvest.store, "take", full)
+    monkeypatch.setattr(harvest.write, "take", full)
     with pytest.raises(StoreError, match="disk is full; what was read is kept"):
         harvest.harvest(files.source(io.BytesIO(b'{"title": "T", "id": "2401.00001"}\n')))
 
 
 def test_set_aside_is_kept_once(store):
-    from paperlab.site.catalogue.models import SetAside
+    from paperlab.site.store.models import SetAside
 
     for _ in range(2):
         assert take(item(""), item("x" * 3000)) == (2, 0, 0, 2)
@@ -251,7 +251,7 @@ def test_strange_text_comes_back_as_it_was(store):
 
 
 def test_a_list_keeps_its_order_and_follows_its_page(store):
-    from paperlab.site.catalogue.models import Ranking
+    from paperlab.site.store.models import Ranking
 
     names = ("Three", "One", "Two")
     take(*map(item, names), source="listing", ranked=ranked())
@@ -265,7 +265,7 @@ def test_a_list_keeps_its_order_and_follows_its_page(store):
 
 def test_the_bundled_papers_join_what_was_ingested_before_them(store):
     from paperlab.core.paper import papers
-    from paperlab.site.catalogue import bundled
+    from paperlab.site.store import bundled
 
     first, second, third = list(papers().values())[:3]
     take(item("Some Other Spelling", arxiv=first.arxiv, abstract=LONG), source="arxiv-oai")
@@ -282,7 +282,7 @@ def test_the_bundled_papers_join_what_was_ingested_before_them(store):
 
 def test_ingested_papers_join_the_bundled_ones(store):
     from paperlab.core.paper import papers
-    from paperlab.site.catalogue import bundled
+    from paperlab.site.store import bundled
 
     bundled.load()
     told = [item(paper.title, arxiv=None if at % 2 else paper.arxiv) for at, paper in enumerate(papers().values())]

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.usefixtures("store")
 
 
 def test_a_job_that_fails_waits_longer_each_time_and_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    from paperlab.site import worker
+    from paperlab.site.commands import worker
 
     done: list[str] = []
 
@@ -32,7 +32,7 @@ def test_a_job_that_fails_waits_longer_each_time_and_is_said_once(caplog: pytest
 
 
 def test_words_follow_the_store_and_rest_when_it_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    from paperlab.site import worker
+    from paperlab.site.commands import worker
     from paperlab.site.search import index
 
     asked: list[dict[str, Any]] = []
@@ -48,7 +48,7 @@ def test_words_follow_the_store_and_rest_when_it_rests(monkeypatch: pytest.Monke
 
 
 def test_vectors_step_back_when_papers_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
-    from paperlab.site import worker
+    from paperlab.site.commands import worker
     from paperlab.site.search import index
 
     finished: list[bool] = []
@@ -73,13 +73,14 @@ def test_new_records_get_their_verdicts(tmp_path: Any, monkeypatch: pytest.Monke
     from dataclasses import replace
 
     from paperlab.core import record
-    from paperlab.site import evidence, worker
+    from paperlab.site import records
+    from paperlab.site.commands import worker
 
     monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
     verdicts = worker.verdicts()
     verdicts()
     assert not verdicts()
     record.append(replace(next(iter(record.read())), id="feedfeedfeed"))
-    assert "feedfeedfeed" not in evidence.evidence().verdicts
+    assert "feedfeedfeed" not in records.record_index().verdicts
     assert verdicts()
-    assert evidence.evidence().verdicts["feedfeedfeed"]["word"]
+    assert records.record_index().verdicts["feedfeedfeed"]["word"]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from paperlab.assets.models import MODELS, load_causal_lm, model_folder
+from paperlab.assets.loading import load_causal_lm
+from paperlab.assets.models import MODELS, model_folder
 
 pytestmark = pytest.mark.slow
 

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import paperlab
 from paperlab.core.card import Arm
+from paperlab.kit.compressed import Compressed, count_weights
 from paperlab.kit.grid import min_max, round_to_grid
 from paperlab.kit.low_rank import leading
 from paperlab.kit.matrix import Dense, Factors, Sparse, Sum
@@ -113,6 +114,35 @@ def test_a_mask_over_codes_keeps_the_codes(model: LlamaForCausalLM) -> None:
     assert all(isinstance(layer, Sparse) and isinstance(layer.values, Quantized) for layer in both.layers.values())
     twice = run(model, keep, run(model, keep, sparsity=0.25), sparsity=0.5)
     assert all(isinstance(layer.values, Dense) and layer.density <= 0.5 for layer in twice.layers.values())
+
+
+def test_a_whole_model_mask_over_codes_keeps_the_codes(model: LlamaForCausalLM) -> None:
+    def transform(model: nn.Module) -> Compressed:
+        layers = {}
+        for name, layer in block_linears(model).items():
+            layers[name] = Sparse(layer.weight.detach().abs() > 0.01, Dense(layer.weight.detach().clone()))
+        return Compressed(model, layers, count_weights(model))
+
+    rounded = run(model, quantize)
+    both = run(model, transform, rounded)
+    assert all(isinstance(layer, Sparse) and isinstance(layer.values, Quantized) for layer in both.layers.values())
+    assert both.totals()["bytes"] < rounded.totals()["bytes"]
+    pruned = run(model, keep)
+    twice = run(model, transform, pruned)
+    for name, layer in twice.layers.items():
+        assert torch.equal(layer.mask, pruned.layers[name].mask & (layer.values.dense().abs() > 0.01))
+
+
+def test_a_sparse_matrix_after_a_mask_stays_within_it(model: LlamaForCausalLM) -> None:
+    pruned = run(model, keep)
+
+    def refit(weight: Tensor) -> Sparse:
+        return Sparse(torch.ones_like(weight, dtype=torch.bool), Dense(weight + 1))
+
+    refit.__name__ = "keep"
+    made = run(model, refit, pruned)
+    for name, layer in block_linears(made.model).items():
+        assert torch.equal(layer.weight == 0, ~pruned.layers[name].mask)
 
 
 def test_a_submodel_counts_what_it_lost(model: LlamaForCausalLM) -> None:

@@ -2,19 +2,23 @@
 
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from paperlab.assets.texts import load_text
+from paperlab.core.card import Arm
 from paperlab.core.record import Record
 from paperlab.core.verdict import verdict
 from paperlab.lab.drivers import compress as driver
 from paperlab.lab.run import run_checks
+from paperlab.lab.stage import is_drawn
 from paperlab.methods.quantization import original, round_to_nearest
 from paperlab.tasks import lm_compress as task
 
@@ -92,7 +96,7 @@ def test_interrupted_run_is_resumed_and_an_abandoned_one_is_kept(
                 raise KeyboardInterrupt
 
         options: dict[str, Any] = {"model": tiny, "data": "catalogue", "claim": "range-adds-to-outliers"}
-        return run_checks("easyquant", resume=resume, progress=progress, **options)
+        return run_checks("easyquant", resume=resume, progress=progress, jobs=1, **options)
 
     (unbroken,) = run("unbroken")
     with pytest.raises(KeyboardInterrupt):
@@ -107,3 +111,55 @@ def test_interrupted_run_is_resumed_and_an_abandoned_one_is_kept(
     run("abandoned")
     (file,) = (tmp_path / "abandoned" / "records").glob("*/*/*.jsonl")
     assert [json.loads(line)["status"] for line in file.read_text().splitlines()] == ["interrupted", "finished"]
+
+
+def test_a_pool_gives_the_bits_of_one_process_and_global_states_are_left_alone(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPTQ is drawn with every seed's calibration, EasyQuant and the others are not."""
+    options: dict[str, Any] = {"model": tiny, "data": "catalogue", "claim": "better-than-gptq", "seeds": 2}
+    found = []
+    for jobs in (1, 2):
+        monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path / f"home{jobs}"))
+        before = torch.get_num_threads(), torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+        (record,) = run_checks("easyquant", jobs=jobs, **options)
+        after = torch.get_num_threads(), torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+        assert before[0] == after[0]
+        assert torch.equal(before[1], after[1])
+        assert (before[2] == after[2]).all()
+        assert before[3] == after[3]
+        found.append(record)
+    alone, pooled = found
+    assert [arm.samples for arm in pooled.arms] == [arm.samples for arm in alone.arms]
+    assert [(arm.drawn, len(arm.samples)) for arm in pooled.arms] == [(False, 1), (True, 2), (False, 1), (False, 1)]
+    gptq = pooled.arms[1]
+    assert gptq.samples["0"] != gptq.samples["1"]
+    assert "methods/quantization/gptq.py" in gptq.sources
+    assert gptq.params["act_order"] is not None
+    assert pooled.setting == alone.setting
+    assert pooled.setting["threads"] == 1
+
+
+def test_another_seed_s_setting_is_what_would_have_been_made(tiny: str, setting: task.Setting) -> None:
+    made, remade = task.make(3, "quick", model=tiny, data="catalogue"), task.remake(setting, 3)
+    assert torch.equal(made.held_out, remade.held_out)
+    pairs = zip(made.calibration, remade.calibration, strict=True)
+    assert all(torch.equal(one["input_ids"], other["input_ids"]) for one, other in pairs)
+    assert remade.model is setting.model
+    assert not torch.equal(setting.calibration[0]["input_ids"], remade.calibration[0]["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("arm", "where", "drawn"),
+    [
+        (Arm("original"), "lm_compress", False),
+        (Arm("round-to-nearest", bits=4), "lm_compress", False),
+        (Arm("gptq"), "lm_compress", True),
+        (Arm("random-rotation"), "lm_compress", True),
+        (Arm("round-to-nearest", bits=4, after=Arm("wanda")), "lm_compress", True),
+        (Arm("full-precision"), "classify_small", True),
+        (Arm("uniform-average"), "merge", True),
+    ],
+)
+def test_what_is_drawn(arm: Arm, where: str, drawn: bool) -> None:
+    assert is_drawn(arm, where) is drawn

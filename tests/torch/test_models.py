@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from paperlab.assets.models import MODELS, ModelError, load_causal_lm, load_encoder, model_folder, weights_hash
+from paperlab.assets.loading import load_causal_lm, load_encoder
+from paperlab.assets.models import MODELS, ModelError, model_folder, weights_hash
 from paperlab.assets.packages import sha256_of
 from paperlab.assets.texts import Text, TextError, load_text, split_documents, windows
 

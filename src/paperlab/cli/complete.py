@@ -75,7 +75,7 @@ def kinds(incomplete: str) -> list[str]:
 @_or_nothing
 def verdicts(incomplete: str) -> list[str]:
     """All words of a verdict."""
-    from paperlab.core.standing import MIXED, NOT_RUN
+    from paperlab.core.standings import MIXED, NOT_RUN
     from paperlab.core.verdict import WORDS
 
     return [*WORDS, MIXED, NOT_RUN]

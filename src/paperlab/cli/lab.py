@@ -1,7 +1,7 @@
 """Commands that run checks and print their verdicts."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,11 +16,13 @@ commands = typer.Typer()
 @takes_verbosity
 def run(
     slug: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="SLUG", autocompletion=complete.runnable, help="The paper or method whose checks to run."
+            metavar="SLUG|FAMILY",
+            autocompletion=complete.runnable,
+            help="The paper or method whose checks to run, or a family.",
         ),
-    ],
+    ] = None,
     claim: Annotated[
         str | None, typer.Option(metavar="NAME", autocompletion=complete.claims, help="Only the check of this name.")
     ] = None,
@@ -42,12 +44,48 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="How many seeds, where the task has seeds.")
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, envvar="PAPERLAB_JOBS", help="Processes of one thread each; else one a core."),
+    ] = None,
+    outdated: Annotated[
+        bool, typer.Option("--outdated", help="Repeat the checks whose verdict is outdated: of SLUG|FAMILY, or all.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    events: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", envvar="PAPERLAB_EVENTS", help="Append the progress to this file as JSON lines."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a paper's checks: its method against its baseline."""
-    from paperlab.core.methods import find_method, parse
+    """Run a paper's checks: its method against its baseline.
 
+    quick takes minutes, and says at its start how many. Models and texts are fetched once, 200 MB at most.
+    """
+    from paperlab.cli import running
+    from paperlab.core.methods import find_method, methods, parse
+
+    families = {method.card.family for method in methods().values()}
+    if outdated or (slug is not None and slug in families):
+        if claim or settings or (outdated and (model or data or seeds)):
+            raise Misuse("--claim, --set and the like belong to the checks of one paper: name it, without --outdated")
+        if outdated:
+            what = slug if slug is None or slug in families else _method_slug(slug)
+            records = running.run_outdated(what, resume=resume, jobs=jobs, events=events)
+        else:
+            assert slug is not None
+            more: dict[str, Any] = {
+                "model": model,
+                "data": data,
+                "seeds": seeds,
+                "resume": resume,
+                "jobs": jobs,
+                "events": events,
+            }
+            records = running.run_family(slug, scale=scale, **more)
+        return running.print_records(records, as_json=as_json)
+    if slug is None:
+        raise Misuse("name a paper, a method or a family, or say --outdated; `paperlab papers --runnable` lists them")
     method = find_method(_method_slug(slug))
     if not method.card.checks:
         raise Misuse(f"{method.slug} is a baseline: it has no checks of its own; `paperlab compare` shows it")
@@ -55,11 +93,10 @@ def run(
     claim = one_of(claim, f"claim of {method.slug}", claims)
     params = dict(parse(method, setting) for setting in settings or [])
 
-    from paperlab.cli import running
-
     records = running.run(
-        method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume
-    )
+        method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume,
+        jobs=jobs, events=events,
+    )  # fmt: skip
     running.print_records(records, as_json=as_json)
 
 
@@ -83,6 +120,9 @@ def _method_slug(name: str) -> str:
         raise UnknownMethod(f"{paper.slug} cannot be run: {why}; `paperlab papers --runnable` lists what can") from None
 
 
+Png = Annotated[bool, typer.Option("--png", help="Draw the charts as PNG too.")]
+
+
 @commands.command()
 @takes_verbosity
 def compare(
@@ -93,15 +133,14 @@ def compare(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the page, the table and the plots.")
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR|FILE", help="Folder for page, table and charts; or one .svg or .png."),
     ] = None,
+    png: Png = False,
     as_json: Json = False,
 ) -> None:
     """Compare methods: quality against bytes and seconds."""
-    from paperlab.core.methods import methods as cards
-
-    families = {method.card.family for method in cards().values()}
-    names = [name if name.lower().replace("_", "-") in families else _method_slug(name) for name in what]
+    names = _families_or_methods(what)
 
     from rich.console import Console
 
@@ -110,7 +149,7 @@ def compare(
 
     # Without a terminal rich assumes 80 columns and folds; a file has room.
     console = Console(stderr=as_json, width=text.width() or 160, highlight=False)
-    page = draw(list(dict.fromkeys(names)), out or _reports(), console=console)
+    page = draw(names, out or _reports(), console=console, png=png)
     note(f"drawn in {page}")
     if as_json:
         text.write_json(text.read_csv(page.with_suffix(".csv")))
@@ -119,19 +158,40 @@ def compare(
 @commands.command()
 @takes_verbosity
 def report(
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR|FILE", help="Folder, or the HTML file itself.")
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FAMILY|SLUGS",
+            autocompletion=complete.families_and_methods,
+            help="Only these, on one page. Else all families.",
+        ),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR|FILE", help="Folder or HTML file; or .svg or .png for one method."),
+    ] = None,
+    png: Png = False,
     as_json: Json = False,
 ) -> None:
-    """Write one HTML page over all records, and its plots."""
+    """Write an HTML page for each family, and an index."""
+    names = _families_or_methods(what or [])
+
     from paperlab.cli.text import write_json
     from paperlab.lab.report import report as write
 
-    page = write(out or _reports())
+    pages = write(out or _reports(), names=names, png=png)
     if as_json:
-        return write_json([{"page": str(page)}])
-    typer.echo(page)
+        return write_json([{"page": str(page)} for page in pages])
+    typer.echo(pages[0])
+
+
+def _families_or_methods(names: list[str]) -> list[str]:
+    """Families as they are, everything else as the slug of a method; each once. Raises LookupError."""
+    from paperlab.core.methods import methods as cards
+
+    families = {method.card.family for method in cards().values()}
+    found = [name if name.lower().replace("_", "-") in families else _method_slug(name) for name in names]
+    return list(dict.fromkeys(found))
 
 
 def _reports() -> Path:
@@ -145,10 +205,12 @@ def _reports() -> Path:
 def verify(as_json: Json = False) -> None:
     """Recompute every verdict from the samples of its record."""
     from paperlab.cli import text
-    from paperlab.core import record, standing, verdict
+    from paperlab.core.published import publish
+    from paperlab.core.standings import outdated_of, standings
+    from paperlab.core.verify import verify as check_all
 
-    standing.refresh(record.records_folder())
-    count, problems = verdict.verify()
+    publish()
+    count, problems = check_all()
     if as_json:
         text.write_json([{"problem": problem} for problem in problems])
     for problem in problems if not as_json else ():
@@ -156,6 +218,10 @@ def verify(as_json: Json = False) -> None:
     if problems:
         raise Failure(f"{len(problems)} problems in {count} records", 1, "problems")
     done = text.wrap(f"{count} records: every verdict follows from its samples", "")
+    now = standings().current
+    if outdated := sum(bool(outdated_of(row.id)) for row in now):
+        again = f"{outdated} of {len(now)} current verdicts are outdated; `paperlab run --outdated` repeats them"
+        done += "\n" + text.wrap(again, "")
     note(done) if as_json else typer.echo(done)
 
 

@@ -62,7 +62,7 @@ def by_method(
 def apply_method(model: str, slug: str, settings: list[str], data: str | None) -> "tuple[Any, Path]":
     """The model with a method applied, and the folder it was loaded from."""
     import paperlab
-    from paperlab.assets.models import load_causal_lm, load_encoder
+    from paperlab.assets.loading import load_causal_lm, load_encoder
     from paperlab.assets.texts import load_text
     from paperlab.core.methods import find_method, parse
 

@@ -1,15 +1,15 @@
 """What `paperlab show` prints: one object about a paper or a method, and that object as a page of text."""
 
-from dataclasses import asdict
 from typing import Any
 
 from paperlab.cli import text
 from paperlab.core.card import Check
 from paperlab.core.methods import Method, UnknownMethod, find_method, methods, parameters, snippet
 from paperlab.core.paper import Paper, UnknownPaper, find_paper
+from paperlab.core.published import Row, public
 from paperlab.core.signature import show
-from paperlab.core.standing import count, of_method, of_paper, one_word
-from paperlab.core.verdict import Row
+from paperlab.core.standings import count, of_method, of_paper, one_word, outdated_of
+from paperlab.core.words import outdated
 
 
 def about(name: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _methods(behind: list[Method], rows: list[Row]) -> dict[str, Any]:
         "runnable": bool(checked),
         "verdict": one_word(counted),
         "counts": counted,
-        "verdicts": [asdict(row) for row in rows],
+        "verdicts": [{**public(row), "outdated": list(outdated_of(row.id))} for row in rows],
         "checks": [_check(method, check) for method in behind for check in method.card.checks],
         "parameters": {
             method.slug: [{"name": p.name, "allowed": p.allowed, "default": p.default} for p in parameters(method)]
@@ -101,6 +101,8 @@ def expectation(check: dict[str, Any]) -> str:
 def verdict_line(row: dict[str, Any]) -> str:
     """A verdict with where it was reached, its interval, or why there is none."""
     line = f"{row['word'].upper()} here"
+    if row["outdated"]:
+        line += f" ({outdated(row['outdated'])})"
     if row["gain"] is None:
         return text.wrap(f"{line}: {row['reason']}", "      ", first="    ")
     ends = " to ".join("unbounded" if end is None else text.percent(end) for end in (row["low"], row["high"]))

@@ -25,9 +25,9 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Fetch papers from outside: `daily` and `oai:cs` by default."""
-    from paperlab.site import intake
+    from paperlab.site.commands import ingest
 
-    _print_counts(intake.fetch(sources or [], since, until), as_json)
+    _print_counts(ingest.fetch(sources or [], since, until), as_json)
 
 
 @commands.command("import")
@@ -44,15 +44,15 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Import papers from a file: a saved listing, JSON, a feed."""
-    from paperlab.site import intake
+    from paperlab.site.commands import ingest
 
-    _print_counts(intake.read(file, form, date), as_json)
+    _print_counts(ingest.import_file(file, form, date), as_json)
 
 
 def _print_counts(rows: list[dict[str, Any]], as_json: bool) -> None:
     """Print how many papers each source brought; one that failed makes the exit status 1."""
     from paperlab.cli.text import write_json
-    from paperlab.site.intake import sentence
+    from paperlab.site.commands.ingest import sentence
 
     if as_json:
         write_json(rows)
@@ -77,18 +77,18 @@ def up(
     check: Annotated[bool, typer.Option("--check", help="With --public: only check.")] = False,
 ) -> None:
     """Start the site, its API and the worker; ctrl-C stops them."""
-    from paperlab.site.up import up as start
+    from paperlab.site.commands.up import up as start
 
     if check and not public:
         raise Misuse("--check looks at what a public site needs: give --public too")
     if public:
-        from paperlab.site import public as fitness
+        from paperlab.site.commands import public as requirements
 
-        checks = fitness.findings(host)
-        for one in checks:
+        results = requirements.check(host)
+        for one in results:
             mark = "ok" if one.ok else "--" if one.needed else "? "
-            typer.echo(f"{mark}  {one.name}: {one.said}{'; ' + one.advice if one.advice else ''}", err=not check)
-        if any(one.needed and not one.ok for one in checks):
+            typer.echo(f"{mark}  {one.name}: {one.value}{'; ' + one.advice if one.advice else ''}", err=not check)
+        if any(one.needed and not one.ok for one in results):
             raise Failure("not fit for others yet; docs/howto/run_the_site.md says how", 2, "problems")
         if check:
             return
@@ -111,7 +111,7 @@ def digest(
 ) -> None:
     """Send the digests of a day that were not sent yet."""
     from paperlab.cli.text import write_json
-    from paperlab.site.digest import command
+    from paperlab.site.commands import digest as command
 
     if bounce:
         import sys

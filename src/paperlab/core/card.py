@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal
 
 Scalar = str | int | float | bool | None
@@ -131,7 +132,7 @@ class Check:
         """Each task on which the check runs, with the metric that decides there."""
         return {self.task: self.metric, **self.also}
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Twelve hex digits over everything the check says: an edited check is another check."""
         return hashlib.sha256(json.dumps(plain(self), sort_keys=True).encode()).hexdigest()[:12]

@@ -29,7 +29,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "latex2mathml": ("site",),
     "markdown_it": ("site",),
     "markupsafe": ("lab",),
-    "matplotlib": ("lab",),
     "nh3": ("site",),
     "ninja": ("site",),  # of django-ninja; the build tool of this name is not imported
     "numpy": ("lab", "engine", "serve", "site"),
@@ -41,6 +40,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "psycopg_pool": ("postgres",),
     "pymilvus": ("milvus",),
     "rapidfuzz": ("site",),
+    "resvg_py": ("png",),
     "safetensors": ("lab",),
     "sklearn": ("lab",),
     "starlette": ("serve",),

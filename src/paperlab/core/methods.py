@@ -28,7 +28,8 @@ from paperlab.core.signature import (
 )
 
 METHODS = Path(__file__).resolve().parent.parent / "methods"
-INDEX = 2  # raised when the index's form changes
+CARD_FILE = Path(__file__).resolve().with_name("card.py")  # what a card means
+INDEX = 3  # raised when the index's form changes
 
 
 class UnknownMethod(LookupError):
@@ -355,7 +356,7 @@ class _Index:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.mark = [INDEX, *(_mark(path) for path in (Path(__file__), *driver_files()))]
+        self.mark = [INDEX, *(_mark(path) for path in (Path(__file__), CARD_FILE, *driver_files()))]
         self.rows: dict[str, list[Any]] = {}
         self.used: dict[str, list[Any]] = {}
         self.changed = False
@@ -396,7 +397,7 @@ def _mark(path: Path) -> list[int]:
 
 def _method_row(method: Method) -> list[Any]:
     card = {name: getattr(method.card, name) for name in ("family", "paper", "sources", "verbs", "departs")}
-    checks = [plain(check) for check in method.card.checks]
+    checks = [[check.hash, plain(check)] for check in method.card.checks]
     own = {verb: [p.to_json() for p in found] for verb, found in method.own_parameters.items()}
     return [method.slug, card, checks, method.says, method.verbs, method.names, method.asks, own]
 
@@ -404,9 +405,12 @@ def _method_row(method: Method) -> list[Any]:
 def _method_from(path: Path, row: list[Any]) -> Method:
     slug, card, checks, says, verbs, names, asks, own = row
     named = {**card, **{name: tuple(card[name]) for name in ("sources", "verbs", "departs")}}
+    whole = Card(**named, checks=tuple(check_from(check) for _, check in checks))
+    for check, (known, _) in zip(whole.checks, checks, strict=True):
+        check.__dict__["hash"] = known  # what the cached property would compute
     return Method(
         slug,
-        Card(**named, checks=tuple(check_from(check) for check in checks)),
+        whole,
         path,
         says,
         tuple(verbs),

@@ -1,19 +1,23 @@
-"""Arms beside each other: records grouped by all that makes figures comparable, and the front of each group."""
+"""Arms next to each other: grouped by all that makes figures comparable, with the front of each group.
+
+Command line, report and pages show these rows; nobody else computes them.
+"""
 
 import csv
 import io
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
+from paperlab.core import summaries
 from paperlab.core.card import Arm
-from paperlab.core.methods import Method, find_method
-from paperlab.core.record import ArmResult, Record
-from paperlab.core.verdict import data_of
+from paperlab.core.figures import ArmFigures, Value
+from paperlab.core.methods import Method, find_method, identity, methods
+from paperlab.core.summaries import Summary
+from paperlab.core.task import task_version
 from paperlab.core.words import clean, number
 
 COLUMNS = ("task", "task_version", "model", "data", "scale", "machine", "seeds", "arm", "metric", "better", "value",
@@ -22,21 +26,8 @@ COLUMNS = ("task", "task_version", "model", "data", "scale", "machine", "seeds",
 
 
 @dataclass(frozen=True)
-class Value:
-    """value with its 95 % interval; low and high are NaN where n is 1. n: items, or seeds, it rests on."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-Valued = Callable[[Record, ArmResult, str], Value]
-
-
-@dataclass(frozen=True)
 class Point:
-    """One arm in one setting, merged over the records that hold it. bytes and build are NaN where unknown."""
+    """One arm in one setting, merged over the records that have it. bytes and build are NaN where unknown."""
 
     arm: Arm
     value: Value
@@ -71,6 +62,21 @@ class Panel:
         return " · ".join(filter(None, parts))
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What the finished records of present checks say of some methods.
+
+    methods: those with a finished record of their own. unfinished: records of present checks that broke off. papers: by
+    record id, the paper whose page shows it.
+    """
+
+    panels: tuple[Panel, ...]
+    records: int
+    unfinished: int
+    methods: frozenset[str]
+    papers: dict[str, str | None]
+
+
 def front(points: Sequence[tuple[float, float]], better: Literal["lower", "higher"]) -> list[int]:
     """Indices of the points (cost, value) that no other dominates, by rising cost. A point dominates another if it
     costs no more, is no worse, and is less costly or better. Of exact twins all stay. NaN is never on the front."""
@@ -97,81 +103,89 @@ def chosen(names: Sequence[str], known: Mapping[str, Method]) -> list[str]:
     return slugs
 
 
-def holding(record: Record, slugs: Sequence[str]) -> Record | None:
+def compared(
+    slugs: Sequence[str],
+    records: Iterable[Summary] | None = None,
+    known: Mapping[str, Method] | None = None,
+    versions: Mapping[str, int] | None = None,
+) -> Compared:
+    """All arms of these methods' checks, and these methods wherever they were an arm of another's check.
+
+    records: all that `summaries.read` finds, unless given. known, versions: the methods and the tasks' versions that
+    decide which checks are present; those on disk, unless given.
+    """
+    known = methods() if known is None else known
+    wanted = frozenset(slugs)
+    records = summaries.read(wanted) if records is None else records
+    ours = [kept for one in records if (kept := _arms_of(one, wanted))]
+    cards = [known[name] for name in {one.method for one in ours} if name in known]
+    present = {check.hash for method in cards for check in method.card.checks}
+    now = {task: task_version(task) if versions is None else versions.get(task) for task in {r.task for r in ours}}
+    live = [one for one in ours if one.check_hash in present and one.task_version == now[one.task]]
+    finished = [one for one in live if one.status == "finished"]
+    papers = {one.id: one.paper for one in finished}
+    ran = wanted & {one.method for one in finished}
+    return Compared(tuple(panels(finished)), len(finished), len(live) - len(finished), ran, papers)
+
+
+def _arms_of(record: Summary, slugs: frozenset[str]) -> Summary | None:
     """The record with the arms that belong to a comparison of `slugs`; None if there are none."""
     if record.method in slugs:
         return record
-    arms = [arm for arm in record.arms if arm.arm.method in slugs]
+    arms = tuple(arm for arm in record.arms if any(one.method in slugs for one in arm.arm.chain))
     return replace(record, arms=arms) if arms else None
 
 
-def panels(records: Sequence[Record], value: Valued) -> list[Panel]:
+def panels(records: Sequence[Summary]) -> list[Panel]:
     """Records grouped by all that makes figures comparable, each arm once per group.
-
-    value: an arm's own figure by a metric, with its interval.
 
     Together stand only arms of one task version, model, scale, seeds, machine and setting (the hashes of model and
     data, counts). The metric is the one that decides in most of the group's records.
     """
-    groups: dict[tuple[Any, ...], list[Record]] = {}
-    for record in sorted(records, key=lambda r: (r.started, r.id)):
-        setting = json.dumps(record.setting, sort_keys=True)
-        key = (
-            record.task,
-            record.task_version,
-            record.model,
-            record.scale,
-            record.machine,
-            tuple(record.seeds),
-            setting,
-        )
-        groups.setdefault(key, []).append(record)
+    groups: dict[tuple[Any, ...], list[Summary]] = {}
+    for r in sorted(records, key=lambda r: (r.started, r.id)):
+        groups.setdefault((r.task, r.task_version, r.model, r.scale, r.machine, r.seeds, r.setting), []).append(r)
     found = []
     for (task, version, model, scale, machine, seeds, _), group in sorted(groups.items(), key=lambda item: item[0]):
         counts = Counter(record.metric for record in group)
         metric = min(counts, key=lambda name: (-counts[name], name))
-        better = group[0].metrics[metric].better
-        points = _fronts(_merge(group, metric, value), better)
+        better, data = group[0].better[metric], group[0].data or ""
+        points = _fronts(_merge(group, metric), better)
         if points:
-            found.append(
-                Panel(
-                    task,
-                    version,
-                    metric,
-                    better,
-                    model,
-                    data_of(group[0]) or "",
-                    scale,
-                    machine,
-                    len(seeds),
-                    tuple(points),
-                )
-            )
+            found.append(Panel(task, version, metric, better, model, data, scale, machine, len(seeds), tuple(points)))
     return found
 
 
-def _merge(group: Sequence[Record], metric: str, value: Valued) -> list[Point]:
+def _merge(group: Sequence[Summary], metric: str) -> list[Point]:
     """Each arm once: figures of its newest record, the median of all build times, a note where records differ."""
-    arms: dict[str, list[tuple[Record, ArmResult]]] = {}
+    known: dict[str, str] = {}  # filling in defaults takes longer than all the rest
+    arms: dict[str, list[tuple[Summary, ArmFigures]]] = {}
     for record in group:
         for arm in record.arms:
-            if not arm.error and metric in record.metrics and arm.samples:
-                arms.setdefault(str(arm.arm), []).append((record, arm))
+            if not arm.error and metric in arm.values:
+                arms.setdefault(_identity(arm.arm, known), []).append((record, arm))
     points = []
-    for name in sorted(arms):
-        record, arm = arms[name][-1]
-        values = [value(r, a, metric) for r, a in arms[name]]
-        times = [t for t in (build_seconds(a) for _, a in arms[name]) if t == t]
-        figures = sorted({one.value for one in values})
-        note = f"in {len(values)} records" if len(values) > 1 else ""
+    for its in arms.values():
+        _, arm = its[-1]
+        ids = tuple(dict.fromkeys(record.id for record, _ in its))
+        times = [one.build for _, one in its if one.build == one.build]
+        figures = sorted({one.values[metric].value for _, one in its})
+        note = f"in {len(ids)} records" if len(ids) > 1 else ""
         if len(figures) > 1 and not math.isclose(figures[0], figures[-1], rel_tol=1e-9):
             note += f", which differ: {number(figures[0])} to {number(figures[-1])}; the newest is shown"
-        nan = math.nan
+        shown = min((one.arm for _, one in its), key=lambda a: (len(a.params), str(a)))
         points.append(
-            Point(arm.arm, values[-1], arm.totals.get("bits_per_weight", nan), arm.totals.get("bytes", nan),
-                  median(times) if times else nan, arm.peak_memory or nan, tuple(r.id for r, _ in arms[name]), note)
+            Point(shown, arm.values[metric], arm.bits, arm.bytes,
+                  median(times) if times else math.nan, arm.peak, ids, note)
         )  # fmt: skip
-    return points
+    return sorted(points, key=lambda point: str(point.arm))
+
+
+def _identity(arm: Arm, known: dict[str, str]) -> str:
+    written = str(arm)
+    if written not in known:
+        known[written] = identity(arm)
+    return known[written]
 
 
 def _fronts(points: list[Point], better: Any) -> list[Point]:
@@ -185,12 +199,15 @@ def _fronts(points: list[Point], better: Any) -> list[Point]:
 
 def labels(arms: Sequence[Arm]) -> list[str]:
     """Short names: the method, with those parameters that tell its arms here apart."""
-    short = []
-    for arm in arms:
-        others = [other for other in arms if other.method == arm.method]
+    every = [one for arm in arms for one in arm.chain]
+
+    def name(one: Arm) -> str:
+        others = [other for other in every if other.method == one.method]
         names = {name for other in others for name in other.params}
-        telling = [n for n in sorted(names) if len({repr(other.params.get(n)) for other in others}) > 1]
-        short.append(clean(" ".join([arm.method, *(f"{n}={arm.params[n]}" for n in telling if n in arm.params)])))
+        differing = [n for n in sorted(names) if len({repr(other.params.get(n)) for other in others}) > 1]
+        return " ".join([one.method, *(f"{n}={one.params[n]}" for n in differing if n in one.params)])
+
+    short = [clean(" after ".join(name(one) for one in reversed(arm.chain))) for arm in arms]
     twice = {label for label in short if short.count(label) > 1}  # a parameter named in one arm, left out in another
     return [clean(arm) if label in twice else label for arm, label in zip(arms, short, strict=True)]
 
@@ -223,9 +240,3 @@ def _cell(value: object) -> object:
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{value}"
     return value
-
-
-def build_seconds(arm: ArmResult) -> float:
-    """Median over seeds of the seconds to build the arm; NaN where none was timed."""
-    times = arm.seconds.get("build", [])
-    return median(times) if times else math.nan

@@ -104,9 +104,11 @@ def _index() -> _Index:
 def forget() -> None:
     """Look at the files again when next asked: for a process that outlives a change."""
     _closure.cache_clear()
+    _file_of.cache_clear()
     _index.cache_clear()
 
 
+@cache
 def _file_of(module: str) -> Path | None:
     """The file of a module in the rooms that count; None for any other name."""
     inner = module.removeprefix("paperlab.").replace(".", "/")
@@ -117,22 +119,33 @@ def _file_of(module: str) -> Path | None:
 
 
 @cache
+def _name(file: Path) -> str:
+    """How a file is called in a record: its path within the package."""
+    if file.is_relative_to(PACKAGE):
+        return str(file.relative_to(PACKAGE))
+    return f"outside/{file.parent.name}/{file.name}"
+
+
+@cache
 def _closure(path: Path) -> dict[str, str]:
     """Every file that `path` reaches by imports, itself included: name -> hash."""
     found: dict[str, str] = {}
     waiting = [path]
     while waiting:
         file = waiting.pop()
-        name = (
-            str(file.relative_to(PACKAGE))
-            if file.is_relative_to(PACKAGE)
-            else f"outside/{file.parent.name}/{file.name}"
-        )
+        name = _name(file)
         if name in found:
             continue
         digest, names = _index().read(file)
         found[name] = digest
         waiting += [inner for module in names if (inner := _file_of(module)) is not None]
+    return found
+
+
+def file_sources(path: Path) -> dict[str, str]:
+    """A file and every file of the rooms that it reaches by imports, with the hash of its code, sorted by name."""
+    found = dict(sorted(_closure(path.resolve()).items()))
+    _index().keep()
     return found
 
 

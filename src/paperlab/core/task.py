@@ -41,12 +41,17 @@ class Task(Protocol):
     METRICS: dict[str, Metric]
     PAIRED_BY: Literal["items", "seeds"]
     COST: dict[str, int]  # seconds for all arms and seeds, per scale, on 2 cores
+    ARM_SECONDS: dict[str, float]  # by model: seconds of one arm on one seed at `quick`, on one core
     MODELS: tuple[str, ...]  # default models, the cheapest first, or () where the task trains its own
     SEEDS: dict[str, int]  # number of seeds per scale
     DATA: dict[str, str]  # what, licence, where from
 
     def make(self, seed: int, scale: str, *, model: str | None, data: str | None) -> Any:
         """The setting: model, calibration and held-out data, all from the seed."""
+
+    # Optional: DRAWS = True where more of the setting than calibration data is drawn by the seed. Where PAIRED_BY is
+    # "items", the items are the same for all seeds.
+    # Optional: def remake(setting, seed) -> setting. The setting for another seed, without loading the model again.
 
     def describe(self, setting: Any) -> dict[str, Any]:
         """What a record keeps of the setting: model id, hash and source; data id, hash and counts."""

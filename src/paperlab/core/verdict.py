@@ -1,30 +1,56 @@
-"""Verdicts: what a record says about a claim, here. Nothing stores a verdict in a record; it is always recomputed.
+"""The verdict of one record: what its samples say about the claim, here. A pure function of the record.
 
-Beside the records of a folder lies `verdicts.json`, so that listings need not resample. It is a copy, never the
-source: `verify` recomputes every verdict from the samples and compares.
+Records of schema 1 are judged by the rules under which they were made, so that a published verdict never changes;
+records of schema 2 by the second protocol (see `verdict`).
 """
 
-import fcntl
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import groupby
-from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from paperlab.core.card import Check
-from paperlab.core.files import write_atomically
-from paperlab.core.home import BUNDLED
-from paperlab.core.methods import Method
-from paperlab.core.record import ArmResult, Record, read, records_folder
-from paperlab.core.statistics import Gain, aggregate, flips, holm, is_right_wrong, relative_gain
-from paperlab.core.task import Metric, task_version
+from paperlab.core.card import Arm, Check, Gate
+from paperlab.core.record import ArmResult, Record
+from paperlab.core.statistics import (
+    Aggregate,
+    Gain,
+    aggregate,
+    flips,
+    is_right_wrong,
+    relative_gain,
+    relative_gain_over_draws,
+)
+from paperlab.core.task import Metric
 
-Word = Literal["holds", "holds in direction", "fails", "undecided", "not comparable", "error"]
-WORDS: tuple[Word, ...] = ("holds", "holds in direction", "fails", "undecided", "not comparable", "error")
+Table = list[list[float]]  # values of an arm by draw and item
 
-FILE = "verdicts.json"
+RULES = 1  # raised when a rule below or the statistics change, so that stored verdicts are computed again
+
+Word = Literal[
+    "holds",
+    "holds in direction",
+    "weaker than claimed",
+    "fails",
+    "undecided",
+    "not comparable",
+    "not implemented faithfully here",
+    "error",
+]
+WORDS: tuple[Word, ...] = (
+    "holds",
+    "holds in direction",
+    "weaker than claimed",
+    "fails",
+    "undecided",
+    "not comparable",
+    "not implemented faithfully here",
+    "error",
+)
+
+LEAST_MARGIN = 0.02  # of a claim that one arm is better; smaller differences move with processor and seed
+BROKEN = 5.0  # times the original's perplexity: an arm beyond it no longer models language
+CHANCE = 0.1  # of the way from chance to 1: an arm below it has learned next to nothing
+ORIGINAL = "original"  # the method whose arm is the untouched model
 
 
 @dataclass(frozen=True)
@@ -38,6 +64,10 @@ class Verdict:
     extra: the other metrics of both arms ("kl method", "kl baseline"), and for each right/wrong key the share
     of items that changed ("right flips"). Numbers are rounded to 9 digits, so that mathematical libraries that differ
     in the last bit give the same verdict.
+
+    Of the second protocol only: p_beyond: of "no gain beyond the margin", two-sided (for "equal" it is p). draws: how
+    many draws the interval covers. original_value: the untouched model's figure, where it is an arm. likely_ours:
+    whether the method is worse than the check's trivial arm, so that the fault is likely in our implementation.
     """
 
     word: Word
@@ -52,10 +82,14 @@ class Verdict:
     method_value: float | None = None
     baseline_value: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
+    p_beyond: float | None = None
+    draws: int = 1
+    original_value: float | None = None
+    likely_ours: bool = False
 
 
 def verdict(record: Record) -> Verdict:
-    """The verdict of a record; a pure function of it.
+    """The verdict of a record.
 
     error             the run did not finish, an arm broke, or neither arm has a finite figure
     not comparable    a total that should be equal is not or is missing; values cannot be paired; no baseline figure
@@ -63,12 +97,24 @@ def verdict(record: Record) -> Verdict:
                       other way; undecided: it includes 0
     equal             holds: the interval lies within ± margin; fails: wholly outside; undecided: across an end
 
+    The second protocol besides:
+
+    not implemented faithfully here   a gate of the check failed
+    not comparable                    both arms are broken (more than five times the original's perplexity, or near
+                                      chance), or the check's trivial arm passes too
+    weaker than claimed               the interval lies between 0 and the margin; holds in direction then means that it
+                                      straddles the margin
+    undecided                         instead of fails, where nothing but the paper's abstract was read
+
+    and the margin of a claim is 2 % at least. Its interval covers draws (seeds) and items.
+
     An arm that diverges (a value, or its figure, is inf or nan) counts as infinitely bad. The method alone: the claim
-    fails, unless it was that the method does harm; that holds in direction, as the harm has no size to set
-    beside a margin. The baseline alone: not comparable, for being better than a baseline that broke says nothing.
+    fails, unless it was that the method does harm; that holds in direction, as the harm has no size to compare with a
+    margin. The baseline alone: not comparable, for being better than a baseline that broke says nothing.
     """
     check, metric = record.check, record.metrics[record.metric]
-    margin = check.margin
+    second = record.schema >= 2
+    margin = margin_of(check) if second else check.margin
     where = _where(record)
     if record.status != "finished":
         why = f": {record.error}" if record.error else ""
@@ -77,21 +123,26 @@ def verdict(record: Record) -> Verdict:
     for arm in (method, baseline):
         if arm.error:
             return Verdict("error", f"{arm.arm} broke: {arm.error}; {where}.", margin)
+    if failed := _failed_gate(record, metric) if second else None:
+        return Verdict(failed[0], f"{failed[1]}; {where}.", margin)
 
     try:
-        pairs = _pairs(record, metric)
+        values = _pair(record, method, baseline, metric)
     except ValueError as error:
         return Verdict("not comparable", f"The arms cannot be paired: {error}; {where}.", margin)
-    values, how = pairs, "mean" if record.paired_by == "seeds" else metric.aggregate
-    figures = [aggregate(side, how) for side in values]
+    how: Aggregate = "mean" if record.paired_by == "seeds" else metric.aggregate
+    figures = [aggregate(_items(side), how) for side in values]
     finite = [
-        math.isfinite(figure) and all(map(math.isfinite, side)) for figure, side in zip(figures, values, strict=True)
+        math.isfinite(figure) and all(math.isfinite(x) for row in side for x in row)
+        for figure, side in zip(figures, values, strict=True)
     ]
+    original = _original(record, metric) if second else None
     known: dict[str, Any] = {
-        "n": len(values[0]),
+        "n": len(values[0][0]),
         "method_value": _tidy(figures[0]) if finite[0] else None,
         "baseline_value": _tidy(figures[1]) if finite[1] else None,
         "extra": _extra(record),
+        "original_value": None if original is None else _tidy(original),
     }
     if not any(finite):
         return Verdict("error", f"Neither arm has a finite {record.metric}; {where}.", margin, **known)
@@ -102,63 +153,88 @@ def verdict(record: Record) -> Verdict:
         return Verdict("not comparable", f"{reason}; {where}.", margin, **known)
     if not finite[0]:
         harm = check.expect not in ("equal", metric.better)
-        said = ", as the claim says, by no finite amount" if harm else ""
-        reason = f"{method.arm} diverged: its {record.metric} is not finite{said}; {where}."
-        return Verdict("holds in direction" if harm else "fails", reason, margin, **known)
+        aim = ", as the claim says, by no finite amount" if harm else ""
+        reason = f"{method.arm} diverged: its {record.metric} is not finite{aim}; {where}."
+        word: Word = "holds in direction" if harm else "fails"
+        return _unless_abstract(record, Verdict(word, reason, margin, **known))
+    if broken := _broken(record, metric, figures, original) if second else None:
+        return Verdict("not comparable", f"{broken}; {where}.", margin, **known)
 
-    gain = relative_gain(
-        *values,
-        expect=metric.better if check.expect == "equal" else check.expect,
-        how=how,
-        by=record.paired_by,
-        level=0.9 if check.expect == "equal" else 0.95,
-        equivalence=margin if check.expect == "equal" else None,
-    )
+    gain = _gain(record, values, metric, margin)
     low, high = _tidy(gain.low), _tidy(gain.high)
-    word = _word(check.expect, margin, low, high)
-    return Verdict(
-        word,
-        f"{_sentence(record, gain, word)}; {where}.",
-        margin,
-        gain=_finite(gain.gain),
-        low=_finite(low),
-        high=_finite(high),
-        p=_tidy(gain.p),
-        minimum_effect=_finite(gain.minimum),
-        **known,
-    )
+    word = _word(check.expect, margin, low, high, weaker=second)
+    known |= {
+        "gain": _finite(gain.gain),
+        "low": _finite(low),
+        "high": _finite(high),
+        "p": _tidy(gain.p),
+        "minimum_effect": _finite(gain.minimum),
+    }
+    reason = _sentence(record, gain, word, margin)
+    if not second:
+        return Verdict(word, f"{reason}; {where}.", margin, **known)
+    known["draws"] = gain.draws
+    known["p_beyond"] = _tidy(gain.p if gain.p_beyond is None else gain.p_beyond)
+    if trivial := _trivial_passes(record, metric, margin):
+        return Verdict("not comparable", f"{trivial}; {where}.", margin, **known)
+    ours = _worse_than_trivial(record, metric)
+    if ours:
+        reason += f"; it is worse than the trivial {check.trivial} too, so the fault is likely ours"
+    return _unless_abstract(record, Verdict(word, f"{reason}; {where}.", margin, **known, likely_ours=ours))
 
 
-def _word(expect: str, margin: float, low: float, high: float) -> Word:
+def _unless_abstract(record: Record, found: Verdict) -> Verdict:
+    """The verdict, but "undecided" instead of "fails" where only the paper's abstract was read."""
+    if found.word != "fails" or record.card_sources != ("abstract",):
+        return found
+    reason = "Only the abstract was read, so what fails here may be our reading of it. " + found.reason
+    return replace(found, word="undecided", reason=reason)
+
+
+def _word(expect: str, margin: float, low: float, high: float, *, weaker: bool = False) -> Word:
+    """The word for an interval. weaker: whether one that ends short of the margin has a word of its own."""
     if expect == "equal":
         if -margin <= low and high <= margin:
             return "holds"
         return "fails" if low > margin or high < -margin else "undecided"
     if low > 0:
-        return "holds" if low > margin else "holds in direction"
+        if low > margin:
+            return "holds"
+        return "weaker than claimed" if weaker and high <= margin else "holds in direction"
     return "fails" if high < 0 else "undecided"
 
 
-def _sentence(record: Record, gain: Gain, word: Word) -> str:
+def _sentence(record: Record, gain: Gain, word: Word, margin: float) -> str:
     check, percent = record.check, lambda x: f"{100 * x:,.2f}"
-    margin = f"{100 * check.margin:g} %"
-    said = {
-        "holds": f"beyond the margin of {margin}",
-        "holds in direction": f"beyond 0 but not beyond the margin of {margin}",
+    least = f"{100 * margin:g} %"
+    if margin > check.margin:
+        least += f" (the least that counts; the card says {100 * check.margin:g} %)"
+    ends = {
+        "holds": f"beyond the margin of {least}",
+        "holds in direction": f"beyond 0 but not beyond the margin of {least}",
+        "weaker than claimed": f"beyond 0 but short of the margin of {least}",
         "fails": "beyond 0 the other way",
         "undecided": "which includes 0",
     }
     aim = f"{check.expect} {record.metric} than {check.baseline}: relative gain"
     if check.expect == "equal":
         aim = f"{record.metric} equal to that of {check.baseline}: relative difference"
-        said = {
-            "holds": f"within ± {margin}",
-            "fails": f"outside ± {margin}",
-            "undecided": f"neither within nor outside ± {margin}",
+        ends = {
+            "holds": f"within ± {least}",
+            "fails": f"outside ± {least}",
+            "undecided": f"neither within nor outside ± {least}",
         }
     of = " of the larger arm, the baseline being near zero," if gain.of == "larger arm" else ""
     interval = f"{100 * gain.level:.0f} % interval {percent(gain.low)} to {percent(gain.high)}"
-    return f"{aim[0].upper()}{aim[1:]} {percent(gain.gain)} %{of} ({interval}, n = {gain.n}), {said[word]}"
+    counts = f"n = {gain.n}" + (f" under {gain.draws} draws" if gain.draws > 1 else "")
+    return f"{aim[0].upper()}{aim[1:]} {percent(gain.gain)} %{of} ({interval}, {counts}), {ends[word]}"
+
+
+def margin_of(check: Check) -> float:
+    """The margin that a check is judged with under the second protocol: 2 % at least for a claim or question that one
+    arm is better; controls and equivalences keep theirs."""
+    least = LEAST_MARGIN if check.role in ("claim", "question") and check.expect != "equal" else 0.0
+    return max(check.margin, least)
 
 
 def _where(record: Record) -> str:
@@ -185,32 +261,150 @@ def _unequal(check: Check, method: ArmResult, baseline: ArmResult) -> str | None
     return None
 
 
-def _pairs(record: Record, metric: Metric) -> tuple[list[float], list[float]]:
-    """Values of method and baseline, paired by position.
+def _pair(record: Record, one: ArmResult, other: ArmResult, metric: Metric) -> tuple[Table, Table]:
+    """Values of two arms, [draw][item], paired by position.
 
-    By seeds: the figure of each seed. By items: each item's mean over the seeds, because one item seen under
-    several seeds is one item. Raises ValueError saying why values cannot be paired.
+    By seeds: one row with the figure of each seed. By items: a row for each seed; in schema 1 a single row with each
+    item's mean over the seeds. An arm for which nothing was drawn has one row. Raises ValueError saying why values
+    cannot be paired.
     """
     seeds = [str(seed) for seed in record.seeds]
-    sides: list[list[list[float]]] = []
-    for arm in record.arms[:2]:
-        if set(arm.samples) != set(seeds):
+    tables: list[Table] = []
+    for arm in (one, other):
+        wanted = seeds if arm.drawn else list(arm.samples)[:1]
+        if set(arm.samples) != set(wanted) or not set(wanted) <= set(seeds) or not wanted:
             raise ValueError(f"{arm.arm} has the seeds {', '.join(sorted(arm.samples)) or 'none'}, not {record.seeds}")
-        sides.append([arm.samples[seed].get(metric.of, []) for seed in seeds])
-    for seed, ours, theirs in zip(seeds, *sides, strict=True):
+        tables.append([arm.samples[seed].get(metric.of, []) for seed in wanted])
+    if record.paired_by == "seeds":
+        tables = [table * (len(seeds) if len(table) == 1 else 1) for table in tables]
+    full = [table * (len(seeds) if len(table) == 1 else 1) for table in tables]
+    for seed, ours, theirs in zip(seeds, *full, strict=True):
         if len(ours) != len(theirs) or not ours:
             raise ValueError(f"{len(ours)} and {len(theirs)} values of {metric.of} with seed {seed}")
     if record.paired_by == "seeds":
-        method, baseline = ([aggregate(values, metric.aggregate) for values in side] for side in sides)
-    else:
-        if len({len(values) for values in sides[0]}) > 1:
-            raise ValueError("the number of items differs between seeds")
-        method, baseline = ([_mean(values) for values in zip(*side, strict=True)] for side in sides)
-    return method, baseline
+        tables = [[[aggregate(values, metric.aggregate) for values in table]] for table in tables]
+    elif len({len(values) for values in full[0]}) > 1:
+        raise ValueError("the number of items differs between seeds")
+    elif record.schema == 1:
+        tables = [[list(_items(table))] for table in tables]
+    return tables[0], tables[1]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return values[0] if len(values) == 1 else aggregate(values, "mean")
+def _items(table: Table) -> Sequence[float]:
+    """Each item's mean over the draws."""
+    return table[0] if len(table) == 1 else [aggregate(values, "mean") for values in zip(*table, strict=True)]
+
+
+def _gain(record: Record, values: tuple[Table, Table], metric: Metric, margin: float) -> Gain:
+    """The gain of the first of two arms as the check expects it, with its interval; values as `_pair` gives them."""
+    equal = record.check.expect == "equal"
+    shared: dict[str, Any] = {
+        "expect": metric.better if equal else record.check.expect,
+        "level": 0.9 if equal else 0.95,
+        "equivalence": margin if equal else None,
+        "margin": None if equal or record.schema == 1 else margin,
+    }
+    if record.paired_by == "seeds":
+        return relative_gain(values[0][0], values[1][0], how="mean", by="seeds", **shared)
+    return relative_gain_over_draws(*values, how=metric.aggregate, **shared)
+
+
+def _result(record: Record, arm: Arm | None) -> ArmResult | None:
+    """What an arm of the check left, if it has usable values."""
+    return next((found for found in record.arms if found.arm == arm and not found.error), None)
+
+
+def _figure(record: Record, arm: ArmResult, metric: Metric) -> float:
+    """The figure of one arm; NaN without values."""
+    rows = [values for by_key in arm.samples.values() if (values := by_key.get(metric.of, []))]
+    if not rows or len({len(values) for values in rows}) > 1:
+        return math.nan
+    if record.paired_by == "seeds":
+        return aggregate([aggregate(values, metric.aggregate) for values in rows], "mean")
+    return aggregate(_items(rows), metric.aggregate)
+
+
+def _failed_gate(record: Record, metric: Metric) -> tuple[Word, str] | None:
+    """The word and reason where a gate of the check failed, or could not be judged; else None."""
+    for gate in record.check.gates:
+        arms = _result(record, gate.method), _result(record, gate.baseline)
+        if missing := [arm for arm, found in zip((gate.method, gate.baseline), arms, strict=True) if found is None]:
+            return "error", f'{missing[0]} broke, so the gate "{gate.says}" cannot be judged'
+        ours, theirs = (_figure(record, arm, metric) for arm in arms if arm is not None)
+        if not _passes(gate, ours, theirs, metric):
+            figures = f"{record.metric} {ours:g} of {gate.method} against {theirs:g} of {gate.baseline}"
+            return "not implemented faithfully here", f'The gate "{gate.says}" failed: {figures}'
+    return None
+
+
+def _passes(gate: Gate, ours: float, theirs: float, metric: Metric) -> bool:
+    """Whether two figures are as a gate expects them; figures that are not finite never are."""
+    if not (math.isfinite(ours) and math.isfinite(theirs)):
+        return False
+    if gate.expect == "equal":
+        return abs(ours - theirs) <= gate.tolerance * max(abs(ours), abs(theirs))
+    worse = ours - theirs if metric.better == "lower" else theirs - ours
+    return worse <= gate.tolerance * abs(theirs)
+
+
+def _original(record: Record, metric: Metric) -> float | None:
+    """The figure of the untouched model, where it is an arm and has one."""
+    arm = next((found for found in record.arms if found.arm.method == ORIGINAL and not found.error), None)
+    figure = math.nan if arm is None else _figure(record, arm, metric)
+    return figure if math.isfinite(figure) else None
+
+
+def _broken(record: Record, metric: Metric, figures: Sequence[float], original: float | None) -> str | None:
+    """Why both arms are broken, so that the better of them says nothing; None where they are not.
+
+    A perplexity is compared with the original's; a metric for which the setting gives what chance scores
+    (setting["chance"][metric]) with that.
+    """
+    if metric.aggregate == "exp_mean" and metric.better == "lower" and original is not None:
+        best = min(figures)
+        if best > BROKEN * original:
+            return (
+                f"Both arms are broken: the better one has {best / original:.1f} times the original's {record.metric} "
+                f"({best:.4g} against {original:.4g}; up to {BROKEN:g} times can be compared)"
+            )
+    chance = record.setting.get("chance")
+    level = chance.get(record.metric) if isinstance(chance, Mapping) else None
+    if level is not None and metric.better == "higher" and max(figures) < level + CHANCE * (1 - level):
+        return f"Both arms are near chance: {record.metric} {max(figures):.4g} at best, chance gives {level:.4g}"
+    return None
+
+
+def _trivial_passes(record: Record, metric: Metric, margin: float) -> str | None:
+    """Why the check cannot tell a good method from its trivial arm; None where it can, or has no trivial arm."""
+    check = record.check
+    trivial = _result(record, check.trivial)
+    if trivial is None or check.trivial in (check.method, check.baseline) or not _expects_good(check, metric):
+        return None
+    try:
+        gain = _gain(record, _pair(record, trivial, record.arms[1], metric), metric, margin)
+    except ValueError:
+        return None  # it diverged, or has other items: it does not pass
+    if _word(check.expect, margin, _tidy(gain.low), _tidy(gain.high)) != "holds":
+        return None
+    return f"The trivial {check.trivial} passes this check too ({100 * gain.gain:,.2f} %), so it cannot tell"
+
+
+def _worse_than_trivial(record: Record, metric: Metric) -> bool:
+    """Whether the method is worse than the check's trivial arm, by an interval beyond 0."""
+    check = record.check
+    trivial = _result(record, check.trivial)
+    if trivial is None or check.trivial == check.method or not _expects_good(check, metric):
+        return False
+    fair = replace(record, check=replace(check, expect=metric.better))
+    try:
+        return _gain(fair, _pair(record, record.arms[0], trivial, metric), metric, 0.0).high < 0
+    except ValueError:
+        return False
+
+
+def _expects_good(check: Check, metric: Metric) -> bool:
+    """Whether the check expects the method to do well, rather than that something does harm."""
+    return check.expect in ("equal", metric.better)
 
 
 def _extra(record: Record) -> dict[str, float]:
@@ -240,248 +434,3 @@ def _tidy(x: float) -> float:
 
 def _finite(x: float) -> float | None:
     return _tidy(x) if math.isfinite(x) else None
-
-
-def control_ok(check: Check, said: Verdict) -> bool | None:
-    """Whether a control did what it is for; None for a claim, and where there is no verdict to judge by.
-
-    positive: must hold, beyond its margin: a task that sees the known effect only in direction is too blunt.
-    negative: must not hold; in direction it may, since item intervals do not cover the luck of one rounding.
-    a/a: the interval includes 0 (an exact 0 is one).
-    """
-    if check.role == "claim" or said.word in ("error", "not comparable"):
-        return None
-    if check.role == "positive control":
-        return said.word == "holds"
-    if check.role == "negative control":
-        return said.word != "holds"
-    low = -math.inf if said.low is None else said.low
-    high = math.inf if said.high is None else said.high
-    return low <= 0 <= high and said.word != "fails"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of `verdicts.json`: what listings need of a record and its verdict, without the samples."""
-
-    id: str
-    method: str
-    paper: str | None
-    claim: str
-    role: str
-    task: str
-    task_version: int
-    model: str
-    data: str | None
-    scale: str
-    check_hash: str
-    status: str
-    started: str
-    word: Word
-    gain: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    reason: str
-
-
-def row(record: Record) -> Row:
-    """The record's line; computes its verdict (a tenth of a second where items are resampled)."""
-    said, check = verdict(record), record.check
-    named = {name: getattr(record, name) for name in Row.__dataclass_fields__ if hasattr(record, name)}
-    given = {name: getattr(said, name) for name in ("word", "gain", "low", "high", "p", "reason")}
-    return Row(**named, claim=check.claim, role=check.role, data=data_of(record), **given)
-
-
-Entry = TypeVar("Entry", Record, Row)
-
-
-def _claim(entry: Record | Row) -> tuple[str, ...]:
-    """What makes two runs answers to one question. Other data is another question: nobody's own text may replace the
-    default's verdict."""
-    claim, data = (entry.check.claim, data_of(entry)) if isinstance(entry, Record) else (entry.claim, entry.data)
-    return entry.method, claim, entry.task, entry.model, data or "", entry.scale
-
-
-def adjusted(entries: Iterable[Record | Row]) -> dict[str, float]:
-    """Holm's adjusted p by record id, over the claims of one paper on one task, model, data and scale.
-
-    Give the current entries: older runs of a claim would count as further claims. Controls are left out. A claim
-    without a p (error, not comparable) counts with p = 1: it was asked, so it stays in the number of claims.
-    """
-    rows = [row(entry) if isinstance(entry, Record) else entry for entry in entries]
-
-    def family(r: Row) -> tuple[str, ...]:
-        return r.paper or r.method, r.task, r.model, r.data or "", r.scale
-
-    found: dict[str, float] = {}
-    for _, members in groupby(sorted((r for r in rows if r.role == "claim"), key=family), key=family):
-        claims = list(members)
-        values = holm([1.0 if r.p is None else r.p for r in claims])
-        found |= {r.id: _tidy(p) for r, p in zip(claims, values, strict=True)}
-    return found
-
-
-def survives(word: Word, adjusted_p: float) -> bool | None:
-    """Whether a claim that holds still differs from 0 (for "equal": is still equivalent) at 5 % after Holm; None
-    for a claim that does not hold."""
-    return adjusted_p <= 0.05 if word in ("holds", "holds in direction") else None
-
-
-@dataclass(frozen=True)
-class Standings(Generic[Entry]):
-    """All entries, sorted by what they are today; each lies in exactly one list.
-
-    current: for each method, claim, task, model, data and scale the one that counts. unfinished: runs of a present
-    check that broke or were interrupted and are not the current entry. repeated: earlier finished runs of a present
-    check. superseded: runs of a check that no card has (changed since, gone, or run with other parameters), or of
-    another version of the task.
-    """
-
-    current: list[Entry]
-    unfinished: list[Entry]
-    repeated: list[Entry]
-    superseded: list[Entry]
-
-
-def current(
-    entries: Iterable[Entry], methods: Mapping[str, Method], versions: Mapping[str, int] | None = None
-) -> Standings[Entry]:
-    """Sort records or rows by what they are today.
-
-    methods: the cards (`card.methods()`). versions: the tasks' versions, read from their files unless given. The
-    current entry is the latest finished one, else the latest one; a broken second run hides no verdict, and no run
-    is dropped.
-    """
-    present = {check.hash for method in methods.values() for check in method.card.checks}
-    standings: Standings[Entry] = Standings([], [], [], [])
-    by_claim: dict[tuple[str, ...], list[Entry]] = {}
-    known: dict[str, int | None] = dict(versions or {})
-    for entry in sorted(entries, key=lambda e: (e.started, e.id)):
-        if entry.task not in known:
-            known[entry.task] = task_version(entry.task) if versions is None else None
-        if entry.check_hash in present and entry.task_version == known[entry.task]:
-            by_claim.setdefault(_claim(entry), []).append(entry)
-        else:
-            standings.superseded.append(entry)
-    for runs in by_claim.values():
-        chosen = ([run for run in runs if run.status == "finished"] or runs)[-1]
-        standings.current.append(chosen)
-        for run in runs:
-            if run is not chosen:
-                (standings.repeated if run.status == "finished" else standings.unfinished).append(run)
-    return standings
-
-
-def counts(standings: Standings[Row]) -> dict[str, dict[str, int]]:
-    """Per paper (a method without one under its own slug): how many claims have which word, in the order of WORDS.
-
-    Unfinished runs count as errors beside the current entries. Controls and superseded runs are left out.
-    """
-    found: dict[str, dict[str, int]] = {}
-    said = [(r, r.word) for r in standings.current] + [(r, "error") for r in standings.unfinished]
-    for word in WORDS:
-        for r, its in said:
-            if its == word and r.role == "claim":
-                of_paper = found.setdefault(r.paper or r.method, {})
-                of_paper[word] = of_paper.get(word, 0) + 1
-    return found
-
-
-def summary(count: Mapping[str, int]) -> str | None:
-    """The counts of one paper in a few words: "holds", or "holds 3, fails 1"; None for none."""
-    if len(count) == 1:
-        return next(iter(count))
-    return ", ".join(f"{word} {number}" for word, number in count.items()) or None
-
-
-def publish(folder: Path | None = None, *, again: bool = False) -> Path:
-    """Bring <folder>/verdicts.json up to date with the records of the folder, and return its path.
-
-    Known records keep their line, unless `again` (after a change to the statistics).
-    """
-    folder = folder or records_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs may end at once
-        known = {} if again else published(folder)
-        rows = sorted((known.get(r.id) or row(r) for r in read((folder,))), key=lambda r: (r.started, r.id))
-        lines = [f"{json.dumps(r.id)}: {json.dumps(asdict(r), ensure_ascii=False)}" for r in rows]
-        write_atomically(folder / FILE, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-    return folder / FILE
-
-
-def published(folder: Path | None = None) -> dict[str, Row]:
-    """The lines of <folder>/verdicts.json by record id; {} if there is no such file. Raises ValueError naming the
-    file if it cannot be read."""
-    file = (folder or records_folder()) / FILE
-    if not file.exists():
-        return {}
-    try:
-        return {name: Row(**line) for name, line in json.loads(file.read_text(encoding="utf-8")).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: {error}; delete it, and publish(folder) writes it anew") from error
-
-
-def problems(records: Iterable[Record], rows: Mapping[str, Row]) -> list[str]:
-    """Everything that is wrong with records and their published verdicts; [] if all holds up.
-
-    Every verdict is recomputed from the samples and must equal its published line exactly.
-    """
-    found: list[str] = []
-    seen: set[str] = set()
-    for record in records:
-        name = f"record {record.id} ({record.method}, {record.check.claim}, {record.task})"
-        if record.id in seen:
-            found.append(f"{name}: its id occurs twice")
-        seen.add(record.id)
-        found += [f"{name}: {problem}" for problem in _faults(record)]
-        if record.id not in rows:
-            found.append(f"{name}: no published verdict")
-            continue
-        then, now = asdict(rows[record.id]), asdict(row(record))
-        found += [
-            f"{name}: published {what} is {then[what]!r}, its samples say {now[what]!r}"
-            for what in now
-            if then[what] != now[what]
-        ]
-    return found + [
-        f"record {name}: a verdict is published, but there is no such record" for name in rows if name not in seen
-    ]
-
-
-def _faults(record: Record) -> list[str]:
-    """What is wrong with a record by itself."""
-    found = []
-    if record.check_hash != record.check.hash:
-        found.append(f"its check hashes to {record.check.hash}, not to {record.check_hash}")
-    if record.check.tasks.get(record.task) != record.metric:
-        found.append(f"its check does not judge {record.task} by {record.metric}")
-    if [arm.arm for arm in record.arms] != list(record.check.arms):
-        found.append("its arms are not those of its check")
-    if not record.code_hash:
-        found.append("it has no code hash")
-    if record.dirty:
-        found.append("it was made from code with uncommitted changes")
-    if record.status == "finished":
-        wanted = {str(seed) for seed in record.seeds}
-        whole = [arm for arm in record.arms if not arm.error]
-        found += [
-            f"{arm.arm} has samples of other seeds than {record.seeds}" for arm in whole if set(arm.samples) != wanted
-        ]
-        for seed in sorted(wanted):
-            for key in sorted({key for arm in whole for key in arm.samples.get(seed, {})}):
-                sizes = {len(arm.samples.get(seed, {}).get(key, [])) for arm in whole}
-                if len(sizes) > 1:
-                    found.append(f"seed {seed} has between {min(sizes)} and {max(sizes)} values of {key} per arm")
-    return found
-
-
-def verify(folders: tuple[Path, ...] | None = None) -> tuple[int, list[str]]:
-    """The number of records, and the problems of all of them; the bundled ones and this machine's unless named."""
-    count, found = 0, []
-    for folder in folders or (BUNDLED / "records", records_folder()):
-        records = list(read((folder,)))
-        count += len(records)
-        found += problems(records, published(folder))
-    return count, found

@@ -9,12 +9,24 @@ from paperlab.core.card import Check
 # Every verdict of the closed list: short word for CSS, a sign that repeats the colour, what it means.
 SIGNS = {
     "holds": ("holds", "✓", "the interval lies beyond the margin"),
-    "holds in direction": ("direction", "↗", "beyond zero, but not beyond the margin"),
+    "holds in direction": ("direction", "↗", "beyond zero, but not surely beyond the margin"),
+    "weaker than claimed": ("weaker", "↘", "beyond zero, but surely short of the margin"),
     "fails": ("fails", "✗", "beyond zero the other way, or equivalence rejected"),
     "undecided": ("undecided", "?", "the interval includes both"),
-    "not comparable": ("apart", "≠", "something that should be equal is not"),
+    "not comparable": ("apart", "≠", "something that should be equal is not, or the check cannot tell"),
+    "not implemented faithfully here": ("unfaithful", "⊘", "our implementation failed its own gate"),
     "error": ("error", "!", "the run broke off"),
+    "mixed": ("mixed", "±", "runs or claims came out differently"),
 }
+
+
+def outdated(changes: Sequence[str]) -> str:
+    """What changed since a verdict was made, in a few words: "outdated: kit/gptq.py changed since"; "" for nothing."""
+    if not changes:
+        return ""
+    more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+    since = " since" if changes[0].endswith("changed") and not more else ""
+    return f"outdated: {changes[0]}{since}{more}"
 
 
 def clean(text: object) -> str:
@@ -89,7 +101,7 @@ def columns_that_fit(
 
 
 def check_sentence(check: Check, metric: str) -> str:
-    """The check in one sentence: which arm, against which, by what, by how much, what held equal."""
+    """The check in one sentence: which arm, against which, by what, by how much, what is equal."""
     against = str(check.baseline)
     if check.expect == "equal":
         body = f"the {metric} of {check.method} should be within ±{_hundredths(check.margin)} of {against}"
@@ -97,8 +109,8 @@ def check_sentence(check: Check, metric: str) -> str:
         how = "below" if check.expect == "lower" else "above"
         body = f"the {metric} of {check.method} should be {how} that of {against}"
         body += f" by at least {_hundredths(check.margin)}" if check.margin else ""
-    held = ", ".join(f"{name.replace('_', ' ')} (±{_hundredths(share)})" for name, share in check.equal.items())
-    return f"{body}{f', at equal {held}' if held else ''}."
+    equal = ", ".join(f"{name.replace('_', ' ')} (±{_hundredths(share)})" for name, share in check.equal.items())
+    return f"{body}{f', at equal {equal}' if equal else ''}."
 
 
 def _hundredths(share: float) -> str:

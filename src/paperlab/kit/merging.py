@@ -1,7 +1,7 @@
 """Merging models of one architecture: what an arm leaves, and the differences to a base that methods work on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -10,10 +10,15 @@ State = Mapping[str, Tensor]  # weights by name, possibly read from disk one at 
 
 @dataclass
 class Merged:
-    """An arm: one model made of several. models: how many went into it."""
+    """An arm: one model made of several. models: how many went into it.
+
+    scale: the factor chosen for it on validation data, if one was; validation: the figure of each that was tried.
+    """
 
     model: nn.Module
     models: int
+    scale: float | None = None
+    validation: dict[str, float] = field(default_factory=dict)
 
 
 def check_alike(base: State, models: Sequence[State]) -> None:

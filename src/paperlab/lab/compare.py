@@ -1,26 +1,27 @@
-"""Methods beside each other: quality against bytes and against build time, settings and hardware kept apart."""
+"""Methods next to each other: quality against bytes and against build time, settings and hardware kept apart."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from paperlab.core import record as store
+from paperlab.core import charts, summaries
+from paperlab.core.charts import Spot
 from paperlab.core.files import write_atomically
 from paperlab.core.methods import Method, methods
-from paperlab.core.panels import Panel, chosen, front, holding, labels, ordered, panels, to_csv
+from paperlab.core.panels import Compared, Panel, chosen, compared, front, labels, ordered, to_csv
 from paperlab.core.record import Record
-from paperlab.core.verdict import current
 from paperlab.core.words import clean, columns_that_fit, megabytes, number, seconds, span
-from paperlab.lab import plots
-from paperlab.lab.pages import keep_plot, page, slug
-from paperlab.lab.plots import Spot
-from paperlab.lab.values import arm_value
+from paperlab.lab.pages import WIDE, keep, page, save, slug
+
+AXES = {"bytes": "size of the model, MB", "build": "time to build, seconds"}
 
 DROP = ("front", "build s", "bits/weight", "95 %", "MB")  # what a narrow terminal does without, in this order
 
@@ -33,63 +34,87 @@ def compare(
     known: Mapping[str, Method] | None = None,
     versions: Mapping[str, int] | None = None,
     console: Console | None = None,
+    png: bool = False,
 ) -> Path:
     """Compare families or methods; print a table, write compare.html, compare.csv and plots/ into `out`.
 
     names: families ("quantization") or methods' slugs. All arms of a named method's checks are shown, and a named
-    method wherever it was an arm of another's check; so a baseline can be named too. records: all that
-    `core.record.read` finds, unless given; only finished ones under the present check are used. known, versions:
-    the methods and the tasks' versions that decide which those are. Returns the page's path. Raises LookupError
-    for an unknown name and ValueError where no finished record of these methods exists.
+    method wherever it was an arm of another's check; so a baseline can be named too. out: a folder, an .html file, or
+    an .svg or .png file, which gets the chart of quality against bytes of the setting with most arms. records: all that
+    there are, unless given; only finished ones under the present check are used. known, versions: the methods and the
+    tasks' versions that decide which those are. png: also draw the charts as PNG. Returns the page's path. Raises
+    LookupError for an unknown name, ValueError where no finished record of these methods exists, and NoPicture.
     """
     known = methods() if known is None else known
     slugs = chosen(names, known)
-    everything = list(store.read() if records is None else records)
-    today = current(everything, known, versions)
-    live = [found for r in (*today.current, *today.repeated, *today.unfinished) if (found := holding(r, slugs))]
-    used = [r for r in live if r.status == "finished"]
-    groups = panels(used, arm_value)
-    if not groups:
-        left = f" ({len(live)} did not finish)" if live else ""
+    if records is None:
+        with contextlib.suppress(OSError):  # where the folder cannot be written they are computed each time
+            summaries.publish_all()
+    found = compared(slugs, None if records is None else list(map(summaries.summary, records)), known, versions)
+    if not found.panels:
+        rest = f" ({found.unfinished} did not finish)" if found.unfinished else ""
         checked = [s for s in slugs if s in known and known[s].card.checks] or slugs
-        raise ValueError(f"no finished record of {', '.join(names)}{left}; `paperlab run {checked[0]}` makes one")
-    file = out if out.suffix == ".html" else out / "compare.html"
+        raise ValueError(f"no finished record of {', '.join(names)}{rest}; `paperlab run {checked[0]}` makes one")
+    picture = out.suffix.lower() in (".png", ".svg")
+    file = out if picture or out.suffix == ".html" else out / "compare.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file.with_suffix(".csv"), to_csv(groups).encode())
-    sections = [_section(panel, file.parent / "plots", i) for i, panel in enumerate(groups)]
-    content = page("compare.html", title=f"paperlab compare: {', '.join(names)}", names=", ".join(names),
-                   sections=sections, records=len(used), unfinished=len(live) - len(used))  # fmt: skip
-    write_atomically(file, content.encode())
-    _print(groups, console or Console())
+    write_atomically(file.with_suffix(".csv"), to_csv(found.panels).encode())
+    if picture:
+        _picture(found, file)
+    else:
+        sections = [_section(panel, file.parent / "plots", i, png) for i, panel in enumerate(found.panels)]
+        content = page("compare.html", title=f"paperlab compare: {', '.join(names)}", names=", ".join(names),
+                       sections=sections, records=found.records, unfinished=found.unfinished)  # fmt: skip
+        write_atomically(file, content.encode())
+    _print(found.panels, console or Console())
     return file
 
 
-def _section(panel: Panel, folder: Path, i: int) -> dict[str, Any]:
-    """What the page shows of a panel: its two plots and its table."""
-    short = labels([p.arm for p in panel.points])
+def _picture(found: Compared, file: Path) -> None:
+    panel = max(found.panels, key=lambda panel: len(panel.points))
+    drawn = _chart(panel, "bytes", WIDE) or _chart(panel, "build", WIDE)
+    if drawn is None:
+        raise ValueError(f"no arm on {panel.here} has bytes or seconds, so there is nothing to draw")
+    save(drawn[0], file, f"{drawn[1]} ({clean(panel.here)})")
+
+
+def _section(panel: Panel, folder: Path, i: int, png: bool) -> dict[str, Any]:
+    """What the page shows of a panel: its two charts and its table."""
     key = f"pareto-{i + 1:02d}-{slug(f'{panel.model} {panel.task} {panel.scale}')}"
+    points = ordered(panel)
+    anchors = {id(p): f"{key}-arm-{n}" for n, p in enumerate(points, 1)}
     drawn = []
-    for what, axis in (("bytes", "size of the model, MB"), ("build", "time to build, seconds")):
-        spots = []
-        for p, label in zip(panel.points, short, strict=True):
-            cost = p.bytes / 1e6 if what == "bytes" else p.build
-            if math.isfinite(cost) and math.isfinite(p.value.value):
-                spots.append(Spot(label, cost, p.value.value, p.value.low, p.value.high))
-        if spots:
-            plot, _ = plots.pareto(spots, title=_title(spots, panel, what), cost=axis, quality=clean(panel.metric),
-                                   better=panel.better)  # type: ignore[arg-type]  # fmt: skip
-            drawn.append(keep_plot(plot, folder, f"{key}-{what}"))
-    return {"panel": panel, "key": key, "plots": drawn, "points": ordered(panel)}
+    for what in AXES:
+        chart = _chart(panel, what, charts.WIDE, anchors)
+        wide = _chart(panel, what, WIDE)
+        if chart is not None and wide is not None:
+            keep(wide[0], folder, f"{key}-{what}", wide[1], png=png)
+            drawn.append({"svg": Markup(chart[0].inline(f"{key}-{what}")), "title": chart[1], "note": chart[0].note})
+    return {"panel": panel, "key": key, "plots": drawn, "points": [(anchors[id(p)], p) for p in points]}
+
+
+def _chart(
+    panel: Panel, what: str, wide: float, anchors: Mapping[int, str] | None = None
+) -> tuple[charts.Chart, str] | None:
+    """The panel's arms by one cost, and what is seen there in a sentence; None where nothing was measured."""
+    spots = []
+    for p, label in zip(panel.points, labels([p.arm for p in panel.points]), strict=True):
+        cost = p.bytes / 1e6 if what == "bytes" else p.build
+        anchor = f"#{anchors[id(p)]}" if anchors else ""
+        spots.append(Spot(label, cost, p.value.value, p.value.low, p.value.high, anchor, what in p.on))
+    chart = charts.pareto(spots, cost=AXES[what], quality=clean(panel.metric), better=panel.better, wide=wide)  # type: ignore[arg-type]
+    return None if chart is None else (chart, _title(spots, panel, what))
 
 
 def _title(spots: Sequence[Spot], panel: Panel, what: str) -> str:
-    """The finding: how many lie on the front, and who is best."""
-    on = len(front([(s.cost, s.value) for s in spots], panel.better))  # type: ignore[arg-type]
-    best = (min if panel.better == "lower" else max)(spots, key=lambda s: s.value)
+    """How many lie on the front, and who is best."""
+    known = [s for s in spots if math.isfinite(s.cost) and math.isfinite(s.value)]
+    on = len(front([(s.cost, s.value) for s in known], panel.better))  # type: ignore[arg-type]
+    best = (min if panel.better == "lower" else max)(known, key=lambda s: s.value)
     lead = f"{best.label} has the best {clean(panel.metric)}"
     if on == 1:
-        return f"{lead}, and none of the {len(spots)} arms {'is smaller' if what == 'bytes' else 'is built faster'}"
-    return f"{lead}; {on} of {len(spots)} arms are on the front of quality and {'size' if what == 'bytes' else 'time'}"
+        return f"{lead}, and none of the {len(known)} arms {'is smaller' if what == 'bytes' else 'is built faster'}"
+    return f"{lead}; {on} of {len(known)} arms are on the front of quality and {'size' if what == 'bytes' else 'time'}"
 
 
 def _print(groups: Sequence[Panel], console: Console) -> None:

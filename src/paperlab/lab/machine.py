@@ -5,7 +5,9 @@ import json
 import os
 import platform
 import re
+import resource
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,3 +100,49 @@ def describe_machine(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(machine(), indent=2).encode() + b"\n")
     return file
+
+
+def physical_cores() -> int:
+    """Cores that do work of their own, of those that this process may use; two threads of one core count once."""
+    usable, limit = _cores(), _quota()
+    try:
+        import psutil
+
+        usable = min(usable, psutil.cpu_count(logical=False) or usable)
+    except ImportError:
+        pass
+    return max(1, min(usable, limit or usable))
+
+
+def _quota() -> int:
+    """Whole cores that the control group grants; 0 where it sets no limit."""
+    try:
+        granted, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return 0
+    return max(1, int(granted) // int(period)) if granted.isdigit() else 0
+
+
+def memory_left() -> int:
+    """Bytes that this process and those that it started may still take: of the machine's, its control group's and its
+    own limit (RLIMIT_DATA) the least. A large number where that cannot be seen."""
+    try:
+        import psutil
+    except ImportError:
+        return 1 << 62
+    left = psutil.virtual_memory().available
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = (group / "memory.max").read_text().strip(), (group / "memory.current").read_text().strip()
+        left = min(left, int(limit) - int(used)) if limit.isdigit() else left
+    except (OSError, ValueError):
+        pass
+    soft = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    if soft != resource.RLIM_INFINITY:
+        me = psutil.Process()
+        taken = me.memory_info().rss
+        for child in me.children(recursive=True):
+            with suppress(psutil.Error):
+                taken += child.memory_info().rss
+        left = min(left, soft - taken)
+    return left

@@ -1,4 +1,4 @@
-"""The frame of our self-contained HTML pages: palettes, number formats, templates with escaping always on."""
+"""The frame of our self-contained HTML pages, and charts as files."""
 
 import re
 from pathlib import Path
@@ -7,36 +7,17 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from paperlab.core.charts import DARK, LIGHT, STYLE, Chart
 from paperlab.core.files import write_atomically
+from paperlab.core.install import hint
 from paperlab.core.words import SIGNS, clean, megabytes, number, percent, seconds, span
-from paperlab.lab.plots import COLOURS, Plot
 
+WIDE = 560  # of a chart in a file of its own
 WORDS = SIGNS | {"interrupted": ("error", "…", "the run was stopped before its end")}
 
-# The plot's colours and the page's own. Text on its ground reaches a contrast of 4.5 in both (tested).
-LIGHT = {
-    **COLOURS,
-    "ground": "#f4f6f8",
-    "link": "#0a5ca8",
-    "holds": "#0b5d1e", "holds-ground": "#ddf3e0",
-    "direction": "#0f5264", "direction-ground": "#d9eff4",
-    "fails": "#8f1d14", "fails-ground": "#fbe3e0",
-    "undecided": "#414b58", "undecided-ground": "#e4e8ee",
-    "apart": "#553489", "apart-ground": "#ece4f8",
-    "error": "#6f4400", "error-ground": "#fcebc4",
-}  # fmt: skip
-DARK = {
-    "ink": "#e6e9ee", "soft": "#a9b2be", "line": "#39414d", "band": "#1c3047", "paper": "#171b21",
-    "method": "#6cb2f7", "baseline": "#f0a05a", "beside": "#a3acb9",
-    "ground": "#0f1216",
-    "link": "#7dbbf8",
-    "holds": "#93e4a6", "holds-ground": "#12341c",
-    "direction": "#93d9e9", "direction-ground": "#0f323b",
-    "fails": "#ffb3aa", "fails-ground": "#45150f",
-    "undecided": "#c6cdd7", "undecided-ground": "#2b323c",
-    "apart": "#cfb9f5", "apart-ground": "#2e2146",
-    "error": "#f5cf85", "error-ground": "#3d2c08",
-}  # fmt: skip
+
+class NoPicture(RuntimeError):
+    """A PNG cannot be drawn here; the message says what to install."""
 
 
 def slug(text: str) -> str:
@@ -55,13 +36,39 @@ def page(template: str, **content: Any) -> str:
         finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
     environment.filters.update(number=number, percent=percent, megabytes=megabytes, seconds=seconds, clean=clean)
-    environment.globals.update(light=LIGHT, dark=DARK, words=WORDS, span=span)
+    environment.globals.update(light=LIGHT, dark=DARK, plot_style=Markup(STYLE), words=WORDS, span=span)
     return environment.get_template(template).render(**content)
 
 
-def keep_plot(plot: Plot, folder: Path, name: str) -> Markup:
-    """Write <folder>/<name>.svg and .png; returns the drawing for use inside a page."""
+def keep(chart: Chart, folder: Path, name: str, heading: str, *, png: bool) -> None:
+    """Write <folder>/<name>.svg, and .png if asked for. Raises NoPicture where that cannot be drawn."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{name}.svg", plot.svg.encode())
-    write_atomically(folder / f"{name}.png", plot.png)
-    return Markup(plot.inline(name))
+    for suffix in ("svg", "png") if png else ("svg",):
+        save(chart, folder / f"{name}.{suffix}", heading)
+
+
+def save(chart: Chart, file: Path, heading: str) -> None:
+    """Write a chart as an SVG or PNG file, by the name's ending. Raises NoPicture."""
+    drawn = chart.file(heading)
+    write_atomically(file, to_png(drawn) if file.suffix.lower() == ".png" else drawn.encode())
+
+
+def to_png(svg: str, zoom: float = 1.5) -> bytes:
+    """An SVG drawing as PNG, `zoom` times its size in CSS pixels. Raises NoPicture."""
+    try:
+        import resvg_py
+    except ImportError:
+        raise NoPicture(f"PNG needs resvg-py, which is not installed: {hint('png')}; SVG needs nothing") from None
+    if not _has_type(resvg_py):
+        raise NoPicture("PNG needs a font, and this machine has none: install one, e.g. fonts-dejavu-core")
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=zoom, sans_serif_family="DejaVu Sans"))
+
+
+def _has_type(resvg: Any) -> bool:
+    """Whether letters are drawn: without a font they are missing in silence."""
+    with_letters, without = (
+        bytes(resvg.svg_to_bytes(svg_string=f'<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20">{inside}'
+                                            "</svg>"))
+        for inside in ('<text y="15" font-family="DejaVu Sans, Verdana, sans-serif">m</text>', "")
+    )  # fmt: skip
+    return with_letters != without

@@ -1,9 +1,9 @@
-"""What the records say, for people: one self-contained HTML page with its plots beside, and the table after a run."""
+"""What the records say, for people: one self-contained HTML page for each family, and the table after a run."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,40 +14,35 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from paperlab.core import charts
 from paperlab.core import record as store
 from paperlab.core.card import Check
+from paperlab.core.charts import Bar
+from paperlab.core.figures import ArmFigures, arm_figures
 from paperlab.core.files import write_atomically
+from paperlab.core.home import BUNDLED
 from paperlab.core.methods import Method, methods
-from paperlab.core.panels import Value, build_seconds
+from paperlab.core.panels import chosen
 from paperlab.core.paper import Paper, papers
+from paperlab.core.published import Row, published, row
 from paperlab.core.record import Record
-from paperlab.core.verdict import Verdict, adjusted, control_ok, current, data_of, survives, verdict
+from paperlab.core.standings import adjusted, control_ok, current, survives
+from paperlab.core.verdict import Verdict, data_of, verdict
 from paperlab.core.words import check_sentence, clean, columns_that_fit, megabytes, number, percent, seconds, span
-from paperlab.lab import plots
 from paperlab.lab.compare import compare
-from paperlab.lab.pages import WORDS, keep_plot, page, slug
-from paperlab.lab.plots import Dot
-from paperlab.lab.values import arm_value
+from paperlab.lab.pages import WIDE, WORDS, keep, page, save, slug
 
 __all__ = ["compare", "report", "run_summary"]
 
-ROLES = ("method", "baseline")
 DROP = ("build s", "bits/weight", "95 %", "MB")  # columns that a narrow terminal does without, in this order
 CONTROLS = ("positive control", "negative control", "a/a control")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One arm in a table. role: "method", "baseline" or "beside"; figures that are missing are NaN."""
-
-    arm: str
-    role: str
-    value: Value
-    bits: float
-    bytes: float
-    build: float
-    peak: float
-    error: str | None
+STATES = {
+    "current": "",
+    "unfinished": "broke off, while another run finished",
+    "repeated": "an earlier run of a check that has run again",
+    "superseded": "superseded: its check or its task has changed since",
+}
+OTHER = "other"  # the page of methods that are no longer there and of no paper in the catalogue
 
 
 @dataclass
@@ -59,8 +54,9 @@ class Result:
     key: str
     holm: float | None = None  # Holm's adjusted p over the claims of the paper
     place: str = ""  # the setting, in words that tell it from the claim's others
+    state: str = ""  # one of the lists of `verdict.Standings`
     why: str = ""  # why it is listed apart
-    rows: list[Row] = field(default_factory=list)
+    arms: tuple[ArmFigures, ...] = ()
     plot: Markup | None = None
 
     @property
@@ -104,7 +100,7 @@ class Claim:
     sentence: str
     results: list[Result]
     plot: Markup | None
-    plot_says: str
+    plot_note: str
 
 
 @dataclass(frozen=True)
@@ -130,53 +126,166 @@ def report(
     records: Iterable[Record] | None = None,
     known: Mapping[str, Method] | None = None,
     versions: Mapping[str, int] | None = None,
-) -> Path:
-    """Write the report and return the page's path.
+    *,
+    names: Sequence[str] = (),
+    rows: Mapping[str, Row] | None = None,
+    png: bool = False,
+) -> list[Path]:
+    """Write the report: a page for each family and an index of them. Returns the pages' paths, the index first.
 
-    out: an .html file, or a folder that gets report.html. The plots go into plots/ beside the page, as SVG and PNG.
-    records: all that `core.record.read` finds, unless given. known, versions: the methods and the tasks' versions
-    that decide which records are superseded; those on disk, unless given. The same records give the same bytes.
-    Raises OSError where the folder cannot be written.
+    out: an .html file, or a folder that gets report.html; the families' pages stand next to it (report-pruning.html),
+    their charts in plots/. names: only these families or methods, on one page; then out may also be an .svg or .png
+    file, which gets the gains of the method's first claim. records: all that there are, unless given. known, versions:
+    the methods and the tasks' versions that decide which records are superseded; those on disk, unless given. rows:
+    published verdicts by record id; those on disk unless records are given; what has none is computed. png: draw the
+    charts as PNG too. The same records give the same bytes. Raises LookupError for an unknown name, ValueError where
+    there is nothing to draw, NoPicture, and OSError where the folder cannot be written.
     """
     known = methods() if known is None else known
-    everything = sorted(store.read() if records is None else records, key=lambda r: (r.started, r.id))
-    file = out if out.suffix == ".html" else out / "report.html"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    results = {
-        id(r): Result(r, verdict(r), key, rows=rows(r)) for r, key in zip(everything, _keys(everything), strict=True)
-    }
-    today = current(everything, known, versions)
-    live = [results[id(r)] for r in today.current]
-    for result in live:
-        result.why = _why(result)
-    for runs, why in (
-        (today.unfinished, "broke off beside a finished run"),
-        (today.repeated, "an earlier run of a check that has run again"),
-        (today.superseded, "superseded: its check or its task has changed since"),
-    ):
-        for r in runs:
-            results[id(r)].why = f"{why}{'; ' * bool(_why(results[id(r)]))}{_why(results[id(r)])}"
-    holm = adjusted(result.record for result in live)
-    for result in live:
-        result.holm = holm.get(result.record.id)
-    counted = [r for r in (*live, *(results[id(u)] for u in today.unfinished)) if r.record.check.role == "claim"]
-    controls = [result for result in live if result.record.check.role != "claim"]
+    if rows is None:
+        rows = {} if records is not None else {**published(BUNDLED / "records"), **published(store.records_folder())}
+    slugs = chosen(names, known) if names else None
+    read = store.read() if records is None else records
+    everything = sorted((r for r in read if slugs is None or r.method in slugs), key=lambda r: (r.started, r.id))
+    results = _results(everything, known, versions, rows)
+    if out.suffix.lower() in (".png", ".svg"):
+        return [_picture(results, known, out)]
+    pictures = out.parent if out.suffix == ".html" else out
+    if names:
+        stem = f"report-{slug('-'.join(names))}"
+        return [_page(results, known, out if out.suffix == ".html" else out / f"{stem}.html", "", png)]
+    index = out if out.suffix == ".html" else out / "report.html"
+    index.parent.mkdir(parents=True, exist_ok=True)
+    families: dict[str, list[Result]] = {}
+    for result in results:
+        families.setdefault(_family(result.record, known), []).append(result)
+    pages, lines = [], []
+    for family, its in sorted(families.items()):
+        pages.append(_page(its, known, pictures / f"{index.stem}-{slug(family)}.html", family, png, index.name))
+        lines.append(_line(family, its, pages[-1].name))
+    counted, repeated, superseded = _counted(results)
+    headline, lead = head(counted, repeated=repeated, superseded=superseded)
     words = Counter(result.word for result in counted)
-    headline, lead = head(counted, repeated=len(today.repeated), superseded=len(today.superseded))
+    content = page(
+        "index.html",
+        title=f"paperlab report: {headline}",
+        as_of=_as_of(results),
+        headline=headline,
+        lead=lead,
+        counts=[(word, words[word]) for word in WORDS if words[word]],
+        lines=lines,
+    )
+    write_atomically(index, content.encode())
+    return [index, *pages]
+
+
+def _results(
+    records: Sequence[Record], known: Mapping[str, Method], versions: Mapping[str, int] | None, rows: Mapping[str, Row]
+) -> list[Result]:
+    """Every record with its verdict and where it stands today. rows: published ones; what has none is computed."""
+    entries = []
+    for r in records:
+        kept = rows.get(r.id)
+        entries.append(kept if kept is not None and kept.check_hash in (r.check_hash, r.check.hash) else row(r))
+    results = [
+        Result(r, _verdict(r, entry), key, arms=arm_figures(r))
+        for r, entry, key in zip(records, entries, _keys(records), strict=True)
+    ]
+    by_id: dict[str, list[Result]] = {}
+    for result in results:
+        by_id.setdefault(result.record.id, []).append(result)
+    today = current(entries, known, versions)
+    holm = adjusted(today.current)
+    for state in today.__dataclass_fields__:
+        for entry in getattr(today, state):
+            for its in by_id[entry.id]:
+                its.state, its.why = state, "; ".join(filter(None, (STATES.get(state, state), _why(its.record))))
+                its.holm = holm.get(entry.id) if state == "current" else None
+                its.verdict = _verdict(its.record, entry)
+    return results
+
+
+def _verdict(record: Record, row: Row) -> Verdict:
+    """The verdict in a row; only the least effect that could have been seen may have to be computed again."""
+    given = {name: getattr(row, name) for name in Verdict.__dataclass_fields__ if hasattr(row, name)}
+    found = Verdict(**{"margin": record.check.margin, **given})
+    if found.word == "undecided" and found.minimum_effect is None:
+        return replace(found, minimum_effect=verdict(record).minimum_effect)
+    return found
+
+
+def _page(results: list[Result], known: Mapping[str, Method], file: Path, family: str, png: bool, up: str = "") -> Path:
+    """Write one page. up: the index's file name, where there is one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    live = [result for result in results if result.state == "current"]
+    counted, repeated, superseded = _counted(results)
+    controls = [result for result in live if result.record.check.role in CONTROLS]
+    words = Counter(result.word for result in counted)
+    headline, lead = head(counted, repeated=repeated, superseded=superseded)
     content = page(
         "report.html",
-        title=f"paperlab report: {headline}",
-        as_of=max((r.finished for r in everything), default="")[:10],
+        title=f"paperlab report{f' on {family}' if family else ''}: {headline}",
+        family=family,
+        up=up,
+        as_of=_as_of(results),
         headline=headline,
         lead=lead,
         counts=[(word, words[word]) for word in WORDS if words[word]],
         controls=sorted(controls, key=lambda result: (CONTROLS.index(result.record.check.role), _place(result))),
         controls_say=_controls_say(controls),
-        chapters=_chapters(live, known, file.parent / "plots"),
-        apart=[result for result in results.values() if result.why],
+        chapters=_chapters(live, known, file.parent / "plots", png),
+        apart=[result for result in results if result.why],
     )
     write_atomically(file, content.encode())
     return file
+
+
+def _line(family: str, results: list[Result], page_: str) -> dict[str, Any]:
+    """A family's line in the index."""
+    counted, _, _ = _counted(results)
+    words = Counter(result.word for result in counted)
+    controls = [r for r in results if r.state == "current" and r.record.check.role in CONTROLS]
+    return {
+        "family": family,
+        "page": page_,
+        "papers": len({r.record.paper or r.record.method for r in counted}),
+        "checks": len(counted),
+        "counts": [(word, words[word]) for word in WORDS if words[word]],
+        "controls": f"{sum(r.behaves == 'yes' for r in controls)} of {len(controls)}" if controls else "none run",
+    }
+
+
+def _counted(results: Sequence[Result]) -> tuple[list[Result], int, int]:
+    """The claims that count in the total; how many repeated and how many superseded runs do not."""
+    states = Counter(result.state for result in results)
+    live = [r for r in results if r.state in ("current", "unfinished") and r.record.check.role == "claim"]
+    return live, states["repeated"], states["superseded"]
+
+
+def _as_of(results: Sequence[Result]) -> str:
+    return max((result.record.finished for result in results), default="")[:10]
+
+
+def _family(record: Record, known: Mapping[str, Method]) -> str:
+    if record.method in known:
+        return known[record.method].card.family
+    paper = papers().get(record.paper or "")
+    return paper.family if paper else OTHER
+
+
+def _picture(results: Sequence[Result], known: Mapping[str, Method], file: Path) -> Path:
+    """Write the gains of the first claim of the one method that `results` are of."""
+    ran = sorted({result.record.method for result in results})
+    if len(ran) != 1:
+        raise ValueError(f"one method with records is wanted for a picture, got {', '.join(ran) or 'none'}")
+    for check in known[ran[0]].card.checks:
+        its = [r for r in results if r.state == "current" and r.record.check_hash == check.hash]
+        chart = _gains(check, sorted(its, key=_place), WIDE)
+        if chart is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save(chart, file, _heading(check, its))
+            return file
+    raise ValueError(f"no check of {ran[0]} has a gain to draw; `paperlab run {ran[0]}` runs them")
 
 
 def head(claims: Sequence[Result], *, repeated: int = 0, superseded: int = 0) -> tuple[str, list[str]]:
@@ -204,37 +313,26 @@ def head(claims: Sequence[Result], *, repeated: int = 0, superseded: int = 0) ->
     return headline, lead
 
 
-def rows(record: Record) -> list[Row]:
-    """The record's arms as table rows, in its order."""
-    found = []
-    for i, arm in enumerate(record.arms):
-        role = ROLES[i] if i < len(ROLES) else "beside"
-        bits, size = arm.totals.get("bits_per_weight", math.nan), arm.totals.get("bytes", math.nan)
-        peak = arm.peak_memory or math.nan
-        found.append(Row(str(arm.arm), role, arm_value(record, arm), bits, size, build_seconds(arm), peak, arm.error))
-    return found
-
-
-def verdict_sentence(record: Record, said: Verdict, holm: float | None = None) -> str:
+def verdict_sentence(record: Record, found: Verdict, holm: float | None = None) -> str:
     """The verdict in words, with gain, interval and "here"; never a word about the authors.
 
     holm: Holm's adjusted p over the claims of the paper, where it is known.
     """
-    word = "interrupted" if record.status == "interrupted" else said.word
-    text = f"{_upper(word)}. {said.reason}"
-    if said.word == "undecided" and said.minimum_effect is not None:
+    word = "interrupted" if record.status == "interrupted" else found.word
+    text = f"{_upper(word)}. {found.reason}"
+    if found.word == "undecided" and found.minimum_effect is not None:
         what = "margin that could have been shown" if record.check.expect == "equal" else "gain likely to be seen"
-        text += f" The smallest {what} with this n: {percent(said.minimum_effect, False)}."
-    if holm is not None and survives(said.word, holm) is False:
+        text += f" The smallest {what} with this n: {percent(found.minimum_effect, False)}."
+    if holm is not None and survives(found.word, holm) is False:
         text += f" Alone it holds; among all claims of the paper it may be chance (Holm's p = {holm:.2g})."
     return text
 
 
-def gain_ends(said: Verdict) -> tuple[float, float, float]:
+def gain_ends(found: Verdict) -> tuple[float, float, float]:
     """Gain, low and high as floats: NaN without a gain, infinite where the interval has no end."""
-    if said.gain is None:
+    if found.gain is None:
         return math.nan, math.nan, math.nan
-    return said.gain, -math.inf if said.low is None else said.low, math.inf if said.high is None else said.high
+    return found.gain, -math.inf if found.low is None else found.low, math.inf if found.high is None else found.high
 
 
 def run_summary(records: Iterable[Record], width: int = 160) -> RenderableType:
@@ -251,16 +349,17 @@ def run_summary(records: Iterable[Record], width: int = 160) -> RenderableType:
             title=Text(clean(f"{record.method}: {record.check.claim} · {here(record)}")),
         )  # fmt: skip
         headers = ("arm", record.metric, "gain", "95 %", "bits/weight", "MB", "build s")
+        arms = arm_figures(record)
         lines = [
-            (clean(row.arm), "error" if row.error else number(row.value.value), *_gain(record, i), number(row.bits),
-             megabytes(row.bytes), seconds(row.build))
-            for i, row in enumerate(rows(record))
+            (clean(arm.arm), "error" if arm.error else number(arm.value(record.metric).value), *_gain(record, i),
+             number(arm.bits), megabytes(arm.bytes), seconds(arm.build))
+            for i, arm in enumerate(arms)
         ]  # fmt: skip
         kept = columns_that_fit(headers, lines, width - 2, drop=DROP, flexible=0)
         for i in kept:
             table.add_column(headers[i], justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
-        for row, line in zip(rows(record), lines, strict=True):
-            styles = {0: "bold" if row.role == "method" else "", 1: "red" if row.error else ""}
+        for arm, line in zip(arms, lines, strict=True):
+            styles = {0: "bold" if arm.role == "method" else "", 1: "red" if arm.error else ""}
             table.add_row(*(Text(line[i], style=styles.get(i, "")) for i in kept))
         word = "interrupted" if record.status == "interrupted" else found.word
         style = {"holds": "green", "holds in direction": "cyan", "fails": "red", "undecided": "default"}
@@ -271,7 +370,7 @@ def run_summary(records: Iterable[Record], width: int = 160) -> RenderableType:
 
 def _gain(record: Record, i: int) -> tuple[str, str]:
     """Gain of arm i over the baseline and its interval, as text. What should be equal between method and baseline
-    need not be for the arms beside, so only the verdict's sentence speaks of it."""
+    need not be for the other arms, so only the verdict's sentence speaks of it."""
     arm = record.arms[i]
     if i == 1 or len(record.arms) < 2 or arm.error or record.arms[1].error:
         return "", ""
@@ -280,7 +379,7 @@ def _gain(record: Record, i: int) -> tuple[str, str]:
     return percent(gain), span(low, high, percent)
 
 
-def _chapters(live: Sequence[Result], known: Mapping[str, Method], folder: Path) -> list[Chapter]:
+def _chapters(live: Sequence[Result], known: Mapping[str, Method], folder: Path, png: bool) -> list[Chapter]:
     catalogue = papers()
     chapters = []
     for name, group in groupby(sorted(live, key=_place), key=lambda result: result.record.method):
@@ -290,7 +389,7 @@ def _chapters(live: Sequence[Result], known: Mapping[str, Method], folder: Path)
         for (_, hash_), same in groupby(
             results, key=lambda result: (result.record.check.claim, result.record.check_hash)
         ):
-            claims.append(_claim(list(same), f"{slug(name)}-{hash_}", folder))
+            claims.append(_claim(list(same), f"{slug(name)}-{hash_}", folder, png))
         departs = known[name].card.departs if name in known else ()
         chapters.append(Chapter(f"paper-{slug(name)}", paper.title if paper else name, paper, departs, claims))
     return sorted(chapters, key=lambda chapter: (chapter.paper is None, chapter.title.lower()))
@@ -303,54 +402,66 @@ def _place(result: Result) -> tuple[Any, ...]:
             record.model, record.scale, record.started, record.id)  # fmt: skip
 
 
-def _claim(results: list[Result], key: str, folder: Path) -> Claim:
+def _claim(results: list[Result], key: str, folder: Path, png: bool) -> Claim:
     check = results[0].record.check
-    names = _short([result.record for result in results])
-    for name, result in zip(names, results, strict=True):
-        result.place, result.plot = name, _arms_plot(result, folder)
-    dots = [Dot(clean(f"{name} · {r.word}"), *r.ends, "method") for name, r in zip(names, results, strict=True)]
-    words = Counter(result.word for result in results)
-    said = ", ".join(f"{count} {word}" for word, count in words.items())
-    plot = None
-    if any(math.isfinite(dot.value) for dot in dots):
-        title = clean(f"“{check.claim}” on {_count(len(results), 'setting')}: {said}")
-        against = clean(check.baseline.method)
-        drawn = plots.gains(dots, title=title, margin=check.margin, expect=check.expect, baseline=against)
-        plot = keep_plot(drawn, folder, f"gain-{key}")
+    for name, result in zip(_short([result.record for result in results]), results, strict=True):
+        result.place, result.plot = name, _arms_plot(result, folder, png)
+    plot, chart = None, _gains(check, results, charts.WIDE)
+    wide = _gains(check, results, WIDE)
+    if chart is not None and wide is not None:
+        keep(wide, folder, f"gain-{key}", _heading(check, results), png=png)
+        plot = Markup(chart.inline(f"gain-{key}"))
     metrics = sorted({result.record.metric for result in results})
     sentence = " ".join(_upper(check_sentence(check, metric)) for metric in metrics)
-    toward = {"equal": "the method is better", "lower": "as the check expects", "higher": "as the check expects"}
-    says = f"To the right of zero: {toward[check.expect]}."
-    return Claim(check, key, sentence, results, plot, says)
+    return Claim(check, key, sentence, results, plot, chart.note if chart else "")
+
+
+def _gains(check: Check, results: Sequence[Result], wide: float) -> charts.Chart | None:
+    """The gain in every setting; None where no run has one."""
+    places = _short([result.record for result in results])
+    bars = [Bar(clean(place), *r.ends, r.word, WORDS[r.word][0], f"#{r.key}")
+            for place, r in zip(places, results, strict=True)]  # fmt: skip
+    against = clean(check.baseline.method)
+    return charts.gains(bars, margin=check.margin, expect=check.expect, baseline=against, wide=wide)
+
+
+def _heading(check: Check, results: Sequence[Result]) -> str:
+    words = Counter(result.word for result in results)
+    outcome = ", ".join(f"{count} {word}" for word, count in words.items())
+    return f"{check.method.method}, “{check.claim}” on {_count(len(results), 'setting')}: {outcome}"
 
 
 def _short(records: Sequence[Record]) -> list[str]:
     """Where each record stands, in the fewest words: the model, and what else is not the same for all."""
     parts = [(r.model, f"{r.task} v{r.task_version}", data_of(r) or "", r.scale) for r in records]
-    telling = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
-    return [" · ".join(part[i] for i in telling if part[i]) for part in parts]
+    differing = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
+    return [" · ".join(part[i] for i in differing if part[i]) for part in parts]
 
 
-def _arms_plot(result: Result, folder: Path) -> Markup | None:
-    record = result.record
-    dots = [
-        Dot(clean(row.arm), row.value.value, row.value.low, row.value.high, row.role)  # type: ignore[arg-type]
-        for row in result.rows
-    ]
-    if not any(math.isfinite(dot.value) for dot in dots):
+def _arms_plot(result: Result, folder: Path, png: bool) -> Markup | None:
+    record, name = result.record, f"arms-{result.key}"
+    drawn = [_arms(result, wide) for wide in (charts.WIDE, WIDE)]
+    if drawn[0] is None or drawn[1] is None:
         return None
     gain, where = result.ends[0], clean(record.model)
     against = f"{clean(record.check.method.method)} against {clean(record.check.baseline.method)}"
     title = f"{against} on {where}: {percent(gain)}" if math.isfinite(gain) else f"{against} on {where}: {result.word}"
-    drawn = plots.arms(dots, title=title, axis=clean(record.metric), better=record.metrics[record.metric].better)
-    return keep_plot(drawn, folder, f"arms-{result.key}")
+    keep(drawn[1], folder, name, title, png=png)
+    return Markup(drawn[0].inline(name))
 
 
-def _why(result: Result) -> str:
+def _arms(result: Result, wide: float) -> charts.Chart | None:
+    metric, bars = result.record.metric, []
+    for arm in result.arms:
+        value = arm.value(metric)
+        bars.append(Bar(clean(arm.arm), value.value, value.low, value.high, arm.role, arm.role, f"#{result.key}"))
+    return charts.arms(bars, metric=clean(metric), better=result.record.metrics[metric].better, wide=wide)
+
+
+def _why(record: Record) -> str:
     """What went wrong in a run; empty for one that finished whole."""
-    record = result.record
-    said = [] if record.status == "finished" else [f"{record.status}: {record.error or 'no reason was recorded'}"]
-    return "; ".join(said + [f"{arm.arm}: {arm.error}" for arm in record.arms if arm.error])
+    wrong = [] if record.status == "finished" else [f"{record.status}: {record.error or 'no reason was recorded'}"]
+    return "; ".join(wrong + [f"{arm.arm}: {arm.error}" for arm in record.arms if arm.error])
 
 
 def _controls_say(controls: Sequence[Result]) -> str:

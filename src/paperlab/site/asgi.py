@@ -1,4 +1,4 @@
-"""What an ASGI server calls; `paperlab up` does."""
+"""The ASGI application that `paperlab up` serves."""
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler

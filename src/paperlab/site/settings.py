@@ -134,7 +134,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "paperlab.site.catalogue",
+    "paperlab.site.store",
     "paperlab.site.runs",  # these before the pages: they fill their places
     "paperlab.site.people",
     "paperlab.site.digest",
@@ -143,7 +143,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "paperlab.site.pages.security.Headers",
-    "paperlab.site.packing.Gzip",
+    "paperlab.site.compression.Gzip",
     "paperlab.site.api.guard.Guard",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

@@ -1,4 +1,4 @@
-"""Everything that must be true before the store is used: settings, tables, the bundled catalogue."""
+"""Prepare the site before use: settings, tables, the bundled catalogue."""
 
 import os
 
@@ -30,7 +30,7 @@ def start() -> None:
     from django.db import DatabaseError, connection
     from django.db.migrations.executor import MigrationExecutor
 
-    from paperlab.site.catalogue import bundled
+    from paperlab.site.store import bundled
 
     home().mkdir(parents=True, exist_ok=True)
     try:
@@ -43,7 +43,7 @@ def start() -> None:
     except filelock.Timeout as error:
         raise StoreError(f"{error.lock_file}: another paperlab has been starting for 5 minutes; stop it") from error
     except DatabaseError as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise StoreError(
-            f"the database cannot be used: {said}; is PAPERLAB_DATABASE right, the disk writable?"
+            f"the database cannot be used: {message}; is PAPERLAB_DATABASE right, the disk writable?"
         ) from error

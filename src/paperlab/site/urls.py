@@ -1,4 +1,4 @@
-"""The site's addresses."""
+"""Root URL configuration."""
 
 from django.contrib import admin
 from django.urls import include, path, re_path

@@ -27,6 +27,7 @@ TIMED = False
 METRICS = {"accuracy": Metric("higher", "correct"), "cross_entropy": Metric("lower", "nats")}
 PAIRED_BY = "seeds"
 COST = {"quick": 100, "full": 900}
+ARM_SECONDS = {"": 10}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
 MODELS: tuple[str, ...] = ()  # the task trains its own
 DATA = {"digits": "1,797 handwritten digits, 8 x 8 pixels (Alpaydin and Kaynak 1998), carried by scikit-learn, BSD"}

@@ -20,6 +20,7 @@ PAIRED_BY = "items"
 COST = {"quick": 40, "full": 120}
 SEEDS = {"quick": 1, "full": 1}
 MODELS = ("smollm2-135m",)
+ARM_SECONDS = {"smollm2-135m": 15}
 DATA = lm_compress.DATA
 
 BLOCKS = 2  # of the model's stack: the cost of a block is the same for all
@@ -28,7 +29,7 @@ TURNS = {"quick": 8, "full": 20, "gpu": 20}
 
 def make(seed: int, scale: str, *, model: str | None = None, data: str | None = None) -> Setting:
     """As `lm_compress`, with the model cut to its first BLOCKS blocks."""
-    setting = lm_compress.make(seed, scale, model=model, data=data)
+    setting = lm_compress.make(seed, scale, model=model or MODELS[0], data=data)
     del blocks(setting.model)[1][BLOCKS:]
     return setting
 

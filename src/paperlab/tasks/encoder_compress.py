@@ -4,7 +4,7 @@
     human_correlation  Pearson, per document, between the model's and people's similarities to the 49 others
                        (Lee, Pincombe and Welsh 2005, "An empirical evaluation of models of text document similarity";
                        ranks would weigh the many unrelated pairs, whose ratings are noise: 3-bit weights then win)
-    reciprocal_rank    known-item retrieval over the bundled catalogue: the title must find its own summary
+    reciprocal_rank    known-item retrieval over bundled papers: the title must find its own summary
     top1               1 where the summary came first, else 0 (right or wrong, for McNemar and flips)
 
 embedding_error sees the smallest damage. human_correlation sees only heavy damage: it moves by about 0.01 either
@@ -18,15 +18,15 @@ stretch only: a key's samples are the items that have it, in order, and arms are
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from paperlab.assets.models import load_encoder
-from paperlab.assets.texts import Text, TextError, load_text, split_documents, texts_folder, windows
-from paperlab.core.home import BUNDLED
+from paperlab.assets.cache import cached_tensors
+from paperlab.assets.loading import load_encoder
+from paperlab.assets.texts import Text, TextError, load_text, retrieval_pairs, split_documents, texts_folder, windows
 from paperlab.core.task import Metric
 
 VERSION = 1
@@ -43,11 +43,12 @@ METRICS = {
 PAIRED_BY: Literal["items", "seeds"] = "items"
 COST = {"quick": 90, "full": 600, "gpu": 600}
 MODELS = ("minilm-l6",)
-SEEDS = {"quick": 1, "full": 3, "gpu": 3}
+SEEDS = {"quick": 5, "full": 5, "gpu": 5}  # of the calibration windows; what looks at no data runs once
+ARM_SECONDS = {"minilm-l6": 10}
 DATA = {
     "held-out and calibration text": "news (or --data): half its documents each; see `paperlab.assets.texts`",
     "rated documents": "50 news texts with people's similarity ratings, Lee et al. 2005, from gensim 4.4.0's test data",
-    "queries": "titles and our own summaries of the bundled catalogue, Apache-2.0",
+    "queries": "titles and our own summaries of papers, a frozen file, Apache-2.0",
 }
 
 BATCH = 32  # texts; fixed, because a text's embedding may change in the last bit with its neighbours
@@ -79,6 +80,7 @@ class Setting:
     """
 
     kind: str
+    scale: str
     model: nn.Module
     tokenizer: Any
     provenance: dict[str, Any]
@@ -106,10 +108,11 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
         )
     folder = texts_folder()
     rated = tuple((folder / "lee.cor").read_text(encoding="latin-1").strip().split("\n"))
-    rows = _papers(size.queries)
+    pairs = retrieval_pairs(size.queries)
     longest = min(size.length, tokenizer.model_max_length)
     setting = Setting(
         kind="encoder",
+        scale=scale,
         model=encoder,
         tokenizer=tokenizer,
         provenance=provenance,
@@ -118,14 +121,33 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
         held_out=held_out,
         rated=rated,
         ratings=_ratings((folder / "similarities0-1.txt").read_text(encoding="utf-8")),
-        queries=tuple(row["title"] for row in rows),
-        answers=tuple(row["summary"] for row in rows),
+        queries=tuple(query for query, _ in pairs),
+        answers=tuple(answer for _, answer in pairs),
         length=longest,
         original={},
     )
-    for name in ("held_out", "rated", "queries", "answers"):
-        setting.original[name] = embed(encoder, setting, getattr(setting, name))
+    setting.original = _original(setting)
     return setting
+
+
+def _original(setting: Setting) -> dict[str, Tensor]:
+    """What the untouched model makes of all texts: the same for every arm, seed and run."""
+    parts = {name: getattr(setting, name) for name in ("held_out", "rated", "queries", "answers")}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    known = setting.provenance
+    key = {"model": known["sha256"], "pooling": known.get("pooling"), "texts": digest, "length": setting.length}
+    key |= {"threads": torch.get_num_threads()}
+    return cached_tensors(
+        "encoder_compress", key, lambda: {n: embed(setting.model, setting, t) for n, t in parts.items()}, code=__file__
+    )
+
+
+def remake(setting: Setting, seed: int) -> Setting:
+    """The setting for another seed: only the calibration windows are drawn again."""
+    size = SCALES[setting.scale]
+    window = min(size.window, setting.length)
+    calibration = _calibration(setting.tokenizer, setting.text, window, size.calibration, seed)
+    return replace(setting, calibration=calibration)
 
 
 def describe(setting: Setting) -> dict[str, Any]:
@@ -213,12 +235,6 @@ def embed(model: nn.Module, setting: Setting, texts: tuple[str, ...]) -> Tensor:
             raise FloatingPointError("the compressed model's embeddings hold NaN or infinite values")
         out |= zip(chosen, nn.functional.normalize(pooled, dim=1), strict=True)
     return torch.stack([out[i] for i in range(len(texts))])
-
-
-def _papers(count: int) -> list[dict[str, Any]]:
-    """At most `count` rows of the bundled catalogue, by the hash of their slug: some of every family."""
-    rows = [json.loads(line) for line in (BUNDLED / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()]
-    return sorted(rows, key=lambda row: hashlib.sha256(row["slug"].encode()).digest())[:count]
 
 
 def _calibration(tokenizer: Any, text: Text, length: int, count: int, seed: int) -> list[dict[str, Tensor]]:

@@ -5,14 +5,14 @@ and the KL divergence to the original model's predictions. Calibration windows c
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperlab.assets.models import load_causal_lm
+from paperlab.assets.loading import load_causal_lm
 from paperlab.assets.texts import Text, load_text, windows
 from paperlab.core.task import Metric
 from paperlab.kit.compressed import Compressed
@@ -29,8 +29,9 @@ METRICS = {
 }
 PAIRED_BY = "items"
 COST = {"quick": 110, "full": 1500}
-SEEDS = {"quick": 1, "full": 1}
-MODELS = ("smollm2-135m", "abstracts-lm")
+SEEDS = {"quick": 5, "full": 5}  # of the calibration windows; what looks at no data runs once
+MODELS = ("abstracts-lm", "smollm2-135m")
+ARM_SECONDS = {"abstracts-lm": 4, "smollm2-135m": 25}
 TEXTS = {"abstracts-lm": "catalogue"}  # a model is judged on the kind of text it knows; the others on news
 DATA = {
     "news": "held-out half of 300 English news texts (Lee, Pincombe and Welsh 2005), from a pinned package",
@@ -81,6 +82,13 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     count = HELD_OUT[scale] // (3 if scale == "quick" and provenance["parameters"] > SMALL else 1)
     held_out = windows(tokenizer, text, LENGTH, count, split="held-out")
     return Setting(module, tokenizer, batches(calibration), held_out, provenance, text, seed, scale)
+
+
+def remake(setting: Setting, seed: int) -> Setting:
+    """The setting for another seed: only the calibration windows are drawn again."""
+    count = CALIBRATION[setting.scale]
+    calibration = windows(setting.tokenizer, setting.text, LENGTH, count, split="calibration", seed=seed)
+    return replace(setting, calibration=batches(calibration), seed=seed)
 
 
 def batches(rows: Tensor) -> list[Batch]:

@@ -158,7 +158,7 @@ def _whole(
     layers = dict(start.layers)
     modules = dict(made.model.named_modules())
     for name, matrix in made.layers.items():
-        layers[name] = _still_sparse(start.layers.get(name), matrix)
+        layers[name] = _joined(start.layers.get(name), matrix)
         with torch.no_grad():
             modules[name].weight.copy_(layers[name].dense())
     made.layers, made.weights, made.removed = layers, weights, start.removed + made.removed
@@ -170,9 +170,19 @@ def _whole(
 SURVIVE = 0.99  # share of the pruned weights that a later method must leave at zero for them to count as pruned
 
 
-def _still_sparse(before: Matrix | None, after: Matrix) -> Matrix:
-    """`after` without the weights that were pruned before, unless the method brought them back (a rotation does)."""
-    if not isinstance(before, Sparse) or isinstance(after, Sparse):
+def _joined(before: Matrix | None, after: Matrix) -> Matrix:
+    """What a layer stores after a whole-model method that was given `before`.
+
+    A mask over `before` stores what `before` does, codes for instance, under both masks. Else weights that were pruned
+    stay so, unless the method brought them back (a rotation does).
+    """
+    if before is None:
+        return after
+    if isinstance(after, Sparse):
+        mask, values = (after.mask & before.mask, before.values) if isinstance(before, Sparse) else (after.mask, before)
+        masked = Sparse(mask, values)
+        return masked if torch.equal(masked.dense(), after.dense()) else after
+    if not isinstance(before, Sparse):
         return after
     pruned = ~before.mask
     zero = int((after.dense()[pruned] == 0).sum())
@@ -215,7 +225,7 @@ def _stored(verb: str, made: Any, weight: Tensor, before: Matrix | None, *, adde
     """What a layer stores after a verb, given what it stored before. Raises TypeError for another kind of result."""
     if verb == "keep":
         if isinstance(made, Sparse):
-            return made
+            return Sparse(made.mask & before.mask, made.values) if isinstance(before, Sparse) else made
         takes(made, Tensor, verb)
         values = before if before is not None and not isinstance(before, Sparse) else None
         if isinstance(before, Sparse):

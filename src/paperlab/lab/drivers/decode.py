@@ -14,6 +14,7 @@ from paperlab.lab.drivers._common import Progress, silent, supplied, takes
 SAYS = "generates text with a language model"
 BUILDS = "Decoder"
 STARTS_FROM = ("Compressed", "Tuned", "Merged")
+DRAWS = True  # tokens are drawn from the seed, whatever a method asks for
 
 VERBS = {
     "step": {

@@ -6,7 +6,6 @@ order of examples, the number of steps, and tuning: each arm tries the setting's
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -15,11 +14,12 @@ from torch import nn
 from paperlab.core.methods import Method
 from paperlab.kit.tuning import Setting, Tuned, cross_entropy, fit
 from paperlab.kit.walk import block_linears
-from paperlab.lab.drivers._common import Progress, silent, supplied, takes
+from paperlab.lab.drivers._common import Progress, in_order, silent, supplied, takes
 
 SAYS = "trains a finished model further"
 BUILDS = "Tuned"
 STARTS_FROM = ("Compressed", "Tuned", "Merged")
+DRAWS = True  # the order of examples comes from the seed, whatever a method asks for
 
 VERBS = {
     "loss": {
@@ -112,25 +112,17 @@ def _train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if "recipe" in functions:
-            names = supplied(functions["recipe"])
-            available = {"model": model, "setting": setting, "seed": seed}
-            made = functions["recipe"](*(available[name] for name in names), **params)
+            made = _bound(functions, params)["recipe"](model, setting, seed)
             takes(made, nn.Module, "recipe")
             return made.eval(), setting.steps, sum(p.numel() for p in made.parameters() if p.requires_grad)
         if "adapter" in functions:
-            adapt(model, partial(functions["adapter"], **_own(functions["adapter"], params)))
+            adapt(model, _bound(functions, params)["adapter"])
         loss, asks_teacher = cross_entropy, False
         if "loss" in functions:
-            names = supplied(functions["loss"])
-            named = partial(functions["loss"], **_own(functions["loss"], params))
-            asks_teacher = "teacher" in names
+            loss = _bound(functions, params)["loss"]
+            asks_teacher = "teacher" in supplied(functions["loss"])
             if asks_teacher and setting.teacher is None:
                 raise ValueError("the loss asks for a teacher, and this task has none")
-
-            def loss(student: Any, teacher: Any, labels: Any) -> Any:
-                available = {"student": student, "teacher": teacher, "labels": labels}
-                return named(*(available[name] for name in names))
-
         handles = _keep_zeros(model, start)
         steps, trained = fit(model, setting, loss, rate=rate, seed=seed, asks_teacher=asks_teacher)
         for handle in handles:
@@ -138,10 +130,9 @@ def _train(
         return model, steps, trained
 
 
-def _own(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    code = function.__code__
-    named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-    return {name: value for name, value in params.items() if name in named}
+def _bound(functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
+    """The method's verbs with their parameters set, to be called with what VERBS supplies, in that order."""
+    return {verb: in_order(function, params, VERBS[verb]) for verb, function in functions.items()}
 
 
 def _keep_zeros(model: nn.Module, start: Any) -> list[Callable[[], None]]:
@@ -175,15 +166,12 @@ def adapt(model: nn.Module, adapter: Callable[[nn.Linear], nn.Module]) -> nn.Mod
 def use(method: Method, functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> Callable[..., Any]:
     """A loss callable for any training loop; for adapters, model -> a copy with adapters; for a recipe, the
     function."""
-    if method.verbs == ("adapter",):
-        adapter = partial(functions["adapter"], **_own(functions["adapter"], params))
+    made = _bound(functions, params)
+    if "adapter" in made:
+        adapter = made["adapter"]
 
         def adapted(model: nn.Module) -> nn.Module:
             return adapt(copy.deepcopy(model), adapter)
 
-        return adapted
-    made = {}
-    for verb, function in functions.items():
-        named = partial(function, **_own(function, params))
-        made[verb] = wraps(function)(lambda *args, named=named, **more: named(*args, **more))
+        made["adapter"] = adapted
     return made[method.verbs[0]] if len(made) == 1 else made  # type: ignore[return-value]

@@ -1,4 +1,9 @@
-"""Merging several models that began as one: their weights go in, one model's weights come out, tensor by tensor."""
+"""Merging several models that began as one: their weights go in, one model's weights come out, tensor by tensor.
+
+Tuning is equal between arms: a method with a parameter `scale` that the arm does not set tries the setting's factors
+and keeps the one that is best on validation data. That is done for every seed, as its models are others; a merge costs
+next to nothing.
+"""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +17,12 @@ from torch import Tensor, nn
 from paperlab.core.methods import Method
 from paperlab.kit.merging import Merged, check_alike
 from paperlab.lab.checkpoints import Folder, copy_small_files, write_folder
-from paperlab.lab.drivers._common import Progress, silent, supplied
+from paperlab.lab.drivers._common import Progress, keywords, silent, supplied
 
 SAYS = "makes one model of several that began as one"
 BUILDS = "Merged"
 STARTS_FROM = ()
+DRAWS = True  # the models that are merged are those of the seed, whatever a method asks for
 
 VERBS = {
     "merge": {
@@ -65,23 +71,37 @@ def build(
     start: None = None,
     progress: Progress = silent,
 ) -> Merged:
-    """An arm of a check: the setting's `base` and `models` (modules) merged into a copy of the base."""
+    """An arm of a check: the setting's `base` and `models` (modules) merged into a copy of the base.
+
+    The setting may offer `scales` to try and `validate(model)`, higher being better; a tie goes to the smaller factor.
+    """
+    scales = tuple(getattr(setting, "scales", ()))
+    if "scale" not in keywords(functions["merge"]) or params.get("scale") is not None or not scales:
+        model = _merged(functions, params, setting, seed)
+        progress("merge", 1, 1)
+        return Merged(model, len(setting.models))
+    scores: dict[float, float] = {}
+    for done, scale in enumerate(scales, 1):
+        scores[scale] = setting.validate(_merged(functions, {**params, "scale": scale}, setting, seed))
+        progress("factors", done, len(scales))
+    best = max(sorted(scores), key=lambda scale: (scores[scale] == scores[scale], scores[scale], -scale))
+    model = _merged(functions, {**params, "scale": best}, setting, seed)
+    return Merged(model, len(setting.models), best, {str(scale): value for scale, value in scores.items()})
+
+
+def _merged(
+    functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any], setting: Any, seed: int
+) -> nn.Module:
+    """A copy of the setting's base with the merged weights, in evaluation mode."""
     states = [model.state_dict() for model in setting.models]
-    function = partial_of(functions["merge"], params)
     model = copy.deepcopy(setting.base)
-    model.load_state_dict(dict(_run(function, setting.base.state_dict(), states, seed)))
-    progress("merge", 1, 1)
-    return Merged(model.eval(), len(states))
-
-
-def partial_of(function: Callable[..., Any], params: Mapping[str, Any]) -> Callable[..., Any]:
-    """The verb with its parameters set; its positional names stay readable."""
-    return partial(function, **params)
+    model.load_state_dict(dict(_run(partial(functions["merge"], **params), setting.base.state_dict(), states, seed)))
+    return model.eval()
 
 
 def use(method: Method, functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> Callable[..., Any]:
     """base, models -> merged: a module for modules, a state dict for state dicts, a folder for folders."""
-    function = partial_of(functions["merge"], params)
+    function = partial(functions["merge"], **params)
 
     def merge(base: Any, models: Sequence[Any], *, out: str | Path | None = None, seed: int = 0) -> Any:
         if isinstance(base, str | Path):

@@ -9,18 +9,18 @@ best on validation data. A layer that should act only once training is over look
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial, wraps
 from typing import Any
 
 import torch
 
 from paperlab.core.methods import Method
 from paperlab.kit.training import PARTS, Setting, Trained, fit
-from paperlab.lab.drivers._common import Progress, silent
+from paperlab.lab.drivers._common import Progress, in_order, silent
 
 SAYS = "trains a small network from scratch with the method's part in it"
 BUILDS = "Trained"
 STARTS_FROM = ()
+DRAWS = True  # initial weights, order of examples, dropout: from the seed, whatever a method asks for
 
 VERBS = {
     "linear": {
@@ -161,15 +161,12 @@ optimizer = {variable}(model.parameters(), 1e-3)  # in place of torch.optim.Adam
 
 def _parts(functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
     """The network's parts, the method's among them with its parameters set."""
-    return PARTS | {verb: bound(function, params) for verb, function in functions.items()}
+    return PARTS | _bound(functions, params)
 
 
-def bound(function: Callable[..., Any], params: Mapping[str, Any]) -> Callable[..., Any]:
-    """A verb with those of a method's parameters set that it has."""
-    code = function.__init__.__code__ if isinstance(function, type) else function.__code__  # type: ignore[misc]
-    first = code.co_argcount
-    named = code.co_varnames[first : first + code.co_kwonlyargcount]
-    return partial(function, **{name: value for name, value in params.items() if name in named})
+def _bound(functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
+    """The method's verbs with their parameters set, to be called with what VERBS supplies, in that order."""
+    return {verb: in_order(function, params, VERBS[verb]) for verb, function in functions.items()}
 
 
 def tune(
@@ -231,22 +228,13 @@ def _train(
 def use(method: Method, functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> Callable[..., Any]:
     """The method's part with its parameters set: a module's factory, a loss, an optimizer, or, for `rate`, a function
     from the number of steps to what LambdaLR takes. Of several parts: a dict of them by verb."""
-    made = {verb: _plug(verb, bound(function, params), function) for verb, function in functions.items()}
-    return made[method.verbs[0]] if len(made) == 1 else made  # type: ignore[return-value]
-
-
-def _plug(verb: str, part: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
-    """A part as a practitioner plugs it in."""
-    if verb == "rate":
+    made = _bound(functions, params)
+    if "rate" in made:
+        part = made["rate"]
 
         def over(steps: int) -> Callable[[int], float]:
             """The schedule over `steps` steps, as LambdaLR takes it; it stays at its end afterwards."""
             return lambda step: float(part(min(step, steps), steps))
 
-        return over
-
-    @wraps(function)
-    def plugged(*args: Any, **named: Any) -> Any:
-        return part(*args, **named)
-
-    return plugged
+        made["rate"] = over
+    return made[method.verbs[0]] if len(made) == 1 else made  # type: ignore[return-value]

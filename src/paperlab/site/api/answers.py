@@ -1,4 +1,4 @@
-"""What is answered, for the OpenAPI document. Answers are made as plain dicts; a test holds them against this."""
+"""Schemas of the answers, for the OpenAPI document. Answers are plain dicts; a test compares them with these."""
 
 from typing import Any
 
@@ -76,7 +76,7 @@ class Papers(Schema):
     next_cursor: str | None = Field(examples=["p2024-03-05.17"])
 
 
-class Found(Schema):
+class SearchAnswer(Schema):
     """An answer of search. total: papers that match; facets: how many by value; suggestion: the words, spelling
     mended; notes: what was left out and why."""
 

@@ -1,4 +1,4 @@
-"""The addresses of the API."""
+"""Routes of the JSON API."""
 
 import json
 from typing import Any
@@ -12,12 +12,12 @@ from ninja.openapi.schema import OpenAPISchema
 
 from paperlab.core.install import version
 from paperlab.core.paper import papers as catalogue
-from paperlab.site import evidence
-from paperlab.site.api import answers, cursor, daily, export, finding, params, shapes
+from paperlab.site import records
+from paperlab.site.api import answers, cursor, daily, export, hits, params, shapes
 from paperlab.site.api.guard import last_modified
 from paperlab.site.api.problems import TYPE, Problem, bad, of_status, response
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.search.query import BadQuery
+from paperlab.site.store.models import Paper
 
 ABOUT = """Papers, the daily lists they were in, and what running their methods here said about their claims.
 
@@ -42,7 +42,7 @@ _DESCRIBED = {
 
 
 class Api(NinjaAPI):
-    """Ninja's API, whose document also tells what is the same for every address."""
+    """Ninja's API, whose document also describes what is the same for every address."""
 
     def validation_error_from_error_contexts(self, error_contexts: list[ValidationErrorContext]) -> ValidationError:
         """Ninja's error, which also knows what could have been asked."""
@@ -72,12 +72,12 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
             "description": "One JSON object a line, until the end of the store.",
             "content": {"application/jsonl": {"schema": {"type": "string"}}},
         }
-    for code, said in _DESCRIBED.items():
-        if isinstance(said, dict):
-            replies[code] = said
+    for code, reply in _DESCRIBED.items():
+        if isinstance(reply, dict):
+            replies[code] = reply
         elif code != "404" or "{" in path:
             schema = {"$ref": "#/components/schemas/ProblemAnswer"}
-            replies[code] = {"description": said, "content": {TYPE: {"schema": schema}}}
+            replies[code] = {"description": reply, "content": {TYPE: {"schema": schema}}}
     operation["responses"] = dict(sorted(replies.items()))
 
 
@@ -98,12 +98,12 @@ _FORMS = {
 
 @api.exception_handler(ValidationError)
 def _invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
-    said = params.strange(request, getattr(error, "names", request.GET))
+    errors = params.strange(request, getattr(error, "names", request.GET))
     for part in error.errors:
         name = str(part["loc"][-1])
         mismatch = part["type"] == "string_pattern_mismatch" and _FORMS.get(name)
-        said[name] = mismatch or part["msg"].removeprefix("Value error, ")
-    return response(bad({name: f"{text[:1].lower()}{text[1:]}" for name, text in said.items()}))
+        errors[name] = mismatch or part["msg"].removeprefix("Value error, ")
+    return response(bad({name: f"{text[:1].lower()}{text[1:]}" for name, text in errors.items()}))
 
 
 @api.exception_handler(BadQuery)
@@ -119,9 +119,9 @@ def _busy(request: HttpRequest, error: DatabaseError) -> HttpResponse:
     return response(of_status(503), {"Retry-After": "1"})
 
 
-def _json(said: Any, *, following: str | None = None, total: int | None = None) -> HttpResponse:
+def _json(body: Any, *, following: str | None = None, total: int | None = None) -> HttpResponse:
     answer = HttpResponse(
-        json.dumps(said, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace"),
+        json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace"),
         content_type="application/json",
     )
     if following is not None:
@@ -169,14 +169,14 @@ def papers(request: HttpRequest, asked: Query[params.PapersParams]) -> HttpRespo
         rows = rows.filter(published__gte=asked.since)
     if asked.until:
         rows = rows.filter(published__lte=asked.until)
-    found = cursor.page(rows, asked.order, asked.cursor, asked.limit + 1)
-    page, more = found[: asked.limit], len(found) > asked.limit
+    one_more = cursor.page(rows, asked.order, asked.cursor, asked.limit + 1)
+    page, more = one_more[: asked.limit], len(one_more) > asked.limit
     behind = cursor.of(page[-1], asked.order) if page and (more or asked.order == "changed") else None
     if behind is None and asked.order == "changed":
         behind = asked.cursor or None
-    known = evidence.evidence()
-    said = {"papers": [shapes.paper(row, known) for row in page], "next_cursor": behind}
-    return _json(said, following=_next(request, cursor=behind) if more and behind else None)
+    known = records.record_index()
+    body = {"papers": [shapes.paper(row, known) for row in page], "next_cursor": behind}
+    return _json(body, following=_next(request, cursor=behind) if more and behind else None)
 
 
 @api.get(
@@ -189,16 +189,18 @@ def papers(request: HttpRequest, asked: Query[params.PapersParams]) -> HttpRespo
 def search_papers(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
     """The hits of a search, best first; `X-Total-Count` says how many match. /api/search tells more."""
     params.known(request, params.SearchParams)
-    found, following = finding.search(request, facets=False)
-    return _json(found["hits"], following=following, total=found["total"])
+    answer, following = hits.search(request, facets=False)
+    return _json(answer["hits"], following=following, total=answer["total"])
 
 
-@api.get("/search", response=answers.Found, summary="Search, with counts", operation_id="search", tags=["search"])
+@api.get(
+    "/search", response=answers.SearchAnswer, summary="Search, with counts", operation_id="search", tags=["search"]
+)
 def search(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
     """The hits of a search with how many match, by family, year and so on, and the words with their spelling mended."""
     params.known(request, params.SearchParams)
-    found, following = finding.search(request, facets=True)
-    return _json(found, following=following, total=found["total"])
+    answer, following = hits.search(request, facets=True)
+    return _json(answer, following=following, total=answer["total"])
 
 
 @api.get(
@@ -223,7 +225,7 @@ def daily_papers(request: HttpRequest, asked: Query[params.DailyParams]) -> Http
 def related(request: HttpRequest, asked: Query[params.RelatedParams], paper: str = NAME) -> HttpResponse:
     """Papers near in meaning, nearest first."""
     params.known(request, params.RelatedParams)
-    return _json(finding.related(_find(paper), asked.limit))
+    return _json(hits.related(_find(paper), asked.limit))
 
 
 @api.get(
@@ -236,10 +238,10 @@ def related(request: HttpRequest, asked: Query[params.RelatedParams], paper: str
 def records_of(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """Every execution of the paper's checks, without the samples; those that no longer count too."""
     params.known(request, params.Nothing)
-    row, known = _find(paper), evidence.evidence()
+    row, known = _find(paper), records.record_index()
     names = [place.id for place in known.places.values() if row.slug and place.paper == row.slug]
-    said = [record for name in names if (record := evidence.record(name)) is not None]
-    return _dated(_json({"records": said}), known)
+    body = [record for name in names if (record := records.read(name)) is not None]
+    return _dated(_json({"records": body}), known)
 
 
 @api.get(
@@ -252,9 +254,9 @@ def records_of(request: HttpRequest, paper: str = NAME) -> HttpResponse:
 def verdicts_on(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """What the checks of the paper's claims said here. `state` says which of them count today."""
     params.known(request, params.Nothing)
-    row, known = _find(paper), evidence.evidence()
-    said = known.by_paper.get(row.slug, []) if row.slug else []
-    return _dated(_json({"verdicts": said, "next_cursor": None}), known)
+    row, known = _find(paper), records.record_index()
+    body = known.by_paper.get(row.slug, []) if row.slug else []
+    return _dated(_json({"verdicts": body, "next_cursor": None}), known)
 
 
 @api.get("/papers/{path:paper}", response=answers.Paper, summary="One paper", operation_id="paper", tags=["papers"])
@@ -262,10 +264,10 @@ def one_paper(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """A paper by arXiv id (2403.02775, 2403.02775v2, math/0601001, math.AG/0601001v1) or slug, with its versions, the
     days on which it was in a list, and its claims."""
     params.known(request, params.Nothing)
-    return _json(shapes.detail(_find(paper), evidence.evidence()))
+    return _json(shapes.detail(_find(paper), records.record_index()))
 
 
-def _dated(answer: HttpResponse, known: evidence.Evidence) -> HttpResponse:
+def _dated(answer: HttpResponse, known: records.RecordIndex) -> HttpResponse:
     if known.modified:
         answer.headers["Last-Modified"] = last_modified(known.modified)
     return answer
@@ -275,7 +277,7 @@ def _dated(answer: HttpResponse, known: evidence.Evidence) -> HttpResponse:
 def verdicts(request: HttpRequest, asked: Query[params.VerdictParams]) -> HttpResponse:
     """The verdicts on all claims that count today, oldest first; with all=1 every one that there is."""
     params.known(request, params.VerdictParams)
-    known = evidence.evidence()
+    known = records.record_index()
     rows = [
         row
         for row in known.verdicts.values()
@@ -290,8 +292,8 @@ def verdicts(request: HttpRequest, asked: Query[params.VerdictParams]) -> HttpRe
         rows = [row for row in rows if (row["started"], row["id"]) > (last["started"], last["id"])]
     page = rows[: asked.limit]
     behind = page[-1]["id"] if len(rows) > len(page) else None
-    said = {"verdicts": page, "next_cursor": behind}
-    return _dated(_json(said, following=_next(request, cursor=behind) if behind else None, total=None), known)
+    body = {"verdicts": page, "next_cursor": behind}
+    return _dated(_json(body, following=_next(request, cursor=behind) if behind else None, total=None), known)
 
 
 @api.get("/records/{record}", response=answers.Record, summary="One record", operation_id="record", tags=["checks"])
@@ -303,10 +305,10 @@ def record(
     """One execution of one check: what ran, on what, and what came out. A diverged value is the word "NaN" or
     "Infinity"."""
     params.known(request, params.RecordParams)
-    said = evidence.record(record, samples=asked.samples)
-    if said is None:
+    body = records.read(record, samples=asked.samples)
+    if body is None:
         raise Problem(404, f"no record {record[:60]!r}; /api/verdicts lists their ids")
-    return _dated(_json(said), evidence.evidence())
+    return _dated(_json(body), records.record_index())
 
 
 @api.get(
@@ -319,7 +321,7 @@ def record(
 def coverage(request: HttpRequest) -> HttpResponse:
     """Counts by family: papers by what can be done, claims by how far their checks came, verdicts by word."""
     params.known(request, params.Nothing)
-    return _dated(_json(evidence.coverage()), evidence.evidence())
+    return _dated(_json(records.coverage()), records.record_index())
 
 
 @api.get("/export/papers.jsonl", response=str, summary="All papers", operation_id="export_papers", tags=["export"])
@@ -327,14 +329,14 @@ def export_papers(request: HttpRequest, asked: Query[params.ExportParams]) -> Ht
     """Every paper, one a line, in the order of their last change. An interrupted export goes on behind the `cursor` of
     the last line; the same, asked later, gives what changed since."""
     params.known(request, params.ExportParams)
-    return export.stream(request, export.papers(asked.cursor))
+    return export.stream(request, export.paper_lines(asked.cursor))
 
 
 @api.get("/export/records.jsonl", response=str, summary="All records", operation_id="export_records", tags=["export"])
 def export_records(request: HttpRequest, asked: Query[params.RecordExportParams]) -> HttpResponseBase:
     """Every record, one a line, oldest first; with samples=1 all that `paperlab verify` needs."""
     params.known(request, params.RecordExportParams)
-    return export.stream(request, export.records(asked.cursor, asked.samples))
+    return export.stream(request, export.record_lines(asked.cursor, asked.samples))
 
 
 @api.get(
@@ -343,4 +345,4 @@ def export_records(request: HttpRequest, asked: Query[params.RecordExportParams]
 def export_verdicts(request: HttpRequest) -> HttpResponseBase:
     """Every verdict, one a line, oldest first; `state` says which count today."""
     params.known(request, params.Nothing)
-    return export.stream(request, iter(evidence.evidence().verdicts.values()))
+    return export.stream(request, iter(records.record_index().verdicts.values()))

@@ -1,4 +1,4 @@
-"""Pages of the store: where one ends and the next begins, so that papers that arrive meanwhile shift nothing.
+"""Cursors: pages over the store that do not shift when papers arrive between two requests.
 
 A cursor is the last row's place in its order, in plain letters; one that is made up asks for a place, nothing more.
 
@@ -14,7 +14,7 @@ from typing import Literal
 from django.db.models import Q, QuerySet
 
 from paperlab.site.api.problems import Problem, bad
-from paperlab.site.catalogue.models import Paper
+from paperlab.site.store.models import Paper
 
 Order = Literal["published", "added", "changed"]
 
@@ -55,7 +55,7 @@ def page(rows: "QuerySet[Paper]", order: Order, cursor: str, limit: int) -> list
 
 def _newest(rows: "QuerySet[Paper]", cursor: str, match: "re.Match[str] | None", limit: int) -> list[Paper]:
     """By date, newest first, then those without a date, whose place databases differ about."""
-    found: list[Paper] = []
+    page: list[Paper] = []
     undated = rows.filter(published=None)
     if match is None or match[1]:
         dated = rows.filter(published__isnull=False)
@@ -65,9 +65,9 @@ def _newest(rows: "QuerySet[Paper]", cursor: str, match: "re.Match[str] | None",
             except ValueError:
                 raise _wrong(cursor, "published") from None
             dated = dated.filter(published__lte=day).exclude(Q(published=day) & Q(pk__gte=int(match[2])))
-        found = list(dated.order_by("-published", "-pk")[:limit])
+        page = list(dated.order_by("-published", "-pk")[:limit])
     else:
         undated = undated.filter(pk__lt=int(match[2]))
-    if len(found) < limit:
-        found += undated.order_by("-pk")[: limit - len(found)]
-    return found
+    if len(page) < limit:
+        page += undated.order_by("-pk")[: limit - len(page)]
+    return page

@@ -1,4 +1,4 @@
-"""The papers of the daily lists of a day, a week or a month."""
+"""Papers of the daily lists of a day, a week or a month."""
 
 from calendar import monthrange
 from datetime import UTC, date, datetime, timedelta
@@ -7,12 +7,12 @@ from typing import Any
 from django.db.models import Max, Min
 from django.db.models.functions import Coalesce
 
-from paperlab.site import evidence
+from paperlab.site import records
 from paperlab.site.api import shapes
 from paperlab.site.api.params import DailyParams
 from paperlab.site.api.problems import bad
-from paperlab.site.catalogue.models import Sighting
 from paperlab.site.search.trending import trending
+from paperlab.site.store.models import Sighting
 
 PLACES = 1_000  # of the trending list
 
@@ -47,7 +47,7 @@ def papers(asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
         .annotate(
             first=Min("day"),
             votes=Max(Coalesce("paper__upvotes", "upvotes")),
-            said=Max("comments"),
+            comment_count=Max("comments"),
             published=Max("paper__published"),
         )
     )
@@ -55,22 +55,22 @@ def papers(asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
     newest = asked.sort == "publishedAt"
     places.sort(key=lambda p: (p["published"] or date.min) if newest else (p["votes"] or 0, p["paper"]), reverse=True)
     page = places[asked.p * asked.limit :][: asked.limit]
-    rows, known = shapes.by_key(place["paper"] for place in page), evidence.evidence()
-    found = []
+    rows, known = shapes.by_key(place["paper"] for place in page), records.record_index()
+    listed = []
     for place in page:
         row = rows.get(place["paper"])
         if row is None:
             continue  # joined with another row between the two queries
-        said = shapes.paper(row, known)
-        said["upvotes"] = place["votes"]
-        found.append(shapes.listed(said, day=place["first"], comments=row.comments or place["said"]))
-    return found, len(places)
+        shaped = shapes.paper(row, known)
+        shaped["upvotes"] = place["votes"]
+        listed.append(shapes.listed(shaped, day=place["first"], comments=row.comments or place["comment_count"]))
+    return listed, len(places)
 
 
 def _trending(on: date, asked: DailyParams) -> tuple[list[dict[str, Any]], int]:
     talked = [key for key, _ in trending(on, PLACES)]
     keys = talked[asked.p * asked.limit :][: asked.limit]
-    rows, known = shapes.by_key(keys), evidence.evidence()
+    rows, known = shapes.by_key(keys), records.record_index()
     days = dict(Sighting.objects.filter(paper__in=keys, day__lte=on).values_list("paper").annotate(Max("day")))
-    found = [shapes.listed(shapes.paper(rows[key], known), day=days.get(key)) for key in keys if key in rows]
-    return found, len(talked)
+    listed = [shapes.listed(shapes.paper(rows[key], known), day=days.get(key)) for key in keys if key in rows]
+    return listed, len(talked)

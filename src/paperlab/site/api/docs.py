@@ -1,4 +1,4 @@
-"""The OpenAPI document as a page for people: made here from the same document, without a script or a foreign server."""
+"""The API's documentation page, rendered here from the OpenAPI document, without a script or a foreign server."""
 
 from functools import cache
 from typing import Any
@@ -13,12 +13,12 @@ from paperlab.site.api.problems import of_status, response
 @cache
 def _operations() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     made = api.get_openapi_schema(path_prefix="/api/")
-    found = []
+    operations = []
     for path, methods in made["paths"].items():
         for operation in methods.values():
             given = [{**p, "hint": _hint(p["schema"])} for p in operation.get("parameters", [])]
-            found.append({"path": path, **operation, "parameters": given})
-    return made["info"], found
+            operations.append({"path": path, **operation, "parameters": given})
+    return made["info"], operations
 
 
 def _hint(schema: dict[str, Any]) -> str:

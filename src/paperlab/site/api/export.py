@@ -1,4 +1,4 @@
-"""Everything, as JSON lines: made as it is sent, so that memory does not grow with the store."""
+"""Exports as JSON lines, made while they are sent, so that memory does not grow with the store."""
 
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -9,16 +9,16 @@ from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
 
-from paperlab.site import evidence, packing
+from paperlab.site import compression, records
 from paperlab.site.api import cursor, shapes
 from paperlab.site.api.problems import bad
-from paperlab.site.catalogue.models import Paper
+from paperlab.site.store.models import Paper
 
 PAGE = 500  # papers read at once
 CHUNK = 100  # lines sent at once
 
 
-def papers(behind: str) -> Iterator[dict[str, Any]]:
+def paper_lines(behind: str) -> Iterator[dict[str, Any]]:
     """Every paper behind a cursor of order=changed, each with its own. Raises Problem at once for a bad one."""
     rows = Paper.objects.defer(*shapes.UNREAD)
     first = cursor.page(rows, "changed", behind, PAGE)
@@ -26,7 +26,7 @@ def papers(behind: str) -> Iterator[dict[str, Any]]:
     def each() -> Iterator[dict[str, Any]]:
         page = first
         while page:
-            known = evidence.evidence()
+            known = records.record_index()
             for row in page:
                 yield {**shapes.paper(row, known), "cursor": cursor.of(row, "changed")}
             page = cursor.page(rows, "changed", cursor.of(page[-1], "changed"), PAGE)
@@ -34,11 +34,11 @@ def papers(behind: str) -> Iterator[dict[str, Any]]:
     return each()
 
 
-def records(behind: str, samples: bool) -> Iterator[dict[str, Any]]:
+def record_lines(behind: str, samples: bool) -> Iterator[dict[str, Any]]:
     """Every record behind one of that id. Raises Problem for an id that is none."""
-    if behind and behind not in evidence.evidence().places:
+    if behind and behind not in records.record_index().places:
         raise bad({"cursor": f"no record {behind!r}; give the id of the last one that was kept"})
-    return evidence.records(behind or None, samples=samples)
+    return records.read_all(behind or None, samples=samples)
 
 
 def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
@@ -52,14 +52,14 @@ def stream(request: HttpRequest, rows: Iterable[dict[str, Any]]) -> StreamingHtt
     """The lines as an answer that is made while it is sent."""
     chunks = _chunks(rows)
     headers = {"Vary": "Accept-Encoding"}
-    if packing.accepted(request):
-        chunks = packing.packed(chunks)
+    if compression.accepted(request):
+        chunks = compression.compressed(chunks)
         headers["Content-Encoding"] = "gzip"
-    content = _aside(chunks) if isinstance(request, ASGIRequest) else chunks
+    content = _in_thread(chunks) if isinstance(request, ASGIRequest) else chunks
     return StreamingHttpResponse(content, content_type="application/jsonl", headers=headers)
 
 
-async def _aside(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _in_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
     """The chunks, each made in the request's thread: under ASGI a plain iterator would be read whole first."""
     following = sync_to_async(lambda: next(chunks, None))
     while (chunk := await following()) is not None:

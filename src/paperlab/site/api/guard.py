@@ -1,11 +1,10 @@
-"""What every answer of the API has: the rate limit, CORS, ETag and 304, and problems instead of HTML errors."""
+"""Middleware of the API: rate limit, CORS, ETag and 304, and RFC 9457 problems instead of HTML errors."""
 
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 from django.conf import settings
@@ -17,10 +16,11 @@ from django.utils.cache import get_conditional_response
 from django.utils.http import parse_etags
 
 from paperlab.core.home import home
-from paperlab.site import evidence
+from paperlab.core.install import version
+from paperlab.site import records
 from paperlab.site.api import limits
 from paperlab.site.api.problems import TYPE, Problem, of_status, response
-from paperlab.site.catalogue.models import Counter
+from paperlab.site.store.models import Counter
 
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -39,7 +39,7 @@ _RANKED = ("/api/papers/search", "/api/search")
 @cache
 def _code() -> str:
     """This site's own mark: its data folder (by the secret kept there), its version and the code of its answers."""
-    made = hashlib.sha256(f"{settings.SECRET_KEY} {version('paperlab')}".encode())
+    made = hashlib.sha256(f"{settings.SECRET_KEY} {version()}".encode())
     for file in sorted(Path(__file__).parent.rglob("*.*")):
         if file.suffix in (".py", ".html"):
             made.update(file.read_bytes())
@@ -49,7 +49,7 @@ def _code() -> str:
 def tag(request: HttpRequest) -> str:
     """The ETag of an address now, without making its answer: the store's revision, the records' state, the day."""
     revision = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
-    parts = (_code(), revision, evidence.mark()[0], datetime.now(UTC).date(), request.get_full_path())
+    parts = (_code(), revision, records.mark()[0], datetime.now(UTC).date(), request.get_full_path())
     return f'W/"{hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:24]}"'
 
 
@@ -70,11 +70,11 @@ class Guard:
         headers, taken = dict(CORS), self._take(request)
         if taken is not None and self.buckets is not None:
             headers["RateLimit-Policy"] = self.buckets.rate.policy
-            headers["RateLimit"] = f'"client";r={taken.left};t={round(taken.full)}'
+            headers["RateLimit"] = f'"client";r={taken.remaining};t={round(taken.full)}'
             if not taken.allowed:
                 wait = max(1, -int(-taken.wait // 1))
-                said = Problem(429, f"more requests than {self.buckets.rate.per_second:g} a second; wait {wait} s")
-                return response(said, {**headers, "Retry-After": str(wait)})
+                problem = Problem(429, f"more requests than {self.buckets.rate.per_second:g} a second; wait {wait} s")
+                return response(problem, {**headers, "Retry-After": str(wait)})
         answer = self._answer(request)
         for name, value in headers.items():
             answer.headers.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""How often one client may ask: a leaky bucket per address in a file that every process of the site shares.
+"""Rate limits: a leaky bucket per client address, in a file that every process of the site shares.
 
 A bucket is one number, the time at which it will be empty again (the "generic cell rate algorithm" of ATM networks),
 so a request costs one statement. The file is SQLite without flushes: forgetting it costs nothing.
@@ -34,17 +34,17 @@ class Rate:
 
     @property
     def policy(self) -> str:
-        """The rate as the RateLimit-Policy header tells it: a quota and the seconds in which it fills."""
+        """The rate as the RateLimit-Policy header has it: a quota and the seconds in which it fills."""
         return f'"client";q={self.burst};w={max(1, round(self.burst / self.per_second))}'
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of a request. left: requests that may follow at once. wait, full: seconds until one more may, and
-    until all may."""
+    """The decision on a request. remaining: requests that may follow at once. wait, full: seconds until one
+    more may, and until all may."""
 
     allowed: bool
-    left: int
+    remaining: int
     wait: float
     full: float
 
@@ -91,14 +91,14 @@ class Buckets:
         if self._connection is None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             made = sqlite3.connect(self.file, timeout=1, isolation_level=None, check_same_thread=False)
-            for left in reversed(range(100)):
+            for attempts in reversed(range(100)):
                 try:
                     made.execute(
                         "PRAGMA journal_mode=WAL"
                     )  # while another process does the same, this waits for nobody
                     break
                 except sqlite3.OperationalError:
-                    if not left:
+                    if not attempts:
                         raise
                     time.sleep(0.01)
             made.execute("PRAGMA synchronous=OFF")
@@ -127,8 +127,8 @@ class Buckets:
                 if row is not None:
                     filled = row[0] - now
                     return Taken(True, int((full - filled) / gap + 1e-6), 0.0, filled)
-                found = self._open().execute("SELECT empty_at FROM bucket WHERE client = ?", (client,)).fetchone()
-                filled = (found[0] if found else now) - now
+                stored = self._open().execute("SELECT empty_at FROM bucket WHERE client = ?", (client,)).fetchone()
+                filled = (stored[0] if stored else now) - now
                 return Taken(False, 0, max(filled + gap - full, 0.0), filled)
         except (sqlite3.Error, OSError) as error:
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):

@@ -1,4 +1,4 @@
-"""What may be asked, as the OpenAPI document tells it; the same classes read it."""
+"""Parameters of the API: the classes that read them and describe them in the OpenAPI document."""
 
 from collections.abc import Iterable
 from datetime import date
@@ -9,11 +9,11 @@ from ninja import Schema
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from paperlab.core.paper import FAMILIES, KINDS
-from paperlab.core.standing import MIXED, NOT_RUN
+from paperlab.core.standings import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.api.problems import bad
-from paperlab.site.catalogue.clean import FIRST_YEAR
 from paperlab.site.search.query import DEPTH, LIMIT, SORTS
+from paperlab.site.store.clean import FIRST_YEAR
 
 
 def _day(value: Any) -> Any:
@@ -55,7 +55,7 @@ Yes = Annotated[bool, BeforeValidator(_yes), WithJsonSchema({"type": "string", "
 Year = Annotated[int, Field(ge=FIRST_YEAR, le=9999)]
 Family = Literal[FAMILIES]  # type: ignore[valid-type]
 Kind = Literal[KINDS]  # type: ignore[valid-type]
-Word = Literal[WORDS]  # type: ignore[valid-type]
+Word = Literal[(*WORDS, MIXED)]  # type: ignore[valid-type]
 Cursor = Annotated[str, Field(max_length=60)]
 
 
@@ -181,8 +181,8 @@ class Nothing(Schema):
 def strange(request: HttpRequest, names: Iterable[str]) -> dict[str, str]:
     """What is wrong with the parameters that an address does not have: a filter misspelt would silently not filter."""
     have = list(names)
-    there = f"there are: {', '.join(have)}" if have else "this address has none"
-    return {name[:60]: f"no such parameter; {there}" for name in request.GET if name not in have}
+    hint = f"there are: {', '.join(have)}" if have else "this address has none"
+    return {name[:60]: f"no such parameter; {hint}" for name in request.GET if name not in have}
 
 
 def known(request: HttpRequest, schema: type[Schema]) -> None:

@@ -20,7 +20,7 @@ class Problem(Exception):
 
 def bad(errors: Mapping[str, str]) -> Problem:
     """The problem of bad parameters."""
-    return Problem(400, "; ".join(f"{name}: {said}" for name, said in errors.items()), errors)
+    return Problem(400, "; ".join(f"{name}: {message}" for name, message in errors.items()), errors)
 
 
 def response(problem: Problem, headers: Mapping[str, str] | None = None) -> HttpResponse:
@@ -32,15 +32,15 @@ def response(problem: Problem, headers: Mapping[str, str] | None = None) -> Http
         "detail": problem.detail,
     }
     if problem.errors:
-        body["errors"] = [{"parameter": name, "detail": said} for name, said in problem.errors.items()]
-    said = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        body["errors"] = [{"parameter": name, "detail": message} for name, message in problem.errors.items()]
+    message = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
     return HttpResponse(
-        said, status=problem.status, content_type=TYPE, headers={"Cache-Control": "no-store"} | dict(headers or {})
+        message, status=problem.status, content_type=TYPE, headers={"Cache-Control": "no-store"} | dict(headers or {})
     )
 
 
 # What Django answers by itself, in words of ours: its own pages are HTML, and a traceback never goes out.
-SAID = {
+MESSAGES = {
     400: "the request cannot be read: its address, its form or its Host header (PAPERLAB_HOSTS has those known)",
     403: "this may not be read",
     404: "there is no such address; /api/openapi.json lists those there are",
@@ -52,4 +52,4 @@ SAID = {
 
 def of_status(status: int) -> Problem:
     """The problem behind a bare status."""
-    return Problem(status, SAID.get(status, SAID[400] if status < 500 else SAID[500]))
+    return Problem(status, MESSAGES.get(status, MESSAGES[400] if status < 500 else MESSAGES[500]))

@@ -1,12 +1,12 @@
-"""What the API says of a paper: the known Daily Papers shape, and what only paperlab knows under `paperlab`."""
+"""Papers as the API returns them: the known Daily Papers shape, and what only paperlab knows under `paperlab`."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from typing import Any
 
-from paperlab.site.catalogue import clean
-from paperlab.site.catalogue.models import Paper
-from paperlab.site.evidence import Evidence, runnable
+from paperlab.site.records import RecordIndex, runnable
+from paperlab.site.store import clean
+from paperlab.site.store.models import Paper
 
 UNREAD = ("origins", "extra", "title_key")  # columns that no answer needs
 
@@ -40,11 +40,11 @@ def moment(value: date | datetime | None) -> str | None:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
 
 
-def paper(row: Paper, known: Evidence) -> dict[str, Any]:
+def paper(row: Paper, known: RecordIndex) -> dict[str, Any]:
     """A paper. `id`, `title`, `summary` (the abstract), `authors`, `upvotes` … as the known API names them."""
     slug = row.slug or ""
     code = clean.address(row.code)  # becomes a link: whatever wrote the row, no other scheme goes out
-    said: dict[str, Any] = {
+    shaped: dict[str, Any] = {
         "id": public_id(row),
         "authors": [{"name": name, "hidden": False} for name in row.authors],
         "publishedAt": moment(row.published_at or row.published),
@@ -53,14 +53,14 @@ def paper(row: Paper, known: Evidence) -> dict[str, Any]:
         "upvotes": row.upvotes,
     }
     if row.upstream_summary:
-        said["ai_summary"] = row.upstream_summary
+        shaped["ai_summary"] = row.upstream_summary
     if row.keywords:
-        said["ai_keywords"] = row.keywords
+        shaped["ai_keywords"] = row.keywords
     if code.startswith("https://github.com/"):
-        said["githubRepo"] = code
+        shaped["githubRepo"] = code
     if row.stars is not None:
-        said["githubStars"] = row.stars
-    said["paperlab"] = {
+        shaped["githubStars"] = row.stars
+    shaped["paperlab"] = {
         "key": row.pk,
         "revision": row.revision,
         "arxiv": row.arxiv,
@@ -82,38 +82,38 @@ def paper(row: Paper, known: Evidence) -> dict[str, Any]:
         "verdict": known.words.get(slug),
         "verdicts": known.counts.get(slug, {}),
     }
-    return said
+    return shaped
 
 
-def detail(row: Paper, known: Evidence) -> dict[str, Any]:
-    """A paper with what only its own address tells: versions, the days in daily lists, the catalogue's claims."""
+def detail(row: Paper, known: RecordIndex) -> dict[str, Any]:
+    """A paper with what only its own address has: versions, the days in daily lists, the catalogue's claims."""
     from paperlab.core.paper import papers
 
-    said = paper(row, known)
+    shaped = paper(row, known)
     days = list(row.sightings.order_by("day").values("day", "upvotes", "comments"))
     if days:
-        said["submittedOnDailyAt"] = moment(days[0]["day"])
+        shaped["submittedOnDailyAt"] = moment(days[0]["day"])
     ours = papers().get(row.slug or "")
-    said["paperlab"] |= {
+    shaped["paperlab"] |= {
         "versions": row.versions,
         "days": [{**day, "day": str(day["day"])} for day in days],
         "claims": [vars(claim) for claim in ours.claims] if ours else [],
         "plan": ours.plan.experiment if ours and ours.plan else None,
         "why_not": ours.why_not if ours else None,
     }
-    return said
+    return shaped
 
 
-def listed(said: dict[str, Any], *, day: date | None = None, comments: int | None = None) -> dict[str, Any]:
+def listed(shaped: dict[str, Any], *, day: date | None = None, comments: int | None = None) -> dict[str, Any]:
     """A paper as a place of a list, which holds it under `paper` and repeats its title, abstract and date."""
     if day is not None:
-        said["submittedOnDailyAt"] = moment(day)
+        shaped["submittedOnDailyAt"] = moment(day)
     return {
-        "paper": said,
-        "publishedAt": said["publishedAt"],
-        "title": said["title"],
-        "summary": said["summary"],
-        "numComments": said["paperlab"]["comments"] if comments is None else comments,
+        "paper": shaped,
+        "publishedAt": shaped["publishedAt"],
+        "title": shaped["title"],
+        "summary": shaped["summary"],
+        "numComments": shaped["paperlab"]["comments"] if comments is None else comments,
     }
 
 

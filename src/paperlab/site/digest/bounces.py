@@ -13,12 +13,12 @@ def failed(report: bytes) -> list[str]:
     try:
         letter = email.message_from_bytes(report[:LIMIT], policy=email.policy.default)
         parts = [part for part in letter.walk() if part.get_content_type() == "message/delivery-status"]
-        found = []
+        addresses = []
         for part in parts:
             for block in part.get_payload() or ():
                 if isinstance(block, EmailMessage) and (address := _gone(block)):
-                    found.append(address)
-        return found
+                    addresses.append(address)
+        return addresses
     except (ValueError, LookupError, TypeError, AttributeError):  # what the parser does not expect of hostile mail
         return []
 

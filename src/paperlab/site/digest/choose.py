@@ -1,4 +1,4 @@
-"""What is new for whom: the papers of a day or a week, ranked as the pages rank them, and the claims that were checked.
+"""Contents of a digest: the papers of a day or a week, ranked as the pages rank them, and the claims that were checked.
 
 Asked once for each interest, however many people share it, and rendered once for each paper.
 """
@@ -12,11 +12,11 @@ from urllib.parse import parse_qs
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
-from paperlab.site import evidence
+from paperlab.site import records
 from paperlab.site.api import shapes
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.pages import cards, feed
 from paperlab.site.search import query, rank
+from paperlab.site.store.models import Paper
 
 MOST = 12  # papers of one interest
 WHOLE = 2_000  # papers of a span that are looked at
@@ -49,7 +49,7 @@ class Issue:
         first = day if every == "day" else day - timedelta(6)
         self.day, self.site = day, site
         self.span = feed.Span("day" if every == "day" else "week", first, day)
-        self._found: dict[Interest, Section] = {}
+        self._sections: dict[Interest, Section] = {}
         self._items: dict[int, Item] = {}
 
     @cached_property
@@ -62,16 +62,16 @@ class Issue:
     def sections(self, interests: Iterable[Interest]) -> list[Section]:
         """What is new for somebody, nothing twice; empty if nothing is. Without interests: the first of all."""
         seen: set[str] = set()
-        found = []
+        sections = []
         for interest in list(interests) or [("all", "")]:
-            if interest not in self._found:
-                self._found[interest] = self._section(*interest)
-            section = self._found[interest]
+            if interest not in self._sections:
+                self._sections[interest] = self._section(*interest)
+            section = self._sections[interest]
             items = tuple(item for item in section.items if item.key not in seen)
             seen |= {item.key for item in items}
             if items:
-                found.append(Section(section.title, items))
-        return found
+                sections.append(Section(section.title, items))
+        return sections
 
     def _section(self, kind: str, value: str) -> Section:
         if kind == "claim":
@@ -99,17 +99,18 @@ class Issue:
 
     def _item(self, key: int) -> Item:
         if key not in self._items:
-            told = {"card": cards.card(self.papers[key], evidence.evidence()), "site": self.site}
-            text = render_to_string("digest/paper.txt", told).strip()
-            html = SafeString(render_to_string("digest/paper.html", told).strip())
+            context = {"card": cards.card(self.papers[key], records.record_index()), "site": self.site}
+            text = render_to_string("digest/paper.txt", context).strip()
+            html = SafeString(render_to_string("digest/paper.html", context).strip())
             self._items[key] = Item(f"paper {key}", text, html)
         return self._items[key]
 
     def _claim(self, value: str) -> Iterable[Item]:
         slug, _, claim = value.partition(":")
-        for row in evidence.evidence().verdicts.values():
+        for row in records.record_index().verdicts.values():
             when = str(row.get("finished") or row["started"])[:10]
             if (row["method"], row["claim"]) == (slug, claim) and str(self.span.first) <= when <= str(self.span.last):
-                told = {"row": row, "site": self.site, "paper": row["paper"] or slug}
-                text = render_to_string("digest/claim.txt", told).strip()
-                yield Item(f"record {row['id']}", text, SafeString(render_to_string("digest/claim.html", told).strip()))
+                context = {"row": row, "site": self.site, "paper": row["paper"] or slug}
+                text = render_to_string("digest/claim.txt", context).strip()
+                html = SafeString(render_to_string("digest/claim.html", context).strip())
+                yield Item(f"record {row['id']}", text, html)

@@ -1,4 +1,4 @@
-"""Letters: how they are made, and those that go at once: the link to sign in, the question whether to subscribe."""
+"""Compose letters, and send those that go at once: the link to sign in, the question whether to subscribe."""
 
 import logging
 import secrets
@@ -53,10 +53,10 @@ def letter(to: str, subject: str, text: str, html: str, name: str, headers: Mapp
     return made
 
 
-def _both(template: str, told: Mapping[str, Any]) -> tuple[str, str]:
+def _both(template: str, context: Mapping[str, Any]) -> tuple[str, str]:
     """A letter's text and HTML, from the same facts."""
-    told = {"site": site(), **told}
-    return render_to_string(f"digest/{template}.txt", told), render_to_string(f"digest/{template}.html", told)
+    context = {"site": site(), **context}
+    return render_to_string(f"digest/{template}.txt", context), render_to_string(f"digest/{template}.html", context)
 
 
 def seal(row: Subscription) -> str:
@@ -74,7 +74,7 @@ def unseal(token: str) -> Subscription | None:
 
 
 def urgent() -> bool:
-    """The worker's job: hand over the letters that somebody waits for; whether there was one.
+    """The worker's job: send the letters that somebody waits for; whether there was one.
 
     A token is made when its letter is, so only the letter has it. Of a letter that may not have been sent, the person
     asks for another: none is sent twice.

@@ -1,4 +1,4 @@
-"""Who gets the digest, and what was sent when."""
+"""Tables of the digest: subscriptions, and what was sent when."""
 
 from django.db import models
 
@@ -11,7 +11,7 @@ class Subscription(models.Model):
 
     state: pending until confirmed by the mailed link, suppressed once its mail was refused for good. digest: of the
     token that confirms. wanted: a letter that asks to confirm is due. nonce: what its links are made with. changes:
-    what is asked for, and comes true once it is confirmed.
+    what is asked for, and comes true once it is confirmed. reason: why its mail was refused.
     """
 
     email = models.CharField(max_length=150, unique=True)
@@ -25,7 +25,7 @@ class Subscription(models.Model):
     nonce = models.CharField(max_length=32, unique=True)
     asked = models.DateTimeField(auto_now_add=True)
     confirmed = models.DateTimeField(null=True, blank=True)
-    said = models.TextField(blank=True, default="")
+    reason = models.TextField(db_column="said", blank=True, default="")
 
     def __str__(self) -> str:
         return f"{self.pk}: {self.state}"
@@ -35,7 +35,7 @@ class Delivery(models.Model):
     """The digest of one day for one subscription: the row is there before anything is sent, so it is sent once at most.
 
     state: sending (now, or when it was killed), sent, unsure (the relay went away before it answered: not sent again),
-    refused (tried again while tries last), nothing (there was nothing new).
+    refused (tried again while tries last), nothing (there was nothing new). reason: of a refusal.
     """
 
     subscription = models.ForeignKey(Subscription, on_delete=models.CASCADE, related_name="deliveries")
@@ -43,7 +43,7 @@ class Delivery(models.Model):
     state = models.CharField(max_length=10, default=SENDING)
     message_id = models.CharField(max_length=120)
     tries = models.PositiveSmallIntegerField(default=0)
-    said = models.TextField(blank=True, default="")
+    reason = models.TextField(db_column="said", blank=True, default="")
     at = models.DateTimeField(auto_now=True)
 
     class Meta:

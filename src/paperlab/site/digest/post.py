@@ -1,4 +1,4 @@
-"""Handing a letter over: to a relay (PAPERLAB_SMTP), or as a file into the outbox.
+"""Send a letter: to a relay (PAPERLAB_SMTP), or as a file into the outbox.
 
 What a relay has not answered may have been sent. So there are three outcomes, and only one of them may be tried again:
 handed over, surely not handed over, and unsure.
@@ -32,13 +32,13 @@ class Away(OSError):
 class NotTaken(Exception):
     """The relay refused this letter. for_good: its address takes no mail (5xx)."""
 
-    def __init__(self, said: str, *, for_good: bool) -> None:
+    def __init__(self, message: str, *, for_good: bool) -> None:
         self.for_good = for_good
-        super().__init__(said)
+        super().__init__(message)
 
 
 class Unsure(Exception):
-    """The relay went away after it had the letter and before it said so."""
+    """The relay went away after it had the letter and before it confirmed that."""
 
 
 class Post(Protocol):
@@ -69,7 +69,7 @@ class Outbox:
             raise Away(f"{self.folder}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
 
 @dataclass
@@ -117,30 +117,30 @@ class Smtp:
             relay.ehlo_or_helo_if_needed()
             for step, words in (("mail", str(letter["From"])), ("rcpt", str(letter["To"]))):
                 address = words.rpartition("<")[2].rstrip(">")
-                code, said = relay.mail(address) if step == "mail" else relay.rcpt(address)
+                code, reply = relay.mail(address) if step == "mail" else relay.rcpt(address)
                 if code == 421:
-                    raise smtplib.SMTPServerDisconnected(said.decode("utf-8", "replace"))
+                    raise smtplib.SMTPServerDisconnected(reply.decode("utf-8", "replace"))
                 if code not in (250, 251):
                     relay.rset()
-                    text = f"{code} {said.decode('utf-8', 'replace')}"
+                    text = f"{code} {reply.decode('utf-8', 'replace')}"
                     # A sender that is refused says nothing about who was to get the letter.
                     raise NotTaken(text, for_good=step == "rcpt" and 500 <= code < 600)
             relay.putcmd("data")
-            code, said = relay.getreply()
+            code, reply = relay.getreply()
             if code != 354:
-                raise NotTaken(f"{code} {said.decode('utf-8', 'replace')}", for_good=False)
+                raise NotTaken(f"{code} {reply.decode('utf-8', 'replace')}", for_good=False)
         except (OSError, smtplib.SMTPException) as error:
             self.close()
             raise Away(f"the relay {self.host}:{self.port}: {' '.join(str(error).split())}") from error
         try:
             body = letter.as_bytes(policy=letter.policy.clone(linesep="\r\n")).rstrip(b"\r\n")
             relay.send(re.sub(rb"(?m)^\.", b"..", body) + b"\r\n.\r\n")
-            code, said = relay.getreply()
+            code, reply = relay.getreply()
         except (OSError, smtplib.SMTPException) as error:
             self.close()
             raise Unsure(f"the relay {self.host}:{self.port} went away: {' '.join(str(error).split())}") from error
         if code != 250:
-            raise NotTaken(f"{code} {said.decode('utf-8', 'replace')}", for_good=False)
+            raise NotTaken(f"{code} {reply.decode('utf-8', 'replace')}", for_good=False)
 
     def close(self) -> None:
         """End the connection."""

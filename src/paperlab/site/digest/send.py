@@ -1,4 +1,4 @@
-"""Sending the digest: a person's row is claimed before anything is sent, so it goes once at most, whatever crashes."""
+"""Send the digest: a person's row is claimed before anything is sent, so it goes once at most, whatever crashes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ def compose(row: Subscription, issue: Issue, sections: list[Section]) -> EmailMe
     """Somebody's digest."""
     leave = f"{letters.site()}/unsubscribe/{letters.seal(row)}"
     count = sum(len(section.items) for section in sections)
-    told = {"issue": issue, "sections": sections, "leave": leave, "site": letters.site(), "every": row.every}
+    context = {"issue": issue, "sections": sections, "leave": leave, "site": letters.site(), "every": row.every}
     first = sections[0].items[0].text.splitlines()[0]
     subject = f"{issue.span.title}: {first}" if count == 1 else f"{issue.span.title}: {count} for you"
     headers = {
@@ -73,7 +73,7 @@ def compose(row: Subscription, issue: Issue, sections: list[Section]) -> EmailMe
         "List-Id": f"paperlab digest <digest.{letters.site().partition('://')[2].partition(':')[0]}>",
         "Precedence": "bulk",
     }
-    text, html = render_to_string("digest/digest.txt", told), render_to_string("digest/digest.html", told)
+    text, html = render_to_string("digest/digest.txt", context), render_to_string("digest/digest.html", context)
     return letters.letter(row.email, subject, text, html, letters.message_id("digest", row.nonce, issue.day), headers)
 
 
@@ -88,9 +88,9 @@ def _claim(row: Subscription, day: date) -> Delivery | None:
         return Delivery.objects.get(subscription=row, day=day) if again.update(state=SENDING) else None
 
 
-def _became(claimed: Delivery, state: str, said: str = "", tries: int = 0) -> None:
+def _became(claimed: Delivery, state: str, reason: str = "", tries: int = 0) -> None:
     Delivery.objects.filter(pk=claimed.pk).update(
-        state=state, said=said[:500], tries=claimed.tries + tries, at=datetime.now(UTC)
+        state=state, reason=reason[:500], tries=claimed.tries + tries, at=datetime.now(UTC)
     )
 
 
@@ -144,10 +144,10 @@ def _send(row: Subscription, issue: Issue, sections: list[Section], out: post.Po
         _became(claimed, SENT)
 
 
-def suppress(email: str, said: str) -> bool:
+def suppress(email: str, reason: str) -> bool:
     """Write to an address no more; whether it was subscribed."""
     rows = Subscription.objects.filter(email=email).exclude(state=SUPPRESSED)
-    return bool(rows.update(state=SUPPRESSED, said=said[:500], wanted=False))
+    return bool(rows.update(state=SUPPRESSED, reason=reason[:500], wanted=False))
 
 
 def due() -> Callable[[], bool]:

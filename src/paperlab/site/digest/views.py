@@ -14,44 +14,44 @@ from django.views.decorators.http import require_http_methods
 from paperlab.core.paper import FAMILIES
 from paperlab.site.digest import letters
 from paperlab.site.digest.models import ACTIVE, STOPPED, SUPPRESSED, Subscription
-from paperlab.site.people import doing, signing, who
+from paperlab.site.people import actions, signing, who
 
 MOST = 50  # interests
 
 
 def _interests(request: HttpRequest) -> list[tuple[str, str]]:
-    """What the form asks for. Raises doing.Refused."""
+    """What the form asks for. Raises actions.Refused."""
     given = [("family", value) for value in request.POST.getlist("family")]
     given += [("author", value) for value in request.POST.get("authors", "").split(",") if value.strip()]
     if words := request.POST.get("search", "").strip():
         given.append(("search", urlencode({"q": words})))
     given += [("claim", value) for value in request.POST.getlist("claim") if value]
     if len(given) > MOST:
-        raise doing.Refused(f"{MOST} interests are the most")
-    return list(dict.fromkeys(doing.interest(kind, value) for kind, value in given))
+        raise actions.Refused(f"{MOST} interests are the most")
+    return list(dict.fromkeys(actions.interest(kind, value) for kind, value in given))
 
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def subscribe(request: HttpRequest) -> HttpResponse:
     """The form; by POST, a letter that asks whether its owner wants the digest."""
-    told = {"families": FAMILIES, "claim": request.GET.get("claim", "")[:300], "wrong": ""}
+    context = {"families": FAMILIES, "claim": request.GET.get("claim", "")[:300], "wrong": ""}
     if request.method != "POST":
-        return render(request, "digest/subscribe.html", told)
+        return render(request, "digest/subscribe.html", context)
     try:
         email, interests = signing.address(request.POST.get("email", "")), _interests(request)
     except ValidationError:
-        told["wrong"] = "This is no e-mail address."
-    except doing.Refused as error:
-        told["wrong"] = str(error)
-    if told["wrong"]:
-        return render(request, "digest/subscribe.html", told, status=400)
+        context["wrong"] = "This is no e-mail address."
+    except actions.Refused as error:
+        context["wrong"] = str(error)
+    if context["wrong"]:
+        return render(request, "digest/subscribe.html", context, status=400)
     if wait := who.slow_down(request, "subscribe", email):
         return wait
     every = "week" if request.POST.get("every") == "week" else "day"
     changes = {"every": every, "interests": interests}
     row, _ = Subscription.objects.get_or_create(email=email, defaults={"nonce": secrets.token_hex(12)})
-    # Nothing changes before the owner of the address says so; who has told us to stop for good gets no letter.
+    # Nothing changes before the owner of the address says so; who has stopped the digest for good gets no letter.
     Subscription.objects.filter(pk=row.pk).exclude(state=SUPPRESSED).update(changes=changes, wanted=True)
     return render(request, "digest/sent.html", {"email": email})
 
@@ -71,7 +71,7 @@ def confirm(request: HttpRequest, token: str) -> HttpResponse:
             "digest": "",
             "expires": None,
             "changes": {},
-            "said": "",
+            "reason": "",
         }
         wanted = {key: row.changes[key] for key in ("every", "interests") if key in row.changes}
         if not rows.exclude(state=SUPPRESSED).update(**changed, **wanted):

@@ -1,1 +1,1 @@
-"""Pages for people: a plain list of papers, and a page for each."""
+"""HTML pages, Atom feeds and static files."""

@@ -1,10 +1,10 @@
-"""Where things are on this site, and which addresses from outside may become links."""
+"""Addresses of pages, and which addresses from outside may become links."""
 
 from urllib.parse import quote, urlencode, urlsplit
 
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from paperlab.site.catalogue.models import Paper
+from paperlab.site.store.models import Paper
 
 
 def name(row: Paper) -> str:

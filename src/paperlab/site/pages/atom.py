@@ -15,11 +15,11 @@ from django.utils.feedgenerator import Atom1Feed
 from paperlab.core.paper import FAMILIES
 from paperlab.core.paper import papers as catalogue
 from paperlab.site.api import shapes
-from paperlab.site.catalogue.models import Counter, Paper
-from paperlab.site.evidence import Evidence, evidence, mark
 from paperlab.site.pages import addresses, cards, feed, text
 from paperlab.site.pages.refused import refused
+from paperlab.site.records import RecordIndex, mark, record_index
 from paperlab.site.search import query, rank
+from paperlab.site.store.models import Counter, Paper
 
 ENTRIES = 50
 BEGAN = "2026"  # the year in every tag: id; it never changes
@@ -35,7 +35,7 @@ def tag(kind: str, name: str) -> str:
 
 
 def state(request: HttpRequest) -> str:
-    """What changes whenever a feed of this address may: the store's revision, the records, the day."""
+    """A tag that changes whenever a feed of this address may: the store's revision, the records, the day."""
     revision = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
     parts = (settings.SECRET_KEY[:8], revision, mark()[0], feed.today(), request.get_host(), request.get_full_path())
     return f'W/"{hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:24]}"'
@@ -84,15 +84,15 @@ def write(request: HttpRequest, title: str, page: str, entries: Iterable[dict[st
     return HttpResponse(made.writeString("utf-8"), content_type="application/atom+xml; charset=utf-8")
 
 
-def of_paper(row: Paper, known: Evidence, seen: date | None = None) -> dict[str, Any]:
+def of_paper(row: Paper, known: RecordIndex, seen: date | None = None) -> dict[str, Any]:
     """A paper as an entry."""
     words = ", ".join(f"{b.word}{f' {b.count}' if b.count > 1 else ''}" for b in cards.badges(row.slug, known))
-    said = row.summary or row.upstream_summary or text.beginning(row.abstract, 600)
+    summary = row.summary or row.upstream_summary or text.beginning(row.abstract, 600)
     published = moment(row.published, row.published_at) or (moment(date(row.year, 1, 1)) if row.year else None)
     return {
         "title": _line(text.plain(row.title)) or "(untitled)",
         "link": addresses.paper(row),
-        "description": _line(text.plain(said) + (f" Checked here: {words}." if words else "")),
+        "description": _line(text.plain(summary) + (f" Checked here: {words}." if words else "")),
         "unique_id": tag("paper", shapes.public_id(row)),
         "author_name": _line(", ".join(str(name) for name in row.authors[:10])) or "unknown",
         "categories": [str(one) for one in row.categories[:6]] + ([row.family] if row.family else []),
@@ -109,7 +109,7 @@ def _line(value: str) -> str:
 
 
 def _entries(keys: list[int], days: dict[int, date] | None = None) -> list[dict[str, Any]]:
-    rows, known = shapes.by_key(keys), evidence()
+    rows, known = shapes.by_key(keys), record_index()
     return [of_paper(rows[key], known, (days or {}).get(key)) for key in keys if key in rows]
 
 
@@ -154,8 +154,8 @@ def new(request: HttpRequest) -> HttpResponse:
     rows = Paper.objects.defer(*shapes.UNREAD).filter(withdrawn=False)
     from paperlab.site.api import cursor
 
-    found, known = cursor.page(rows, "published", "", ENTRIES), evidence()
-    return write(request, "paperlab: newest papers", "/papers", [of_paper(row, known) for row in found], name="new")
+    page, known = cursor.page(rows, "published", "", ENTRIES), record_index()
+    return write(request, "paperlab: newest papers", "/papers", [of_paper(row, known) for row in page], name="new")
 
 
 @conditional
@@ -166,7 +166,7 @@ def family(request: HttpRequest, name: str) -> HttpResponse:
     rows = (
         Paper.objects.defer(*shapes.UNREAD).filter(family=name, withdrawn=False).order_by("-year", "-published", "-pk")
     )
-    known = evidence()
+    known = record_index()
     entries = [of_paper(row, known) for row in rows[:ENTRIES]]
     return write(request, f"paperlab: {name}", f"/families/{name}", entries, name=f"family/{name}")
 
@@ -214,15 +214,15 @@ def verdict(request: HttpRequest, word: str) -> HttpResponse:
     except query.BadQuery:
         raise Http404(f"no verdict {word[:40]!r}") from None
     keys = [hit.paper for hit in rank.search(asked).hits]
-    said = asked.verdict[0]
-    page = addresses.search(verdict=said)
-    return write(request, f"paperlab: {said}", page, _entries(keys), name=f"verdict/{said.replace(' ', '-')}")
+    chosen = asked.verdict[0]
+    page = addresses.search(verdict=chosen)
+    return write(request, f"paperlab: {chosen}", page, _entries(keys), name=f"verdict/{chosen.replace(' ', '-')}")
 
 
 @conditional
 def checks(request: HttpRequest) -> HttpResponse:
     """Verdicts as they are made: one entry a record."""
-    known, entries = evidence(), []
+    known, entries = record_index(), []
     rows = [row for row in known.verdicts.values() if row["role"] == "claim" and row["state"] != "superseded"]
     for row in sorted(rows, key=lambda row: (row["started"], row["id"]), reverse=True)[:ENTRIES]:
         paper = catalogue().get(row["paper"] or "")

@@ -1,4 +1,4 @@
-"""A paper as a list shows it: one card, made without a query of its own."""
+"""Cards: a paper as lists show it, made without a query of its own."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -7,16 +7,16 @@ from datetime import date
 from django.utils.safestring import SafeString
 
 from paperlab.core import words
+from paperlab.core.standings import MIXED
 from paperlab.core.verdict import WORDS
 from paperlab.site.api import shapes
-from paperlab.site.catalogue.models import Paper
-from paperlab.site.evidence import Evidence, evidence, runnable
 from paperlab.site.pages import addresses, text
+from paperlab.site.records import RecordIndex, record_index, runnable
+from paperlab.site.store.models import Paper
 
-# Every word that a badge may show; the site's own beside those of verdicts.
+# Every word that a badge may show; the site's own and those of verdicts.
 SIGNS = words.SIGNS | {
     "not yet run": ("unrun", "○", "a check is written, and nobody has run it here"),
-    "mixed": ("mixed", "±", "its claims came out differently"),
 }
 NAMES = 3  # authors that a card names
 
@@ -69,17 +69,17 @@ class Card:
     score: float = 0.0
 
 
-def badges(slug: str | None, known: Evidence) -> tuple[Badge, ...]:
+def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
     """The badges of a paper."""
     counted = known.counts.get(slug or "", {})
     if counted:
-        return tuple(Badge(word, counted[word]) for word in WORDS if word in counted)
+        return tuple(Badge(word, counted[word]) for word in (*WORDS, MIXED) if word in counted)
     return (Badge("not yet run"),) if slug in runnable() else ()
 
 
-def card(row: Paper, known: Evidence, votes: int | None = None, comments: int | None = None) -> Card:
+def card(row: Paper, known: RecordIndex, votes: int | None = None, comments: int | None = None) -> Card:
     """A paper as a card."""
-    said = row.summary or row.upstream_summary or row.abstract
+    summary = row.summary or row.upstream_summary or row.abstract
     names = [str(name) for name in row.authors[:NAMES]]
     count = max(row.author_count or 0, len(row.authors))
     return Card(
@@ -91,7 +91,7 @@ def card(row: Paper, known: Evidence, votes: int | None = None, comments: int | 
         more=max(0, count - len(names)),
         day=row.published,
         year=row.year,
-        summary=text.rich(text.beginning(said), lines=False),
+        summary=text.rich(text.beginning(summary), lines=False),
         family=row.family,
         badges=badges(row.slug, known),
         votes=row.upvotes if votes is None else votes,
@@ -107,17 +107,17 @@ Place = tuple[int, int | None, int | None]  # a paper's key, votes, comments
 
 def cards(places: Sequence[Place]) -> list[Card]:
     """Cards in this order, in one query; papers that left the store meanwhile are left out."""
-    rows, known = shapes.by_key(key for key, _, _ in places), evidence()
+    rows, known = shapes.by_key(key for key, _, _ in places), record_index()
     return [card(rows[key], known, votes, comments) for key, votes, comments in places if key in rows]
 
 
 def of_rows(rows: Iterable[Paper]) -> list[Card]:
-    """Cards of rows that are at hand."""
-    known = evidence()
+    """Cards of rows that are loaded already."""
+    known = record_index()
     return [card(row, known) for row in rows]
 
 
-def with_hits(found: list[Card], hits: Iterable[object]) -> list[Card]:
+def with_hits(listed: list[Card], hits: Iterable[object]) -> list[Card]:
     """Cards with what the search says of each."""
     from django.utils.safestring import mark_safe
 
@@ -128,5 +128,5 @@ def with_hits(found: list[Card], hits: Iterable[object]) -> list[Card]:
         replace(one, snippet=mark_safe(html(hit.snippet)), why=hit.why, score=hit.score)
         if (hit := by_key.get(one.key))
         else one
-        for one in found
+        for one in listed
     ]

@@ -10,14 +10,15 @@ from urllib.parse import urlencode
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import slugify
 
-from paperlab.core.panels import Panel, Point, labels, to_csv
+from paperlab.core import charts
+from paperlab.core.panels import Compared, Panel, Point, labels, to_csv
 from paperlab.core.paper import FAMILIES
+from paperlab.core.summaries import Stamp
 from paperlab.core.words import megabytes, number, seconds
-from paperlab.site.evidence import evidence
-from paperlab.site.pages import figures, plots
+from paperlab.site.pages import figures
 
 AT = {"bytes": "bytes", "time": "time", "quality": "quality"}
 NEAR = {"bytes": 1.02, "time": 2.0, "quality": 1.02}  # how far apart what counts as equal may be, as a ratio
@@ -67,19 +68,20 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     sort = request.GET.get("sort", "")
     down = sort.startswith("-")
     column = sort.lstrip("-") if sort.lstrip("-") in SORTS else ""
-    found = figures.compared(family)
+    now = figures.mark(family)
+    found = figures.compared(family, now)
     names = keys(found.panels)
     largest = max(range(len(names)), key=lambda i: len(found.panels[i].points), default=0)
     chosen = names.index(request.GET.get("in", "")) if request.GET.get("in") in names else largest
     here = {"in": names[chosen]} if names else {}
-    body = _body(family, evidence().mark, chosen, at, column, down) if names else ""
-    told = {
+    body = _body(family, now, chosen, at, column, down) if names else ""
+    context = {
         "family": family, "at": at, "body": body, "found": found,
-        "kinds": [(name, said, f"?{urlencode({**here, 'at': name})}") for name, said in AT.items()],
+        "kinds": [(name, label, f"?{urlencode({**here, 'at': name})}") for name, label in AT.items()],
         "settings": [(panel, f"?{urlencode({'in': name, 'at': at})}", name == names[chosen])
                      for name, panel in zip(names, found.panels, strict=True)],
     }  # fmt: skip
-    return render(request, "pages/compare.html", told)
+    return render(request, "pages/compare.html", context)
 
 
 def keys(panels: Sequence[Panel]) -> list[str]:
@@ -89,22 +91,22 @@ def keys(panels: Sequence[Panel]) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _body(family: str, mark: str, i: int, at: str, column: str, down: bool) -> SafeString:
+def _body(family: str, mark: tuple[Stamp, ...], i: int, at: str, column: str, down: bool) -> SafeString:
     """One setting as the page shows it, which changes only with the records."""
-    found = figures.compared(family)
+    found = figures.compared(family, mark)
     key = keys(found.panels)[i]
     sorts = {name: f"-{name}" if column == name and not down else name for name in SORTS}
     heads = [
-        (name, said, f"?{urlencode({'in': key, 'at': at, 'sort': sorts[name]})}",
+        (name, label, f"?{urlencode({'in': key, 'at': at, 'sort': sorts[name]})}",
          ("descending" if down else "ascending") if column == name else "")
-        for name, said in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
+        for name, label in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
                            ("build", "build, s"), ("peak", "peak, MB"))
     ]  # fmt: skip
     one = section(found.panels[i], key, at, column, down, found)
     return render_to_string("pages/parts/setting.html", {"one": one, "at": at, "column": column, "heads": heads})
 
 
-def section(panel: Panel, key: str, at: str, column: str, down: bool, found: figures.Compared) -> Section:
+def section(panel: Panel, key: str, at: str, column: str, down: bool, found: Compared) -> Section:
     """What the page shows of one setting."""
     side = "build" if at == "time" else "bytes"
     lines = []
@@ -115,21 +117,22 @@ def section(panel: Panel, key: str, at: str, column: str, down: bool, found: fig
     for line in lines:
         cost = line.point.build if at == "time" else line.point.bytes / 1e6
         v = line.point.value
-        spots.append(plots.Spot(line.label, cost, v.value, v.low, v.high, f"#{line.anchor}", line.front))
+        spots.append(charts.Spot(line.label, cost, v.value, v.low, v.high, f"#{line.anchor}", line.front))
     axis = "seconds to build" if at == "time" else "size of the model, MB"
     better = "lower" if panel.better == "lower" else "higher"
-    plot = plots.pareto(spots, cost=axis, quality=panel.metric, better=better, key=key)  # type: ignore[arg-type]
+    drawn = charts.pareto(spots, cost=axis, quality=panel.metric, better=better)  # type: ignore[arg-type]
+    plot = None if drawn is None else mark_safe(drawn.inline(key))
     bands = (("", ordered(lines, column, down)),) if column else banded(lines, panel, at)
     unit, write, of = (" s", seconds, lambda p: p.build) if at == "time" else (" MB", megabytes, lambda p: p.bytes)
     front = sorted((line for line in lines if line.front), key=lambda line: of(line.point))
     return Section(panel, key, plot, tuple((line, write(of(line.point)) + unit) for line in front), tuple(bands))
 
 
-def _where(name: str, found: figures.Compared) -> str:
+def _where(name: str, found: Compared) -> str:
     """The page that shows a record: its paper's, else the record itself."""
-    record = found.where[name]
+    paper = found.papers[name]
     anchor = "record-" + re.sub(r"[^\w-]", "", name)
-    return f"/papers/{record.paper}#{anchor}" if record.paper else f"/api/records/{name}"
+    return f"/papers/{paper}#{anchor}" if paper else f"/api/records/{name}"
 
 
 def ordered(lines: Sequence[Line], column: str, down: bool) -> tuple[Line, ...]:
@@ -161,17 +164,17 @@ def banded(lines: Sequence[Line], panel: Panel, at: str) -> list[tuple[str, tupl
         figure = line.point.bytes if at == "quality" else sign * line.point.value.value
         return (math.inf if figure != figure else figure, line.label)
 
-    found = [(_said(at, band, of, panel.metric), tuple(sorted(band, key=rank))) for band in bands]
+    found = [(_range(at, band, of, panel.metric), tuple(sorted(band, key=rank))) for band in bands]
     rest = tuple(line for line in lines if line not in known)
     return [*found, *([("not measured", rest)] if rest else [])]
 
 
-def _said(at: str, band: Sequence[Line], of: Callable[[Point], float], metric: str) -> str:
+def _range(at: str, band: Sequence[Line], of: Callable[[Point], float], metric: str) -> str:
     low, high = min(of(line.point) for line in band), max(of(line.point) for line in band)
     write = {"bytes": megabytes, "time": seconds, "quality": number}[at]
     unit = {"bytes": " MB", "time": " s", "quality": f" {metric}"}[at]
-    said = write(low) if write(low) == write(high) else f"{write(low)} to {write(high)}"
-    return said + unit
+    words = write(low) if write(low) == write(high) else f"{write(low)} to {write(high)}"
+    return words + unit
 
 
 def export(request: HttpRequest, family: str) -> HttpResponse:

@@ -9,9 +9,10 @@ from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
 from paperlab.core.paper import FAMILIES, Paper, papers
+from paperlab.core.standings import MIXED
 from paperlab.core.verdict import WORDS
-from paperlab.site.evidence import Evidence, coverage, evidence, runnable
 from paperlab.site.pages import cards, text
+from paperlab.site.records import RecordIndex, coverage, record_index, runnable
 
 STATES = {
     "checked": "at least one verdict",
@@ -33,25 +34,25 @@ class Row:
     needs: str
 
 
-def row(paper: Paper, known: Evidence) -> Row:
+def row(paper: Paper, known: RecordIndex) -> Row:
     """Where a paper stands."""
     badges = cards.badges(paper.slug, known)
     counted = known.counts.get(paper.slug, {})
     if counted:
-        left = [word for word in ("undecided", "error", "not comparable") if word in counted]
+        unsettled = [word for word in ("undecided", "error", "not comparable") if word in counted]
         state = "checked"
         needs = {"undecided": "more samples", "error": "a run that ends", "not comparable": "equal budgets"}
-        said = "; ".join(needs[word] for word in left)
+        todo = "; ".join(needs[word] for word in unsettled)
     elif paper.slug in runnable():
-        state, said = "not yet run", f"a run: paperlab run {paper.slug}"
+        state, todo = "not yet run", f"a run: paperlab run {paper.slug}"
     elif paper.plan is not None:
         plan = paper.plan
         state = "planned"
-        said = f"a check on {plan.task}, effort {EFFORT.get(plan.effort, plan.effort)}"
-        said += f"; {', '.join(plan.needs)}" if plan.needs else ""
+        todo = f"a check on {plan.task}, effort {EFFORT.get(plan.effort, plan.effort)}"
+        todo += f"; {', '.join(plan.needs)}" if plan.needs else ""
     else:
-        state, said = "nothing to run", paper.why_not or ""
-    return Row(paper, text.rich(paper.title), state, badges, said)
+        state, todo = "nothing to run", paper.why_not or ""
+    return Row(paper, text.rich(paper.title), state, badges, todo)
 
 
 def page(request: HttpRequest) -> HttpResponse:
@@ -59,18 +60,18 @@ def page(request: HttpRequest) -> HttpResponse:
     family, state = request.GET.get("family", ""), request.GET.get("state", "")
     family = family if family in FAMILIES else ""
     state = state if state in STATES else ""
-    told = {
-        "body": _body(evidence().mark, family, state),
+    context = {
+        "body": _body(record_index().mark, family, state),
         "atom": "/feeds/checks.atom",
         "atom_title": "What was checked",
     }
-    return render(request, "pages/coverage.html", told)
+    return render(request, "pages/coverage.html", context)
 
 
 @lru_cache(maxsize=64)
 def _body(mark: str, family: str, state: str) -> SafeString:
     """The page within its frame, which changes only with the records."""
-    known, covered = evidence(), coverage()
+    known, covered = record_index(), coverage()
     everything = [row(paper, known) for paper in papers().values()]
     counted = {name: sum(one.state == name for one in everything) for name in STATES}
     shown = [
@@ -78,15 +79,15 @@ def _body(mark: str, family: str, state: str) -> SafeString:
     ]
     order = list(STATES)
     shown.sort(key=lambda one: (order.index(one.state), one.paper.family, one.paper.slug))
-    told = {
+    context = {
         "total": covered["total"],
         "unreadable": covered["unreadable"],
         "families": [(name, covered["families"][name]) for name in FAMILIES if name in covered["families"]],
         "states": [(name, means, counted[name]) for name, means in STATES.items()],
-        "verdicts": [(word, covered["total"]["verdicts"][word]) for word in WORDS],
+        "verdicts": [(word, covered["total"]["verdicts"][word]) for word in (*WORDS, MIXED)],
         "rows": shown,
         "papers": len(everything),
         "family": family,
         "state": state,
     }
-    return render_to_string("pages/parts/coverage.html", told)
+    return render_to_string("pages/parts/coverage.html", context)

@@ -1,4 +1,4 @@
-"""Which papers belong to a day, a week or a month: those of its daily lists by votes, then those published in it."""
+"""Papers of a day, a week or a month: those of its daily lists by votes, then those published in it."""
 
 import re
 from calendar import monthrange
@@ -11,9 +11,9 @@ from typing import Literal
 from django.db.models import Exists, F, Max, Min, OuterRef, QuerySet
 from django.db.models.functions import Coalesce
 
-from paperlab.site.catalogue.models import Counter, Paper, Sighting
 from paperlab.site.pages.cards import Place
 from paperlab.site.search.trending import WINDOW, trending
+from paperlab.site.store.models import Counter, Paper, Sighting
 
 Kind = Literal["day", "week", "month"]
 TRENDING = 200  # places of the trending list
@@ -109,21 +109,23 @@ def places(span: Span, offset: int, limit: int) -> tuple[list[Place], int]:
     listed = (
         _sighted(span)
         .values("paper")
-        .annotate(votes=Max(Coalesce("paper__upvotes", "upvotes")), said=Max(Coalesce("paper__comments", "comments")))
+        .annotate(
+            votes=Max(Coalesce("paper__upvotes", "upvotes")), comment_count=Max(Coalesce("paper__comments", "comments"))
+        )
         .order_by(F("votes").desc(nulls_last=True), "paper")
     )
     of_lists = _sighted(span).values("paper").distinct().count()
     rest = _published(span)
     total = of_lists + rest.count()
-    found: list[Place] = [
-        (row["paper"], row["votes"], row["said"])
+    page: list[Place] = [
+        (row["paper"], row["votes"], row["comment_count"])
         for row in (listed[offset : offset + limit] if offset < of_lists else ())
     ]
-    if len(found) < limit and total > of_lists:
+    if len(page) < limit and total > of_lists:
         start = max(0, offset - of_lists)
         keys = rest.order_by("-published", "-pk").values_list("pk", flat=True)
-        found += [(key, None, None) for key in keys[start : start + limit - len(found)]]
-    return found, total
+        page += [(key, None, None) for key in keys[start : start + limit - len(page)]]
+    return page, total
 
 
 def latest(before: date) -> date | None:
@@ -162,12 +164,14 @@ def _talked_about(now: date, revision: int | None) -> tuple[date | None, list[Pl
     if last is None:
         return None, []
     on = now if now - last < timedelta(WINDOW) else last
-    found = trending(on, TRENDING)
-    said = {
+    ranked = trending(on, TRENDING)
+    counts = {
         paper: (votes, comments)
-        for paper, votes, comments in Sighting.objects.filter(paper__in=[key for key, _ in found])
+        for paper, votes, comments in Sighting.objects.filter(paper__in=[key for key, _ in ranked])
         .values("paper")
-        .annotate(votes=Max(Coalesce("paper__upvotes", "upvotes")), said=Max(Coalesce("paper__comments", "comments")))
-        .values_list("paper", "votes", "said")
+        .annotate(
+            votes=Max(Coalesce("paper__upvotes", "upvotes")), comment_count=Max(Coalesce("paper__comments", "comments"))
+        )
+        .values_list("paper", "votes", "comment_count")
     }
-    return on, [(key, *said.get(key, (None, None))) for key, _ in found]
+    return on, [(key, *counts.get(key, (None, None))) for key, _ in ranked]

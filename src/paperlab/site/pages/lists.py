@@ -13,10 +13,10 @@ from paperlab.core.paper import FAMILIES
 from paperlab.core.paper import papers as catalogue
 from paperlab.site.api import cursor, shapes
 from paperlab.site.api.problems import Problem
-from paperlab.site.catalogue.models import Paper
-from paperlab.site.evidence import evidence, runnable
 from paperlab.site.pages import addresses, cards, feed, text
 from paperlab.site.pages.refused import refused
+from paperlab.site.records import record_index, runnable
+from paperlab.site.store.models import Paper
 
 PAGE = 30
 FURTHEST = 10_000  # places from which a list can be read on
@@ -54,7 +54,7 @@ def home(request: HttpRequest) -> HttpResponse:
     start = offset(request)
     places, total = feed.places(span, start, PAGE)
     before, after = feed.neighbours(span)
-    told = {
+    context = {
         "span": span,
         "is_today": span == feed.around(now, "day"),
         "late": not asked and span.first != now,
@@ -68,9 +68,9 @@ def home(request: HttpRequest) -> HttpResponse:
         "start": start,
         "atom": f"/feeds/daily.atom?{span.params}" if asked else "/feeds/daily.atom",
         "atom_title": f"Papers of {span.title}" if asked else "Daily papers",
-        **aside(),
+        **sidebar(),
     }
-    return render(request, "pages/feed.html", told)
+    return render(request, "pages/feed.html", context)
 
 
 def bundled(request: HttpRequest) -> HttpResponse:
@@ -79,16 +79,16 @@ def bundled(request: HttpRequest) -> HttpResponse:
     rows = Paper.objects.filter(slug__isnull=False, withdrawn=False).order_by("-year", "-arxiv", "-pk")
     total = rows.count()
     shown = list(rows.defer(*shapes.UNREAD)[start : start + PAGE])
-    told = {
+    context = {
         "cards": cards.of_rows(shown),
         "total": total,
         "next": further(request, start, len(shown), total),
         "start": start,
         "atom": "/feeds/new.atom",
         "atom_title": "Newest papers",
-        **aside(),
+        **sidebar(),
     }
-    return render(request, "pages/bundled.html", told)
+    return render(request, "pages/bundled.html", context)
 
 
 def trending(request: HttpRequest) -> HttpResponse:
@@ -96,48 +96,48 @@ def trending(request: HttpRequest) -> HttpResponse:
     on, places = feed.talked_about()
     start = offset(request)
     page = places[start : start + PAGE]
-    told = {
+    context = {
         "on": on,
         "cards": cards.cards(page),
         "next": further(request, start, len(page), len(places)),
         "start": start,
         "atom": "/feeds/trending.atom",
         "atom_title": "Trending papers",
-        **aside(),
+        **sidebar(),
     }
-    return render(request, "pages/trending.html", told)
+    return render(request, "pages/trending.html", context)
 
 
 def papers(request: HttpRequest) -> HttpResponse:
     """Every paper, the newest first."""
     rows = Paper.objects.defer(*shapes.UNREAD).filter(withdrawn=False)
     try:
-        found = cursor.page(rows, "published", request.GET.get("cursor", ""), PAGE + 1)
+        one_more = cursor.page(rows, "published", request.GET.get("cursor", ""), PAGE + 1)
     except Problem as problem:
         return refused(request, 400, "No such page", problem.detail)
-    page = found[:PAGE]
-    behind = cursor.of(page[-1], "published") if len(found) > PAGE else ""
-    told = {
+    page = one_more[:PAGE]
+    behind = cursor.of(page[-1], "published") if len(one_more) > PAGE else ""
+    context = {
         "cards": cards.of_rows(page),
         "next": f"/papers?cursor={behind}" if behind else "",
         "start": 0,
         "atom": "/feeds/new.atom",
         "atom_title": "Newest papers",
-        **aside(),
+        **sidebar(),
     }
-    return render(request, "pages/papers.html", told)
+    return render(request, "pages/papers.html", context)
 
 
 def recently_checked(limit: int = CHECKED) -> list[dict[str, Any]]:
     """The papers whose claims were checked last, with what came out and when; titles from the catalogue."""
-    known, found = evidence(), []
+    known, listed = record_index(), []
     last: dict[str, str] = {}
     for slug, rows in known.by_paper.items():
         if slug in catalogue() and known.counts.get(slug):
             last[slug] = max(row["started"] for row in rows)
     for slug in sorted(last, key=lambda slug: (last[slug], slug), reverse=True)[:limit]:
         paper = catalogue()[slug]
-        found.append(
+        listed.append(
             {
                 "url": f"/papers/{slug}",
                 "title": text.rich(paper.title),
@@ -146,7 +146,7 @@ def recently_checked(limit: int = CHECKED) -> list[dict[str, Any]]:
                 "day": last[slug][:10],
             }
         )
-    return found
+    return listed
 
 
 @cache
@@ -156,20 +156,20 @@ def _families() -> list[tuple[str, int]]:
     return [(name, counted[name]) for name in FAMILIES if counted[name]]
 
 
-def aside() -> dict[str, Any]:
-    """What stands beside every list."""
-    return {"beside": _beside(evidence().mark), "families": _families()}
+def sidebar() -> dict[str, Any]:
+    """The template variables of the sidebar that every list has."""
+    return {"recent": _recent(record_index().mark), "families": _families()}
 
 
 @lru_cache(maxsize=4)
-def _beside(mark: str) -> SafeString:
-    """The lists beside, which change only with the records."""
-    return render_to_string("pages/parts/beside.html", {"checked": recently_checked(), "families": _families()})
+def _recent(mark: str) -> SafeString:
+    """The sidebar's lists, which change only with the records. mark: of the record index."""
+    return render_to_string("pages/parts/recent.html", {"checked": recently_checked(), "families": _families()})
 
 
 def families(request: HttpRequest) -> HttpResponse:
     """The families, with how far each is checked."""
-    from paperlab.site.evidence import coverage
+    from paperlab.site.records import coverage
 
     covered = coverage()["families"]
     rows = [(family, covered[family]) for family in FAMILIES if family in covered]
@@ -184,7 +184,7 @@ def family(request: HttpRequest, name: str) -> HttpResponse:
     rows = Paper.objects.filter(family=name, withdrawn=False).order_by("-year", "-published", "-pk")
     total = rows.count()
     shown = list(rows.defer(*shapes.UNREAD)[start : start + PAGE])
-    told = {
+    context = {
         "name": name,
         "cards": cards.of_rows(shown),
         "total": total,
@@ -194,6 +194,6 @@ def family(request: HttpRequest, name: str) -> HttpResponse:
         "atom": f"/feeds/family/{name}.atom",
         "atom_title": f"Papers of {name}",
         "find": addresses.search(family=name),
-        **aside(),
+        **sidebar(),
     }
-    return render(request, "pages/family.html", told)
+    return render(request, "pages/family.html", context)

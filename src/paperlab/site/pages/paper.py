@@ -1,4 +1,4 @@
-"""A paper's page: what it says, what running it said, how to use it."""
+"""The page of a paper: what it claims, what its checks found, how to use its method."""
 
 import math
 import re
@@ -8,19 +8,20 @@ from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
+from paperlab.core import charts
 from paperlab.core.card import Check
 from paperlab.core.methods import Method, methods, parameters, snippet, verb_of
 from paperlab.core.paper import papers as catalogue
 from paperlab.core.signature import Parameter, show
 from paperlab.core.words import check_sentence
 from paperlab.site.api import shapes
-from paperlab.site.catalogue import clean
-from paperlab.site.catalogue.models import Paper
-from paperlab.site.evidence import evidence, runnable
-from paperlab.site.pages import addresses, cards, figures, plots, text
+from paperlab.site.pages import addresses, cards, figures, text
+from paperlab.site.records import record_index, runnable
 from paperlab.site.search import rank
+from paperlab.site.store import clean
+from paperlab.site.store.models import Paper
 
 AUTHORS = 12  # shown before the rest is folded
 RELATED = 6
@@ -31,7 +32,7 @@ class Run:
     """One record with its verdict."""
 
     row: dict[str, Any]
-    told: figures.Told | None
+    details: figures.RecordFigures | None
     place: str
 
     @property
@@ -68,10 +69,10 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
     if known and known[0] != name:  # a version, an old spelling, a whole address: one page has one address
         return HttpResponseRedirect(f"/papers/{known[0]}")
     ours = catalogue().get(row.slug or "")
-    checks = checked(row.slug or "", evidence().mark)
+    checks = checked(row.slug or "", record_index().mark)
     hits = rank.related(row.pk, RELATED)
     described = text.beginning(text.plain(row.summary or row.upstream_summary or row.abstract), 200)
-    told = {
+    context = {
         "row": row,
         "name": addresses.name(row),
         "url": addresses.paper(row),
@@ -85,7 +86,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "ours": ours,
         "claims": [c for c in checks if c.check.role == "claim"],
         "controls": [c for c in checks if c.check.role != "claim"],
-        "badges": cards.badges(row.slug, evidence()),
+        "badges": cards.badges(row.slug, record_index()),
         "runnable": (row.slug or "") in runnable(),
         "uses": uses(row.slug or ""),
         "departs": [text_ for method in _methods(row.slug or "") for text_ in method.card.departs],
@@ -95,21 +96,21 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "described": described,
         "site": f"{request.scheme}://{request.get_host()}",
     }
-    return render(request, "pages/paper.html", told)
+    return render(request, "pages/paper.html", context)
 
 
 def _links(row: Paper) -> list[tuple[str, str]]:
     """Links from outside as (address, what it is called), those that a browser may be sent to."""
-    found = []
+    links = []
     for link in row.links[:20]:
         if isinstance(link, dict):
-            address, said = str(link.get("url") or ""), str(link.get("kind") or "")
+            address, label = str(link.get("url") or ""), str(link.get("kind") or "")
         else:
-            address, said = str(link), ""
+            address, label = str(link), ""
         safe = addresses.web(address)
         if safe and safe != row.code:
-            found.append((safe, said[:80] or re.sub(r"^https?://(www\.)?", "", safe)[:60]))
-    return found
+            links.append((safe, label[:80] or re.sub(r"^https?://(www\.)?", "", safe)[:60]))
+    return links
 
 
 def _methods(slug: str) -> list[Method]:
@@ -118,9 +119,9 @@ def _methods(slug: str) -> list[Method]:
 
 @lru_cache(maxsize=512)
 def checked(slug: str, mark: str) -> list[Checked]:
-    """Every check of a paper with its runs. mark: evidence's, so that a new record shows."""
+    """Every check of a paper with its runs. mark: the record index's, so that a new record shows."""
     rows = figures.rows(slug)
-    found = []
+    listed = []
     for method in _methods(slug):
         for check in method.card.checks:
             its = [row for row in rows if row["method"] == method.slug and row["claim"] == check.claim]
@@ -132,23 +133,23 @@ def checked(slug: str, mark: str) -> list[Checked]:
             metrics = sorted(set(check.tasks.values()))
             sentence = _upper(check_sentence(check, " or ".join(metrics)))
             today = runs[: len(now)]
-            found.append(
+            listed.append(
                 Checked(
                     check, method.slug, key, sentence, tuple(today), tuple(runs[len(now) :]), _plot(check, today, key)
                 )
             )
-    return found
+    return listed
 
 
-def _upper(said: str) -> str:
-    return said[:1].upper() + said[1:]
+def _upper(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _places(rows: list[dict[str, Any]]) -> list[str]:
     """Where each run was, in the fewest words: the model, and what else is not the same for all."""
     parts = [(r["model"], f"{r['task']} v{r['task_version']}", r["data"] or "", r["scale"]) for r in rows]
-    telling = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
-    return [" · ".join(str(part[i]) for i in telling if part[i]) for part in parts]
+    different = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
+    return [" · ".join(str(part[i]) for i in different if part[i]) for part in parts]
 
 
 def _plot(check: Check, runs: list[Run], key: str) -> SafeString | None:
@@ -160,8 +161,9 @@ def _plot(check: Check, runs: list[Run], key: str) -> SafeString | None:
         low = -math.inf if row["low"] is None else row["low"]
         high = math.inf if row["high"] is None else row["high"]
         kind = cards.SIGNS[row["word"]][0]
-        bars.append(plots.Bar(run.place, row["gain"], low, high, row["word"], kind, f"#{run.anchor}"))
-    return plots.gains(bars, margin=check.margin, expect=check.expect, key=key)
+        bars.append(charts.Bar(run.place, row["gain"], low, high, row["word"], kind, f"#{run.anchor}"))
+    drawn = charts.gains(bars, margin=check.margin, expect=check.expect, baseline=check.baseline.method)
+    return None if drawn is None else mark_safe(drawn.inline(key))
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,13 @@ class Use:
 @lru_cache(maxsize=512)
 def uses(slug: str) -> tuple[Use, ...]:
     """The methods of a paper, each with the lines that use it."""
-    found = []
+    examples = []
     for method in _methods(slug):
         verb, lines = verb_of(method), snippet(method)
         if verb is not None and lines is not None:
             known = tuple((p, show(p.default)) for p in parameters(method))
-            found.append(Use(method.slug, lines, verb.own_model, known))
-    return tuple(found)
+            examples.append(Use(method.slug, lines, verb.own_model, known))
+    return tuple(examples)
 
 
 _TEX = str.maketrans({"{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_"})

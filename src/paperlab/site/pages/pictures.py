@@ -1,4 +1,4 @@
-"""The picture of a paper for where its address is shared: its title, and what running it said.
+"""The picture of a paper for where its address is shared: its title, and how its checks came out.
 
 A PNG, because the sites that show such pictures take no SVG; drawn with Pillow, because turning SVG into PNG would
 take a browser or a C library of its own for three lines of text.
@@ -13,10 +13,10 @@ from django.http import HttpRequest, HttpResponse
 from PIL import Image, ImageDraw, ImageFont
 
 from paperlab.site.api import shapes
-from paperlab.site.evidence import evidence
 from paperlab.site.pages import cards, text
 from paperlab.site.pages.atom import conditional
 from paperlab.site.pages.paper import find
+from paperlab.site.records import record_index
 
 SIZE = (1200, 630)
 _FONT = Path(__file__).parent / "static" / "pages" / "vendor" / "newsreader-5.3.0.woff2"
@@ -104,7 +104,7 @@ def card(request: HttpRequest, name: str) -> HttpResponse:
     row = find(name)
     badges = tuple(
         (one.kind, f"{one.word} {one.count}" if one.count > 1 else one.word)
-        for one in cards.badges(row.slug, evidence())
+        for one in cards.badges(row.slug, record_index())
     )
     names = [str(n) for n in row.authors[:3]]
     year = row.published.year if row.published else row.year

@@ -1,4 +1,4 @@
-"""Pages that say no: what was wrong, and what to do."""
+"""Error pages: what was wrong, and what to do."""
 
 import sys
 
@@ -32,7 +32,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def broken(request: HttpRequest) -> HttpResponse:
     """500, or 503 where the database does not answer. Asks nothing of the store: not even who reads."""
     away = isinstance(sys.exc_info()[1], (OperationalError, InterfaceError))
-    told = {
+    context = {
         "status": 503 if away else 500,
         "title": "The site is busy" if away else "Something broke here",
         "why": "Its database does not answer; nothing was changed. Try again in a moment."
@@ -40,4 +40,4 @@ def broken(request: HttpRequest) -> HttpResponse:
         else "It is not your doing; the log of the site says more.",
     }
     headers = {"Retry-After": "2"} if away else {}
-    return HttpResponse(render_to_string("pages/refused.html", told), status=told["status"], headers=headers)
+    return HttpResponse(render_to_string("pages/refused.html", context), status=context["status"], headers=headers)

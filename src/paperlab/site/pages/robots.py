@@ -1,4 +1,4 @@
-"""What programs that read the site ask for: robots.txt, the site map, how to search from a browser's own field."""
+"""Pages for programs: robots.txt, the site map, the OpenSearch description."""
 
 from datetime import datetime
 from html import escape
@@ -6,10 +6,10 @@ from html import escape
 from django.db.models import Max, Min
 from django.http import Http404, HttpRequest, HttpResponse
 
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.pages import addresses
 from paperlab.site.pages.atom import conditional
 from paperlab.site.pages.figures import families
+from paperlab.site.store.models import Paper
 
 PIECE = 10_000  # papers in one file of the site map, by their keys
 
@@ -28,8 +28,8 @@ def _xml(body: str) -> HttpResponse:
 def robots(request: HttpRequest) -> HttpResponse:
     """Everything may be read but searches, of which there is no end."""
     lines = ["User-agent: *", "Disallow: /search", "Disallow: /feeds/search", "Disallow: /admin/", ""]
-    said = "\n".join([*lines, f"Sitemap: {_site(request)}/sitemap.xml", ""])
-    return HttpResponse(said, content_type="text/plain; charset=utf-8")
+    body = "\n".join([*lines, f"Sitemap: {_site(request)}/sitemap.xml", ""])
+    return HttpResponse(body, content_type="text/plain; charset=utf-8")
 
 
 @conditional

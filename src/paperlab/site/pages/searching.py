@@ -9,10 +9,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from paperlab.core.paper import FAMILIES
-from paperlab.core.standing import MIXED, NOT_RUN
+from paperlab.core.standings import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.pages import cards
-from paperlab.site.pages.lists import aside
+from paperlab.site.pages.lists import sidebar
 from paperlab.site.search import query, rank
 
 YEARS = 12  # of the year facet
@@ -33,13 +33,13 @@ def search(request: HttpRequest) -> HttpResponse:
             asked, problems = query.Query(), {**wrong.problems, **still.problems}
     empty = not asked.text and not asked.filtered
     results = query.Results() if problems else rank.search(asked, facets=True)
-    found = cards.cards([(hit.paper, None, None) for hit in results.hits])
-    told = {
+    listed = cards.cards([(hit.paper, None, None) for hit in results.hits])
+    context = {
         "asked": asked,
         "written": " ".join(given.get("q", []))[: query.TEXT_LIMIT],
         "problems": problems,
         "results": results,
-        "cards": cards.with_hits(found, results.hits),
+        "cards": cards.with_hits(listed, results.hits),
         "facets": _facets(results.facets, asked),
         "words": [(word, word in asked.verdict) for word in (*WORDS, MIXED, NOT_RUN)],
         "sorts": query.SORTS,
@@ -52,9 +52,9 @@ def search(request: HttpRequest) -> HttpResponse:
         "examples": EXAMPLES,
         "atom": "/feeds/search.atom?" + urlencode(_kept(asked)),
         "atom_title": f"Search: {asked.text or 'all papers'}"[:120],
-        **(aside() if not results.hits else {}),
+        **(sidebar() if not results.hits else {}),
     }
-    return render(request, "pages/search.html", told, status=400 if problems else 200)
+    return render(request, "pages/search.html", context, status=400 if problems else 200)
 
 
 def _kept(asked: query.Query) -> list[tuple[str, str]]:
@@ -77,7 +77,7 @@ def _facets(counted: Mapping[str, Mapping[str, int]], asked: query.Query) -> lis
         "category": asked.category,
         "year": (str(first),) if first is not None and first == last else (),
     }
-    found = []
+    facets = []
     for name, most in (("family", len(FAMILIES)), ("category", CATEGORIES), ("year", YEARS)):
         values = {str(value): count for value, count in counted.get(name, {}).items() if value not in ("", "0")}
         values |= {value: 0 for value in chosen[name] if value not in values}
@@ -85,25 +85,25 @@ def _facets(counted: Mapping[str, Mapping[str, int]], asked: query.Query) -> lis
         order = sorted(order, key=lambda v: v not in chosen[name])[:most]
         rows = [{"value": v, "count": values[v], "chosen": v in chosen[name]} for v in order]
         if rows:
-            found.append({"name": name, "rows": rows, "one": name == "year", "open": bool(chosen[name])})
-    return found
+            facets.append({"name": name, "rows": rows, "one": name == "year", "open": bool(chosen[name])})
+    return facets
 
 
 def _active(asked: query.Query) -> list[tuple[str, str]]:
     """Each filter in words, and the address without it."""
-    found = []
+    filters = []
     for name in ("family", "category", "author", "verdict"):
         values = getattr(asked, name)
         for value in values:
             rest: dict[str, Any] = {name: tuple(v for v in values if v != value)}
-            left = replace(asked, offset=0, **rest)
-            found.append((f"{name}: {value}", _address(left)))
+            without = replace(asked, offset=0, **rest)
+            filters.append((f"{name}: {value}", _address(without)))
     if asked.years != (None, None):
         first, last = asked.years
-        said = f"{first}" if first == last else f"{first or '…'} to {last or '…'}"
-        found.append((f"year: {said}", _address(replace(asked, years=(None, None), offset=0))))
+        years_text = f"{first}" if first == last else f"{first or '…'} to {last or '…'}"
+        filters.append((f"year: {years_text}", _address(replace(asked, years=(None, None), offset=0))))
     if asked.code:
-        found.append(("has code", _address(replace(asked, code=False, offset=0))))
+        filters.append(("has code", _address(replace(asked, code=False, offset=0))))
     if asked.runnable:
-        found.append(("can be run", _address(replace(asked, runnable=False, offset=0))))
-    return found
+        filters.append(("can be run", _address(replace(asked, runnable=False, offset=0))))
+    return filters

@@ -1,4 +1,4 @@
-"""What browsers are told not to do on these pages, whatever a page may hold."""
+"""Security headers: what browsers must not do on these pages, whatever a page contains."""
 
 from collections.abc import Callable
 

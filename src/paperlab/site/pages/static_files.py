@@ -1,4 +1,4 @@
-"""The pages' own files: style, scripts, type. Small and few, they are read once, packed once and kept by browsers.
+"""Serve the pages' own files: style, scripts, type. Each is read and compressed once, and kept by browsers.
 
 An address holds a piece of the file's hash, so a browser may keep it for ever and a new release is a new address.
 """
@@ -15,64 +15,64 @@ from django.contrib.staticfiles import finders
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.cache import get_conditional_response
 
-from paperlab.site.packing import accepted
+from paperlab.site.compression import accepted
 
 _TYPES = {".woff2": "font/woff2", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _VENDOR = "/vendor/"  # files of others: the version is in their names
 
 
 @dataclass(frozen=True)
-class Held:
+class StaticFile:
     """A file in memory. packed: gzip's, where that is smaller."""
 
     body: bytes
-    packed: bytes | None
+    compressed: bytes | None
     kind: str
     mark: str
 
 
 @cache
-def _held(path: str, changed: int) -> Held:
+def _load(path: str, changed: int) -> StaticFile:
     file = Path(path)
     body = file.read_bytes()
     kind = _TYPES.get(file.suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     if kind.startswith("text/"):
         kind += "; charset=utf-8"
-    packed = gzip.compress(body, 9, mtime=0)
-    small = len(packed) < 0.9 * len(body)
-    return Held(body, packed if small else None, kind, hashlib.sha256(body).hexdigest()[:12])
+    compressed = gzip.compress(body, 9, mtime=0)
+    small = len(compressed) < 0.9 * len(body)
+    return StaticFile(body, compressed if small else None, kind, hashlib.sha256(body).hexdigest()[:12])
 
 
-def _find(path: str) -> Held | None:
-    found = finders.find(path)  # joins safely: what leads out of the folders is refused
-    if not isinstance(found, str) or not Path(found).is_file():
+def _find(path: str) -> StaticFile | None:
+    located = finders.find(path)  # joins safely: what leads out of the folders is refused
+    if not isinstance(located, str) or not Path(located).is_file():
         return None
-    return _held(found, Path(found).stat().st_mtime_ns)
+    return _load(located, Path(located).stat().st_mtime_ns)
 
 
 def address(path: str) -> str:
     """The address of a file, with its mark. Raises LookupError where there is none: a mistake in a template."""
-    held = _find(path)
-    if held is None:
+    asset = _find(path)
+    if asset is None:
         raise LookupError(f"no static file {path!r}")
     whole = f"/{settings.STATIC_URL.strip('/')}/{path}"
-    return whole if _VENDOR in path else f"{whole}?v={held.mark}"
+    return whole if _VENDOR in path else f"{whole}?v={asset.mark}"
 
 
 def serve(request: HttpRequest, path: str) -> HttpResponse:
     """A static file."""
-    held = None if "\0" in path or len(path) > 300 else _find(path)
-    if held is None:
+    asset = None if "\0" in path or len(path) > 300 else _find(path)
+    if asset is None:
         raise Http404("no such file")
-    for_ever = _VENDOR in path or request.GET.get("v") == held.mark
+    for_ever = _VENDOR in path or request.GET.get("v") == asset.mark
     headers = {
         "Cache-Control": "public, max-age=31536000, immutable" if for_ever else "public, no-cache",
-        "ETag": f'"{held.mark}"',
+        "ETag": f'"{asset.mark}"',
         "Vary": "Accept-Encoding",
     }
-    body = held.body
-    if held.packed is not None and accepted(request):
-        body, headers["Content-Encoding"] = held.packed, "gzip"
-        headers["ETag"] = f'"{held.mark}-gzip"'
-    answer = HttpResponse(body, content_type=held.kind, headers=headers)
+    body = asset.body
+    if asset.compressed is not None and accepted(request):
+        body, headers["Content-Encoding"] = asset.compressed, "gzip"
+        headers["ETag"] = f'"{asset.mark}-gzip"'
+    answer = HttpResponse(body, content_type=asset.kind, headers=headers)
     return get_conditional_response(request, etag=headers["ETag"], response=answer) or answer

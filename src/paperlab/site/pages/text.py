@@ -49,17 +49,17 @@ def formula(source: str, display: bool = False) -> str:
 def _safe(element: Element, source: str = "") -> str:
     if element.tag not in _ELEMENTS:
         raise ValueError(element.tag)
-    told = "".join(
+    kept = "".join(
         f' {name}="{escape(value)}"'
         for name, value in element.attrib.items()
         if name in _ATTRIBUTES and _VALUE.fullmatch(value)
     )
     if source:
-        told += f' alttext="{escape(source)}"'
+        kept += f' alttext="{escape(source)}"'
     inside = escape(unescape(element.text or "")) + "".join(
         _safe(child) + escape(unescape(child.tail or "")) for child in element
     )
-    return f"<{element.tag}{told}>{inside}</{element.tag}>"
+    return f"<{element.tag}{kept}>{inside}</{element.tag}>"
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""Light, dark, or as the system has it: kept in a cookie, so a page is right from its first paint, without a script."""
+"""Light or dark theme, kept in a cookie, so a page is right from its first paint, without a script."""
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse

@@ -1,16 +1,16 @@
 """The worker's job: fetch the papers that people asked for, one at a time, from arXiv alone."""
 
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.people.models import Submission
+from paperlab.site.store.models import Paper
 
 TRIES = 5
 
 
 def fetch() -> bool:
-    """Fetch one; whether there was one. Raises what the source raises, after noting it."""
-    from paperlab.site.catalogue.harvest import harvest
-    from paperlab.site.catalogue.item import SourceError
-    from paperlab.site.catalogue.sources import named
+    """Fetch one; whether there was one. Raises what the source raises, after storing it as the reason."""
+    from paperlab.site.store.harvest import harvest
+    from paperlab.site.store.item import SourceError
+    from paperlab.site.store.sources import named
 
     row = Submission.objects.filter(state="waiting").order_by("tries", "pk").first()
     if row is None:
@@ -21,8 +21,8 @@ def fetch() -> bool:
             harvest(named.source(f"arxiv:{row.arxiv}"))
         except SourceError as error:
             over = row.tries + 1 >= TRIES
-            rows.update(tries=row.tries + 1, said=str(error)[:500], state="failed" if over else "waiting")
+            rows.update(tries=row.tries + 1, reason=str(error)[:500], state="failed" if over else "waiting")
             raise
     here = Paper.objects.filter(arxiv=row.arxiv).exists()
-    rows.update(state="here" if here else "unknown", said="" if here else "arXiv knows no such paper")
+    rows.update(state="here" if here else "unknown", reason="" if here else "arXiv knows no such paper")
     return True

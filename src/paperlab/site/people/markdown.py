@@ -12,10 +12,10 @@ _made = MarkdownIt("commonmark", {"html": False, "maxNesting": 20}).disable(["im
 
 
 @lru_cache(maxsize=2048)
-def html(said: str) -> SafeString:
+def html(text: str) -> SafeString:
     """A comment as HTML."""
     cleaned = nh3.clean(
-        _made.render(said[:LIMIT]),
+        _made.render(text[:LIMIT]),
         tags=_TAGS,
         attributes={"a": {"href"}},
         url_schemes={"http", "https"},

@@ -1,9 +1,9 @@
-"""What people leave here. All of it goes with the account, and comes out with its export."""
+"""Tables of people's accounts, votes, comments and lists. All of it goes with the account, and is in its export."""
 
 from django.conf import settings
 from django.db import models
 
-from paperlab.site.catalogue.models import Paper
+from paperlab.site.store.models import Paper
 
 
 def _user() -> "models.ForeignKey[models.Model, models.Model]":
@@ -44,7 +44,7 @@ class Comment(models.Model):
     """A comment in Markdown. once: what its form was sent with; the same form sent twice is one comment."""
 
     user = _user()
-    paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="said")
+    paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="site_comments")
     body = models.TextField()
     once = models.CharField(max_length=64, unique=True)
     day = models.DateField()
@@ -52,7 +52,7 @@ class Comment(models.Model):
     edited = models.DateTimeField(null=True, blank=True)
 
     class Meta:
-        """In the order in which they were said."""
+        """In the order in which they were written."""
 
         ordering = ("at", "pk")
 
@@ -131,12 +131,12 @@ class Follow(models.Model):
 
 
 class Submission(models.Model):
-    """An arXiv id that somebody asked for. state: waiting, here, unknown (to arXiv) or failed; said: why."""
+    """An arXiv id that somebody asked for. state: waiting, here, unknown (to arXiv) or failed; reason: of a failure."""
 
     arxiv = models.CharField(max_length=40, unique=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True)
     state = models.CharField(max_length=10, default="waiting", db_index=True)
-    said = models.TextField(blank=True, default="")
+    reason = models.TextField(db_column="said", blank=True, default="")
     tries = models.PositiveSmallIntegerField(default=0)
     at = models.DateTimeField(auto_now_add=True)
 

@@ -1,4 +1,4 @@
-"""Signing in by a mailed link, or by a password for those who set one. Nothing here tells who has an account."""
+"""Signing in by a mailed link, or by a password for those who set one. No answer shows who has an account."""
 
 import hashlib
 import secrets
@@ -24,11 +24,11 @@ GOOD_FOR = timedelta(minutes=15)
 
 def address(text: str) -> str:
     """An e-mail address in its one form. Raises ValidationError."""
-    said = text.strip().lower()
-    if len(said) > 150:
+    plain = text.strip().lower()
+    if len(plain) > 150:
         raise ValidationError("the address is longer than 150 characters")
-    validate_email(said)
-    return said
+    validate_email(plain)
+    return plain
 
 
 def digest(token: str) -> str:
@@ -41,21 +41,21 @@ def digest(token: str) -> str:
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_in(request: HttpRequest) -> HttpResponse:
     """The form; by POST, a wish for a letter, or a password."""
-    told = {"next": who.back(request, ""), "email": "", "wrong": ""}
+    context = {"next": who.back(request, ""), "email": "", "wrong": ""}
     if request.method != "POST":
-        return render(request, "people/sign_in.html", told)
+        return render(request, "people/sign_in.html", context)
     try:
         email = address(request.POST.get("email", ""))
     except ValidationError:
-        told |= {"wrong": "This is no e-mail address.", "email": request.POST.get("email", "")[:150]}
-        return render(request, "people/sign_in.html", told, status=400)
+        context |= {"wrong": "This is no e-mail address.", "email": request.POST.get("email", "")[:150]}
+        return render(request, "people/sign_in.html", context, status=400)
     if password := request.POST.get("password", ""):
         if wait := who.slow_down(request, "password", email):
             return wait
         user = authenticate(request, username=email, password=password[:4096])
         if user is None:
-            told |= {"wrong": "Address and password do not belong together.", "email": email}
-            return render(request, "people/sign_in.html", told, status=400)
+            context |= {"wrong": "Address and password do not belong together.", "email": email}
+            return render(request, "people/sign_in.html", context, status=400)
         login(request, user)
         return redirect(who.back(request, "/"))
     if wait := who.slow_down(request, "sign-in", email):

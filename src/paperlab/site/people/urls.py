@@ -18,6 +18,6 @@ urlpatterns = [
     path("submit", views.submit),
     re_path(r"^papers/(?P<name>.+)/vote$", views.vote),
     re_path(r"^papers/(?P<name>.+)/read$", views.read),
-    re_path(r"^papers/(?P<name>.+)/comment$", views.say),
+    re_path(r"^papers/(?P<name>.+)/comment$", views.add_comment),
     re_path(r"^papers/(?P<name>.+)/keep$", views.keep),
 ]

@@ -1,4 +1,4 @@
-"""Pages and forms of what people do. Nothing changes on GET; all works without a script, and htmx swaps the piece."""
+"""Pages and forms for votes, comments, collections and the account. Nothing changes on GET; no script is needed."""
 
 import json
 from typing import Any
@@ -14,12 +14,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.pages import addresses, cards
 from paperlab.site.pages.paper import find
 from paperlab.site.pages.refused import refused
-from paperlab.site.people import doing, who
+from paperlab.site.people import actions, who
 from paperlab.site.people.models import Collection, Comment, Follow, Submission
+from paperlab.site.store.models import Paper
 
 PAGE = 50
 FORGET = "delete"  # the word that confirms
@@ -35,10 +35,10 @@ def _on(request: HttpRequest) -> bool:
     return request.POST.get("on", "1") == "1"
 
 
-def _piece(request: HttpRequest, template: str, told: dict[str, Any], back: str) -> HttpResponse:
+def _piece(request: HttpRequest, template: str, context: dict[str, Any], back: str) -> HttpResponse:
     """The changed piece for htmx, the page it is on for others."""
     if request.headers.get("HX-Request") == "true":
-        return render(request, template, told)
+        return render(request, template, context)
     return redirect(who.back(request, back))
 
 
@@ -48,14 +48,14 @@ def _piece(request: HttpRequest, template: str, told: dict[str, Any], back: str)
 def vote(request: HttpRequest, name: str) -> HttpResponse:
     """Vote for a paper, or no longer."""
     paper = find(name)
-    doing.vote(_user(request), paper, _on(request))
-    told = {
+    actions.vote(_user(request), paper, _on(request))
+    context = {
         "key": paper.pk,
         "url": addresses.paper(paper),
         "mine": _on(request),
-        "count": doing.votes([paper.pk]).get(paper.pk, 0),
+        "count": actions.votes([paper.pk]).get(paper.pk, 0),
     }
-    return _piece(request, "people/vote.html", told, told["url"])
+    return _piece(request, "people/vote.html", context, context["url"])
 
 
 @never_cache
@@ -64,19 +64,19 @@ def vote(request: HttpRequest, name: str) -> HttpResponse:
 def read(request: HttpRequest, name: str) -> HttpResponse:
     """Mark a paper as read, or as unread."""
     paper = find(name)
-    doing.read(_user(request), paper, _on(request))
+    actions.read(_user(request), paper, _on(request))
     return redirect(who.back(request, addresses.paper(paper)))
 
 
 @never_cache
 @require_POST
 @who.person
-def say(request: HttpRequest, name: str) -> HttpResponse:
+def add_comment(request: HttpRequest, name: str) -> HttpResponse:
     """Comment on a paper."""
     paper = find(name)
     try:
-        made = doing.comment(_user(request), paper, request.POST.get("body", ""), request.POST.get("once", ""))
-    except doing.Refused as error:
+        made = actions.comment(_user(request), paper, request.POST.get("body", ""), request.POST.get("once", ""))
+    except actions.Refused as error:
         return refused(request, 400, "Not said", f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return redirect(f"{addresses.paper(paper)}#comment-{made.pk}")
 
@@ -91,11 +91,11 @@ def comment(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method != "POST":
         return render(request, "people/comment.html", {"comment": made, "back": where})
     if request.POST.get("do") == "delete":
-        doing.unsay(made)
+        actions.delete_comment(made)
         return redirect(f"{where}#comments")
     try:
-        doing.edit(made, request.POST.get("body", ""))
-    except doing.Refused as error:
+        actions.edit_comment(made, request.POST.get("body", ""))
+    except actions.Refused as error:
         return refused(request, 400, "Not changed", f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return redirect(f"{where}#comment-{made.pk}")
 
@@ -111,10 +111,10 @@ def keep(request: HttpRequest, name: str) -> HttpResponse:
         collection = get_object_or_404(Collection, pk=int(number), user=user)
     else:
         try:
-            collection = doing.collect(user, request.POST.get("new", ""))
-        except doing.Refused as error:
+            collection = actions.collect(user, request.POST.get("new", ""))
+        except actions.Refused as error:
             return refused(request, 400, "Not kept", f"{str(error)[:1].upper()}{str(error)[1:]}.")
-    doing.keep(collection, paper, _on(request), request.POST.get("note"))
+    actions.keep(collection, paper, _on(request), request.POST.get("note"))
     return redirect(who.back(request, addresses.paper(paper)))
 
 
@@ -125,8 +125,8 @@ def collections(request: HttpRequest) -> HttpResponse:
     """One's collections; by POST, a new one."""
     if request.method == "POST":
         try:
-            made = doing.collect(_user(request), request.POST.get("name", ""), request.POST.get("note", ""))
-        except doing.Refused as error:
+            made = actions.collect(_user(request), request.POST.get("name", ""), request.POST.get("note", ""))
+        except actions.Refused as error:
             return refused(request, 400, "Not made", f"{str(error)[:1].upper()}{str(error)[1:]}.")
         return redirect(f"/collections/{made.pk}")
     return render(request, "people/collections.html", {"rows": Collection.objects.filter(user=_user(request))})
@@ -142,7 +142,7 @@ def collection(request: HttpRequest, pk: int) -> HttpResponse:
         if request.POST.get("do") == "delete":
             row.delete()
             return redirect("/collections")
-        row.note = request.POST.get("note", "")[: doing.NOTE].replace("\0", "")
+        row.note = request.POST.get("note", "")[: actions.NOTE].replace("\0", "")
         row.save(update_fields=["note"])
         return redirect(f"/collections/{pk}")
     page = Paginator(row.kept.select_related("paper"), PAGE).get_page(request.GET.get("page"))
@@ -157,8 +157,8 @@ def collection(request: HttpRequest, pk: int) -> HttpResponse:
 def follow(request: HttpRequest) -> HttpResponse:
     """Follow a family, an author, a search or a claim, or no longer."""
     try:
-        doing.follow(_user(request), request.POST.get("kind", ""), request.POST.get("value", ""), _on(request))
-    except doing.Refused as error:
+        actions.follow(_user(request), request.POST.get("kind", ""), request.POST.get("value", ""), _on(request))
+    except actions.Refused as error:
         return refused(request, 400, "Not followed", f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return redirect(who.back(request, "/account"))
 
@@ -173,13 +173,13 @@ def submit(request: HttpRequest) -> HttpResponse:
         if wait := who.slow_down(request, "submit", f"user {user.pk}"):
             return wait
         try:
-            found = doing.submit(user, request.POST.get("arxiv", ""))
-        except doing.Refused as error:
+            result = actions.submit(user, request.POST.get("arxiv", ""))
+        except actions.Refused as error:
             wrong = str(error)
         else:
-            return redirect(addresses.paper(found) if isinstance(found, Paper) else "/submit")
-    told = {"wrong": wrong, "rows": Submission.objects.filter(user=user)[:PAGE]}
-    return render(request, "people/submit.html", told, status=400 if wrong else 200)
+            return redirect(addresses.paper(result) if isinstance(result, Paper) else "/submit")
+    context = {"wrong": wrong, "rows": Submission.objects.filter(user=user)[:PAGE]}
+    return render(request, "people/submit.html", context, status=400 if wrong else 200)
 
 
 @never_cache
@@ -191,9 +191,9 @@ def account(request: HttpRequest) -> HttpResponse:
     user, wrong = _user(request), ""
     if request.method == "POST" and "name" in request.POST:
         try:
-            doing.rename(user, request.POST["name"])
+            actions.rename(user, request.POST["name"])
             return redirect("/account")
-        except doing.Refused as error:
+        except actions.Refused as error:
             wrong = f"{str(error)[:1].upper()}{str(error)[1:]}."
     elif request.method == "POST":
         password = request.POST.get("password", "")[:4096]
@@ -208,14 +208,14 @@ def account(request: HttpRequest) -> HttpResponse:
             return redirect("/account")
         except ValidationError as error:
             wrong = " ".join(error.messages)
-    told = {
+    context = {
         "wrong": wrong,
         "local": who.local(request) and user.username == who.HERE,
         "password": user.has_usable_password() and bool(user.password),
         "follows": Follow.objects.filter(user=user),
         "forget": FORGET,
     }
-    return render(request, "people/account.html", told, status=400 if wrong else 200)
+    return render(request, "people/account.html", context, status=400 if wrong else 200)
 
 
 @never_cache
@@ -223,9 +223,9 @@ def account(request: HttpRequest) -> HttpResponse:
 @who.person
 def export(request: HttpRequest) -> HttpResponse:
     """All that is known of oneself, as JSON."""
-    said = json.dumps(doing.export(_user(request)), ensure_ascii=False, indent=2)
+    body = json.dumps(actions.export(_user(request)), ensure_ascii=False, indent=2)
     headers = {"Content-Disposition": 'attachment; filename="paperlab-my-data.json"'}
-    return HttpResponse(said, content_type="application/json", headers=headers)
+    return HttpResponse(body, content_type="application/json", headers=headers)
 
 
 @never_cache
@@ -239,5 +239,5 @@ def forget(request: HttpRequest) -> HttpResponse:
     if user is None:
         raise Http404("no such account")
     logout(request)
-    doing.forget(user)
+    actions.forget(user)
     return render(request, "people/forgotten.html")

@@ -1,4 +1,4 @@
-"""Who asks: on one's own machine the one person who sits there, elsewhere whoever has signed in."""
+"""Who a request is from: on one's own machine the person who sits there, elsewhere whoever has signed in."""
 
 from collections.abc import Callable
 from functools import cache, wraps

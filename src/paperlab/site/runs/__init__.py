@@ -1,1 +1,1 @@
-"""Runs from the page: a queue in the store, one heavy run at a time, executed by processes that the worker starts."""
+"""Runs of checks: a queue in the store, one run at a time, executed by processes that the worker starts."""

@@ -36,12 +36,12 @@ def fields(method: Method, claim: str = "", given: Any = None, wrong: Any = None
     """The fields of a method's parameters; with what was sent and what is wrong with it."""
     checks = [check for check in method.card.checks if claim in ("", check.claim)]
     at: dict[str, Any] = checks[0].method.params if checks and checks[0].method.method == method.slug else {}
-    found = []
+    listed = []
     for parameter in parameters(method):
         key = f"set-{parameter.name}"
         card = show(at.get(parameter.name, parameter.default))
         sent = (given or {}).get(key, "")
-        found.append(
+        listed.append(
             Field(parameter.name, parameter.allowed, card, _options(parameter), sent, (wrong or {}).get(key, ""))
         )
-    return found
+    return listed

@@ -1,4 +1,4 @@
-"""The queue: one row for a run that somebody asked for, from asking to its end."""
+"""Tables of the queue: one row for each run, from the request to its end."""
 
 from django.conf import settings
 from django.db import models
@@ -13,8 +13,9 @@ class Run(models.Model):
     """One run of a method's checks.
 
     once: what the form was sent with; the same form sent twice is one run. params: {name: value}, those that differ
-    from the card. progress: {stage, arms: {name: [doing, done, total]}}. log: its end. records: ids of what it left.
-    starts: how often its process was started. worker: the data folder whose worker runs it. stop: cancel was asked.
+    from the card. progress: {stage, arms: {name: [phase, done, total]}, ends: the estimated end in seconds since 1970}.
+    log: its end. records: ids of those it made. starts: how often its process was started. worker: the data folder
+    whose worker runs it. stop: cancel was asked.
     """
 
     once = models.CharField(max_length=64, unique=True)

@@ -1,4 +1,4 @@
-"""Asking for runs and taking them back: what the pages and the worker do with the queue."""
+"""The queue of runs: add, cancel and resume them, and who may."""
 
 import os
 import secrets
@@ -39,7 +39,7 @@ def me() -> str:
 
 
 def may(request: HttpRequest) -> bool:
-    """Whether runs may be asked for and seen: by whoever sits at this machine, or by the site's staff."""
+    """Whether a request may see and add runs: from this machine, or by the site's staff."""
     here = settings.PAPERLAB_LOCAL and limits.is_loopback(request.META.get("REMOTE_ADDR") or "")
     user = getattr(request, "user", None)
     return bool(here or (user is not None and user.is_authenticated and user.is_active and user.is_staff))
@@ -47,12 +47,12 @@ def may(request: HttpRequest) -> bool:
 
 def of_paper(slug: str) -> list[Method]:
     """The methods with checks behind a paper's slug, or behind a method's."""
-    found = [m for m in methods().values() if m.card.checks and slug in (m.card.paper, m.slug)]
-    return sorted(found, key=lambda m: m.slug)
+    matching = [m for m in methods().values() if m.card.checks and slug in (m.card.paper, m.slug)]
+    return sorted(matching, key=lambda m: m.slug)
 
 
 def once() -> str:
-    """What makes one form one run."""
+    """A token that makes a form one run, however often it is sent."""
     return secrets.token_urlsafe(16)
 
 

@@ -1,8 +1,8 @@
-"""The worker's side: take what waits, one at a time, start its process, follow it, end it.
+"""The worker's side of the queue: take the next run, start its process, follow it, end it.
 
-What a run has left decides what became of it, so a worker that is killed finds out as well: a run that recorded all is
-done; one that did not goes on with --resume, and its records keep their ids. The lock of a run is held by its processes
-themselves: as long as one of them lives, no other is started.
+The files that a run's process leaves decide how it ended, so a worker that is started after a kill finds out as well: a
+run that has recorded all its results is done; one that has not goes on with --resume, and its records keep their ids.
+The processes of a run hold its lock themselves: as long as one of them lives, no other is started.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ from paperlab.core.home import home
 from paperlab.core.signature import show
 from paperlab.site.runs import child, queue
 from paperlab.site.runs.models import CANCELLED, DONE, FAILED, INTERRUPTED, RUNNING, WAITING, Run
+from paperlab.site.runs.progress import EventFile
 
 logger = logging.getLogger(__name__)
 
@@ -40,30 +41,30 @@ TAIL = 20_000  # characters of the log that the store keeps
 MOST_LOG = 50_000_000  # bytes
 BEAT = 5.0
 KEPT = 50  # folders of ended runs
-_STEP = re.compile(r"  (?P<arm>.{1,200}): (?P<doing>.{1,120}) (?P<done>\d{1,9})/(?P<total>\d{1,9})")
-_STAGE = re.compile(r"(?P<stage>\S.{0,200}): \d+ arms")
-_STRANGE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass
-class Held:
-    """The process of the run that is under way."""
+class Active:
+    """The process of the run that is under way. log_state: size and time of the log that the store has. ending: when it
+    was asked to end; why: the reason."""
 
     run: Run
     process: subprocess.Popen[bytes]
+    events: EventFile
     began: float
-    told: tuple[int, int] = (-1, -1)
+    log_state: tuple[int, int] = (-1, -1)
     ending: float = 0.0
     why: str = ""
 
 
 def folder(run: Run) -> Path:
-    """Where a run's output lies: log.txt, out.json, lock."""
+    """Where a run's output lies: log.txt, events.jsonl, out.json, lock."""
     return home() / "queue" / str(run.pk)
 
 
 def command(run: Run) -> list[str]:
-    """What is executed."""
+    """The command line of a run's process; where its events go is in the environment."""
     script = Path(sys.executable).with_name("paperlab")
     words = [str(script)] if script.exists() else [sys.executable, "-m", "paperlab"]
     words += ["run", run.method, "--scale", run.scale]
@@ -73,7 +74,7 @@ def command(run: Run) -> list[str]:
     return [*words, *(["--resume"] if run.starts else []), "--json"]
 
 
-def hours(run: Run) -> float:
+def time_limit(run: Run) -> float:
     """Seconds that a run may take."""
     return float(settings.PAPERLAB_RUN_HOURS) * 3600 * (1 if run.scale == "full" else 0.25)
 
@@ -84,29 +85,24 @@ def log(run: Run, most: int = TAIL) -> str:
         with open(folder(run) / "log.txt", "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - most))
-            said = file.read().decode("utf-8", "replace").replace("\r\n", "\n")
+            text = file.read().decode("utf-8", "replace").replace("\r\n", "\n")
     except OSError:
         return ""
-    return _STRANGE.sub("", said)
+    return _CONTROL.sub("", text)
 
 
-def progress(said: str) -> dict[str, Any]:
-    """What the log says of how far the run is: the stage it is in, and each arm's last step there."""
-    stage = ""
-    arms: dict[str, list[str | int]] = {}
-    for line in said.splitlines():
-        if match := _STAGE.fullmatch(line):
-            stage, arms = match["stage"], {}
-        elif match := _STEP.fullmatch(line):
-            arms[match["arm"]] = [match["doing"], int(match["done"]), int(match["total"])]
-    return {"stage": stage, "arms": arms}
+def events(run: Run) -> EventFile:
+    """The events of a run so far."""
+    file = EventFile(folder(run) / "events.jsonl")
+    file.read()
+    return file
 
 
-def left(run: Run) -> list[str] | None:
-    """The ids of the records that a run has left, if it has recorded all that it was to."""
-    for line in reversed(log(run).splitlines()):
-        if line.startswith("recorded: "):
-            return line.removeprefix("recorded: ").split()
+def recorded(run: Run) -> list[str] | None:
+    """The ids of the records that a run has made, or None if it has not recorded all that it was to."""
+    names = events(run).records
+    if names is not None:
+        return names
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         rows = json.loads((folder(run) / "out.json").read_text())
         return [str(row["id"]) for row in rows]
@@ -114,7 +110,7 @@ def left(run: Run) -> list[str] | None:
 
 
 def resident(group: int) -> int | None:
-    """Bytes of memory that a process group holds; None where the system does not tell."""
+    """Resident bytes of a process group; None where the system does not report them."""
     total, known = 0, False
     page = os.sysconf("SC_PAGE_SIZE")
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -129,17 +125,17 @@ class Runner:
     """Follows the queue. One for a worker; `step` never waits for a run."""
 
     def __init__(self) -> None:
-        self.held: Held | None = None
-        self.beaten = 0.0
+        self.active: Active | None = None
+        self.last_beat = 0.0
 
     def step(self) -> bool:
-        """One look; whether something is under way."""
+        """Do what is due now; whether a run is under way."""
         now = time.monotonic()
-        if now - self.beaten > BEAT:
+        if now - self.last_beat > BEAT:
             queue.beat()
-            self.beaten = now
-        if self.held is not None:
-            self._follow(self.held)
+            self.last_beat = now
+        if self.active is not None:
+            self._follow(self.active)
             return True
         run = self._next()
         if run is not None:
@@ -147,13 +143,13 @@ class Runner:
         return run is not None
 
     def _next(self) -> Run | None:
-        """A run that the worker before left behind, else the first that waits, made ours."""
+        """A run that an earlier worker did not finish, else the first that waits, claimed for this worker."""
         run = Run.objects.filter(state=RUNNING, worker=queue.me()).order_by("pk").first()
         if run is not None:
             return run
         for pk in queue.waiting().values_list("pk", flat=True)[:5]:
-            taken = {"state": RUNNING, "worker": queue.me()}
-            if Run.objects.filter(pk=pk, state=WAITING).update(**taken):
+            claim = {"state": RUNNING, "worker": queue.me()}
+            if Run.objects.filter(pk=pk, state=WAITING).update(**claim):
                 return Run.objects.get(pk=pk)
         return None
 
@@ -165,28 +161,28 @@ class Runner:
             if descriptor is None:  # its processes outlived the worker that started them
                 self._stop_strays(place)
                 return
-            if run.starts and (records := left(run)) is not None:
+            if run.starts and (records := recorded(run)) is not None:
                 return self._end(run, DONE, records=records)
             if run.stop:
                 return self._end(run, CANCELLED)
             if run.starts >= STARTS:
-                said = f"its worker ended {run.starts} times while it ran; `paperlab run … --resume` goes on by hand"
-                return self._end(run, INTERRUPTED, error=said)
+                error = f"its worker ended {run.starts} times while it ran; `paperlab run … --resume` goes on by hand"
+                return self._end(run, INTERRUPTED, error=error)
             words = command(run)
             # Counted before it is started: one that takes the machine down is counted too.
             run.starts += 1
             run.started = run.started or timezone.now()
             Run.objects.filter(pk=run.pk).update(starts=run.starts, started=run.started)
-            with open(place / "log.txt", "ab") as said_, open(place / "out.json", "wb") as out:
+            with open(place / "log.txt", "ab") as log_file, open(place / "out.json", "wb") as out:
                 if run.starts > 1:
-                    said_.write(b"note: the worker was interrupted; the run goes on where it stopped\n")
+                    log_file.write(b"note: the worker was interrupted; the run goes on where it stopped\n")
                 process = subprocess.Popen(
                     [sys.executable, "-P", child.__file__, str(queue.memory()), *words],
-                    stdin=subprocess.PIPE, stdout=out, stderr=said_, pass_fds=(descriptor,), start_new_session=True,
-                    cwd=place,
+                    stdin=subprocess.PIPE, stdout=out, stderr=log_file, pass_fds=(descriptor,), start_new_session=True,
+                    cwd=place, env={**os.environ, "PAPERLAB_EVENTS": str(place / "events.jsonl")},
                 )  # fmt: skip
             (place / "group").write_text(str(process.pid))
-        self.held = Held(run, process, time.monotonic())
+        self.active = Active(run, process, EventFile(place / "events.jsonl"), time.monotonic())
 
     def _stop_strays(self, place: Path) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -194,85 +190,88 @@ class Runner:
             if group > 1:
                 os.killpg(group, signal.SIGKILL)
 
-    def _follow(self, held: Held) -> None:
+    def _follow(self, active: Active) -> None:
         """See how far the process is; end it where it must end."""
-        run, now = held.run, time.monotonic()
+        run, now = active.run, time.monotonic()
         row = Run.objects.filter(pk=run.pk).values("stop", "state").first()
-        status = held.process.poll()
+        status = active.process.poll()
         if status is None:
-            self._tell(held)
-            if not held.ending:
-                held.why = self._too_much(held, row)
-                if held.why:
-                    self._signal(held, signal.SIGTERM)
-                    held.ending = now
-            elif now - held.ending > GRACE:
-                self._signal(held, signal.SIGKILL)
+            self._publish(active)
+            if not active.ending:
+                active.why = self._too_much(active, row)
+                if active.why:
+                    self._signal(active, signal.SIGTERM)
+                    active.ending = now
+            elif now - active.ending > GRACE:
+                self._signal(active, signal.SIGKILL)
             return
-        self._signal(held, signal.SIGKILL)  # whatever of its group is left
-        if held.process.stdin:
-            held.process.stdin.close()
-        self._tell(held)
-        self.held = None
-        records = left(run)
+        self._signal(active, signal.SIGKILL)  # whatever of its group is left
+        if active.process.stdin:
+            active.process.stdin.close()
+        self._publish(active)
+        self.active = None
+        records = recorded(run)
         if row is None:
             shutil.rmtree(folder(run), ignore_errors=True)
         elif records is not None:
             self._end(run, DONE, records=records)
-        elif held.why == CANCELLED:
+        elif active.why == CANCELLED:
             self._end(run, CANCELLED)
-        elif held.why:
-            self._end(run, FAILED, error=held.why)
+        elif active.why:
+            self._end(run, FAILED, error=active.why)
         elif status < 0 or status > 128:
             number = -status if status < 0 else status - 128
-            said = f"its process was killed by {_signal_name(number)}, not by paperlab; was there too little memory?"
-            self._end(run, INTERRUPTED, error=said)
+            error = f"its process was killed by {_signal_name(number)}, not by paperlab; was there too little memory?"
+            self._end(run, INTERRUPTED, error=error)
         else:
-            lines = [line for line in log(run).splitlines() if line.strip()]
-            said = lines[-1].removeprefix("paperlab: ")[:2000] if lines else f"it ended with status {status}"
-            self._end(run, FAILED, error=said)
+            error = active.events.error or _last_error(log(run)) or f"it ended with status {status}"
+            self._end(run, FAILED, error=error)
 
-    def _too_much(self, held: Held, row: dict[str, Any] | None) -> str:
+    def _too_much(self, active: Active, row: dict[str, Any] | None) -> str:
         """Why a process must end now; "" if it need not."""
         if row is None or row["stop"]:
             return CANCELLED
-        if time.monotonic() - held.began > hours(held.run):
-            return f"it took more than {hours(held.run) / 3600:g} hours (PAPERLAB_RUN_HOURS) and was stopped"
-        if (resident(held.process.pid) or 0) > queue.memory():
+        if time.monotonic() - active.began > time_limit(active.run):
+            return f"it took more than {time_limit(active.run) / 3600:g} hours (PAPERLAB_RUN_HOURS) and was stopped"
+        if (resident(active.process.pid) or 0) > queue.memory():
             return f"it took more than {queue.memory() / 1e9:.1f} GB of memory (PAPERLAB_RUN_MEMORY) and was stopped"
-        with contextlib.suppress(OSError):
-            if (folder(held.run) / "log.txt").stat().st_size > MOST_LOG:
-                return "it wrote more than 50 MB into its log and was stopped"
+        for name in ("log.txt", "events.jsonl"):
+            with contextlib.suppress(OSError):
+                if (folder(active.run) / name).stat().st_size > MOST_LOG:
+                    return "it wrote more than 50 MB into its log and was stopped"
         return ""
 
     @staticmethod
-    def _signal(held: Held, number: int) -> None:
+    def _signal(active: Active, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(held.process.pid, number)
+            os.killpg(active.process.pid, number)
 
-    def _tell(self, held: Held) -> None:
-        """Put what is new in the log into the store."""
+    def _publish(self, active: Active) -> None:
+        """Put what is new in the events and the log into the store."""
+        changed: dict[str, Any] = {}
+        if active.events.read():
+            changed["progress"] = active.events.progress()
         with contextlib.suppress(OSError):
-            stat = (folder(held.run) / "log.txt").stat()
-            if (stat.st_size, stat.st_mtime_ns) == held.told:
-                return
-            held.told = (stat.st_size, stat.st_mtime_ns)
-            said = log(held.run, 200_000)
-            Run.objects.filter(pk=held.run.pk).update(log=said[-TAIL:], progress=progress(said))
+            stat = (folder(active.run) / "log.txt").stat()
+            if (stat.st_size, stat.st_mtime_ns) != active.log_state:
+                active.log_state = (stat.st_size, stat.st_mtime_ns)
+                changed["log"] = log(active.run)
+        if changed:
+            Run.objects.filter(pk=active.run.pk).update(**changed)
 
     @staticmethod
     def _end(run: Run, state: str, *, records: list[str] | None = None, error: str = "") -> None:
         changed = {"records": records or [], "error": error, "ended": timezone.now(), "log": log(run)}
         Run.objects.filter(pk=run.pk, state=RUNNING).update(state=state, **changed)
-        kept = sorted((home() / "queue").glob("[0-9]*"), key=lambda path: int(path.name))
-        for old in kept[:-KEPT]:
+        folders = sorted((home() / "queue").glob("[0-9]*"), key=lambda path: int(path.name))
+        for old in folders[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def close(self) -> None:
         """End what is under way; the next worker goes on with it."""
-        if self.held is not None:
-            self._signal(self.held, signal.SIGKILL)
-            self.held.process.wait()
+        if self.active is not None:
+            self._signal(self.active, signal.SIGKILL)
+            self.active.process.wait()
 
 
 @contextlib.contextmanager
@@ -290,6 +289,15 @@ def _lock(file: Path) -> Iterator[int | None]:
         os.close(descriptor)
 
 
+def _last_error(text: str) -> str:
+    """The error that a process wrote last, for one that ended before its first event or lacks a package: with --json
+    an object with `error`, else a line."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(lines[-1])["error"])[:2000] if lines else ""
+    return lines[-1][:2000]
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -298,18 +306,18 @@ def _signal_name(number: int) -> str:
 
 
 def work(stop: threading.Event) -> None:
-    """Follow the queue until told to stop: the worker does this beside its other jobs, which may take long."""
-    runner, said = Runner(), ""
+    """Follow the queue until `stop` is set; the worker does this in a thread, as its other jobs may take long."""
+    runner, failure = Runner(), ""
     while not stop.is_set():
         try:
             close_old_connections()
             runner.step()
-            said = ""
+            failure = ""
         except Exception as error:
-            now = " ".join(str(error).split())
-            if now != said:
-                logger.exception("runs: %s; tried again", now)
-                said = now
+            message = " ".join(str(error).split())
+            if message != failure:
+                logger.exception("runs: %s; tried again", message)
+                failure = message
             stop.wait(TICK * 10)
         stop.wait(TICK)
     runner.close()

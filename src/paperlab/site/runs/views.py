@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
@@ -17,10 +19,10 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from paperlab.core.paper import papers as catalogue
-from paperlab.site import evidence
+from paperlab.site import records
 from paperlab.site.api import shapes
 from paperlab.site.runs import forms, queue
-from paperlab.site.runs.models import Run
+from paperlab.site.runs.models import RUNNING, Run
 
 PAGE = 30
 LOOK = 1.0  # seconds between two looks at a run that is watched
@@ -41,14 +43,14 @@ def ask(request: HttpRequest, name: str) -> HttpResponse:
         return _refused(request)
     row = None if "\0" in name else shapes.find(name)
     slug = (row.slug or "") if row is not None else name
-    found = queue.of_paper(slug) if slug else []
-    if not found:
+    choices = queue.of_paper(slug) if slug else []
+    if not choices:
         raise Http404("no check is written for this paper")
     wrong: dict[str, str] = {}
     sent = request.POST.dict()
     chosen = sent.get("method", "") if request.method == "POST" else request.GET.get("method", "")
     if request.method == "POST":
-        method = next((m for m in found if m.slug == chosen), found[0] if not chosen else None)
+        method = next((m for m in choices if m.slug == chosen), choices[0] if not chosen else None)
         if method is None:
             wrong[""] = f"{slug} has no method {chosen[:80]!r}"
         else:
@@ -58,14 +60,14 @@ def ask(request: HttpRequest, name: str) -> HttpResponse:
             except queue.Refused as error:
                 wrong = error.problems
     claim = request.GET.get("claim", "") if request.method != "POST" else sent.get("claim", "")
-    told = {
-        "title": catalogue()[found[0].card.paper].title if found[0].card.paper in catalogue() else found[0].slug,
+    context = {
+        "title": catalogue()[choices[0].card.paper].title if choices[0].card.paper in catalogue() else choices[0].slug,
         "back": f"/papers/{quote(name, safe='/~')}",
-        "forms": [form(m, claim, sent if m.slug == chosen else None, wrong) for m in found],
+        "forms": [form(m, claim, sent if m.slug == chosen else None, wrong) for m in choices],
         "wrong": wrong,
         "present": queue.present(),
     }
-    return render(request, "runs/ask.html", told, status=400 if wrong else 200)
+    return render(request, "runs/ask.html", context, status=400 if wrong else 200)
 
 
 def form(method: Any, claim: str = "", sent: Any = None, wrong: Any = None) -> dict[str, Any]:
@@ -90,11 +92,11 @@ def runs(request: HttpRequest) -> HttpResponse:
         return _refused(request)
     page = Paginator(Run.objects.defer("log").select_related("who"), PAGE).get_page(request.GET.get("page"))
     if request.path.endswith(".json"):
-        return JsonResponse({"runs": [said(run) for run in page], "worker": queue.present()})
+        return JsonResponse({"runs": [as_json(run) for run in page], "worker": queue.present()})
     return render(request, "runs/runs.html", {"page": page, "present": queue.present()})
 
 
-def said(run: Run) -> dict[str, Any]:
+def as_json(run: Run) -> dict[str, Any]:
     """A run as JSON."""
     return {
         "id": run.pk,
@@ -115,17 +117,26 @@ def said(run: Run) -> dict[str, Any]:
     }
 
 
-def _told(run: Run) -> dict[str, Any]:
-    """What a run's page shows."""
-    known = evidence.evidence() if run.records else None
+def _context(run: Run) -> dict[str, Any]:
+    """The template variables of a run's page."""
+    known = records.record_index() if run.records else None
     return {
         "run": run,
         "arms": [(name, *step, round(100 * step[1] / step[2]) if step[2] else 0)
                  for name, step in run.progress.get("arms", {}).items()],
         "verdicts": [known.verdicts[name] for name in run.records if known and name in known.verdicts],
+        "minutes_left": _minutes_left(run),
         "ahead": queue.ahead(run) if run.open else 0,
         "present": queue.present() if run.open else True,
     }  # fmt: skip
+
+
+def _minutes_left(run: Run) -> int | None:
+    """Minutes until a run is estimated to end, at least 1; None where there is no estimate, or it is over."""
+    ends = run.progress.get("ends")
+    if run.state != RUNNING or ends is None or ends < time.time():
+        return None
+    return math.ceil((ends - time.time()) / 60)
 
 
 @never_cache
@@ -136,14 +147,14 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
         return _refused(request)
     row = get_object_or_404(Run, pk=pk)
     if request.path.endswith(".json"):
-        return JsonResponse({**said(row), "log": row.log, "worker": queue.present()})
+        return JsonResponse({**as_json(row), "log": row.log, "worker": queue.present()})
     if request.path.endswith("/live"):
         return JsonResponse(_live(row))
-    return render(request, "runs/run.html", _told(row))
+    return render(request, "runs/run.html", _context(row))
 
 
 def _live(row: Run) -> dict[str, Any]:
-    return {"open": row.open, "html": render_to_string("runs/live.html", _told(row))}
+    return {"open": row.open, "html": render_to_string("runs/live.html", _context(row))}
 
 
 @never_cache

@@ -1,13 +1,13 @@
-"""What of a stored paper the index sees: its words, its names, what it is filtered and sorted by."""
+"""What the index stores of a paper: its words, its names, its facts for filters and orders."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from paperlab.core.paper import papers
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import trending
 from paperlab.site.search.spelling import american
+from paperlab.site.store.models import Paper
 
 BATCH = 2_000  # papers in one query to the store
 COLUMNS = ("pk", "revision", "slug", "arxiv", "title", "abstract", "authors", "categories", "published", "year",
@@ -58,13 +58,13 @@ def _documents(batch: list[dict]) -> Iterator[Document]:
             continue
         ours = known.get(row["slug"] or "")
         claims = " ".join(f"{claim.claim} {claim.setting}" for claim in ours.claims) if ours else ""
-        said = "\n".join(part for part in (row["abstract"], row["summary"]) if part)
+        body = "\n".join(part for part in (row["abstract"], row["summary"]) if part)
         published = row["published"]
         yield Document(
             key=row["pk"],
             revision=row["revision"],
             title=row["title"],
-            text=american("\n".join(part for part in (row["title"], said, row["method"], claims) if part)),
+            text=american("\n".join(part for part in (row["title"], body, row["method"], claims) if part)),
             passage=". ".join(part for part in (row["title"], row["abstract"] or row["summary"]) if part),
             names=" ".join(compounds(f"{row['title']} {row['slug'] or ''}")),
             authors=row["authors"],
@@ -97,5 +97,5 @@ _CHUNK = re.compile(r"\w+(?:[-_.+/]\w+)+")
 
 def compounds(text: str) -> list[str]:
     """What words with a hyphen, a point or a slash inside are when written as one: "Q-BERT" gives "qbert"."""
-    found = (re.sub(r"\W|_", "", match[0]).lower() for match in _CHUNK.finditer(text))
-    return list(dict.fromkeys(word for word in found if 3 <= len(word) <= 60))
+    joined = (re.sub(r"\W|_", "", match[0]).lower() for match in _CHUNK.finditer(text))
+    return list(dict.fromkeys(word for word in joined if 3 <= len(word) <= 60))

@@ -100,7 +100,7 @@ class Engine:
                 raise EncoderError(f"{folder}: not a sentence encoder")
             return model
 
-        self.one = load(1)  # a query on one thread, beside the words that are looked for; stored texts on all
+        self.one = load(1)  # a query on one thread, as the words are searched at the same time; stored texts on all
         self.all_threads = cache(lambda: load(None))
         self.dimension = int(self.one.width)
 
@@ -125,7 +125,7 @@ class OpenVINO:
         except OSError:
             pass  # a folder that cannot be written costs a quarter of a second at each start
         try:
-            # A query on one thread, beside the words that are looked for and other queries; stored texts on all.
+            # A query on one thread, as words and other queries are searched meanwhile; stored texts on all.
             self.model = core.compile_model(str(model), "CPU", {**LATENCY, "INFERENCE_NUM_THREADS": 1})
         except Exception as error:  # RuntimeError, or its base, on a bad file
             raise _bad(model.parent, error) from error
@@ -153,8 +153,8 @@ class OpenVINO:
             mask = np.zeros_like(ids)
             for row, i in enumerate(rows):
                 ids[row, : len(encoded[i])], mask[row, : len(encoded[i])] = encoded[i], 1
-            told = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-            hidden = self._request(len(encoded) == 1).infer({name: told[name] for name in self.inputs})[0]
+            inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            hidden = self._request(len(encoded) == 1).infer({name: inputs[name] for name in self.inputs})[0]
             if hidden.ndim == 3:
                 weights = mask[:, :, None].astype(np.float32)
                 hidden = hidden[:, 0] if self.cls else (hidden * weights).sum(1) / np.maximum(weights.sum(1), 1)
@@ -179,7 +179,7 @@ def setting() -> str:
     return os.environ.get("PAPERLAB_ENCODER", "").strip()
 
 
-def at_hand() -> bool:
+def available() -> bool:
     """Whether the encoder can be loaded without fetching anything; False too where there is to be none."""
     named, models = setting(), home() / "models"
     if named == "none":
@@ -194,12 +194,12 @@ def at_hand() -> bool:
     return named == "engine" or (models / ROUNDED[1]).is_dir() or (not named and _engine_or_why()[0] is not None)
 
 
-def set_aside() -> str:
+def fallback_reason() -> str:
     """Why OpenVINO runs the default encoder although the engine is installed; "" where there is nothing to say."""
     from paperlab import engine
 
-    there = (home() / "models" / FLOATS[1]).is_dir()
-    return _engine_or_why()[1] if not setting() and there and engine.available() else ""
+    fetched = (home() / "models" / FLOATS[1]).is_dir()
+    return _engine_or_why()[1] if not setting() and fetched and engine.available() else ""
 
 
 def _engine_or_why() -> tuple["Encoder | None", str]:
@@ -230,8 +230,8 @@ def load(named: str | None = None) -> Encoder:
     folder = Path(named).expanduser()
     if not folder.is_dir():
         folder = _hub(named)
-    found = next((folder / file for file in MODELS if (folder / file).exists()), None)
-    if found is None or not (folder / "tokenizer.json").exists():
+    model = next((folder / file for file in MODELS if (folder / file).exists()), None)
+    if model is None or not (folder / "tokenizer.json").exists():
         raise EncoderError(
             f"PAPERLAB_ENCODER {named!r}: expected tokenizer.json and one of {', '.join(MODELS)}; "
             "`optimum-cli export openvino` makes them"
@@ -241,9 +241,9 @@ def load(named: str | None = None) -> Encoder:
     most = _json(folder / "sentence_bert_config.json").get("max_seq_length")
     cls = bool(_json(folder / "1_Pooling" / "config.json").get("pooling_mode_cls_token"))
     return Transformer(
-        OpenVINO(found, cls=cls),
+        OpenVINO(model, cls=cls),
         folder / "tokenizer.json",
-        name=f"{folder.resolve().name}:{found.stat().st_size}",
+        name=f"{folder.resolve().name}:{model.stat().st_size}",
         tokens=most if isinstance(most, int) and most > 2 else TOKENS,
         prompts=(str(prompts.get("query") or ""), str(prompts.get("passage") or prompts.get("document") or "")),
     )
@@ -257,12 +257,12 @@ def _fetched(package: str, folder: str) -> Path:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except (OSError, ValueError) as error:
         raise EncoderError(f"{file}: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise EncoderError(f"{file}: expected a JSON object")
-    return found
+    return content
 
 
 def _hub(named: str, *, fetch: bool = True) -> Path:

@@ -16,16 +16,16 @@ import filelock
 from django.db import connection
 from django.db.models import Q
 
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.search.document import COLUMNS, documents
 from paperlab.site.search.encoder import Encoder
 from paperlab.site.search.query import EVERYTHING, Within
 from paperlab.site.search.words import Asked, asked
+from paperlab.site.store.models import Paper
 
 if TYPE_CHECKING:
     from paperlab.site.search.vectors import Array
 
-LAYOUT = 3  # rises when what is indexed changes; an index of another layout is built anew
+LAYOUT = 3  # rises when what is indexed changes; an index of another layout is rebuilt
 LOCK = 7_203_911  # of the database, for writers on several machines
 PROBES, PROBED = 64, 10  # papers that an encoder is judged by, and how many neighbours of each
 
@@ -62,11 +62,11 @@ def setting() -> str:
 def parsed(text: str) -> State | None:
     """A state as it was kept; None for what this version cannot read."""
     try:
-        told = json.loads(text)
-        (revision, key), (revision_v, key_v) = told["words"], told["vectors"]
+        fields = json.loads(text)
+        (revision, key), (revision_v, key_v) = fields["words"], fields["vectors"]
         reached = {"words": (int(revision), int(key)), "vectors": (int(revision_v), int(key_v))}
-        found = State(**{**told, **reached})
-        return found if found.layout == LAYOUT and found.generation.isdecimal() else None
+        state = State(**{**fields, **reached})
+        return state if state.layout == LAYOUT and state.generation.isdecimal() else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -77,13 +77,13 @@ def after(reached: tuple[int, int]) -> Q:
     return Q(revision__gte=reached[0]) & ~Q(revision=reached[0], pk__lte=reached[1])
 
 
-def amiss(held: Iterable[int], reached: tuple[int, int]) -> tuple[list[int], list[int]]:
+def amiss(keys: Iterable[int], reached: tuple[int, int]) -> tuple[list[int], list[int]]:
     """Keys of an index whose papers are no more (rows that were joined to another, or deleted in the admin, leave no
     revision), and of papers that it should have by now and has not (its files were damaged)."""
     live = Paper.objects.filter(withdrawn=False)
-    there = set(held)
-    gone = there.difference(live.values_list("pk", flat=True))
-    lost = set(live.exclude(after(reached)).values_list("pk", flat=True)) - there
+    indexed = set(keys)
+    gone = indexed.difference(live.values_list("pk", flat=True))
+    lost = set(live.exclude(after(reached)).values_list("pk", flat=True)) - indexed
     return sorted(gone), sorted(lost)
 
 
@@ -93,7 +93,7 @@ def ahead(reached: tuple[int, int]) -> int:
 
 
 def text_hash(passage: str) -> int:
-    """What tells whether a text was embedded already: 64 bits, never 0."""
+    """Hash of a text, by which one that was embedded already is recognised: 64 bits, never 0."""
     return int.from_bytes(hashlib.blake2b(passage.encode("utf-8", "replace"), digest_size=8).digest(), "little") or 1
 
 
@@ -149,7 +149,7 @@ class Engine(Protocol):
         ...
 
     def encoder(self) -> Encoder | None:
-        """The encoder that the vectors are of, if it is the one that is set and at hand."""
+        """The encoder that the vectors are of, if it is the one that is set and can be loaded."""
         ...
 
     def words(self, text: Asked, within: Within, limit: int, *, strict: bool = False) -> list[tuple[int, float]]:
@@ -197,16 +197,16 @@ class Engine(Protocol):
         ...
 
 
-def judge(engine: Engine, held: Sequence[int], encoder: Encoder) -> float:
-    """How far an encoder can be trusted here, 0 to 1, measured without any judgements of people. held: keys of papers
-    that have vectors.
+def judge(engine: Engine, embedded_keys: Sequence[int], encoder: Encoder) -> float:
+    """How far an encoder can be trusted here, 0 to 1, measured without any judgements of people. embedded_keys: of
+    papers that have vectors.
 
     Titles of stored papers are looked for by words and by meaning, the papers themselves left out. BM25 of the ten
     nearest by meaning over BM25 of the ten best by words, averaged, is .70-.73 for all-MiniLM-L6-v2 on three judged
     collections, .06-.09 for random vectors and .22-.27 for an encoder drowned in noise; .2 and less is no trust, .5
     and more is full trust.
     """
-    chosen = random.Random(0).sample(held, min(PROBES, len(held)))
+    chosen = random.Random(0).sample(embedded_keys, min(PROBES, len(embedded_keys)))
     ratios = []
     for paper in documents(Paper.objects.filter(pk__in=chosen).values_list(*COLUMNS)):
         title = " ".join((paper.title or paper.text).split()[:24])

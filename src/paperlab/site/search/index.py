@@ -1,10 +1,10 @@
-"""The search index of this machine: words and vectors in files beside the database, kept in step with the store.
+"""The search index of this machine: words and vectors in files in the data folder, kept in step with the store.
 
     search/state.json          which generation is read, up to where words and vectors follow the store
     search/<generation>/words  tantivy          search/<generation>/vectors-<encoder>
 
-One process writes at a time (search/write.lock). The state is written after what it tells of, so a killed writer's work
-is done again, which changes nothing. A rebuild fills a new generation and then puts it in the state.
+One process writes at a time (search/write.lock). The state is written last, so a killed writer's work is
+done again, which changes nothing. A rebuild fills a new generation and then puts it in the state.
 """
 
 import hashlib
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paperlab.core.home import home
-from paperlab.site.catalogue.models import Counter, Paper
 from paperlab.site.search import encoder as encoders
 from paperlab.site.search.document import BATCH, COLUMNS, documents, stored
 from paperlab.site.search.engine import (
@@ -40,6 +39,7 @@ from paperlab.site.search.engine import (
 )
 from paperlab.site.search.query import Within
 from paperlab.site.search.words import Asked, Damaged, Words, everything
+from paperlab.site.store.models import Counter, Paper
 
 if TYPE_CHECKING:
     from paperlab.site.search.milvus import Milvus
@@ -58,8 +58,8 @@ def folder() -> Path:
 def state() -> State:
     """The state on the disk; a new one where there is none, or none that this version can read."""
     try:
-        found = parsed((folder() / "state.json").read_text(encoding="utf-8"))
-        return found if found and (folder() / found.generation / "words" / "meta.json").is_file() else State()
+        now = parsed((folder() / "state.json").read_text(encoding="utf-8"))
+        return now if now and (folder() / now.generation / "words" / "meta.json").is_file() else State()
     except (OSError, ValueError):
         return State()
 
@@ -91,11 +91,16 @@ def behind(most: int = 1_000_000) -> int:
 
 
 def refresh(
-    *, meaning: bool = True, anew: bool = False, check: bool = True, wait: float = 600, progress: Progress | None = None
+    *,
+    meaning: bool = True,
+    rebuild: bool = False,
+    check: bool = True,
+    wait: float = 600,
+    progress: Progress | None = None,
 ) -> None:
     """Bring the index up to the store: words first, then vectors. Safe to interrupt; goes on where it stopped.
 
-    meaning: also vectors, the encoder being fetched if need be. anew: build it from nothing; the old one answers until
+    meaning: also vectors, the encoder being fetched if need be. rebuild: start from nothing; the old one answers until
     the new one's words are there. check: also look for papers that left the store without a trace, which takes half a
     minute among a million if there are any. Raises Busy, and EncoderError or PackageError when the words are done but
     no vectors can be.
@@ -104,14 +109,14 @@ def refresh(
         if setting():
             from paperlab.site.search import milvus_writing
 
-            return milvus_writing.refresh(setting(), meaning=meaning, anew=anew, progress=progress)
+            return milvus_writing.refresh(setting(), meaning=meaning, rebuild=rebuild, progress=progress)
         now = state()
         if now.generation:
             try:
                 Words(folder() / now.generation / "words")
             except Damaged:
-                anew = True
-        target = now if now.generation and not anew else State(generation=_next(now.generation))
+                rebuild = True
+        target = now if now.generation and not rebuild else State(generation=_next(now.generation))
         target = _write_words(target, progress, switch=target.generation == now.generation, check=check)
         keep(target)
         _clean(target.generation)
@@ -132,7 +137,7 @@ def _clean(generation: str) -> None:
 
 
 def _write_words(now: State, progress: Progress | None, *, switch: bool, check: bool) -> State:
-    """Take in what changed. switch: tell readers after every commit, not only at the end."""
+    """Take in what changed. switch: let readers use it after every commit, not only at the end."""
     words = Words(folder() / now.generation / "words")
     total = ahead(now.words) if progress else 0
     done = 0
@@ -200,14 +205,14 @@ def _write_vectors(now: State, encoder: encoders.Encoder, progress: Progress | N
         now = replace(now, vectors=(rows[-1][1], rows[-1][0]))
         keep(now)
     if len(vectors) != Paper.objects.filter(withdrawn=False).count():
-        gone, lost = amiss(vectors.held(), now.vectors)
+        gone, lost = amiss(vectors.live_keys(), now.vectors)
         vectors.remove(gone)
         for start in range(0, len(lost), BATCH):
             embed(list(Paper.objects.filter(pk__in=lost[start : start + BATCH]).values_list(*COLUMNS)))
     if len(vectors) >= 2 * max(PROBES, now.judged):
         reading = Embedded()
         reading.files, reading.vectors = Words(folder() / now.generation / "words"), vectors
-        now = replace(now, trust=judge(reading, vectors.held(), encoder), judged=len(vectors))
+        now = replace(now, trust=judge(reading, vectors.live_keys(), encoder), judged=len(vectors))
     keep(now)
 
 
@@ -245,7 +250,7 @@ class Embedded:
             new.files = self.files if same and self.files else Words(folder() / now.generation / "words")
         except Damaged:
             return self._damaged(now)
-        if now.encoder and encoders.at_hand():
+        if now.encoder and encoders.available():
             from paperlab.site.search.vectors import Vectors
 
             try:
@@ -261,7 +266,7 @@ class Embedded:
         return new
 
     def _damaged(self, now: State) -> "Embedded":
-        """Nothing, and a state from which the next writer begins anew."""
+        """Nothing, and a state from which the next writer rebuilds."""
         with suppress(Busy), writing(folder(), 0):
             if state() == now:
                 (folder() / "state.json").unlink(missing_ok=True)
@@ -280,7 +285,7 @@ class Embedded:
         return len(self.vectors) if self.vectors is not None else 0
 
     def encoder(self) -> encoders.Encoder | None:
-        """The encoder that the vectors are of, if it is the one that is set and at hand."""
+        """The encoder that the vectors are of, if it is the one that is set and can be loaded."""
         return self.loaded if self.vectors is not None and len(self.vectors) else None
 
     @property

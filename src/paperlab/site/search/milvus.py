@@ -2,7 +2,7 @@
 
 Three collections a generation: papers (stems with BM25, facts), vectors (with the same facts), words (of titles, for
 misspelt ones); and one of states, which says which generation is read and up to where it follows the store. Any number
-of site processes read; one writes, by a lock beside the database and, on PostgreSQL, by one inside it. What is written
+of site processes read; one writes, by a lock file and, on PostgreSQL, by a lock in the database. What is written
 is written under the paper's key and the state afterwards, so a killed writer's work is done again, which changes
 nothing. A path ending in .db opens Milvus Lite inside the process, for trying and for tests: one process alone.
 
@@ -56,7 +56,7 @@ def _client(uri: str) -> Any:
                 server.load_collection(name)
         return server
     except Exception as error:  # its errors have no common base
-        raise said(uri, error) from error
+        raise unreachable(uri, error) from error
 
 
 def client(uri: str) -> Any:
@@ -65,7 +65,7 @@ def client(uri: str) -> Any:
         return _client(uri)
 
 
-def said(uri: str, error: Exception) -> Unreachable:
+def unreachable(uri: str, error: Exception) -> Unreachable:
     """What a client's error says, as one of ours."""
     return Unreachable(f"PAPERLAB_SEARCH {uri}: {' '.join(str(error).split())[:300]}")
 
@@ -96,8 +96,8 @@ class Milvus:
                 self.state = State()
                 self.trouble = f"PAPERLAB_SEARCH {uri}: its papers are gone; `paperlab index` brings all of them again"
         except Exception as error:  # the client's errors have no common base
-            raise said(uri, error) from error
-        if self.state.encoder and encoders.at_hand():
+            raise unreachable(uri, error) from error
+        if self.state.encoder and encoders.available():
             try:
                 loaded = encoders.load()
                 self.loaded = loaded if loaded.name == self.state.encoder else None
@@ -112,29 +112,31 @@ class Milvus:
         """Fields of the rows of a collection that hold a condition."""
         return list(self._ask("query", name, filter=where, output_fields=list(fields), limit=limit))
 
-    def _ask(self, what: str, name: str, **told: Any) -> Any:
+    def _ask(self, what: str, name: str, **options: Any) -> Any:
         try:
-            return getattr(self.server, what)(name, **told)
+            return getattr(self.server, what)(name, **options)
         except Exception as error:
             if self.writing:
                 raise
-            self.trouble = str(said(self.uri, error))
+            self.trouble = str(unreachable(self.uri, error))
             return []
 
     def _count(self, name: str, where: str = "") -> int:
         if not self.state.generation:
             return 0
-        found = self._ask("query", name, filter=where, output_fields=["count(*)"])
-        return int(found[0]["count(*)"]) if found else 0
+        rows = self._ask("query", name, filter=where, output_fields=["count(*)"])
+        return int(rows[0]["count(*)"]) if rows else 0
 
-    def _search(self, name: str, field: str, what: Any, where: str, limit: int, **told: Any) -> list[tuple[int, float]]:
+    def _search(
+        self, name: str, field: str, what: Any, where: str, limit: int, **options: Any
+    ) -> list[tuple[int, float]]:
         if not self.state.generation or limit < 1:
             return []
-        found = self._ask(
-            "search", name, data=[what], anns_field=field, filter=where, limit=min(limit, WINDOW), search_params=told,
-            output_fields=["key"],
+        answer = self._ask(
+            "search", name, data=[what], anns_field=field, filter=where, limit=min(limit, WINDOW),
+            search_params=options, output_fields=["key"],
         )  # fmt: skip
-        return [(int(hit["key"]), float(hit["distance"])) for hits in found for hit in hits]
+        return [(int(hit["key"]), float(hit["distance"])) for hits in answer for hit in hits]
 
     @property
     def size(self) -> int:
@@ -152,16 +154,16 @@ class Milvus:
         return self.state.trust if self.state.judged else 1.0
 
     def encoder(self) -> encoders.Encoder | None:
-        """The encoder that the vectors are of, if it is the one that is set and at hand."""
+        """The encoder that the vectors are of, if it is the one that is set and can be loaded."""
         return self.loaded
 
     def words(self, text: Asked, within: Within, limit: int, *, strict: bool = False) -> list[tuple[int, float]]:
         """(key, BM25), best first, of papers within. strict: that hold every word."""
-        said = " ".join(dict.fromkeys((*text.terms, *text.names)))
+        query_text = " ".join(dict.fromkeys((*text.terms, *text.names)))
         where = _every([*_where(within), *(_text(text, strict=True) if strict else _phrases(text))])
         # Milvus Lite gives the negative.
-        found = [(key, abs(score)) for key, score in self._search(self.name("papers"), "bm25", said, where, limit)]
-        return sorted(found, key=lambda row: (-row[1], row[0]))
+        hits = [(key, abs(score)) for key, score in self._search(self.name("papers"), "bm25", query_text, where, limit)]
+        return sorted(hits, key=lambda row: (-row[1], row[0]))
 
     def word_scores(self, text: Asked, keys: Collection[int]) -> dict[int, float]:
         """BM25 of these papers, without those that hold none of the words."""
@@ -171,9 +173,9 @@ class Milvus:
         """(key, cosine) of papers within, nearest first."""
         if self.loaded is None:
             return []
-        told = {"params": {"ef": max(128, 2 * limit)}}
-        found = self._search(self.name("vectors"), "vector", vector.tolist(), _every(_where(within)), limit, **told)
-        return sorted(found, key=lambda row: (-row[1], row[0]))
+        options = {"params": {"ef": max(128, 2 * limit)}}
+        hits = self._search(self.name("vectors"), "vector", vector.tolist(), _every(_where(within)), limit, **options)
+        return sorted(hits, key=lambda row: (-row[1], row[0]))
 
     def meaning_scores(self, vector: "Array", keys: Collection[int]) -> dict[int, float]:
         """Cosine of these papers, without those that have no vector."""
@@ -201,8 +203,8 @@ class Milvus:
         # The server orders by distance alone: by a vector of day and trend. All pages are cut from one answer.
         most = max(offset + limit, DEPTH + LIMIT)
         axis = [1.0, 0.0] if order == "day" else [0.0, 1.0]
-        found = self._search(self.name("papers"), "orders", axis, where, most)
-        return [key for key, _ in sorted(found, key=lambda row: (-row[1], row[0]))][offset : offset + limit]
+        hits = self._search(self.name("papers"), "orders", axis, where, most)
+        return [key for key, _ in sorted(hits, key=lambda row: (-row[1], row[0]))][offset : offset + limit]
 
     def total(self, text: Asked, within: Within, *, strict: bool) -> int:
         """How many papers within hold every word (strict) or any word."""

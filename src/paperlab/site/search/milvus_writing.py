@@ -1,17 +1,17 @@
-"""Writing the index on a Milvus server: see milvus.py for what lies there."""
+"""Write the index on a Milvus server; milvus.py describes what is stored there."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.search import encoder as encoders
 from paperlab.site.search.document import BATCH, COLUMNS, Document, documents, stored
 from paperlab.site.search.engine import PROBES, Progress, State, ahead, amiss, judge, text_hash
-from paperlab.site.search.milvus import PREFIX, STATES, WINDOW, Milvus, forget, in_order, quoted, said
+from paperlab.site.search.milvus import PREFIX, STATES, WINDOW, Milvus, forget, in_order, quoted, unreachable
 from paperlab.site.search.trending import NEVER
 from paperlab.site.search.words import PLAIN, placed
+from paperlab.site.store.models import Paper
 
 EMBEDDED = 64  # papers in one write of vectors
 TEXT = 60_000  # bytes; the server takes 65,535
@@ -52,8 +52,8 @@ def _make(server: Any, name: str, what: str, dimension: int = 2) -> None:
     schema = server.create_schema(auto_id=False)
     indexes = server.prepare_index_params()
 
-    def text(field: str, **told: Any) -> None:
-        schema.add_field(field, DataType.VARCHAR, max_length=65_535, **told)
+    def text(field: str, **options: Any) -> None:
+        schema.add_field(field, DataType.VARCHAR, max_length=65_535, **options)
 
     def vectors(field: str, size: int, kind: str = "FLAT", **params: int) -> None:
         schema.add_field(field, DataType.FLOAT_VECTOR, dim=size)
@@ -95,13 +95,13 @@ def keep(server: Any, state: State, middle: Sequence[float] | None = None) -> No
     forget()
 
 
-def refresh(uri: str, *, meaning: bool, anew: bool, progress: Progress | None) -> None:
+def refresh(uri: str, *, meaning: bool, rebuild: bool, progress: Progress | None) -> None:
     """Bring the server's index up to the store; see `index.refresh`, which holds the lock. Raises Unreachable."""
     reading = Milvus(uri)
     reading.writing = True
     now = reading.state
     try:
-        target = now if now.generation and not anew else State(generation=f"{int(now.generation or 0) + 1:04d}")
+        target = now if now.generation and not rebuild else State(generation=f"{int(now.generation or 0) + 1:04d}")
         if target is not now:
             _clean(reading.server, now.generation)  # of a killed writer
         target = _write_words(reading, target, progress, switch=target is now)
@@ -111,7 +111,7 @@ def refresh(uri: str, *, meaning: bool, anew: bool, progress: Progress | None) -
             _write_vectors(reading, target, encoders.load(), progress)
     except Exception as error:
         if type(error).__module__.startswith(("pymilvus", "grpc", "milvus_lite")):
-            raise said(uri, error) from error
+            raise unreachable(uri, error) from error
         raise
 
 
@@ -180,16 +180,18 @@ def _write_vectors(reading: Milvus, now: State, encoder: encoders.Encoder, progr
         papers = list(documents(rows))
         for start in range(0, len(papers), EMBEDDED):
             part = papers[start : start + EMBEDDED]
-            there = reading.rows(name, f"key in {quoted(paper.key for paper in part)}", ["key", "hash", "vector"])
-            vectors = {(row["key"], row["hash"]): row["vector"] for row in there}
+            stored_rows = reading.rows(name, f"key in {quoted(paper.key for paper in part)}", ["key", "hash", "vector"])
+            vectors = {(row["key"], row["hash"]): row["vector"] for row in stored_rows}
             names = {paper.key: (paper.key, str(text_hash(paper.passage))) for paper in part}
             wanted = [paper for paper in part if names[paper.key] not in vectors]
             if wanted:
                 made = encoder.passages([paper.passage for paper in wanted])
                 vectors |= {names[paper.key]: row.tolist() for paper, row in zip(wanted, made, strict=True)}
             # Facts may have changed where the text has not.
-            told = [(paper, names[paper.key]) for paper in part]
-            server.upsert(name, [{**_row(paper), "hash": known[1], "vector": vectors[known]} for paper, known in told])
+            reused = [(paper, names[paper.key]) for paper in part]
+            server.upsert(
+                name, [{**_row(paper), "hash": known[1], "vector": vectors[known]} for paper, known in reused]
+            )
             done += len(part)
             if progress:
                 progress("vectors", done, total)

@@ -1,4 +1,4 @@
-"""What is asked and what is answered: a query read from words and filters, hits with the reasons for their rank."""
+"""Queries and results of the search: parsing words and filters, hits with the reasons for their rank."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ from html import escape
 from typing import Literal, get_args
 
 from paperlab.core.paper import FAMILIES
-from paperlab.core.standing import MIXED, NOT_RUN
+from paperlab.core.standings import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
-from paperlab.site.catalogue import clean
+from paperlab.site.store import clean
 
 Sort = Literal["relevance", "date", "trending"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -25,7 +25,7 @@ class BadQuery(ValueError):
 
     def __init__(self, problems: dict[str, str]) -> None:
         self.problems = problems
-        super().__init__("; ".join(f"{name}: {said}" for name, said in problems.items()))
+        super().__init__("; ".join(f"{name}: {message}" for name, message in problems.items()))
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def read(params: Mapping[str, Sequence[str]]) -> Query:
     problems: dict[str, str] = {}
     asked = {name: [value.strip() for value in values if value.strip()] for name, values in params.items()}
     for name in {"q", "author"} & set(asked):  # words; other values are refused as they stand
-        asked[name] = [said for value in asked[name] if (said := clean.line(value[: 4 * TEXT_LIMIT]))]
+        asked[name] = [line for value in asked[name] if (line := clean.line(value[: 4 * TEXT_LIMIT]))]
     text = " ".join(asked.get("q", []))
 
     def inline(match: re.Match[str]) -> str:
@@ -177,15 +177,15 @@ def read(params: Mapping[str, Sequence[str]]) -> Query:
         return int(values[-1])
 
     def words(name: str, allowed: Sequence[str]) -> tuple[str, ...]:
-        found = []
+        chosen = []
         for value in asked.get(name, []):
             same = value.lower().replace("_", "-").replace(" ", "-")
             known = next((word for word in allowed if word.replace(" ", "-") == same), None)
             if known is None:
                 problems[name] = f"no {name} {value[:40]!r}; one of: {', '.join(allowed)}"
             else:
-                found.append(known)
-        return tuple(dict.fromkeys(found))
+                chosen.append(known)
+        return tuple(dict.fromkeys(chosen))
 
     def yes(name: str) -> bool:
         value = (asked.get(name) or [""])[-1].lower()

@@ -19,14 +19,14 @@ from typing import Any
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import papers
-from paperlab.core.standing import MIXED, NOT_RUN, count, one_word
-from paperlab.site.catalogue import clean
-from paperlab.site.catalogue.models import Paper
+from paperlab.core.standings import MIXED, NOT_RUN, count, one_word
 from paperlab.site.search import index
 from paperlab.site.search.engine import Engine
 from paperlab.site.search.query import DEPTH, EVERYTHING, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
 from paperlab.site.search.spelling import american
 from paperlab.site.search.words import STEMS, Asked, asked
+from paperlab.site.store import clean
+from paperlab.site.store.models import Paper
 
 POOL = 100  # papers that each side puts forward
 WEIGHT = 0.5  # of meaning, fully trusted
@@ -34,12 +34,12 @@ SNIPPET = 240  # characters
 MENDED = 0.3  # of a text's words have to be unknown for slips to be mended
 LAG = 2_000  # papers that a search itself takes into the word index when nobody else does
 
-_beside = ThreadPoolExecutor(max_workers=4, thread_name_prefix="search")
+_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="search")
 
 
 def search(query: Query, *, facets: bool = False) -> Results:
     """Papers for a query, best first. facets: count them by family, category and year too. Raises nothing of its own:
-    what could not be searched is said in `notes`."""
+    `notes` lists what could not be searched."""
     begun = time.perf_counter()
     notes: list[str] = []
     text = clean.line(query.text[: 2 * TEXT_LIMIT])
@@ -50,9 +50,9 @@ def search(query: Query, *, facets: bool = False) -> Results:
     engine = index.engine()
     within = Within(query, _keys(query))
     known = clean.arxiv_id(text)
-    if known and (found := _exact(text, within, engine)):
-        hits = [(key, 2.0, Why(exact)) for key, exact in found.items()][query.offset :][: query.limit]
-        return Results(_shown(hits, Asked()), len(found), notes=tuple(notes), seconds=time.perf_counter() - begun)
+    if known and (exact_hits := _exact(text, within, engine)):
+        hits = [(key, 2.0, Why(exact)) for key, exact in exact_hits.items()][query.offset :][: query.limit]
+        return Results(_shown(hits, Asked()), len(exact_hits), notes=tuple(notes), seconds=time.perf_counter() - begun)
     if known:
         notes.append(f"no paper of arXiv id {known[0]} is stored; `paperlab fetch arxiv:{known[0]}` brings it")
     suggestion = _suggestion(engine, text)
@@ -141,11 +141,11 @@ def _listed(engine: Engine, words: Asked, within: Within) -> Ranked:
 def _ranked(engine: Engine, text: str, words: Asked, within: Within, notes: list[str]) -> tuple[Ranked, int]:
     """The page that is asked for, and how many papers hold a word."""
     query = within.query
-    told = _beside.submit(_by_words, engine, words, within)
+    pending = _threads.submit(_by_words, engine, words, within)
     vector = _vector(engine, text, notes)
-    near = _beside.submit(engine.meaning, vector, within, POOL) if vector is not None else None
+    near = _threads.submit(engine.meaning, vector, within, POOL) if vector is not None else None
     first = _exact(text, within, engine)
-    by_words, total = told.result()
+    by_words, total = pending.result()
     by_meaning = near.result() if near else []
     bm25, cosines = dict(by_words), dict(by_meaning)
     word_rank = {key: rank for rank, (key, _) in enumerate(by_words, 1)}
@@ -216,15 +216,15 @@ def _exact(text: str, within: Within, engine: Engine) -> dict[int, str]:
     wanted = [("slug", {"slug": bare[:120]}), ("title", {"title_key": clean.title_key(text.strip(' "'))})]
     if known:
         wanted.insert(0, ("arXiv id", {"arxiv": known[0]}))
-    found: dict[int, str] = {}
-    for what, told in wanted:
-        rows = Paper.objects.filter(withdrawn=False, **told).order_by("pk").values_list("pk", flat=True)[:20]
-        found |= {key: what for key in rows if key not in found}
-    if found and (within.query.filtered or within.keys is not None):
-        keys = frozenset(found) if within.keys is None else within.keys & frozenset(found)
-        inside = engine.listed(Asked(), Within(within.query, keys), "day", len(found))
-        found = {key: what for key, what in found.items() if key in inside}
-    return found
+    hits: dict[int, str] = {}
+    for what, conditions in wanted:
+        rows = Paper.objects.filter(withdrawn=False, **conditions).order_by("pk").values_list("pk", flat=True)[:20]
+        hits |= {key: what for key in rows if key not in hits}
+    if hits and (within.query.filtered or within.keys is not None):
+        keys = frozenset(hits) if within.keys is None else within.keys & frozenset(hits)
+        inside = engine.listed(Asked(), Within(within.query, keys), "day", len(hits))
+        hits = {key: what for key, what in hits.items() if key in inside}
+    return hits
 
 
 def _suggestion(engine: Engine, text: str) -> str:
@@ -257,8 +257,8 @@ def _shown(ranked: Ranked, words: Asked) -> tuple[Hit, ...]:
 def _pattern(words: Asked) -> re.Pattern[str] | None:
     # A stem is the beginning of its words but for a last i that was y ("famili").
     stems = {stem[:-1] if stem.endswith("i") and len(stem) > 3 else stem for stem in words.terms}
-    found = "|".join(_either(stem) for stem in sorted(stems, key=lambda stem: (-len(stem), stem)))
-    return re.compile(rf"\b(?:{found})\w*", re.IGNORECASE) if found else None
+    alternatives = "|".join(_either(stem) for stem in sorted(stems, key=lambda stem: (-len(stem), stem)))
+    return re.compile(rf"\b(?:{alternatives})\w*", re.IGNORECASE) if alternatives else None
 
 
 def _either(stem: str) -> str:
@@ -284,10 +284,10 @@ def snippet(text: str, pattern: re.Pattern[str] | None, size: int = SNIPPET) -> 
     text = text[:20_000]
     if len(text) <= size:
         return mark(text, pattern)
-    found = [(match.start(), match[0].lower()) for match in pattern.finditer(text)] if pattern else []
+    matches = [(match.start(), match[0].lower()) for match in pattern.finditer(text)] if pattern else []
     best, start = 0, 0
-    for first, _ in found:
-        different = len({word for at, word in found if first <= at < first + size - 20})
+    for first, _ in matches:
+        different = len({word for at, word in matches if first <= at < first + size - 20})
         if different > best:
             best, start = different, first
     start = max(0, min(start - 30, len(text) - size))

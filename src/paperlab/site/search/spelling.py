@@ -1,4 +1,4 @@
-"""British and American spelling are one: "quantisation" finds what "quantization" finds, and the other way round."""
+"""Normalise British to American spelling, so that "quantisation" finds "quantization" and the other way round."""
 
 import re
 

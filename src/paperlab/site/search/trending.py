@@ -1,4 +1,4 @@
-"""What is talked about now: votes and comments in daily lists, each worth half after HALF_LIFE days.
+"""Trending score: votes and comments in daily lists, each worth half after HALF_LIFE days.
 
     trending(paper, day) = sum over the days it was listed, up to `day`, of
                            (1 + votes + comments / 2) * 2^(-(day - listed) / HALF_LIFE)
@@ -16,8 +16,8 @@ from typing import Any
 
 from django.db.models import Count
 
-from paperlab.site.catalogue.models import Sighting
 from paperlab.site.people.models import Comment, Vote
+from paperlab.site.store.models import Sighting
 
 HALF_LIFE = 3.0  # days
 WINDOW = 60  # days looked back: what is older counts less than a millionth
@@ -35,8 +35,8 @@ def _days(**which: Any) -> Iterator[tuple[int, date, float]]:
     for paper, day, upvotes, comments in rows:
         yield paper, day, points(upvotes, comments)
     for model, worth in ((Vote, 1.0), (Comment, 0.5)):
-        told = model.objects.filter(**which).values_list("paper", "day").annotate(count=Count("pk")).order_by()
-        for paper, day, count in told:
+        counted = model.objects.filter(**which).values_list("paper", "day").annotate(count=Count("pk")).order_by()
+        for paper, day, count in counted:
             yield paper, day, worth * count
 
 

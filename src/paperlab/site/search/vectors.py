@@ -34,7 +34,7 @@ GONE = 0  # the hash of a row that says: no vector any more
 def _faiss() -> Any:
     import faiss
 
-    faiss.omp_set_num_threads(1)  # queries run beside each other; threads within one would only wait for each other
+    faiss.omp_set_num_threads(1)  # queries run at the same time; threads within one would only wait for each other
     return faiss
 
 
@@ -49,7 +49,7 @@ class Vectors:
     def __len__(self) -> int:
         return int(self.alive.sum())
 
-    def held(self) -> list[int]:
+    def live_keys(self) -> list[int]:
         """The keys that have a vector."""
         return [key for key, row in self.row.items() if self.alive[row]]
 
@@ -116,11 +116,11 @@ class Vectors:
 
     def _stamp(self) -> tuple[str, int] | None:
         """Which codes there are: those trained on most vectors."""
-        found = [(int(path.suffix[1:]), path) for path in self.folder.glob("codes.*") if path.suffix[1:].isdecimal()]
-        if not found:
+        files = [(int(path.suffix[1:]), path) for path in self.folder.glob("codes.*") if path.suffix[1:].isdecimal()]
+        if not files:
             return None
         try:
-            return max(found)[1].name, max(found)[1].stat().st_mtime_ns
+            return max(files)[1].name, max(files)[1].stat().st_mtime_ns
         except OSError:
             return None
 
@@ -128,7 +128,7 @@ class Vectors:
 
     def missing(self, hashes: dict[int, int]) -> list[int]:
         """Those keys of {key: hash of the text} whose text has no vector yet."""
-        return [key for key, told in hashes.items() if (at := self.row.get(key)) is None or self.hashes[at] != told]
+        return [key for key, digest in hashes.items() if (at := self.row.get(key)) is None or self.hashes[at] != digest]
 
     def append(self, keys: Sequence[int], hashes: Sequence[int], vectors: Array) -> None:
         """Add vectors (n, dimension) of length 1, on the disk when this returns."""
@@ -186,8 +186,8 @@ class Vectors:
     def best(self, vector: Array, limit: int, among: Collection[int] | None = None) -> list[tuple[int, float]]:
         """(key, cosine) of the nearest vectors, nearest first. among: only these keys, without an index."""
         if among is not None:
-            found = list(self.scores(vector, among).items())
-            return sorted(found, key=lambda row: (-row[1], row[0]))[:limit]
+            scored = list(self.scores(vector, among).items())
+            return sorted(scored, key=lambda row: (-row[1], row[0]))[:limit]
         alive, keys, tail = self.alive, self.keys, self.tail
         rows, cosines = np.arange(self.covered, self.covered + len(tail)), _products(tail, vector)
         if self.codes is not None:
@@ -203,11 +203,11 @@ class Vectors:
 
     def scores(self, vector: Array, keys: Collection[int]) -> dict[int, float]:
         """Cosine of these papers; those without a vector are left out."""
-        held = [(key, at) for key in keys if (at := self.row.get(key)) is not None and self.alive[at]]
-        if not held:
+        present = [(key, at) for key in keys if (at := self.row.get(key)) is not None and self.alive[at]]
+        if not present:
             return {}
-        cosines = _products(self.full[[at for _, at in held]], vector)
-        return {key: float(cosine) for (key, _), cosine in zip(held, cosines, strict=True)}
+        cosines = _products(self.full[[at for _, at in present]], vector)
+        return {key: float(cosine) for (key, _), cosine in zip(present, cosines, strict=True)}
 
     def vector(self, key: int) -> Array | None:
         """A paper's vector, float32, or None."""
@@ -220,7 +220,7 @@ class Vectors:
 
 
 def _products(rows: Array, vector: Array) -> Array:
-    """Inner products, (n,) float32. Not by `@`: BLAS would wake threads that spin beside other queries."""
+    """Inner products, (n,) float32. Not by `@`: BLAS would wake threads that compete with other queries."""
     return np.einsum("ij,j->i", np.asarray(rows, np.float32), np.asarray(vector, np.float32))
 
 

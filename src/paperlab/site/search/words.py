@@ -86,8 +86,8 @@ def asked(text: str) -> Asked:
 def placed(text: str) -> tuple[tuple[int, str], ...]:
     """The stems of a text with their places, the first at 0; places of stop words are skipped."""
     words = enumerate(PLAIN.analyze(text))
-    found = [(place, stem) for place, word in words for stem in STEMS.analyze(word)]
-    return tuple((place - found[0][0], stem) for place, stem in found)
+    stems = [(place, stem) for place, word in words for stem in STEMS.analyze(word)]
+    return tuple((place - stems[0][0], stem) for place, stem in stems)
 
 
 class Damaged(RuntimeError):
@@ -172,8 +172,8 @@ class Words:
     def listed(self, words: Asked, where: Where | None, order: str, limit: int, offset: int = 0) -> list[int]:
         """Keys of papers that hold the condition and every word, by "day" or "trend", the highest first."""
         query = self._query(words, where, strict=True) if words else where or tantivy.Query.all_query()
-        found = self.searcher.search(query, limit, False, order, offset, Order.Desc)
-        return self._keys_at([address for _, address in found.hits])
+        answer = self.searcher.search(query, limit, False, order, offset, Order.Desc)
+        return self._keys_at([address for _, address in answer.hits])
 
     def count(self, words: Asked, where: Where | None, *, strict: bool) -> int:
         """How many papers hold the condition and every word (strict), or at least one; an estimate if many do."""
@@ -186,26 +186,28 @@ class Words:
 
     def _estimate(self, words: Asked) -> int:
         """Papers with at least one of the words, taking words as independent; 0 where there are few enough to count."""
-        held = [self.searcher.doc_freq("text", term) for term in words.terms]
-        if sum(held) <= COUNTED:
+        counts = [self.searcher.doc_freq("text", term) for term in words.terms]
+        if sum(counts) <= COUNTED:
             return 0
-        return round(len(self) * (1 - math.prod(max(0.0, 1 - n / len(self)) for n in held)))
+        return round(len(self) * (1 - math.prod(max(0.0, 1 - n / len(self)) for n in counts)))
 
     def keys(self, where: Where, limit: int) -> list[int]:
         """Keys of papers that hold a condition, up to a limit."""
-        found = self.searcher.search(tantivy.Query.const_score_query(where, 1.0), limit, False)
-        return self._keys_at([address for _, address in found.hits])
+        answer = self.searcher.search(tantivy.Query.const_score_query(where, 1.0), limit, False)
+        return self._keys_at([address for _, address in answer.hits])
 
     def facets(self, words: Asked, where: Where | None, *, strict: bool) -> dict[str, dict[str, int]]:
         """{"family" | "category" | "year": {value: papers}} over what `count` counts, the largest first."""
         query = self._query(words, where, strict=strict) if words else where
         # Without a query the counts would be those of replaced papers too.
-        told = {"filter_query": everything() if query is None else query}
-        found = {
-            name: dict(self.searcher.terms_with_prefix(field, "", limit=40, **told))
+        options = {"filter_query": everything() if query is None else query}
+        counts_by_field = {
+            name: dict(self.searcher.terms_with_prefix(field, "", limit=40, **options))
             for name, field in (("family", "family"), ("category", "category"), ("year", "years"))
         }
-        return {name: {value: n for value, n in counted.items() if n and value} for name, counted in found.items()}
+        return {
+            name: {value: n for value, n in counted.items() if n and value} for name, counted in counts_by_field.items()
+        }
 
     def known(self, word: str) -> bool:
         """Whether any paper holds a word (as written; its stem counts)."""
@@ -215,8 +217,8 @@ class Words:
     def near(self, word: str) -> str:
         """The word of a title that a misspelt one most likely means; "" if none is near."""
         plain = (PLAIN.analyze(word) or [""])[0]
-        told = dict(self.searcher.terms_with_prefix("spelling", plain[:1], limit=50_000)) if plain else {}
-        return near(plain, list(told), told.__getitem__)
+        counts = dict(self.searcher.terms_with_prefix("spelling", plain[:1], limit=50_000)) if plain else {}
+        return near(plain, list(counts), counts.__getitem__)
 
     def _named(self, word: str) -> bool:
         return any(self.searcher.doc_freq("names", name) for name in PLAIN.analyze(word))
@@ -244,9 +246,9 @@ class Words:
         return _every(every)
 
     def _scored(self, query: Where, limit: int) -> list[tuple[int, float]]:
-        found = self.searcher.search(query, max(1, limit), False).hits
-        keys = self._keys_at([address for _, address in found])
-        return [(key, float(score)) for key, (score, _) in zip(keys, found, strict=True)]
+        hits = self.searcher.search(query, max(1, limit), False).hits
+        keys = self._keys_at([address for _, address in hits])
+        return [(key, float(score)) for key, (score, _) in zip(keys, hits, strict=True)]
 
     def _keys_at(self, addresses: list[Any]) -> list[int]:
         return self.searcher.fast_field_values("key", addresses)  # type: ignore[return-value]
@@ -261,7 +263,7 @@ def near(word: str, words: Sequence[str], papers: Callable[[str], int]) -> str:
 
     if len(word) < 4 or word.isdecimal():
         return ""
-    begun = [(held, other) for other in words if other.startswith(word) and (held := papers(other))]
+    begun = [(count, other) for other in words if other.startswith(word) and (count := papers(other))]
     if begun:
         return max(begun)[1]
     most = 1 if len(word) < 6 else 2

@@ -25,7 +25,7 @@ class Migration(migrations.Migration):
                 ("nonce", models.CharField(max_length=32, unique=True)),
                 ("asked", models.DateTimeField(auto_now_add=True)),
                 ("confirmed", models.DateTimeField(blank=True, null=True)),
-                ("said", models.TextField(blank=True, default="")),
+                ("reason", models.TextField(blank=True, db_column="said", default="")),
             ],
         ),
         migrations.CreateModel(
@@ -36,7 +36,7 @@ class Migration(migrations.Migration):
                 ("state", models.CharField(default="sending", max_length=10)),
                 ("message_id", models.CharField(max_length=120)),
                 ("tries", models.PositiveSmallIntegerField(default=0)),
-                ("said", models.TextField(blank=True, default="")),
+                ("reason", models.TextField(blank=True, db_column="said", default="")),
                 ("at", models.DateTimeField(auto_now=True)),
                 (
                     "subscription",

@@ -6,9 +6,11 @@ from html import escape
 from typing import Any
 
 from django import template
+from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from paperlab.core import words
+from paperlab.core.figures import ArmFigures, Value
 from paperlab.site.pages import addresses, cards, static_files, text
 
 register = template.Library()
@@ -22,6 +24,12 @@ register.filter("web", addresses.web)
 def asset(path: str) -> str:
     """The address of a static file of the pages."""
     return static_files.address(f"pages/{path}")
+
+
+@register.filter
+def value(arm: ArmFigures, metric: str) -> Value:
+    """An arm's figure by a metric."""
+    return arm.value(metric)
 
 
 @register.filter
@@ -54,6 +62,12 @@ def thousands(value: int | None) -> str:
     return "0" if value is None else f"{value:,}"
 
 
+@register.simple_tag
+def outdated(changes: list[str]) -> SafeString:
+    """The badge of a verdict whose code or data changed since it was made; all changes stand in its title."""
+    return format_html('<span class="badge outdated" title="{}">{}</span>', "; ".join(changes), words.outdated(changes))
+
+
 @register.inclusion_tag("pages/parts/badge.html")
 def badge(word: str, count: int = 0) -> dict[str, Any]:
     """A verdict's badge."""
@@ -67,7 +81,7 @@ def things(count: int, one: str, many: str = "") -> str:
 
 
 @register.filter
-def said(value: str) -> SafeString:
+def sentence(value: str) -> SafeString:
     """A sentence of our own, with what stands between backticks as code."""
     parts = re.split(r"`([^`]*)`", value[:1].upper() + value[1:])
     pieces = [f"<code>{escape(part)}</code>" if i % 2 else escape(part) for i, part in enumerate(parts)]

@@ -51,7 +51,7 @@ class Migration(migrations.Migration):
                 (
                     "paper",
                     models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE, related_name="said", to="catalogue.paper"
+                        on_delete=django.db.models.deletion.CASCADE, related_name="site_comments", to="catalogue.paper"
                     ),
                 ),
                 ("user", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to=settings.AUTH_USER_MODEL)),
@@ -106,7 +106,7 @@ class Migration(migrations.Migration):
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("arxiv", models.CharField(max_length=40, unique=True)),
                 ("state", models.CharField(db_index=True, default="waiting", max_length=10)),
-                ("said", models.TextField(blank=True, default="")),
+                ("reason", models.TextField(blank=True, db_column="said", default="")),
                 ("tries", models.PositiveSmallIntegerField(default=0)),
                 ("at", models.DateTimeField(auto_now_add=True)),
                 (

@@ -1,4 +1,4 @@
-"""What the pages of papers show of people."""
+"""Template tags for votes, comments and collections."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from django import template
 from django.http import HttpRequest
 
 from paperlab.core.methods import methods
-from paperlab.site.catalogue.models import Paper
 from paperlab.site.pages import addresses
-from paperlab.site.people import doing, who
+from paperlab.site.people import actions, who
 from paperlab.site.people.markdown import html
 from paperlab.site.people.models import Collection, Comment, Follow, Read, Vote
+from paperlab.site.store.models import Paper
 
 register = template.Library()
 register.filter("markdown", html)
@@ -20,18 +20,18 @@ SHOWN = 200  # comments on a page
 def _known(context: dict[str, Any], key: int) -> tuple[dict[int, int], set[int]]:
     """(votes here, those of the reader) of all papers that the page lists, asked for once."""
     request: HttpRequest = context["request"]
-    held: dict[int, int] | None = getattr(request, "paperlab_votes", None)
-    if held is None or key not in held:
+    counts: dict[int, int] | None = getattr(request, "paperlab_votes", None)
+    if counts is None or key not in counts:
         listed = [one.key for name in ("cards", "related") for one in context.get(name) or () if hasattr(one, "key")]
         keys = list({key, *listed})
-        held = dict.fromkeys(keys, 0) | doing.votes(keys)
+        counts = dict.fromkeys(keys, 0) | actions.votes(keys)
         mine = (
             set(Vote.objects.filter(user=request.user.pk, paper__in=keys).values_list("paper", flat=True))
             if request.user.is_authenticated
             else set()
         )
-        request.paperlab_votes, request.paperlab_mine = held, mine
-    return held, request.paperlab_mine
+        request.paperlab_votes, request.paperlab_mine = counts, mine
+    return counts, request.paperlab_mine
 
 
 @register.inclusion_tag("people/vote.html", takes_context=True)
@@ -55,31 +55,31 @@ def paper_url(row: Paper) -> str:
 
 @register.inclusion_tag("people/comments.html", takes_context=True)
 def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
-    """What people said of a paper, and the forms of the reader."""
+    """The comments on a paper, and the reader's forms."""
     request: HttpRequest | None = context.get("request")
     if request is None:
         return {}
     user = request.user if request.user.is_authenticated else None
-    said = list(Comment.objects.filter(paper=row).select_related("user")[:SHOWN])
+    comments = list(Comment.objects.filter(paper=row).select_related("user")[:SHOWN])
     claims = [
         f"{method.slug}:{check.claim}"
         for method in methods().values()
         for check in method.card.checks
         if row.slug and method.card.paper == row.slug and check.role == "claim"
     ]
-    told: dict[str, Any] = {
-        "request": request, "user": user, "row": row, "url": addresses.paper(row), "said": said, "once": doing.once(),
-        "csrf_token": context.get("csrf_token"), "here": who.HERE,
+    shown: dict[str, Any] = {
+        "request": request, "user": user, "row": row, "url": addresses.paper(row), "comments": comments,
+        "once": actions.once(), "csrf_token": context.get("csrf_token"), "here": who.HERE,
     }  # fmt: skip
     if user is not None:
-        told["read"] = Read.objects.filter(user=user.pk, paper=row).exists()
-        told["collections"] = Collection.objects.filter(user=user.pk)
-        told["kept"] = Collection.objects.filter(user=user.pk, kept__paper=row)
+        shown["read"] = Read.objects.filter(user=user.pk, paper=row).exists()
+        shown["collections"] = Collection.objects.filter(user=user.pk)
+        shown["kept"] = Collection.objects.filter(user=user.pk, kept__paper=row)
         followed = set(Follow.objects.filter(user=user.pk).values_list("kind", "value"))
         wanted = [("family", row.family)] if row.family else []
         wanted += [("author", str(name)) for name in row.authors[:6]] + [("claim", name) for name in claims]
-        told["follows"] = [(kind, value, (kind, value) in followed) for kind, value in wanted]
-    return told
+        shown["follows"] = [(kind, value, (kind, value) in followed) for kind, value in wanted]
+    return shown
 
 
 @register.simple_tag(takes_context=True)

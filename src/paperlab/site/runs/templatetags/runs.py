@@ -1,4 +1,4 @@
-"""What the pages of papers show of runs."""
+"""Template tags for the button and the form that run a check."""
 
 from typing import Any
 

@@ -46,9 +46,9 @@
 
     const bar = document.createElement("div");
     bar.className = "zoom";
-    for (const [value, sign, said] of [["in", "+", "Closer (ctrl and wheel)"], ["out", "−", "Farther"], ["all", "⤢", "All of it"]]) {
+    for (const [value, sign, label] of [["in", "+", "Closer (ctrl and wheel)"], ["out", "−", "Farther"], ["all", "⤢", "All of it"]]) {
       const button = document.createElement("button");
-      Object.assign(button, { type: "button", value, textContent: sign, title: said, ariaLabel: said });
+      Object.assign(button, { type: "button", value, textContent: sign, title: label, ariaLabel: label });
       bar.append(button);
     }
     bar.addEventListener("click", (event) => {
@@ -63,20 +63,20 @@
       by(event.deltaY < 0 ? 1.25 : 0.8, ...at(event));
     }, { passive: false });
 
-    let held = null, moved = false;
+    let start = null, moved = false;
     plot.addEventListener("dragstart", (event) => event.preventDefault());
-    plot.addEventListener("pointerdown", (event) => { moved = false; held = k > 1 && event.button === 0 ? at(event) : null; });
+    plot.addEventListener("pointerdown", (event) => { moved = false; start = k > 1 && event.button === 0 ? at(event) : null; });
     addEventListener("pointermove", (event) => {
-      if (!held) return;
+      if (!start) return;
       const [u, v] = at(event);
-      if (Math.hypot(u - held[0], v - held[1]) * k > 4) moved = true;
+      if (Math.hypot(u - start[0], v - start[1]) * k > 4) moved = true;
       if (!moved) return;
-      x += held[0] - u;
-      y += held[1] - v;
+      x += start[0] - u;
+      y += start[1] - v;
       show();
     });
-    addEventListener("pointerup", () => { held = null; });
-    addEventListener("pointercancel", () => { held = null; });
+    addEventListener("pointerup", () => { start = null; });
+    addEventListener("pointercancel", () => { start = null; });
     plot.addEventListener("click", (event) => {
       if (moved && event.detail) event.preventDefault(); // the end of a drag is no click; a key is
       moved = false;

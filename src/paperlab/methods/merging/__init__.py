@@ -1,0 +1,1 @@
+"""Merging: one model made of several that began as one."""

@@ -1,0 +1,1 @@
+"""Pruning: fewer weights, with what is left as it was or refitted."""

@@ -1,1 +1,0 @@
-"""The store: papers, their sightings and ranked lists, and where they come from."""

@@ -1,1 +1,0 @@
-"""Where papers come from: one small class each, the same contract (paperlab.site.catalogue.harvest.Source)."""

@@ -1,0 +1,117 @@
+"""`paperlab up`: start the site's processes and the worker, watch them, and stop them together.
+
+The socket is opened here and inherited, so a taken port is known at once, several processes can serve it, and one that
+is started again loses no connection that waits.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+
+from paperlab.core.address import is_local, listen, url
+from paperlab.site.start import start
+
+GRACE = 10.0  # seconds to end in before a process is killed
+AGAIN = 1.0  # seconds before a process that died is started again
+GIVE_UP = 3  # deaths of one process within WINDOW seconds after which all is stopped
+WINDOW = 30.0
+
+
+class UpError(RuntimeError):
+    """The site cannot be kept up; the message says why and what to do."""
+
+
+@dataclass
+class Child:
+    """A process that is kept running."""
+
+    name: str
+    command: list[str]
+    descriptors: tuple[int, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    due: float = 0.0
+    deaths: list[float] = field(default_factory=list)
+
+    def spawn(self) -> None:
+        """Start it: in a session of its own, so that ctrl-C reaches `paperlab up` alone, which then asks it to end."""
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, pass_fds=self.descriptors, start_new_session=True
+        )
+
+
+def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
+    """Bring the store up to date, then run until SIGINT, SIGTERM or SIGHUP.
+
+    Raises AddressError, UpError, StoreError, …
+    """
+    opened = listen(host, port)
+    start()
+    from django.conf import settings
+    from django.db import connections
+
+    connections.close_all()
+    here = [sys.executable, "-m"]
+    fd = opened.fileno()
+    children = [Child("worker", [*here, "paperlab.site.commands.worker", "child"])]
+    children += [
+        Child(f"server {n}", [*here, "paperlab.site.commands.server", str(fd)], (fd,)) for n in range(1, workers + 1)
+    ]
+    stopped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for child in children:
+            child.spawn()
+        say(f"paperlab is up at {url(opened)}/ (API at {url(opened)}/api/); ctrl-C stops it")
+        if settings.PAPERLAB_LOCAL and not is_local(opened.getsockname()[0]):
+            say("it answers to localhost only: set PAPERLAB_HOSTS to the names by which others reach it")
+        while not stopped:
+            _watch(children, say)
+            time.sleep(0.1)
+    finally:
+        _end(children)
+        opened.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(children: list[Child], say: Callable[[str], None]) -> None:
+    """Start again what has died. Raises UpError for one that dies over and over."""
+    now = time.monotonic()
+    for child in children:
+        if child.process is not None and (status := child.process.poll()) is not None:
+            if child.process.stdin:
+                child.process.stdin.close()
+            child.process = None
+            child.deaths = [then for then in child.deaths if now - then < WINDOW] + [now]
+            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            if len(child.deaths) >= GIVE_UP:
+                raise UpError(f"the {child.name} {how}, {GIVE_UP} times in {WINDOW:.0f} s; its messages above say why")
+            say(f"the {child.name} {how}; it is started again")
+            child.due = now + AGAIN
+        elif child.process is None and now >= child.due:
+            child.spawn()
+
+
+def _end(children: list[Child]) -> None:
+    """Ask all to end, wait, and kill what does not."""
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + GRACE
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.stdin:
+            process.stdin.close()

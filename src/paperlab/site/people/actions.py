@@ -1,0 +1,237 @@
+"""Actions of people on papers: vote, comment, collect, read, follow, submit. Each change is one transaction."""
+
+import re
+import secrets
+from datetime import UTC, date, datetime
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.db.models import Count
+
+from paperlab.core.methods import methods
+from paperlab.core.paper import FAMILIES
+from paperlab.site.people.markdown import LIMIT
+from paperlab.site.people.models import Collection, Comment, Follow, Kept, Read, Submission, Vote
+from paperlab.site.search import query
+from paperlab.site.store import clean, write
+from paperlab.site.store.models import Paper
+
+KINDS = ("family", "author", "search", "claim")
+MOST = 500  # collections, follows of one person
+NOTE = 4_000  # characters
+NAME = 40
+
+
+class Refused(ValueError):
+    """An action that is not possible; the message says why."""
+
+
+def today() -> date:
+    """The day that it is, in UTC."""
+    return datetime.now(UTC).date()
+
+
+def once() -> str:
+    """A token that makes a form count once, however often it is sent."""
+    return secrets.token_urlsafe(16)
+
+
+def _moved(papers: list[Paper]) -> None:
+    """The papers' places in trending have changed: the index is to look at them again."""
+    if papers:
+        write.number(papers, write.lock())
+
+
+def rename(user: User, text: str) -> None:
+    """Set the name shown with one's comments; empty: none, only a number. Raises Refused."""
+    name = clean.line(text)
+    if len(name) > NAME:
+        raise Refused(f"the name has {len(name)} characters; {NAME} are the most")
+    if "@" in name:
+        raise Refused("everybody sees the name: no e-mail address can be one")
+    if re.fullmatch(r"(you|reader\s*\d+)", name.casefold()):
+        raise Refused(f"{name!r} is what the site calls others")
+    User.objects.filter(pk=user.pk).update(first_name=name)
+
+
+def vote(user: User, paper: Paper, on: bool) -> None:
+    """Give a paper one's vote, or take it back; doing it twice changes nothing."""
+    with transaction.atomic():
+        if on:
+            changed = Vote.objects.get_or_create(user=user, paper=paper, defaults={"day": today()})[1]
+        else:
+            changed = bool(Vote.objects.filter(user=user, paper=paper).delete()[0])
+        if changed:
+            _moved([paper])
+
+
+def _body(text: str) -> str:
+    body = clean.text(text).strip()
+    if not body:
+        raise Refused("the comment is empty")
+    if len(body) > LIMIT:
+        raise Refused(f"the comment has {len(body):,} characters; {LIMIT:,} are the most")
+    return body
+
+
+def comment(user: User, paper: Paper, text: str, token: str) -> Comment:
+    """Add a comment; the same form sent again is the same comment. Raises Refused."""
+    body, token = _body(text), f"{user.pk} {token or once()}"[:64]
+    try:
+        with transaction.atomic():
+            made = Comment.objects.create(user=user, paper=paper, body=body, once=token, day=today())
+            _moved([paper])
+            return made
+    except IntegrityError:
+        return Comment.objects.get(once=token)
+
+
+def edit_comment(row: Comment, text: str) -> None:
+    """Change a comment. Raises Refused."""
+    Comment.objects.filter(pk=row.pk).update(body=_body(text), edited=datetime.now(UTC))
+
+
+def delete_comment(row: Comment) -> None:
+    """Delete a comment."""
+    with transaction.atomic():
+        paper = row.paper
+        row.delete()
+        _moved([paper])
+
+
+def collect(user: User, name: str, note: str = "") -> Collection:
+    """The collection of that name, made if there is none. Raises Refused."""
+    name = clean.line(name)[:120]
+    if not name:
+        raise Refused("a collection needs a name")
+    if Collection.objects.filter(user=user).count() >= MOST:
+        raise Refused(f"{MOST} collections are the most")
+    return Collection.objects.get_or_create(user=user, name=name, defaults={"note": note[:NOTE].replace("\0", "")})[0]
+
+
+def keep(collection: Collection, paper: Paper, on: bool, note: str | None = None) -> None:
+    """Put a paper into a collection with a note, or take it out."""
+    if not on:
+        Kept.objects.filter(collection=collection, paper=paper).delete()
+        return
+    changed = {} if note is None else {"note": note[:NOTE].replace("\0", "")}
+    Kept.objects.update_or_create(collection=collection, paper=paper, defaults=changed)
+
+
+def read(user: User, paper: Paper, on: bool) -> None:
+    """Mark a paper as read, or as unread."""
+    if on:
+        Read.objects.get_or_create(user=user, paper=paper)
+    else:
+        Read.objects.filter(user=user, paper=paper).delete()
+
+
+def interest(kind: str, value: str) -> tuple[str, str]:
+    """What can be followed, in its one form. Raises Refused."""
+    value = clean.line(value)[:500]
+    if kind == "family" and value in FAMILIES:
+        return kind, value
+    if kind == "author" and value:
+        return kind, value
+    if kind == "claim":
+        slug, _, claim = value.partition(":")
+        method = methods().get(slug)
+        if method and claim in [check.claim for check in method.card.checks]:
+            return kind, value
+    if kind == "search" and value:
+        try:
+            asked = query.read(parse_qs(value.lstrip("?")))
+        except query.BadQuery as error:
+            raise Refused(f"this search cannot be followed: {error}") from error
+        kept = urlencode([pair for pair in asked.params() if pair[0] not in ("offset", "limit", "sort")])
+        if kept and len(kept) <= 500:
+            return kind, kept
+    raise Refused(f"no such {kind if kind in KINDS else 'kind of interest'} to follow: {value[:80]!r}")
+
+
+def follow(user: User, kind: str, value: str, on: bool) -> None:
+    """Follow something, or no longer. Raises Refused."""
+    if not on:
+        Follow.objects.filter(user=user, kind=kind[:10], value=value[:500]).delete()
+        return
+    if Follow.objects.filter(user=user).count() >= MOST:
+        raise Refused(f"{MOST} interests are the most; stop following one first")
+    kind, value = interest(kind, value)
+    Follow.objects.get_or_create(user=user, kind=kind, value=value)
+
+
+def submit(user: User, text: str) -> Paper | Submission:
+    """The paper of an arXiv id, if it is here, else a wish that the worker fetches it. Raises Refused."""
+    known = clean.arxiv_id(text[:200])
+    if known is None:
+        raise Refused("this is no arXiv id; one looks like 2403.02775, or cs/0601001")
+    paper = Paper.objects.filter(arxiv=known[0]).first()
+    if paper is not None:
+        return paper
+    row, new = Submission.objects.get_or_create(arxiv=known[0], defaults={"user": user})
+    if not new and row.state in ("failed", "unknown"):  # asked again: tried again
+        Submission.objects.filter(pk=row.pk).update(state="waiting", reason="", tries=0)
+        row.refresh_from_db()
+    return row
+
+
+def votes(papers: list[int]) -> dict[int, int]:
+    """How many people here voted for each paper."""
+    rows = Vote.objects.filter(paper__in=papers).values_list("paper").annotate(Count("pk")).order_by()
+    return dict(rows)
+
+
+def export(user: User) -> dict[str, Any]:
+    """All that is known of a person."""
+    from paperlab.site.digest.models import Subscription
+
+    def name(paper: Paper) -> str:
+        return paper.arxiv or paper.slug or f"~{paper.pk}"
+
+    subscribed = Subscription.objects.filter(email=user.email) if user.email else Subscription.objects.none()
+    return {
+        "account": {
+            "email": user.email or None,
+            "name": user.first_name or None,
+            "joined": str(user.date_joined),
+            "last": str(user.last_login),
+        },
+        "votes": [
+            {"paper": name(v.paper), "day": str(v.day)} for v in Vote.objects.filter(user=user).select_related("paper")
+        ],
+        "comments": [
+            {"paper": name(c.paper), "at": str(c.at), "body": c.body}
+            for c in Comment.objects.filter(user=user).select_related("paper")
+        ],
+        "collections": [
+            {
+                "name": c.name,
+                "note": c.note,
+                "papers": [
+                    {"paper": name(k.paper), "note": k.note, "added": str(k.added)}
+                    for k in c.kept.select_related("paper")
+                ],
+            }
+            for c in Collection.objects.filter(user=user)
+        ],
+        "read": [
+            {"paper": name(r.paper), "at": str(r.at)} for r in Read.objects.filter(user=user).select_related("paper")
+        ],
+        "follows": [{"kind": f.kind, "value": f.value, "at": str(f.at)} for f in Follow.objects.filter(user=user)],
+        "submissions": [{"arxiv": s.arxiv, "state": s.state} for s in Submission.objects.filter(user=user)],
+        "subscriptions": [{"email": s.email, "state": s.state, "every": s.every} for s in subscribed],
+    }
+
+
+def forget(user: User) -> None:
+    """Delete an account and all that it holds."""
+    from paperlab.site.digest.models import Subscription
+
+    with transaction.atomic():
+        papers = list(Paper.objects.filter(votes__user=user) | Paper.objects.filter(site_comments__user=user))
+        if user.email:
+            Subscription.objects.filter(email=user.email).delete()
+        user.delete()
+        _moved(papers)

@@ -1,0 +1,145 @@
+"""Clean text from outside before it is stored: control characters, spaces, ids, dates, addresses. Pages escape it."""
+
+import hashlib
+import re
+import unicodedata
+from datetime import UTC, date, datetime, time
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+TITLE_LIMIT = 2_000  # characters; the longest title among 59,000 arXiv papers has 226
+ABSTRACT_LIMIT = 100_000  # the longest has 3,488; beyond this it is a whole paper, or an attack
+NAME_LIMIT = 500
+AUTHORS_LIMIT = 10_000  # collaborations sign with five thousand
+URL_LIMIT = 2_000
+FIRST_YEAR = 1665  # the first issue of the Philosophical Transactions
+
+# C0 and C1 controls but tab and newline; bidirectional overrides and isolates, which would reorder the page around
+# them; the byte order mark; noncharacters; surrogates that JSON escapes let through and no database takes.
+_UNWANTED = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"
+)
+
+
+def text(value: str) -> str:
+    """Any text in Unicode's composed form (NFC), without controls, with "\\n" for every line end."""
+    if value.isascii() and value.isprintable():
+        return value
+    plain = value.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n").replace("\u2028", "\n")
+    return unicodedata.normalize("NFC", _UNWANTED.sub("", plain.replace("\u2029", "\n\n")))
+
+
+def line(value: str) -> str:
+    """Text of one line: every run of white space is one space."""
+    return " ".join(text(value).split())
+
+
+def paragraphs(value: str, *, indented: bool = False) -> str:
+    """Text whose paragraphs are kept, with an empty line between two, and whose other line breaks are spaces.
+
+    indented: an indented line begins a paragraph too, as in arXiv's abstracts.
+    """
+    plain = text(value).strip()
+    parts = re.split(r"\n[^\S\n]*\n\s*|\n[^\S\n]+(?=\S)" if indented else r"\n[^\S\n]*\n\s*", plain)
+    return "\n\n".join(joined for part in parts if (joined := " ".join(part.split())))
+
+
+_SIGNS = re.compile(r"[\W_]+")
+_LATEX = re.compile(r"\\[a-zA-Z]+|[\\${}~^_]")
+
+
+def title_key(title: str) -> str:
+    """What two spellings of one title share: a hash of its letters and digits, without case, accents, TeX, spaces."""
+    plain = _LATEX.sub("", title)
+    folded = plain.lower() if plain.isascii() else unicodedata.normalize("NFKD", plain).casefold()
+    kept = _SIGNS.sub("", folded) or " ".join(title.split())  # a title of signs alone still differs from another
+    return hashlib.blake2b(kept.encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+_NEW_ID = r"\d{2}(?:0[1-9]|1[0-2])\.\d{4,5}"
+_OLD_ID = r"[a-z][a-z-]*(?:\.[a-z]{2})?/\d{2}(?:0[1-9]|1[0-2])\d{3}"
+_ARXIV = re.compile(
+    rf"(?:arxiv:|oai:arxiv\.org:|https?://(?:www\.|export\.)?(?:arxiv\.org/(?:abs|pdf|html)|huggingface\.co/papers|"
+    rf"alphaxiv\.org/abs)/|10\.48550/arxiv\.)?({_NEW_ID}|{_OLD_ID})(?:v([1-9]\d{{0,2}}))?(?:\.pdf)?/?",
+    re.IGNORECASE,
+)
+
+
+def arxiv_id(value: str) -> tuple[str, int | None] | None:
+    """The bare id and the version in "2403.02775v2", "math.AG/0601001", "arXiv:…" or an address; None otherwise.
+
+    An old id loses its subject class, as arXiv itself drops it: math.AG/0601001 is math/0601001.
+    """
+    match = _ARXIV.fullmatch(value.strip().partition("?")[0].partition("#")[0])
+    if not match:
+        return None
+    bare = match[1].lower()
+    if "/" in bare:
+        archive, _, number = bare.partition("/")
+        bare = f"{archive.partition('.')[0]}/{number}"
+    return bare, int(match[2]) if match[2] else None
+
+
+def address(value: object) -> str:
+    """An http or https address as it was given; "" for anything else (javascript:, data:, relative, too long)."""
+    if not isinstance(value, str) or len(value) > URL_LIMIT:
+        return ""
+    bare = line(value)
+    try:
+        parts = urlsplit(bare)
+        named = parts.hostname
+    except ValueError:
+        return ""
+    return bare if parts.scheme in ("http", "https") and named and " " not in bare else ""
+
+
+def names(values: object) -> list[str]:
+    """Authors' names from a list of strings, a list of objects with `name`, or one string with commas and "and"."""
+    if isinstance(values, str):
+        values = re.split(r"\s*,\s+(?:and\s+)?|\s+and\s+|\s*;\s*", values)
+    if not isinstance(values, list | tuple):
+        return []
+    bare = [value.get("name") if isinstance(value, dict) else value for value in values]
+    return [name[:NAME_LIMIT] for value in bare if isinstance(value, str) and (name := line(value))]
+
+
+def moment(value: object) -> datetime | None:
+    """A date or time as sources write them (ISO 8601, RFC 2822, seconds since 1970), in UTC; None if it is none.
+
+    A date alone is midnight. None too where the year cannot be a paper's: before 1665 or more than a year ahead.
+    """
+    at: datetime | None = None
+    if isinstance(value, datetime):
+        at = value
+    elif isinstance(value, date):
+        at = datetime.combine(value, time())
+    elif isinstance(value, str):
+        bare = value.strip()[:64]
+        try:
+            at = datetime.fromisoformat(bare)
+        except ValueError:
+            try:
+                at = parsedate_to_datetime(bare)
+            except (ValueError, TypeError, IndexError, OverflowError):
+                return None
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            at = datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
+        except (ValueError, OverflowError, OSError):
+            return None
+    if at is None:
+        return None
+    try:
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return at if FIRST_YEAR <= at.year <= datetime.now(UTC).year + 1 else None
+
+
+def count(value: object) -> int | None:
+    """A whole number of votes, stars or comments that is not negative and fits a database; None otherwise."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value.strip()[:20])
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return None
+    return int(value) if 0 <= value < 2**31 else None

@@ -1,0 +1,55 @@
+"""Sources by the names that the command line takes."""
+
+import os
+from collections.abc import Sequence
+from datetime import date
+from urllib.parse import urlsplit
+
+from paperlab.site.store import clean
+from paperlab.site.store.item import Source, SourceError
+from paperlab.site.store.sources import arxiv_api, arxiv_oai, daily_papers
+from paperlab.site.store.sources.feeds import Feed
+from paperlab.site.store.sources.http import Polite
+
+DEFAULTS = ("daily", "oai:cs")
+FORMS = "daily, oai[:SET], arxiv:IDS, arxiv:QUERY, feed:ADDRESS"
+ARXIV_GAP = 3.0  # seconds; arXiv's terms of use for its APIs
+GAP = 1.0
+
+
+def source(name: str, since: date | None = None, until: date | None = None) -> Source:
+    """The source behind "daily", "oai:cs", "arxiv:2310.06927,2403.02775", "arxiv:cat:cs.CL", "feed:https://…".
+
+    PAPERLAB_ARXIV_API, PAPERLAB_ARXIV_OAI and PAPERLAB_DAILY_PAPERS name other addresses, e.g. mirrors.
+    Raises SourceError for any other name.
+    """
+    kind, _, rest = name.partition(":")
+    if kind in ("daily", "daily-papers") and not rest:
+        base = daily_papers.base()
+        return daily_papers.DailyPapers(_client(base), base=base, since=since, until=until)
+    if kind in ("oai", "arxiv-oai"):
+        base = os.environ.get("PAPERLAB_ARXIV_OAI") or arxiv_oai.BASE
+        return arxiv_oai.ArxivOai(_arxiv(), base=base, of=rest, since=since, until=until)
+    if kind in ("arxiv", "arxiv-api"):
+        base = os.environ.get("PAPERLAB_ARXIV_API") or arxiv_api.BASE
+        ids, query = _ids_or_query(rest)
+        return arxiv_api.ArxivApi(_arxiv(), base=base, ids=ids, query=query, since=since, until=until)
+    if kind == "feed" or clean.address(name):
+        url = rest if kind == "feed" else name
+        return Feed(_client(url), url)
+    raise SourceError(f"no source {name!r}; one of: {FORMS}")
+
+
+def _ids_or_query(rest: str) -> tuple[Sequence[str], str]:
+    parts = [part for part in rest.replace(",", " ").split() if part]
+    if parts and all(clean.arxiv_id(part) or part[0].isdigit() for part in parts):
+        return parts, ""
+    return (), rest.strip()
+
+
+def _arxiv() -> Polite:
+    return Polite("arxiv", gap=ARXIV_GAP)  # one line for both of arXiv's services
+
+
+def _client(url: str) -> Polite:
+    return Polite(urlsplit(url).netloc.rpartition("@")[2] or "nowhere", gap=GAP)
