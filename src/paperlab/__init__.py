@@ -41,7 +41,8 @@ def load(name: str, **params: Any) -> Callable[..., Any]:
 
 
 def check(name: str, **options: Any) -> list[Record]:
-    """Run a method's checks, as `paperlab run` does: claim, scale, model, data, params, seeds, resume.
+    """Run a method's checks, as `paperlab run` does: claim, scale, model, data, params, seeds, resume,
+    jobs.
 
     Returns the records that were kept. Raises UnknownMethod with near names, and MissingExtra as `load` does.
     """

@@ -412,6 +412,37 @@ def test_run_passes_on_what_was_asked(ran):
     }  # fmt: skip
 
 
+def test_run_takes_a_family_or_what_is_outdated(ran, monkeypatch):
+    import paperlab.lab.run
+
+    asked = []
+    one = paperlab.lab.run.run_checks("easyquant", progress=lambda event: None)[0]
+
+    def run_all(wanted, *, progress, **options):
+        asked.append(([(w.method.slug, w.check.claim, w.on) for w in wanted], options["scale"], options["jobs"]))
+        return [one]
+
+    monkeypatch.setattr(paperlab.lab.run, "run_all", run_all)
+    ask("run", "quantization", "--jobs", "2")
+    ((wanted, scale, jobs),) = asked
+    assert (scale, jobs) == ("quick", 2)
+    assert {on for _, _, on in wanted} == {None}
+    assert len({slug for slug, _, _ in wanted}) > 1
+    asked.clear()
+    old = [("easyquant", "gains", "lm_compress", "abstracts-lm", "full"),
+           ("easyquant", "loses", "lm_compress", "mine", "quick")]  # fmt: skip
+    monkeypatch.setattr("paperlab.core.standings.outdated_checks", lambda: old)
+    ask("run", "--outdated")
+    once = [([("easyquant", "gains", ("lm_compress", "abstracts-lm"))], "full", None)]
+    assert asked == once  # the other is on a model of the user's: only they know where it lies
+    ask("run", "--outdated", "quantization")
+    assert asked == once * 2
+    ask("run", "--outdated", "pruning", code=2)
+    assert asked == once * 2
+    assert "name a paper" in ask("run", code=2).stderr
+    assert "belong to the checks of one paper" in ask("run", "--outdated", "--set", "bits=3", code=2).stderr
+
+
 def test_run_tells_progress_on_standard_error_and_the_verdict_on_standard_output(ran):
     done = ask("run", "easyquant")
     assert "easyquant: gains" in done.stdout
