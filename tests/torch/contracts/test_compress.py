@@ -5,6 +5,7 @@ code and say something.
 """
 
 import itertools
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,7 +63,13 @@ def test_a_method_keeps_what_its_driver_promises(case: Case, layout: str) -> Non
     functions = case.functions()
 
     def applied() -> Compressed:
-        return apply(functions, case.params, model=model, calibration=batches(), seed=3)
+        torch.manual_seed(1234)
+        drawn = torch.get_rng_state(), random.getstate()
+        try:
+            return apply(functions, case.params, model=model, calibration=batches(), seed=3)
+        finally:
+            assert torch.equal(torch.get_rng_state(), drawn[0])
+            assert random.getstate() == drawn[1]
 
     try:
         small = applied()
