@@ -164,8 +164,8 @@ def table_over_draws(times: int) -> str:
             f" {100 * fewer:.1f} |"
         )
         print(lines[-1], flush=True)
-    text = f"""{" ".join((drawn.__doc__ or "").split())} An item-only and a draw-only interval are combined by their squares;
-beside it one Student's t on the sum of both squared errors, with Satterthwaite's degrees of freedom and with draws - 1.
+    text = f"""{" ".join((drawn.__doc__ or "").split())} An item-only and a draw-only interval are combined by their
+squares; beside it one Student's t on the sum of both squared errors, with Satterthwaite's degrees of freedom and with draws - 1.
 draws/items: their standard errors."""
     return f"""## Draws and items
 
