@@ -10,6 +10,7 @@ The percentile bootstrap of the same data stands beside, to show why it was not 
 import math
 import random
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from math import fsum
@@ -163,11 +164,12 @@ def table_over_draws(times: int) -> str:
             f" {100 * fewer:.1f} |"
         )
         print(lines[-1], flush=True)
+    text = f"""{" ".join((drawn.__doc__ or "").split())} An item-only and a draw-only interval are combined by their
+squares; beside it one Student's t on the sum of both squared errors, with Satterthwaite's degrees of freedom and with draws - 1.
+draws/items: their standard errors."""
     return f"""## Draws and items
 
-{" ".join((drawn.__doc__ or "").split())} An item-only and a draw-only interval are combined by their squares; beside
-it one Student's t on the sum of both squared errors, with Satterthwaite's degrees of freedom and with draws - 1.
-draws/items: their standard errors.
+{textwrap.fill(" ".join(text.split()), 120)}
 
 | draws | items | draws/items | held the true gain | t, Satterthwaite | t, draws - 1 |
 |---|---|---|---|---|---|

@@ -35,12 +35,12 @@ FAMILIES = 15  # over which the methods are spread
 
 # What is measured: name, command, runs, seconds measured before (a copy of 364 methods and 1,690 records), goal.
 PUBLISH = "from paperlab.core import home, published; published.publish(home.BUNDLED / 'records')"
-SITE = "from paperlab.site import {room}; {room}.evidence()"
+SITE = "from paperlab.site import records; records.record_index()"
 MEASURED = [
     ("paperlab papers", ["-m", "paperlab", "papers"], 5, "1.4", 0.6),
     ("paperlab show", ["-m", "paperlab", "show", "baq"], 5, "", None),
     ("import paperlab", ["-c", "import paperlab"], 5, "", None),
-    ("all records and verdicts read for the site", ["-c", "{site}"], 3, "", None),
+    ("all records and verdicts read for the site", ["-c", SITE], 3, "", None),
     ("paperlab verify", ["-m", "paperlab", "verify"], 1, "175", 60.0),
 ]
 
@@ -135,11 +135,9 @@ def main() -> None:
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling the package is no part of a command
         python = sys.executable
         made = seconds([python, "-c", PUBLISH], environment, 1)
-        room = "records" if (PACKAGE / "site" / "records.py").exists() else "evidence"
-        site = SITE.format(room=room)
         rows = []
         for name, words, runs, before, goal in MEASURED:
-            command = [python, *(site if word == "{site}" else word for word in words)]
+            command = [python, *words]
             seconds(command, environment, 1) if runs > 1 else None  # indices and the disk's cache
             cpu, wall = seconds(command, environment, runs)
             rows.append((name, before, f"{cpu:.2f}", f"{wall:.2f}", "" if goal is None else f"{goal:g}"))

@@ -107,7 +107,7 @@ def row(record: Record) -> Row:
 def frozen_of(record: Record) -> dict[str, str]:
     """Hashes of the data that a record was made on, by the names of `data/frozen.json`.
 
-    setting["data"] has id and sha256; other data goes by "<name>_sha256" beside its count: "queries-200".
+    setting["data"] has id and sha256; other data goes by "<name>_sha256" next to its count: "queries-200".
     """
     setting, found = record.setting, {}
     data = setting.get("data")

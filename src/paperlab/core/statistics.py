@@ -114,8 +114,8 @@ def relative_gain(
 
     with error_draws^2 = variance of the k draws' figures / k. Without variance over draws it is the item interval;
     where draws dominate it is Student's t with k - 1 degrees. A p is the level at which the interval's end meets the
-    bound. Chosen against one t on the sum of both squares: with Satterthwaite's degrees that covers 92 % for three
-    draws, with k - 1 degrees it is up to twice as wide (`benchmarks/coverage.md`).
+    bound. Chosen against one t on the sum of both squares: with Satterthwaite's degrees that covers as little as 92 %
+    for three draws, with k - 1 degrees it is up to twice as wide (`benchmarks/coverage.md`).
 
     Raises ValueError if lengths differ, are 0, or a value is not finite.
     """
