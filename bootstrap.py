@@ -26,9 +26,9 @@ BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 FIRST = ("run", "easyquant", "--claim", "better-than-rtn")  # the main claim of a paper that needs no data
 ABOUT = {
     "": """Installs packages (450 MB with a CPU build of PyTorch, about 3 minutes), then checks EasyQuant's main claim
-on three models (200 MB fetched once, 2 to 3 minutes on two cores); the first verdict stands within a minute of that.""",
-    "test": """Installs packages and test tools (650 MB with a CPU build of PyTorch, about 4 minutes), then runs formatting,
-lint, types and all tests (200 MB fetched once, about 20 minutes on two cores).""",
+on three models (200 MB fetched once, 2 to 3 minutes on two cores; the first verdict within one).""",
+    "test": """Installs packages and test tools (650 MB with a CPU build of PyTorch, about 4 minutes), then runs
+formatting, lint, types and all tests (200 MB fetched once, about 20 minutes on two cores).""",
     "only": "Installs packages (450 MB with a CPU build of PyTorch, about 3 minutes).",
 }
 

@@ -165,7 +165,7 @@ def test_an_account_from_its_first_letter_to_its_end(
     assert "no e-mail address" in page.get_by_role("alert").inner_text()
     page.get_by_label("Beside your comments").fill("Ada <i>L.</i>")
     page.get_by_role("button", name="Save").click()
-    page.wait_for_function("!document.querySelector('[role=alert]')")
+    page.wait_for_function("() => !document.querySelector('[role=alert]')")
     if scripts:
         from axe_playwright_python.sync_playwright import Axe
 

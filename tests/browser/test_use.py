@@ -109,7 +109,7 @@ def test_a_vote_is_swapped_where_it_stands(opened: Any) -> None:
     with page.expect_response(lambda answer: answer.url.endswith("/vote")) as answered:
         button.click()
     assert answered.value.status == 200
-    page.wait_for_function(f"document.querySelector('[data-vote]').getAttribute('aria-pressed') !== '{before}'")
+    page.wait_for_function(f"() => document.querySelector('[data-vote]').getAttribute('aria-pressed') !== '{before}'")
     assert page.url.endswith("/papers/easyquant")
 
 
@@ -121,7 +121,7 @@ def test_a_run_is_asked_for_watched_and_cancelled(opened: Any) -> None:
     assert "Waits in the queue" in page.locator("#live").inner_text()
     assert "No worker is at work" in page.locator("#live").inner_text()
     page.get_by_role("button", name="Cancel").click()
-    page.wait_for_function("document.querySelector('#live').innerText.includes('Cancelled')")
+    page.wait_for_function("() => document.querySelector('#live').innerText.includes('Cancelled')")
 
 
 def test_a_vote_and_an_interest_stand_among_what_a_search_found(opened: Any) -> None:
@@ -136,7 +136,7 @@ def test_a_vote_and_an_interest_stand_among_what_a_search_found(opened: Any) -> 
         before = vote.get_attribute("aria-pressed")
         vote.click()
         page.wait_for_function(
-            f"document.querySelectorAll('#list [data-vote]')[1].getAttribute('aria-pressed') !== '{before}'"
+            f"() => document.querySelectorAll('#list [data-vote]')[1].getAttribute('aria-pressed') !== '{before}'"
         )
         assert "code=1" in page.url
         page.get_by_role("button", name="Follow this search").click()
@@ -144,7 +144,7 @@ def test_a_vote_and_an_interest_stand_among_what_a_search_found(opened: Any) -> 
         page = watched.go("/account")
         assert page.locator("bdi", has_text="q=quantization").count() == 1
         page.get_by_role("button", name="Unfollow q=quantization").click()
-        page.wait_for_function("!document.body.innerText.includes('q=quantization')")
+        page.wait_for_function("() => !document.body.innerText.includes('q=quantization')")
         assert watched.wrong == []
 
 

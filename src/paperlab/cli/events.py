@@ -8,9 +8,9 @@ One object on each line, written at once. All have `kind` and `time`, seconds si
     item       arm, seed, done, total: scores so far
     estimate   seconds: how long what is left takes
     error      arm, seed, message: one arm broke, the others go on
-    skipped, left     message
+    skipped, left, note    message
     record     record: the id of one that is on the disk
-    recorded   records: the ids of all, once all are on the disk
+    recorded   records: the ids of all that were to be made, once all are on the disk
     failed     message: the run ended with this error
 
 Of `build` and `item` at most five a second are written for each arm and seed, the first and the last of a phase always.
