@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_server import free_port
 
 HERE = Path(__file__).parent
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
@@ -42,9 +42,7 @@ def chromium() -> Iterator[Any]:
 def site(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a site that is up, without its last slash."""
     home = tmp_path_factory.mktemp("browser-home")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PAPERLAB_", "DJANGO_"))}
     paths = [str(HERE.parent / "site"), *([kept["PYTHONPATH"]] if kept.get("PYTHONPATH") else [])]
     environment = {**kept, "PAPERLAB_HOME": str(home), "PAPERLAB_ENCODER": "none", "PYTHONPATH": os.pathsep.join(paths)}

@@ -5,7 +5,6 @@ A real `paperlab up`, a real relay, and a local server in arXiv's place.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from local_server import Server, Told, serving
+from local_server import Server, Told, free_port, serving
 from tests.browser.conftest import Watched
 from tests.services.test_public import Relay
 from tests.services.test_up import Up, wait
@@ -30,11 +29,7 @@ def place(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """site: its address. box: its letters. up: its processes. do: a command of paperlab on its data folder."""
     from aiosmtpd.controller import Controller
 
-    ports = []
-    for _ in range(2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
+    ports = [free_port() for _ in range(2)]
     home, box = tmp_path_factory.mktemp("public") / "home", Relay()
     relay = Controller(box, hostname="127.0.0.1", port=ports[0])
     relay.start()

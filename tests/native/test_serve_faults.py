@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import openai
 import pytest
+from local_server import free_port
 from serving import LONG, WORDS, encoder, language_model, served
 from typer.testing import CliRunner
 
@@ -95,7 +96,9 @@ def test_a_reader_who_is_slow_gets_everything(server):
         answer = b""
         while b"[DONE]" not in answer:
             time.sleep(0.05 if len(answer) < 100_000 else 0)
-            answer += opened.recv(8192)
+            piece = opened.recv(8192)
+            assert piece, "the connection is over"
+            answer += piece
     events = [json.loads(line[6:]) for line in answer.split(b"\n") if line.startswith(b"data: {")]
     expected = "".join(event["choices"][0]["text"] for event in events)
     assert expected == say(server, prompt="a", max_tokens=3000, seed=9, extra_body={"ignore_eos": True})
@@ -203,8 +206,9 @@ def test_an_encoder_ends_gently_too_and_forgets_who_left(tmp_path):
 
 @pytest.mark.kill
 def test_kill_under_load_and_start_again(folder):
-    with served(folder, "--context", str(LONG), "--slots", "2") as server:
-        port, expected = server.port, say(server)
+    port = free_port()
+    with served(folder, "--context", str(LONG), "--slots", "2", port=port) as server:
+        expected = say(server)
         asked = [server.open("/v1/completions", prompt="a", stream=i % 2 == 0, **ENDLESS) for i in range(6)]
         server.until(lambda: server.metric("paperlab_running") == 2 and server.metric("paperlab_queued") == 4)
         children = server.seen.children(recursive=True)

@@ -5,7 +5,6 @@ import contextlib
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from local_server import free_port
 
 
 def missing(what: str) -> None:
@@ -77,10 +77,7 @@ def running() -> Iterator[Postgres]:
             missing("PostgreSQL does not run as root, and there is no user postgres")
         shutil.chown(folder, "postgres")
         user = ["runuser", "-u", "postgres", "--"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = Postgres(folder, port, user)
+    server = Postgres(folder, free_port(), user)
     try:
         server.make()
         server.start()

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from local_server import free_port
 from tests.services.test_up import Up, start, wait
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,9 +39,7 @@ def relay() -> Iterator[tuple[Relay, str]]:
     from aiosmtpd.controller import Controller
 
     made = Relay()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     controller = Controller(made, hostname="127.0.0.1", port=port)
     controller.start()
     yield made, f"smtp://127.0.0.1:{port}"

@@ -2,6 +2,8 @@
 request. The papers are made up; the shapes are those of recorded answers."""
 
 import json
+import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
+
+
+def free_port() -> int:
+    """A port to be listened on soon. Below those that the system gives to outgoing connections, so that no request of
+    another process takes it in between, and at random, so that two processes hardly ask for the same."""
+    while True:
+        with socket.socket() as probe:
+            port = random.SystemRandom().randrange(12_000, 32_000)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @dataclass

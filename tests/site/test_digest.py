@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 from api_papers import HOSTILE, item, seen, take
+from local_server import free_port
 
 DAY = date(2024, 5, 27)  # a Monday
 ADDRESSES = iter(range(1, 10_000))
@@ -59,9 +60,7 @@ def relay(store: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
     from django.conf import settings
 
     made = Relay()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     controller = Controller(made, hostname="127.0.0.1", port=port)
     controller.start()
     monkeypatch.setattr(settings, "PAPERLAB_SMTP", f"smtp://127.0.0.1:{port}")

@@ -149,6 +149,7 @@ def test_a_process_that_was_killed_while_asking_leaves_the_pause(tmp_path):
         process.stdin.write("go\n")
         process.stdin.flush()
         while not server.asked:
+            assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.kill()
         process.communicate()
