@@ -165,8 +165,8 @@ def table_over_draws(times: int) -> str:
         )
         print(lines[-1], flush=True)
     text = f"""{" ".join((drawn.__doc__ or "").split())} An item-only and a draw-only interval are combined by their
-squares; beside it one Student's t on the sum of both squared errors, with Satterthwaite's degrees of freedom and with draws - 1.
-draws/items: their standard errors."""
+squares; next to it one Student's t on the sum of both squared errors, with Satterthwaite's degrees of freedom and with
+draws - 1. draws/items: their standard errors."""
     return f"""## Draws and items
 
 {textwrap.fill(" ".join(text.split()), 120)}
