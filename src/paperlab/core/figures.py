@@ -17,7 +17,7 @@ simulation: on log-normal, exponential and chi-square samples of 16 to 96 values
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import fsum
 from statistics import NormalDist, median
 from typing import Any
@@ -56,7 +56,8 @@ class ArmFigures:
     """One arm of a record without its samples.
 
     role: one of ROLES. values: by metric. bits: per weight. bytes, peak: bytes. build: seconds, the median over seeds.
-    Figures that were not measured are NaN. error: why the arm broke, or "".
+    Figures that were not measured are NaN. error: why the arm broke, or "". axes: the arm's other totals by name
+    (density, steps, parameters), of which its task says by which arms may be compared.
     """
 
     arm: Arm
@@ -67,6 +68,7 @@ class ArmFigures:
     build: float
     peak: float
     error: str
+    axes: dict[str, float] = field(default_factory=dict)
 
     def value(self, metric: str) -> Value:
         """The figure by one metric; NOTHING where there are no samples of it."""
@@ -225,6 +227,7 @@ def arm_figures(record: Record) -> tuple[ArmFigures, ...]:
                 build_seconds(arm),
                 arm.peak_memory or math.nan,
                 arm.error or "",
+                {name: arm.totals[name] for name in sorted(arm.totals) if name not in ("bits_per_weight", "bytes")},
             )
         )
     return tuple(found)
@@ -245,6 +248,8 @@ def arm_rows(record: Record) -> list[dict[str, Any]]:
                 row[name] = _tidy(figure)
         if arm.error:
             row["error"] = arm.error
+        if axes := {name: _tidy(total) for name, total in arm.axes.items() if total == total}:
+            row["axes"] = axes
         rows.append(row)
     return rows
 
@@ -257,7 +262,9 @@ def read_arm(row: dict[str, Any]) -> ArmFigures:
         for name, (value, low, high, n, k) in row["values"].items()
     }
     bits, size, build, peak = (row.get(name, nan) for name in ("bits", "bytes", "build", "peak"))
-    return ArmFigures(arm_from(row["arm"]), row["role"], values, bits, size, build, peak, row.get("error", ""))
+    return ArmFigures(
+        arm_from(row["arm"]), row["role"], values, bits, size, build, peak, row.get("error", ""), row.get("axes", {})
+    )
 
 
 def _written(value: Value) -> list[Any]:

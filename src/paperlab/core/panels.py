@@ -8,7 +8,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Literal
 
@@ -17,12 +17,12 @@ from paperlab.core.card import Arm
 from paperlab.core.figures import ArmFigures, Value
 from paperlab.core.methods import Method, find_method, identity, methods
 from paperlab.core.summaries import Summary
-from paperlab.core.task import task_version
+from paperlab.core.task import constants, task_version
 from paperlab.core.words import clean, number
 
 COLUMNS = ("task", "task_version", "model", "data", "scale", "machine", "seeds", "arm", "metric", "better", "value",
            "low", "high", "n", "bits_per_weight", "bytes", "build_seconds", "peak_memory", "front_bytes", "front_build",
-           "records", "note")  # fmt: skip
+           "axes", "records", "note")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Point:
     records: tuple[str, ...]
     note: str
     on: tuple[str, ...] = ()  # the fronts it lies on: "bytes", "build"
+    axes: dict[str, float] = field(default_factory=dict)  # its other totals by name
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Panel:
     machine: str
     seeds: int
     points: tuple[Point, ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The task's further axes of comparison on which its arms here differ: density, steps, parameters ..."""
+        named = [name for name in constants(self.task).get("AXES", ()) if name not in ("bytes", "bits_per_weight")]
+        return tuple(name for name in named if len({p.axes[name] for p in self.points if name in p.axes}) > 1)
 
     @property
     def here(self) -> str:
@@ -176,7 +183,7 @@ def _merge(group: Sequence[Summary], metric: str) -> list[Point]:
         shown = min((one.arm for _, one in its), key=lambda a: (len(a.params), str(a)))
         points.append(
             Point(shown, arm.values[metric], arm.bits, arm.bytes,
-                  median(times) if times else math.nan, arm.peak, ids, note)
+                  median(times) if times else math.nan, arm.peak, ids, note, axes=arm.axes)
         )  # fmt: skip
     return sorted(points, key=lambda point: str(point.arm))
 
@@ -228,7 +235,9 @@ def to_csv(groups: Sequence[Panel]) -> str:
             row: list[object] = [panel.task, panel.version, panel.model, panel.data, panel.scale, panel.machine,
                                  panel.seeds, str(p.arm), panel.metric, panel.better, p.value.value,
                                  p.value.low, p.value.high, p.value.n, p.bits, p.bytes, p.build, p.peak,
-                                 "bytes" in p.on, "build" in p.on, " ".join(p.records), p.note]  # fmt: skip
+                                 "bytes" in p.on, "build" in p.on,
+                                 " ".join(f"{name}={total!r}" for name, total in p.axes.items()),
+                                 " ".join(p.records), p.note]  # fmt: skip
             writer.writerow([_cell(value) for value in row])
     return text.getvalue()
 

@@ -20,7 +20,7 @@ from paperlab.core.home import BUNDLED
 from paperlab.core.record import Record, from_json, records_folder
 from paperlab.core.verdict import data_of
 
-VERSION = 1  # of the rows and of the estimator behind them; rows of another version are computed again
+VERSION = 2  # of the rows and of the estimator behind them; rows of another version are computed again
 SUFFIX = ".figures.json"
 
 Stamp = tuple[str, int, int]  # of a file: path, time of change in nanoseconds, size

@@ -125,10 +125,12 @@ def _print(groups: Sequence[Panel], console: Console) -> None:
     for panel in groups:
         table = Table(title=Text(clean(panel.here)), title_justify="left", title_style="bold",
                       box=box.SIMPLE_HEAD if console.is_terminal else None)  # fmt: skip
-        headers = ("arm", panel.metric, "95 %", "bits/weight", "MB", "build s", "front")
+        axes = [name.replace("_", " ") for name in panel.axes]
+        headers = ("arm", panel.metric, "95 %", "bits/weight", "MB", *axes, "build s", "front")
         rows = [(clean(p.arm), number(p.value.value), span(p.value.low, p.value.high), number(p.bits),
-                 megabytes(p.bytes), seconds(p.build), " ".join(p.on)) for p in ordered(panel)]  # fmt: skip
-        kept = columns_that_fit(headers, rows, console.width - 2, drop=DROP, flexible=0)
+                 megabytes(p.bytes), *(number(p.axes.get(name, math.nan)) for name in panel.axes), seconds(p.build),
+                 " ".join(p.on)) for p in ordered(panel)]  # fmt: skip
+        kept = columns_that_fit(headers, rows, console.width - 2, drop=(*axes, *DROP), flexible=0)
         for i in kept:
             name, side = headers[i], "left" if headers[i] in ("arm", "front") else "right"
             table.add_column(name, justify=side, overflow="fold", no_wrap=i > 0 or not console.is_terminal)  # type: ignore[arg-type]

@@ -41,6 +41,7 @@ class Line:
     anchor: str
     front: bool
     records: tuple[tuple[str, str], ...]  # id, where its record is shown
+    axes: tuple[float, ...] = ()  # its figures by the panel's further axes
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,15 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     at = at if at in AT else "bytes"
     sort = request.GET.get("sort", "")
     down = sort.startswith("-")
-    column = sort.lstrip("-") if sort.lstrip("-") in SORTS else ""
+    column = sort.lstrip("-")
     now = figures.mark(family)
     found = figures.compared(family, now)
     names = keys(found.panels)
     largest = max(range(len(names)), key=lambda i: len(found.panels[i].points), default=0)
     chosen = names.index(request.GET.get("in", "")) if request.GET.get("in") in names else largest
     here = {"in": names[chosen]} if names else {}
+    if not names or column not in (*SORTS, *found.panels[chosen].axes):
+        column = ""
     body = _body(family, now, chosen, at, column, down) if names else ""
     context = {
         "family": family, "at": at, "body": body, "found": found,
@@ -95,12 +98,13 @@ def _body(family: str, mark: tuple[Stamp, ...], i: int, at: str, column: str, do
     """One setting as the page shows it, which changes only with the records."""
     found = figures.compared(family, mark)
     key = keys(found.panels)[i]
-    sorts = {name: f"-{name}" if column == name and not down else name for name in SORTS}
+    axes = found.panels[i].axes
+    sorts = {name: f"-{name}" if column == name and not down else name for name in (*SORTS, *axes)}
     heads = [
         (name, label, f"?{urlencode({'in': key, 'at': at, 'sort': sorts[name]})}",
          ("descending" if down else "ascending") if column == name else "")
         for name, label in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
-                           ("build", "build, s"), ("peak", "peak, MB"))
+                           *((axis, axis.replace("_", " ")) for axis in axes), ("build", "build, s"), ("peak", "peak, MB"))
     ]  # fmt: skip
     one = section(found.panels[i], key, at, column, down, found)
     return render_to_string("pages/parts/setting.html", {"one": one, "at": at, "column": column, "heads": heads})
@@ -112,7 +116,8 @@ def section(panel: Panel, key: str, at: str, column: str, down: bool, found: Com
     lines = []
     for n, (point, label) in enumerate(zip(panel.points, labels([p.arm for p in panel.points]), strict=True), 1):
         records = tuple((name, _where(name, found)) for name in point.records)
-        lines.append(Line(point, label, f"{key}-{n}", side in point.on, records))
+        axes = tuple(point.axes.get(name, math.nan) for name in panel.axes)
+        lines.append(Line(point, label, f"{key}-{n}", side in point.on, records, axes))
     spots = []
     for line in lines:
         cost = line.point.build if at == "time" else line.point.bytes / 1e6
@@ -137,7 +142,7 @@ def _where(name: str, found: Compared) -> str:
 
 def ordered(lines: Sequence[Line], column: str, down: bool) -> tuple[Line, ...]:
     """By one column; what has no figure last."""
-    key = SORTS[column]
+    key = SORTS.get(column) or (lambda point: point.axes.get(column, math.nan))
     there = [line for line in lines if key(line.point) == key(line.point)]
     missing = [line for line in lines if line not in there]
     return (*sorted(there, key=lambda line: (key(line.point), line.label), reverse=down), *missing)
