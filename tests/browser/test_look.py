@@ -143,7 +143,8 @@ def test_a_plot_is_looked_at_closer(opened: Any) -> None:
     page.keyboard.down("Control")
     page.mouse.wheel(0, -100)
     page.keyboard.up("Control")
-    page.wait_for_function(
+    moved = f"() => document.querySelector('figure[data-zoom] svg').getAttribute('viewBox') !== '{near}'"
+    page.wait_for_function(moved)
         f"() => document.querySelector('figure[data-zoom] svg').getAttribute('viewBox') !== '{near}'"
     )
     before = plot.get_attribute("viewBox")

@@ -48,7 +48,7 @@ def meaning(store: None, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     fake = Fake()
     monkeypatch.setattr(encoder, "load", lambda named=None: fake)
-    monkeypatch.setattr(encoder, "at_hand", lambda: True)
+    monkeypatch.setattr(encoder, "available", lambda: True)
     monkeypatch.setattr(encoder, "setting", lambda: "fake")
     return fake
 
