@@ -104,7 +104,8 @@ def _body(family: str, mark: tuple[Stamp, ...], i: int, at: str, column: str, do
         (name, label, f"?{urlencode({'in': key, 'at': at, 'sort': sorts[name]})}",
          ("descending" if down else "ascending") if column == name else "")
         for name, label in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
-                           *((axis, axis.replace("_", " ")) for axis in axes), ("build", "build, s"), ("peak", "peak, MB"))
+                           *((axis, axis.replace("_", " ")) for axis in axes), ("build", "build, s"),
+                           ("peak", "peak, MB"))
     ]  # fmt: skip
     one = section(found.panels[i], key, at, column, down, found)
     return render_to_string("pages/parts/setting.html", {"one": one, "at": at, "column": column, "heads": heads})
