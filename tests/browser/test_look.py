@@ -145,8 +145,6 @@ def test_a_plot_is_looked_at_closer(opened: Any) -> None:
     page.keyboard.up("Control")
     moved = f"() => document.querySelector('figure[data-zoom] svg').getAttribute('viewBox') !== '{near}'"
     page.wait_for_function(moved)
-        f"() => document.querySelector('figure[data-zoom] svg').getAttribute('viewBox') !== '{near}'"
-    )
     before = plot.get_attribute("viewBox")
     page.mouse.down()
     page.mouse.move(box["x"] + 150, box["y"] + 130, steps=3)
