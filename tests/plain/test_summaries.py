@@ -83,7 +83,7 @@ def test_kept_rows_spare_the_samples_and_follow_them(folder: Path, monkeypatch: 
     record.append(make(id="d", started="2026-03-01"), folder)
     assert len(again()) == 3
     assert computed == ["d"]
-    file.write_text(file.read_text().replace('"nll": [', '"nll": [9.0, ', 1))  # a sample of a kept record
+    file.write_text(file.read_text().replace('"bytes": ', '"bytes": 1', 1))  # a figure of a kept record
     found = again()
     assert computed == ["a", "d"], "a row of another line is not used"
     assert found[0].arms != plain[0].arms

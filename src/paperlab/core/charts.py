@@ -56,6 +56,7 @@ STYLE = """\
 .plot .mark.direction, .plot .mark.weaker { color: var(--direction); }
 .plot .mark.fails { color: var(--fails); }
 .plot .mark.apart { color: var(--apart); }
+.plot .mark.unfaithful { color: var(--error); }
 .plot .mark.on, .plot .mark.method { color: var(--link); }
 .plot .mark.baseline { color: var(--error); }
 .plot .mark.off .dot, .plot .mark.other .dot { fill: var(--paper); stroke: var(--soft); stroke-width: 1.3; }

@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from paperlab.core import summaries
 from paperlab.core.card import Scalar
 from paperlab.core.files import write_atomically
 from paperlab.core.record import Record, from_json, record_files, records_folder
@@ -232,6 +233,7 @@ def _publish(folder: Path, files: list[Path], again: bool) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs may end at once
         for file in files:
             publish_file(file, again=again)
+            summaries.publish(file)
     with suppress(OSError):
         (folder / "verdicts.json").unlink()  # the one copy that earlier versions kept
 

@@ -7,6 +7,7 @@ from itertools import chain
 from json import loads
 from pathlib import Path
 
+from paperlab.core import summaries
 from paperlab.core.home import BUNDLED
 from paperlab.core.published import Place, Row, read_rows, row
 from paperlab.core.record import Record, from_row, record_files, records_folder, written_check_hash
@@ -60,6 +61,7 @@ def file_problems(file: Path) -> tuple[list[str], list[str]]:
             if place and (place.offset, place.length) != (offset, len(line)):
                 found.append(f"{_name(record)}: its published row names another line")
         offset += len(line)
+    found += summaries.problems(file)
     found += [f"record {name}: a verdict is published, but there is no such record" for name in rows if name not in ids]
     return ids, found
 

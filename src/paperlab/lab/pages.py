@@ -10,7 +10,7 @@ from markupsafe import Markup
 from paperlab.core.charts import DARK, LIGHT, STYLE, Chart
 from paperlab.core.files import write_atomically
 from paperlab.core.install import hint
-from paperlab.core.words import SIGNS, clean, megabytes, number, percent, seconds, span
+from paperlab.core.words import SIGNS, clean, megabytes, number, outdated, percent, seconds, span
 
 WIDE = 560  # of a chart in a file of its own
 WORDS = SIGNS | {"interrupted": ("error", "…", "the run was stopped before its end")}
@@ -36,7 +36,9 @@ def page(template: str, **content: Any) -> str:
         finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
     environment.filters.update(number=number, percent=percent, megabytes=megabytes, seconds=seconds, clean=clean)
-    environment.globals.update(light=LIGHT, dark=DARK, plot_style=Markup(STYLE), words=WORDS, span=span)
+    environment.globals.update(
+        light=LIGHT, dark=DARK, plot_style=Markup(STYLE), words=WORDS, span=span, outdated=outdated
+    )
     return environment.get_template(template).render(**content)
 
 

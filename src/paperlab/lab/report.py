@@ -26,7 +26,7 @@ from paperlab.core.panels import chosen
 from paperlab.core.paper import Paper, papers
 from paperlab.core.published import Row, published, row
 from paperlab.core.record import Record
-from paperlab.core.standings import adjusted, control_ok, current, survives
+from paperlab.core.standings import adjusted, control_ok, current, outdated, survives
 from paperlab.core.verdict import Verdict, data_of, verdict
 from paperlab.core.words import check_sentence, clean, columns_that_fit, megabytes, number, percent, seconds, span
 from paperlab.lab.compare import compare
@@ -42,6 +42,7 @@ STATES = {
     "repeated": "an earlier run of a check that has run again",
     "superseded": "superseded: its check or its task has changed since",
 }
+RARER = ("weaker than claimed", "not implemented faithfully here", "mixed")  # words that most pages do without
 OTHER = "other"  # the page of methods that are no longer there and of no paper in the catalogue
 
 
@@ -56,6 +57,7 @@ class Result:
     place: str = ""  # the setting, in words that tell it from the claim's others
     state: str = ""  # one of the lists of `verdict.Standings`
     why: str = ""  # why it is listed apart
+    outdated: tuple[str, ...] = ()  # what changed since it was made
     arms: tuple[ArmFigures, ...] = ()
     plot: Markup | None = None
 
@@ -142,12 +144,13 @@ def report(
     there is nothing to draw, NoPicture, and OSError where the folder cannot be written.
     """
     known = methods() if known is None else known
-    if rows is None:
-        rows = {} if records is not None else {**published(BUNDLED / "records"), **published(store.records_folder())}
+    if rows is None and records is None:
+        rows = {**published(BUNDLED / "records"), **published(store.records_folder(), refresh=True)}
     slugs = chosen(names, known) if names else None
     read = store.read() if records is None else records
-    everything = sorted((r for r in read if slugs is None or r.method in slugs), key=lambda r: (r.started, r.id))
-    results = _results(everything, known, versions, rows)
+    everything = sorted(read, key=lambda r: (r.started, r.id))
+    results = _results(everything, known, versions, rows or {})
+    results = [result for result in results if slugs is None or result.record.method in slugs]
     if out.suffix.lower() in (".png", ".svg"):
         return [_picture(results, known, out)]
     pictures = out.parent if out.suffix == ".html" else out
@@ -182,26 +185,31 @@ def report(
 def _results(
     records: Sequence[Record], known: Mapping[str, Method], versions: Mapping[str, int] | None, rows: Mapping[str, Row]
 ) -> list[Result]:
-    """Every record with its verdict and where it stands today. rows: published ones; what has none is computed."""
+    """Every record with its verdict and where it stands today. rows: published ones; what has none is computed.
+
+    All records together, because a verdict may rest on others: on the controls of its family, or on runs that disagree.
+    """
     entries = []
     for r in records:
         kept = rows.get(r.id)
         entries.append(kept if kept is not None and kept.check_hash in (r.check_hash, r.check.hash) else row(r))
     results = [
-        Result(r, _verdict(r, entry), key, arms=arm_figures(r))
-        for r, entry, key in zip(records, entries, _keys(records), strict=True)
+        Result(r, _verdict(r, entry), key) for r, entry, key in zip(records, entries, _keys(records), strict=True)
     ]
     by_id: dict[str, list[Result]] = {}
     for result in results:
         by_id.setdefault(result.record.id, []).append(result)
     today = current(entries, known, versions)
     holm = adjusted(today.current)
+    checks = {check.hash: check for method in known.values() for check in method.card.checks}
     for state in today.__dataclass_fields__:
         for entry in getattr(today, state):
             for its in by_id[entry.id]:
                 its.state, its.why = state, "; ".join(filter(None, (STATES.get(state, state), _why(its.record))))
                 its.holm = holm.get(entry.id) if state == "current" else None
                 its.verdict = _verdict(its.record, entry)
+                if state in ("current", "repeated"):
+                    its.outdated = outdated(entry, checks[entry.check_hash])
     return results
 
 
@@ -216,6 +224,8 @@ def _verdict(record: Record, row: Row) -> Verdict:
 
 def _page(results: list[Result], known: Mapping[str, Method], file: Path, family: str, png: bool, up: str = "") -> Path:
     """Write one page. up: the index's file name, where there is one."""
+    for result in results:
+        result.arms = arm_figures(result.record)
     file.parent.mkdir(parents=True, exist_ok=True)
     live = [result for result in results if result.state == "current"]
     counted, repeated, superseded = _counted(results)
@@ -292,6 +302,7 @@ def head(claims: Sequence[Result], *, repeated: int = 0, superseded: int = 0) ->
     """The honest head line and the sentences under it: all that was tried, with the denominator."""
     words = Counter(result.word for result in claims)
     broken = words["error"] + words["interrupted"]
+    rarer = "".join(f", {words[word]} {word}" for word in RARER if words[word])
     tried = len({(r.record.method, r.record.check.claim) for r in claims})
     of = len({r.record.paper or r.record.method for r in claims})
     if not claims:
@@ -302,9 +313,14 @@ def head(claims: Sequence[Result], *, repeated: int = 0, superseded: int = 0) ->
             f"{_count(tried, 'claim')} of {_count(of, 'paper')} tried in {_count(len(claims), 'check')}, one for each "
             f"claim, task, model and data. {len(claims) - broken} finished: {words['holds']} hold, "
             f"{words['holds in direction']} only in direction, {words['fails']} fail, {words['undecided']} undecided, "
-            f"{words['not comparable']} not comparable. Not finished: {words['error']} by an error, "
+            f"{words['not comparable']} not comparable{rarer}. Not finished: {words['error']} by an error, "
             f"{words['interrupted']} interrupted; they count in the total.",
         ]
+    if old := sum(bool(result.outdated) for result in claims):
+        lead.append(
+            f"{old} of {len(claims)} are outdated: their code or data has changed since, or is not known; "
+            "`paperlab run --outdated` repeats them."
+        )
     if repeated or superseded:
         lead.append(
             f"Listed at the end and not counted: {_count(repeated, 'earlier run')} of the same checks, "
