@@ -277,7 +277,7 @@ start.configure()
 import search_papers
 from paperlab.site.search import encoder
 fake = search_papers.Fake()
-encoder.load, encoder.at_hand, encoder.setting = lambda named=None: fake, lambda: True, lambda: "fake"
+encoder.load, encoder.available, encoder.setting = lambda named=None: fake, lambda: True, lambda: "fake"
 from paperlab.site.store import bundled
 bundled.load = lambda *_: None
 start.start()
