@@ -36,7 +36,7 @@ run() {
     }
     echo "== $kind: building"
     cmake -S native -B "$build" -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=None -DPAPERLAB_SANITIZE="$kind" -DPAPERLAB_TEST=ON >/dev/null
-    cmake --build "$build" --parallel | { grep -E "warning:|error:|FAILED" || true; }
+    cmake --build "$build" --parallel "$(nproc)" | { grep -E "warning:|error:|FAILED" || true; }
     echo "== $kind: running"
     $start "$build/kernels_test"
     $start "$build/threads_test" "$corpus"/packed/*
