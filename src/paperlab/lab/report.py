@@ -390,7 +390,7 @@ def _gain(record: Record, i: int) -> tuple[str, str]:
     arm = record.arms[i]
     if i == 1 or len(record.arms) < 2 or arm.error or record.arms[1].error:
         return "", ""
-    loose = replace(record.check, equal={})
+    loose = replace(record.check, equal={}, gates=(), trivial=None, ablation=None)
     gain, low, high = gain_ends(verdict(replace(record, check=loose, arms=[arm, record.arms[1]])))
     return percent(gain), span(low, high, percent)
 
