@@ -164,6 +164,7 @@ def test_a_paper_with_records_shows_claims_intervals_and_the_command(ask: Ask, b
                  "over 10 times faster", 'paperlab.load("easyquant"', "@misc{", "Related papers"):  # fmt: skip
         assert escape(said) in text or said in text, said
     assert "where our code differs" in text.lower()
+    assert '<span class="badge outdated" title="made before sources were recorded">outdated</span>' in text
 
 
 def test_names_of_a_paper_lead_to_it(ask: Ask, bundled: None) -> None:
