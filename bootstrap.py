@@ -36,7 +36,8 @@ TESTS = (
     ("format", ["ruff", "format", "--check", "."]),
     ("lint", ["ruff", "check", "."]),
     ("types", ["mypy"]),
-    ("tests", ["pytest", "-n", "2", "--dist", "loadfile", "--durations=20"]),
+    ("tests", ["pytest", "-n", "2", "--dist", "loadfile", "--durations=20", "--ignore=tests/browser"]),
+    ("tests in a browser", ["pytest", "tests/browser"]),  # apart: Playwright's event loop stays in its process
 )
 
 

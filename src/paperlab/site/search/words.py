@@ -127,6 +127,7 @@ class Words:
         A process killed within this leaves the index as it was before.
         """
         writer = self.index.writer(LARGE, THREADS) if large else self.index.writer(SMALL, 1)
+        writer.garbage_collect_files()  # what a killed writer left: a file of a name that this one needs would end it
         count = 0
         for key in gone:
             writer.delete_documents_by_term("key", key)
