@@ -32,11 +32,12 @@ formatting, lint, types and all tests (200 MB fetched once, about 20 minutes on 
     "only": "Installs packages (450 MB with a CPU build of PyTorch, about 3 minutes).",
 }
 
+TWO = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # files in their order, shared out among processes
 TESTS = (
     ("format", ["ruff", "format", "--check", "."]),
     ("lint", ["ruff", "check", "."]),
     ("types", ["mypy"]),
-    ("tests", ["pytest", "-n", "2", "--dist", "loadfile", "--durations=20", "--ignore=tests/browser"]),
+    ("tests", ["pytest", *TWO, "--durations=20", "--ignore=tests/browser"]),
     ("tests in a browser", ["pytest", "tests/browser"]),  # apart: Playwright's event loop stays in its process
 )
 

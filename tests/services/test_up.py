@@ -220,9 +220,12 @@ def test_limits_hold_over_processes_and_proxies_are_believed(start: Callable[...
     assert up.end() == 0
 
 
-def test_the_client_library_of_the_known_api_reads_it(start: Callable[..., Up], tmp_path: Path) -> None:
+def test_the_client_library_of_the_known_api_reads_it(
+    start: Callable[..., Up], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """huggingface_hub, pointed here: what we did not write reads papers, searches and daily lists."""
     hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # read once, by whichever test came first
     row = {"id": "2405.00001", "title": "A daily paper", "summary": "Short.", "upvotes": 7, "seen_on": ["2024-05-27"]}
     bring(tmp_path, row)
     up = start()
