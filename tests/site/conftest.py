@@ -22,12 +22,15 @@ def tables(paperlab_home: Path) -> None:
 @pytest.fixture
 def store(tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A store without a paper, which is empty again after the test, and a search index of its own, without vectors."""
+    from django.core.management import call_command
     from django.db import transaction
 
     from paperlab.site.pages import feed
     from paperlab.site.search import index
     from paperlab.site.store.models import Paper
 
+    if Paper.objects.exists():  # a command that another file's test ran in this process loads the catalogue
+        call_command("flush", interactive=False, verbosity=0)
     monkeypatch.setattr(index, "folder", lambda: tmp_path / "search")
     monkeypatch.setattr(index, "_opened", index.Embedded())
     monkeypatch.setenv("PAPERLAB_ENCODER", "none")
