@@ -24,6 +24,7 @@ from paperlab.core import record
 from paperlab.core.card import Arm, CardError
 from paperlab.core.methods import parameters
 from paperlab.core.sources import arm_sources
+from paperlab.core.verdict import WORDS
 
 HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto"
 TEXT = "the small model reads the text that the large model wrote\n\na second text, shorter"
@@ -124,7 +125,7 @@ def test_read_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, said = run("read_records.py", monkeypatch=monkeypatch)
     lines = [line for line in said.splitlines() if not line.startswith(" ")]
     assert 0 < len(lines) <= len(list(record.read()))
-    assert all(re.search(r": (holds|holds in direction|fails|undecided|not comparable|error)$", line) for line in lines)
+    assert all(line.endswith(tuple(f": {word}" for word in WORDS)) for line in lines)
     figures = re.findall(r"perplexity (\S+); the verdict has (\S+)", said)
     assert figures
     assert all(ours == theirs for ours, theirs in figures)
