@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from paperlab.cli import app, running, text
-from paperlab.core import install, published, record, standings
+from paperlab.core import install, panels, published, record, standings
 from paperlab.core import methods as method_files
 from paperlab.core import verify as verify_room
 from paperlab.core.card import Arm, Card, Check
@@ -71,7 +71,8 @@ def shelf(tmp_path, monkeypatch):
         known[slug] = replace(read_method(file), slug=slug, card=its)
     for module in (method_files, standings, compare_room, report_room):
         monkeypatch.setattr(module, "methods", lambda: known)
-    monkeypatch.setattr(standings, "task_version", lambda name: 1)
+    for module in (standings, panels):
+        monkeypatch.setattr(module, "task_version", lambda name: 1)
     for module in (record, standings, verify_room):
         monkeypatch.setattr(module, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path / "home"))
@@ -102,6 +103,24 @@ def rows(*words):
     assert isinstance(found, list)
     assert done.stdout.count("\n") == 1
     return found
+
+
+def test_own_records_are_deleted_and_no_others(shelf):
+    own = list(record.read((record.records_folder(),)))
+    assert [one.id for one in own] == ["gains", "loses", "same"]
+    refused = ask("forget", "baq", code=2)
+    assert "no run of yours is called baq" in refused.output
+    asked = CliRunner().invoke(app, ["forget", "easyquant"], input="n\n", prog_name="paperlab")
+    assert (asked.exit_code, "Delete 3 records for good?" in asked.output) == (1, True)
+    assert len(list(record.read((record.records_folder(),)))) == 3
+    (gone,) = rows("forget", "easyquant", "--claim", "loses", "--yes")
+    assert (gone["id"], gone["claim"]) == ("loses", "loses")
+    forget()
+    assert [one.id for one in record.read((record.records_folder(),))] == ["gains", "same"]
+    assert ask("verify").stdout.startswith("2 records")
+    assert {row["slug"]: row["verdict"] for row in rows("papers")}["easyquant"] == "holds"
+    ask("forget", "easyquant", "-y")
+    assert not list(record.records_folder().glob("*/*/*.json*"))
 
 
 # listings
@@ -456,6 +475,19 @@ def test_run_tells_progress_on_standard_error_and_the_verdict_on_standard_output
     ):
         assert said in done.stderr
         assert said not in done.stdout
+
+
+def test_a_run_that_ends_in_an_error_says_so_with_its_exit_status(ran, monkeypatch):
+    import paperlab.lab.run
+
+    broken, fine = paperlab.lab.run.run_checks("easyquant", progress=lambda event: None)
+    broken = replace(broken, status="failed", error="ValueError: no")
+    monkeypatch.setattr(paperlab.lab.run, "run_checks", lambda slug, progress, **options: [broken, fine])
+    done = ask("run", "easyquant", code=1)
+    assert "ended in an error: gains on smollm2-135m" in done.stderr
+    assert "loses" in done.stdout
+    done = ask("run", "easyquant", "--json", code=1)
+    assert [row["word"] for row in json.loads(done.stdout)] == ["error", "fails"]
 
 
 def test_run_as_json(ran):

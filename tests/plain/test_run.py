@@ -110,15 +110,26 @@ def test_the_number_of_seeds_is_the_user_s_where_they_say(planted: Planted) -> N
     assert record.command.endswith("--seeds 2")
 
 
+def test_a_task_says_how_many_seeds_a_slow_model_gets(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the time was: two machines make the same number of draws."""
+    task = run.load_task("items")
+    monkeypatch.setattr(task, "MODELS", ("large", "small"))
+    monkeypatch.setattr(task, "MODEL_SEEDS", {"large": {"quick": 3}}, raising=False)
+    monkeypatch.setattr(Journal, "seconds", lambda self, key, seed: 61.0)
+    assert sorted(len(record.seeds) for record in go(planted, check("quick", models=()))[0]) == [3, 5]
+    assert [len(record.seeds) for record in go(planted, check("quick"), model="large", seeds=4)[0]] == [4]
+
+
 @pytest.mark.parametrize(("seconds", "seeds"), [(59.0, 5), (61.0, 3)])
 def test_a_long_first_draw_leaves_fewer(
     planted: Planted, monkeypatch: pytest.MonkeyPatch, seconds: float, seeds: int
 ) -> None:
-    """Decided for each check by its own arms; kept in the record."""
+    """On a user's own model. Decided for each check by its own arms; kept in the record."""
     took = lambda self, key, seed: seconds if "slow" in key else 1.0  # noqa: E731
     monkeypatch.setattr(Journal, "seconds", took)
     slow = check("slow", method=Arm("slow", seed=1), baseline=Arm("drawn", seed=1))
-    first, second = sorted(go(planted, slow, check("quick"))[0], key=lambda record: record.check.claim)
+    made = go(planted, slow, check("quick"), model="own")[0]
+    first, second = sorted(made, key=lambda record: record.check.claim)
     assert first.check.claim == "quick"
     assert len(first.seeds) == 5
     assert "draws" not in first.setting

@@ -16,7 +16,7 @@ from paperlab.kit.low_rank import leading
 from paperlab.kit.matrix import Dense, Factors, Sparse, Sum
 from paperlab.kit.quantized import Quantized
 from paperlab.kit.walk import block_linears
-from paperlab.lab.arms import acts_for, check_arm
+from paperlab.lab.arms import acts_for, check_arm, check_values
 from paperlab.lab.drivers.compress import apply
 from paperlab.lab.errors import RunError
 
@@ -195,3 +195,22 @@ def test_arms_that_cannot_be_built_are_refused_before_any_work() -> None:
         check_arm(Arm("full-precision", after=Arm("gptq")), "classify_small")
     with pytest.raises(RunError, match="is a study"):
         check_arm(Arm("qwen3-quantization-study"), "lm_compress")
+
+
+@pytest.mark.parametrize(
+    ("arm", "says"),
+    [
+        (Arm("round-to-nearest", bits=99), "bits=99"),
+        (Arm("easyquant", n_std=-1.0), "n_std=-1"),
+        (Arm("wanda", sparsity=1.5), "sparsity=1.5"),
+        (Arm("round-to-nearest", bits=4, after=Arm("wanda", sparsity=-1.0)), "sparsity=-1"),
+    ],
+)
+def test_values_out_of_range_are_refused_before_any_work(arm: Arm, says: str) -> None:
+    with pytest.raises(RunError, match=says):
+        check_values(arm, "lm_compress")
+
+
+@pytest.mark.parametrize("slug", ["round-to-nearest", "gptq", "awq", "hqq", "nf4", "kmeans", "easyquant", "sparsegpt"])
+def test_defaults_pass_the_rehearsal(slug: str) -> None:
+    check_values(Arm(slug), "lm_compress")

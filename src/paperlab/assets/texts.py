@@ -6,10 +6,11 @@ import hashlib
 import html
 import io
 import json
+import lzma
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,13 +33,15 @@ class TextError(ValueError):
 
 @dataclass(frozen=True)
 class Text:
-    """documents: never empty, no two alike. sha256: over the documents, so that a record can name the text."""
+    """documents: never empty, no two alike. sha256: over the documents, so that a record can name the text.
+    held_out: the documents that are held out, where the text itself says so."""
 
     id: str
     documents: tuple[str, ...]
     sha256: str
     licence: str
     source: str
+    held_out: frozenset[str] = frozenset()
 
     def describe(self) -> dict[str, Any]:
         """What a record keeps of the text."""
@@ -58,6 +61,7 @@ class _Known:
     licence: str
     documents: Callable[[Path], list[str]]
     bundled: bool = False  # needs no package
+    held_out: Callable[[Path], list[str]] = lambda folder: []  # where the text says itself which those are
 
 
 def _lines(folder: Path) -> list[str]:
@@ -82,7 +86,20 @@ def _catalogue(folder: Path) -> list[str]:
     return [row["text"] for row in _json_lines(folder / "catalogue.jsonl")]
 
 
+def _abstracts(folder: Path, held_out: bool | None = None) -> list[str]:
+    with lzma.open(folder / "abstracts.jsonl.xz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [row["text"] for row in rows if held_out in (None, row["held_out"])]
+
+
 TEXTS = {
+    "abstracts": _Known(
+        "titles and abstracts of arXiv papers; held out are those that abstracts-lm was not trained on",
+        "CC0-1.0",
+        _abstracts,
+        bundled=True,
+        held_out=lambda folder: _abstracts(folder, True),
+    ),
     "catalogue": _Known("paperlab's own summaries and claims of its catalogue", "Apache-2.0", _catalogue, bundled=True),
     "news": _Known(
         "300 short English news texts (Lee, Pincombe and Welsh 2005)", "research use; gensim's test data", _lines
@@ -115,7 +132,8 @@ def _json_lines(file: Path) -> list[dict[str, str]]:
 def _known(name: str, folder: Path) -> Text:
     known = TEXTS[name]
     source = "paperlab" if known.bundled else f"package {packages()['gensim']}"
-    return _text(name, known.documents(folder), known.licence, f"{source}: {known.says}")
+    text = _text(name, known.documents(folder), known.licence, f"{source}: {known.says}")
+    return replace(text, held_out=frozenset(document.strip() for document in known.held_out(folder)))
 
 
 def load_text(name_or_path: str) -> Text:
@@ -200,9 +218,12 @@ def passages(text: str, length: int = PASSAGE) -> list[str]:
 
 def split_documents(text: Text, split: Split) -> tuple[str, ...]:
     """Half the documents for calibration, half held out, by the order of their hashes: deterministic, balanced,
-    and never one document in both. Each half keeps the text's own order."""
+    and never one document in both; or as the text itself divides them. Each half keeps the text's own order."""
     if split == "all":
         return text.documents
+    if text.held_out:
+        wanted = split == "held-out"
+        return tuple(document for document in text.documents if (document in text.held_out) == wanted)
     ranked = sorted(text.documents, key=lambda document: hashlib.sha256(document.encode()).digest())
     chosen = set(ranked[0::2] if split == "calibration" else ranked[1::2])
     return tuple(document for document in text.documents if document in chosen)

@@ -1,13 +1,16 @@
 """Commands that run checks and print their verdicts."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from paperlab.cli import complete
 from paperlab.cli.shell import Failure, Json, Misuse, checked, one_of
 from paperlab.cli.verbosity import note, takes_verbosity
+
+if TYPE_CHECKING:
+    from paperlab.core.record import Record
 
 commands = typer.Typer()
 
@@ -83,7 +86,7 @@ def run(
                 "events": events,
             }
             records = running.run_family(slug, scale=scale, **more)
-        return running.print_records(records, as_json=as_json)
+        return _end(records, as_json)
     if slug is None:
         raise Misuse("name a paper, a method or a family, or say --outdated; `paperlab papers --runnable` lists them")
     method = find_method(_method_slug(slug))
@@ -97,7 +100,54 @@ def run(
         method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume,
         jobs=jobs, events=events,
     )  # fmt: skip
+    _end(records, as_json)
+
+
+def _end(records: "list[Record]", as_json: bool) -> None:
+    """Print what a run came to; exit status 1 where a check ended in an error."""
+    from paperlab.cli import running
+
     running.print_records(records, as_json=as_json)
+    if broken := [record for record in records if record.status != "finished"]:
+        names = ", ".join(f"{record.check.claim} on {record.model}" for record in broken)
+        note(f"ended in an error: {names}")
+        raise typer.Exit(1)
+
+
+def _records(count: int) -> str:
+    return f"{count} record{'' if count == 1 else 's'}"
+
+
+@commands.command()
+@takes_verbosity
+def forget(
+    what: Annotated[
+        list[str], typer.Argument(metavar="SLUG|ID", help="Records by their id, or all of a method's own runs here.")
+    ],
+    claim: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of the check of this name.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete records of your own runs. Those that came with paperlab stay."""
+    from paperlab.cli import text
+    from paperlab.core import record as records
+
+    own = [one for one in records.read((records.records_folder(),)) if claim in (None, one.check.claim)]
+    chosen = [one for one in own if {one.id, one.method, one.paper} & {word.replace("_", "-") for word in what}]
+    if not chosen:
+        raise Misuse(f"no run of yours is called {' or '.join(what)}{f' with the check {claim}' if claim else ''}; "
+                     "`paperlab show SLUG` lists the records with their ids")  # fmt: skip
+    rows = [
+        {"id": one.id, "method": one.method, "claim": one.check.claim, "model": one.model, "finished": one.finished}
+        for one in chosen
+    ]
+    if not as_json:
+        for row in rows:
+            typer.echo(f"{row['id']}  {row['method']} / {row['claim']} on {row['model']}, {row['finished']}")
+    if not yes and not typer.confirm(f"Delete {_records(len(rows))} for good?", err=True):
+        raise Failure("nothing was deleted", 1, "interrupted")
+    records.remove({one.id for one in chosen})
+    text.write_json(rows) if as_json else note(f"{_records(len(rows))} deleted")
 
 
 def _method_slug(name: str) -> str:

@@ -82,6 +82,7 @@ def _check(method: Method, check: Check) -> dict[str, Any]:
         "tasks": check.tasks,
         "method": str(check.method),
         "baseline": str(check.baseline),
+        "rivals": [str(arm) for arm in check.rivals],
         "beside": [str(arm) for arm in check.beside],
         "expect": check.expect,
         "margin": check.margin,

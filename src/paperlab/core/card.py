@@ -66,7 +66,7 @@ class Gate:
 _REQUIRED = ("task", "metric", "expect", "margin", "method", "baseline", "gap")
 # Fields that came later: left out of the hash where they say nothing, so that older records keep the hash of their
 # check.
-_LATER = ("data", "trivial", "ablation", "gates")
+_LATER = ("data", "trivial", "ablation", "gates", "rivals")
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Check:
     gap: the paper's setting next to ours, and what a pass here would not show.
     models: the task's default models, unless named here. data: the task's default data set, unless named here.
     role: "claim" is the paper's, "question" ours; the rest are controls (see `standings.control_ok`).
+    rivals: other variants of a plain baseline, from the family's table (`core.baselines`): a claim that something is
+    better is judged against the strongest of them. No card writes it.
 
     Whatever several checks of a card share stands once, in the card.
     """
@@ -106,6 +108,7 @@ class Check:
     trivial: Arm | None = None
     ablation: Arm | None = None
     gates: tuple[Gate, ...] = ()
+    rivals: tuple[Arm, ...] = ()
 
     def completed(self, card: "Card") -> "Check":
         """The check with what its card says for all of them. Raises CardError naming what is missing."""
@@ -121,10 +124,12 @@ class Check:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """Method, baseline, then whatever else is run: those beside, trivial, ablation and the gates', each once."""
+        """Method, baseline, then whatever else is run: rivals, those beside, trivial, ablation and the gates', each
+        once."""
         more = [arm for arm in (self.trivial, self.ablation) if arm is not None]
         more += [arm for gate in self.gates for arm in (gate.method, gate.baseline)]
-        arms = [self.method, self.baseline, *self.beside]
+        arms = [self.method, self.baseline, *self.rivals]
+        arms += _new(list(self.beside), arms) if self.rivals else self.beside
         return (*arms, *_new(more, arms))
 
     @property
@@ -168,7 +173,8 @@ class Card:
 
     family: the folder it lives in. paper: the catalogue's slug, or None for a baseline.
     sources: what was read to write the file: "paper", "code" (the authors'), or only the "abstract", which is shown
-    and makes no "fails" verdict. verbs: the file's verbs, where more than one function or class bears a verb's name.
+    and makes no "fails" verdict. configuration: the released script, command or file whose setting is followed, as the
+    authors' repository names it. verbs: the file's verbs, where more than one function or class bears a verb's name.
     departs: every way in which the file differs from the paper's algorithm.
     The rest: what all checks share unless they say otherwise (see `Check`).
     """
@@ -178,6 +184,7 @@ class Card:
     checks: tuple[Check, ...] = ()
     departs: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
+    configuration: str = ""
     verbs: tuple[str, ...] = ()
     task: str | None = None
     metric: str | None = None
@@ -218,6 +225,7 @@ def check_from(row: dict[str, Any]) -> Check:
     for name in ("method", "baseline", "trivial", "ablation"):
         if given.get(name):
             given[name] = arm_from(given[name])
+    given["rivals"] = tuple(arm_from(arm) for arm in given.get("rivals", ()))
     given["beside"] = tuple(arm_from(arm) for arm in given["beside"])
     given["models"] = tuple(given["models"])
     given["gates"] = tuple(

@@ -22,13 +22,13 @@ from math import fsum
 from statistics import NormalDist, median
 from typing import Any
 
-from paperlab.core.card import Arm, arm_from
+from paperlab.core.card import Arm, Check, arm_from
 from paperlab.core.record import ArmResult, Record
 from paperlab.core.statistics import Aggregate, aggregate, is_right_wrong, t_quantile
 from paperlab.core.task import Metric
 
 LEVEL = 0.95
-ROLES = ("method", "baseline", "other")  # of a record's arms, in their order
+ROLES = ("method", "baseline", "other")  # of a record's arms
 
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
@@ -93,6 +93,39 @@ def arm_value(record: Record, arm: ArmResult, metric: str | None = None) -> Valu
         return Value(found.value, found.low, found.high, len(figures))
     shortest = min(map(len, seeds))  # equal, unless the run was interrupted
     return _interval([values[:shortest] for values in seeds], how.aggregate, bounded, right_wrong)
+
+
+def baseline_index(record: Record) -> int:
+    """Which arm of a record is the baseline: 1, or the position of a rival of it that is stronger.
+
+    The strongest is the one that leaves the claim least: the lowest figure where the check expects a lower one. Arms
+    that broke, have no finite figure, or miss what should be equal to the method are no rivals.
+    """
+    check = record.check
+    if not check.rivals or len(record.arms) < 2:
+        return 1
+    best, index = math.inf, 1
+    for i, arm in enumerate(record.arms):
+        if i == 1 or (i > 1 and arm.arm in check.rivals and unequal(check, record.arms[0], arm) is None):
+            figure = math.nan if arm.error else arm_value(record, arm).value
+            figure = figure if check.expect == "lower" else -figure
+            if i == 1 and not math.isfinite(figure):
+                return 1  # the check's own baseline broke: the verdict says so
+            if figure < best:
+                best, index = figure, i
+    return index
+
+
+def unequal(check: Check, method: ArmResult, baseline: ArmResult) -> str | None:
+    """The first total that should agree and does not; tolerances are relative to the larger of the two."""
+    for name, tolerance in check.equal.items():
+        ours, theirs = method.totals.get(name), baseline.totals.get(name)
+        if ours is None or theirs is None:
+            arm = method if ours is None else baseline
+            return f"{name} should be equal, but {arm.arm} has no such total"
+        if not abs(ours - theirs) <= tolerance * max(abs(ours), abs(theirs)):  # nan is unequal too
+            return f"{name} should be equal within {100 * tolerance:g} %, but is {ours:g} against {theirs:g}"
+    return None
 
 
 def _counts(record: Record, how: Metric) -> bool:
@@ -213,14 +246,14 @@ def build_seconds(arm: ArmResult) -> float:
 
 def arm_figures(record: Record) -> tuple[ArmFigures, ...]:
     """Every arm of a record in its order, its figure by each metric of which it has samples."""
-    found = []
+    found, baseline = [], baseline_index(record)
     for i, arm in enumerate(record.arms):
         keys = {key for by_key in arm.samples.values() for key in by_key}
         values = {name: arm_value(record, arm, name) for name, metric in record.metrics.items() if metric.of in keys}
         found.append(
             ArmFigures(
                 arm.arm,
-                ROLES[min(i, 2)],
+                ROLES[0 if i == 0 else 1 if i == baseline else 2],
                 values,
                 arm.totals.get("bits_per_weight", math.nan),
                 arm.totals.get("bytes", math.nan),

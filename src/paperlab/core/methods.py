@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from paperlab.core.acts import Act, Verb, acts_with, driver_files, verb_names
+from paperlab.core.baselines import with_rivals
 from paperlab.core.card import Arm, Card, CardError, Scalar, check_from, literal_words, plain
 from paperlab.core.files import write_atomically
 from paperlab.core.home import home
@@ -29,6 +30,7 @@ from paperlab.core.signature import (
 
 METHODS = Path(__file__).resolve().parent.parent / "methods"
 CARD_FILE = Path(__file__).resolve().with_name("card.py")  # what a card means
+BASELINES_FILE = CARD_FILE.with_name("baselines.py")
 INDEX = 3  # raised when the index's form changes
 
 
@@ -139,6 +141,7 @@ def read_method(path: Path) -> Method:
         raise CardError(f"{path}:1: no card; a method file begins with CARD = Card(...)")
     if card.family.replace("-", "_") != path.parent.name:
         raise CardError(f"{path}:1: the card says family {card.family!r}, the folder {path.parent.name!r}")
+    card = replace(card, checks=tuple(with_rivals(check) for check in card.checks))
     docstring = ast.get_docstring(tree)
     if not docstring:
         raise CardError(f"{path}:1: no docstring; its first line is what listings show")
@@ -356,7 +359,7 @@ class _Index:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.mark = [INDEX, *(_mark(path) for path in (Path(__file__), CARD_FILE, *driver_files()))]
+        self.mark = [INDEX, *(_mark(path) for path in (Path(__file__), CARD_FILE, BASELINES_FILE, *driver_files()))]
         self.rows: dict[str, list[Any]] = {}
         self.used: dict[str, list[Any]] = {}
         self.changed = False
@@ -396,7 +399,9 @@ def _mark(path: Path) -> list[int]:
 
 
 def _method_row(method: Method) -> list[Any]:
-    card = {name: getattr(method.card, name) for name in ("family", "paper", "sources", "verbs", "departs")}
+    card = {
+        name: getattr(method.card, name) for name in ("family", "paper", "sources", "configuration", "verbs", "departs")
+    }
     checks = [[check.hash, plain(check)] for check in method.card.checks]
     own = {verb: [p.to_json() for p in found] for verb, found in method.own_parameters.items()}
     return [method.slug, card, checks, method.says, method.verbs, method.names, method.asks, own]

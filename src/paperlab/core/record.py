@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -181,6 +181,27 @@ def append(record: Record, folder: Path | None = None) -> Path:
             return file  # the run was killed after this line was written, and resumed
         write_atomically(file, before + to_json(record).encode() + b"\n")
     return file
+
+
+def remove(ids: Collection[str], folder: Path | None = None) -> int:
+    """Delete the records with these ids from a folder (this machine's unless named); how many there were.
+
+    Every other line is kept byte for byte. Verdicts and figures that stand beside a file are left to `publish`, or go
+    with the file where no line is left.
+    """
+    removed = 0
+    for file in record_files(folder or records_folder()):
+        with open(file.parent / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lines = file.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["id"] not in ids]
+            removed += len(lines) - len(kept)
+            if kept and len(kept) < len(lines):
+                write_atomically(file, b"".join(kept))
+            elif not kept:
+                for path in (file, *file.parent.glob(f"{file.stem}.*.json")):
+                    path.unlink()
+    return removed
 
 
 def record_files(folder: Path) -> Iterator[Path]:

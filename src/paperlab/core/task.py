@@ -44,6 +44,7 @@ class Task(Protocol):
     ARM_SECONDS: dict[str, float]  # by model: seconds of one arm on one seed at `quick`, on one core
     MODELS: tuple[str, ...]  # default models, the cheapest first, or () where the task trains its own
     SEEDS: dict[str, int]  # number of seeds per scale
+    # Optional: MODEL_SEEDS: dict[str, dict[str, int]], for a default model on which a draw takes long.
     DATA: dict[str, str]  # what, licence, where from
 
     def make(self, seed: int, scale: str, *, model: str | None, data: str | None) -> Any:

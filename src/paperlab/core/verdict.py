@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from paperlab.core.card import Arm, Check, Gate
+from paperlab.core.figures import baseline_index, unequal
 from paperlab.core.record import ArmResult, Record
 from paperlab.core.statistics import (
     Aggregate,
@@ -106,7 +107,8 @@ def verdict(record: Record) -> Verdict:
                                       straddles the margin
     undecided                         instead of fails, where nothing but the paper's abstract was read
 
-    and the margin of a claim is 2 % at least. Its interval covers draws (seeds) and items.
+    and the margin of a claim is 2 % at least. A plain baseline is the strongest of its variants (`baseline_index`).
+    The interval covers draws (seeds) and items.
 
     An arm that diverges (a value, or its figure, is inf or nan) counts as infinitely bad. The method alone: the claim
     fails, unless it was that the method does harm; that holds in direction, as the harm has no size to compare with a
@@ -119,7 +121,7 @@ def verdict(record: Record) -> Verdict:
     if record.status != "finished":
         why = f": {record.error}" if record.error else ""
         return Verdict("error", f"The run is {record.status}{why}; {where}.", margin)
-    method, baseline = record.arms[:2]
+    method, baseline = record.arms[0], record.arms[baseline_index(record)]
     for arm in (method, baseline):
         if arm.error:
             return Verdict("error", f"{arm.arm} broke: {arm.error}; {where}.", margin)
@@ -146,8 +148,8 @@ def verdict(record: Record) -> Verdict:
     }
     if not any(finite):
         return Verdict("error", f"Neither arm has a finite {record.metric}; {where}.", margin, **known)
-    if unequal := _unequal(check, method, baseline):
-        return Verdict("not comparable", f"{unequal}; {where}.", margin, **known)
+    if differs := unequal(check, method, baseline):
+        return Verdict("not comparable", f"{differs}; {where}.", margin, **known)
     if not finite[1]:
         reason = f"The baseline {baseline.arm} has no finite {record.metric}, so there is nothing to compare with"
         return Verdict("not comparable", f"{reason}; {where}.", margin, **known)
@@ -206,6 +208,9 @@ def _word(expect: str, margin: float, low: float, high: float, *, weaker: bool =
 
 def _sentence(record: Record, gain: Gain, word: Word, margin: float) -> str:
     check, percent = record.check, lambda x: f"{100 * x:,.2f}"
+    against = str(record.arms[baseline_index(record)].arm)
+    if check.rivals:
+        against += f" (the strongest of {1 + len(check.rivals)} variants)"
     least = f"{100 * margin:g} %"
     if margin > check.margin:
         least += f" (the least that counts; the card says {100 * check.margin:g} %)"
@@ -216,9 +221,9 @@ def _sentence(record: Record, gain: Gain, word: Word, margin: float) -> str:
         "fails": "beyond 0 the other way",
         "undecided": "which includes 0",
     }
-    aim = f"{check.expect} {record.metric} than {check.baseline}: relative gain"
+    aim = f"{check.expect} {record.metric} than {against}: relative gain"
     if check.expect == "equal":
-        aim = f"{record.metric} equal to that of {check.baseline}: relative difference"
+        aim = f"{record.metric} equal to that of {against}: relative difference"
         ends = {
             "holds": f"within ± {least}",
             "fails": f"outside ± {least}",
@@ -247,18 +252,6 @@ def data_of(record: Record) -> str | None:
     if isinstance(data, Mapping):
         data = data.get("id") or data.get("name")
     return None if data is None else str(data)
-
-
-def _unequal(check: Check, method: ArmResult, baseline: ArmResult) -> str | None:
-    """The first total that should agree and does not; tolerances are relative to the larger of the two."""
-    for name, tolerance in check.equal.items():
-        ours, theirs = method.totals.get(name), baseline.totals.get(name)
-        if ours is None or theirs is None:
-            arm = method if ours is None else baseline
-            return f"{name} should be equal, but {arm.arm} has no such total"
-        if not abs(ours - theirs) <= tolerance * max(abs(ours), abs(theirs)):  # nan is unequal too
-            return f"{name} should be equal within {100 * tolerance:g} %, but is {ours:g} against {theirs:g}"
-    return None
 
 
 def _pair(record: Record, one: ArmResult, other: ArmResult, metric: Metric) -> tuple[Table, Table]:
@@ -377,11 +370,11 @@ def _broken(record: Record, metric: Metric, figures: Sequence[float], original: 
 def _trivial_passes(record: Record, metric: Metric, margin: float) -> str | None:
     """Why the check cannot tell a good method from its trivial arm; None where it can, or has no trivial arm."""
     check = record.check
-    trivial = _result(record, check.trivial)
-    if trivial is None or check.trivial in (check.method, check.baseline) or not _expects_good(check, metric):
+    trivial, baseline = _result(record, check.trivial), record.arms[baseline_index(record)]
+    if trivial is None or check.trivial in (check.method, baseline.arm) or not _expects_good(check, metric):
         return None
     try:
-        gain = _gain(record, _pair(record, trivial, record.arms[1], metric), metric, margin)
+        gain = _gain(record, _pair(record, trivial, baseline, metric), metric, margin)
     except ValueError:
         return None  # it diverged, or has other items: it does not pass
     if _word(check.expect, margin, _tidy(gain.low), _tidy(gain.high)) != "holds":
@@ -409,7 +402,7 @@ def _expects_good(check: Check, metric: Metric) -> bool:
 
 def _extra(record: Record) -> dict[str, float]:
     """The other metrics of both arms and the flips of right/wrong keys, where the samples have them."""
-    method, baseline = record.arms[:2]
+    method, baseline = record.arms[0], record.arms[baseline_index(record)]
     extra: dict[str, float] = {}
     for name, metric in record.metrics.items():
         for side, arm in (("method", method), ("baseline", baseline)):

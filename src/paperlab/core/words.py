@@ -103,6 +103,8 @@ def columns_that_fit(
 def check_sentence(check: Check, metric: str) -> str:
     """The check in one sentence: which arm, against which, by what, by how much, what is equal."""
     against = str(check.baseline)
+    if check.rivals:
+        against = f"the strongest of {', '.join(map(str, (check.baseline, *check.rivals)))}"
     if check.expect == "equal":
         body = f"the {metric} of {check.method} should be within ±{_hundredths(check.margin)} of {against}"
     else:

@@ -21,13 +21,14 @@ def min_max(weight: Tensor, *, bits: int, group: int | None = None, symmetric: b
     """Scale and zero point that cover each group's range. weight (out, in) -> two of (out, groups).
 
     The scale is rounded to float16 first, as it is stored; asymmetric ranges always contain 0, so that the
-    zero point is a code. symmetric: the largest magnitude meets code 2^(b-1) - 1 (code 1 at one bit).
+    zero point is a code. symmetric: 2 max|w| / (2^b - 1), as common tools have it, so that the largest magnitude lies
+    half a step beyond code 2^(b-1) - 1 (at one bit it is code 1).
     """
     low, high = levels(bits, symmetric)
     parts = grouped(weight.float(), group)
     if symmetric:
-        scale = parts.abs().amax(dim=2) / max(high, 1)
-        scale = store(scale)
+        reach = (high - low) / 2 if bits > 1 else 1
+        scale = store(parts.abs().amax(dim=2) / reach)
         return scale, torch.zeros_like(scale)
     bottom, top = parts.amin(dim=2).clamp(max=0), parts.amax(dim=2).clamp(min=0)
     scale = store((top - bottom) / (high - low))

@@ -87,6 +87,18 @@ def check_arm(arm: Arm, task: str) -> None:
         functions_of(one)
 
 
+def check_values(arm: Arm, task: str) -> None:
+    """Refuse values that are out of range before any work, where a driver can try them. Raises RunError."""
+    for one, act in zip(arm.chain, acts_for(arm, task), strict=True):
+        rehearse = getattr(driver(act.name), "rehearse", None)
+        if rehearse is None:
+            continue
+        try:
+            rehearse(functions_of(one), one.params)
+        except ValueError as error:
+            raise RunError(f"{one}: {error}") from None
+
+
 def check_arms(check: Check, task: str) -> None:
     """`check_arm` for all arms of a check; and refuse two names for one arm, which would show nothing."""
     for arm in check.arms:

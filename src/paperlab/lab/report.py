@@ -18,7 +18,7 @@ from paperlab.core import charts
 from paperlab.core import record as store
 from paperlab.core.card import Check
 from paperlab.core.charts import Bar
-from paperlab.core.figures import ArmFigures, arm_figures
+from paperlab.core.figures import ArmFigures, arm_figures, baseline_index
 from paperlab.core.files import write_atomically
 from paperlab.core.home import BUNDLED
 from paperlab.core.methods import Method, methods
@@ -387,11 +387,11 @@ def run_summary(records: Iterable[Record], width: int = 160) -> RenderableType:
 def _gain(record: Record, i: int) -> tuple[str, str]:
     """Gain of arm i over the baseline and its interval, as text. What should be equal between method and baseline
     need not be for the other arms, so only the verdict's sentence speaks of it."""
-    arm = record.arms[i]
-    if i == 1 or len(record.arms) < 2 or arm.error or record.arms[1].error:
+    arm, base = record.arms[i], baseline_index(record)
+    if i == base or len(record.arms) < 2 or arm.error or record.arms[base].error:
         return "", ""
-    loose = replace(record.check, equal={}, gates=(), trivial=None, ablation=None)
-    gain, low, high = gain_ends(verdict(replace(record, check=loose, arms=[arm, record.arms[1]])))
+    loose = replace(record.check, equal={}, gates=(), trivial=None, ablation=None, rivals=())
+    gain, low, high = gain_ends(verdict(replace(record, check=loose, arms=[arm, record.arms[base]])))
     return percent(gain), span(low, high, percent)
 
 

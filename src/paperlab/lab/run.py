@@ -14,13 +14,13 @@ from typing import Any
 
 from paperlab.assets.models import ModelError
 from paperlab.core.card import Arm, Check
-from paperlab.core.methods import Method, find_method, methods
+from paperlab.core.methods import Method, filled, find_method, methods
 from paperlab.core.published import publish
 from paperlab.core.record import ArmResult, Record, Status, append
 from paperlab.core.signature import show
 from paperlab.core.sources import arm_sources
 from paperlab.core.task import SCALES, constants, load_task
-from paperlab.lab.arms import check_arms
+from paperlab.lab.arms import check_arms, check_values
 from paperlab.lab.errors import RunError
 from paperlab.lab.estimate import START, Estimate
 from paperlab.lab.execute import Progress
@@ -34,11 +34,13 @@ from paperlab.lab.state import random_state_kept
 
 @dataclass(frozen=True)
 class Wanted:
-    """A check to be run. on: the task and model (as the task names it) that it is to be run on; None: all of them."""
+    """A check to be run. on: the task and model (as the task names it) that it is to be run on; None: all of them.
+    changed: whether the user set parameters."""
 
     method: Method
     check: Check
     on: tuple[str, str | None] | None = None
+    changed: bool = False
 
 
 def run_checks(
@@ -57,7 +59,8 @@ def run_checks(
     """Run the checks of method `name` and append a record for each task and model they name.
 
     claim: only this one. model, data: the user's own in place of the task's. params: override the method
-    arm's parameters (the record then belongs to no claim of the card). seeds: how many, from 0. jobs: processes of one
+    arm's parameters, and those of the other arms that had the same value (the record then belongs to no claim of the
+    card). seeds: how many, from 0. jobs: processes of one
     thread each, as many as there are cores unless named; 1 runs in this process.
     Raises RunError, UnknownMethod, or what the task says of an unusable model or text. An arm that breaks
     does not raise: its error is in the record. Random states and torch's threads are left as they are.
@@ -104,10 +107,32 @@ def chosen(method: Method, claim: str | None = None, params: Mapping[str, Any] |
         if claim is None:
             raise RunError(f"{method.slug} is a baseline: it makes no claim to check; `paperlab compare` shows it")
         raise RunError(f"{method.slug} has no check {claim!r}; it has {known or 'none'}")
-    changed = [
-        replace(c, method=Arm(c.method.method, {**c.method.params, **(params or {})}, c.method.after)) for c in checks
-    ]
-    return [Wanted(method, check) for check in changed]
+    return [Wanted(method, with_params(check, params or {}), changed=bool(params)) for check in checks]
+
+
+def with_params(check: Check, params: Mapping[str, Any]) -> Check:
+    """The check with parameters of its method overridden, and of every other arm that has the same parameter with the
+    same value: what was held equal stays equal."""
+    if not params:
+        return check
+    own = filled(check.method).params
+
+    def changed(arm: Arm) -> Arm:
+        has = filled(arm).params
+        shared = {name: value for name, value in params.items() if name in has and has[name] == own.get(name)}
+        return Arm(arm.method, {**arm.params, **shared}, arm.after)
+
+    gates = tuple(replace(gate, method=changed(gate.method), baseline=changed(gate.baseline)) for gate in check.gates)
+    return replace(
+        check,
+        method=Arm(check.method.method, {**check.method.params, **params}, check.method.after),
+        baseline=changed(check.baseline),
+        rivals=tuple(map(changed, check.rivals)),
+        beside=tuple(map(changed, check.beside)),
+        trivial=check.trivial and changed(check.trivial),
+        ablation=check.ablation and changed(check.ablation),
+        gates=gates,
+    )  # fmt: skip
 
 
 def of_family(family: str) -> list[Wanted]:
@@ -143,13 +168,16 @@ def stages_of(
     for one in wanted:
         for task_name in one.check.tasks:
             task = load_task(task_name)
-            planned = tuple(range(seeds or task.SEEDS.get(scale, 1)))
             for model_name in (model,) if model or not task.MODELS else one.check.models or task.MODELS:
                 if model is None and task.MODELS and model_name not in task.MODELS:
                     continue  # a check may name models of one of its tasks only
                 if one.on is not None and one.on != (task_name, model_name):
                     continue
                 check_arms(one.check, task_name)  # a wrong name or parameter stops here, before any work
+                if one.changed:
+                    check_values(one.check.method, task_name)
+                own = getattr(task, "MODEL_SEEDS", {}).get(model_name, {})
+                planned = tuple(range(seeds or own.get(scale) or task.SEEDS.get(scale, 1)))
                 stage = Stage(task_name, model_name, scale, data or one.check.data or None, planned, seeds is not None)
                 stages.setdefault(stage, []).append(member(one.method, one.check, task_name))
     return stages

@@ -1,7 +1,8 @@
 """One stage of a run: the arms of all checks that meet on one task and model, each run once.
 
-Seeds outside, arms inside. An arm for which nothing is drawn runs on the first seed alone. The first seed's draw is
-timed: a check with an arm that takes long then gets fewer seeds. A rate is chosen on the first seed.
+Seeds outside, arms inside. An arm for which nothing is drawn runs on the first seed alone. How many seeds there are,
+the task says; on a user's own model the first seed's draw is timed: a check with an arm that takes long then gets fewer
+seeds. A rate is chosen on the first seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -159,8 +160,9 @@ class Running:
 
     @property
     def measures(self) -> bool:
-        """Whether the number of seeds depends on the time that one takes."""
-        return len(self.stage.seeds) > FEW and not self.stage.fixed
+        """Whether the number of seeds depends on the time that one takes: only where the task cannot know it."""
+        known = self.stage.model is None or self.stage.model in load_task(self.stage.task).MODELS
+        return len(self.stage.seeds) > FEW and not self.stage.fixed and not known
 
     def done(self, job: Job) -> None:
         """A job has ended: write the records of checks that are complete."""

@@ -13,9 +13,9 @@ def test_by_hand() -> None:
     assert (stored.scale.item(), stored.zero.item()) == (1, 1)
     assert stored.dense().tolist() == [[-1, 1, 0, 2]]
     assert stored.stored_bits() == {"codes": 4 * 2, "scale": 16, "zero": 2}
-    # symmetric at 3 bits: max|w| = 3 meets code 3; there is no zero point to store
-    even = quantize(torch.tensor([[-3.0, 0.6, 1.4, 2.0]]), bits=3, symmetric=True)
-    assert even.codes.tolist() == [[-3, 1, 1, 2]]
+    # symmetric at 3 bits: s = 2 * 3.5 / 7 = 1, half a step beyond code 3; there is no zero point to store
+    even = quantize(torch.tensor([[-3.0, 0.6, 1.4, 3.5]]), bits=3, symmetric=True)
+    assert even.codes.tolist() == [[-3, 1, 1, 3]]
     assert even.stored_bits() == {"codes": 4 * 3, "scale": 16}
 
 
@@ -34,7 +34,7 @@ def test_as_pytorch_rounds(bits: int, group: int | None, symmetric: bool) -> Non
     parts = weight.reshape(-1, group or 64).double()
     if symmetric:
         low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-        scale, zero = parts.abs().amax(1) / high, torch.zeros(len(parts), dtype=torch.int32)
+        scale, zero = parts.abs().amax(1) / ((high - low) / 2), torch.zeros(len(parts), dtype=torch.int32)
         scale = scale.half().float()
     else:
         low, high = 0, 2**bits - 1

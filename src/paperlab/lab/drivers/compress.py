@@ -5,6 +5,7 @@ The verbs and what they are supplied with are in VERBS. Statistics of a layer's 
 `error` is what the original weight has over the stored one: zero, unless the arm comes after another.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -167,6 +168,7 @@ def _whole(
     return made
 
 
+REHEARSED = 2304  # columns of the layer that values are tried on; divisible by the usual group sizes
 SURVIVE = 0.99  # share of the pruned weights that a later method must leave at zero for them to count as pruned
 
 
@@ -238,6 +240,27 @@ def _stored(verb: str, made: Any, weight: Tensor, before: Matrix | None, *, adde
     if isinstance(before, Sparse) and not isinstance(made, Sparse):
         return Sparse(before.mask, made)  # codes at pruned places are not stored
     return made
+
+
+def rehearse(functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> None:
+    """Call a layer's verb once on a small random layer, so that a value out of range is refused before any work.
+
+    What sees the whole model is not tried. Raises ValueError as the method does; whatever else goes wrong on such a
+    layer is left for the real one to say.
+    """
+    ((verb, function),) = functions.items()
+    if verb not in ("quantize", "keep", "factor"):
+        return
+    draw = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(32, REHEARSED, generator=draw), torch.randn(64, REHEARSED, generator=draw)
+    given = {
+        "weight": weight, "name": "layer", "seed": 0, "error": 0.1 * weight, "hessian": 2 / len(x) * x.T @ x,
+        "input_norm": x.norm(dim=0), "input_absmean": x.abs().mean(0), "input_absmax": x.abs().amax(0),
+        "input_min": x.amin(0), "input_max": x.amax(0), "inputs": x,
+    }  # fmt: skip
+    inner = {name: value for name, value in params.items() if name != CALIBRATION.name}
+    with torch.random.fork_rng(devices=[]), contextlib.suppress(RuntimeError, IndexError):
+        function(*(given[name] for name in supplied(function)), **inner)
 
 
 def use(method: Method, functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> Callable[..., Any]:
