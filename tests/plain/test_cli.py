@@ -132,8 +132,10 @@ def test_papers_lists_all_with_their_verdicts(shelf):
     easyquant = found["easyquant"]
     assert easyquant["arxiv"] == "2403.02775"
     assert easyquant["runnable"] is True
-    assert easyquant["verdict"] == "mixed"
-    assert easyquant["counts"] == {"holds": 1, "fails": 1}
+    assert easyquant["verdict"] == "holds"  # of its main claim, the first
+    assert easyquant["counts"] == {"holds": 1}
+    assert easyquant["summary"] == "holds on smollm2-135m"
+    assert easyquant["main"] == ["gains"]
     assert {v["claim"]: v["word"] for v in easyquant["verdicts"]} == {
         "gains": "holds",
         "loses": "fails",
@@ -148,7 +150,7 @@ def test_papers_lists_all_with_their_verdicts(shelf):
     [
         (["--runnable"], {"easyquant", "baq"}),
         (["--verdict", "holds"], {"easyquant"}),
-        (["--verdict", "mixed"], {"easyquant"}),
+        (["--verdict", "mixed"], set()),
         (["--verdict", "Not_Run"], {"baq"}),
         (["--verdict", "undecided"], set()),
         (["--family", "Quantization", "--kind", "study", "--year", "2025"], {"qwen3-quantization-study"}),
@@ -165,7 +167,7 @@ def test_papers_in_a_pipe_cuts_nothing(shelf):
         "Refining Large Language Model Quantization with Orthogonal and Scaling Transformations for Better"
         in done.stdout
     )
-    assert "holds 1, fails 1" in done.stdout
+    assert "holds on smollm2-135m" in done.stdout
     assert "not run" in next(line for line in done.stdout.splitlines() if line.startswith("baq "))
     assert "14 papers" in done.stderr
     assert "\x1b" not in done.stdout
@@ -521,7 +523,7 @@ def test_verdicts_are_marked_outdated_once_their_code_changed(shelf):
     file = shelf / "quantization" / "round_to_nearest.py"
     file.write_text(file.read_text() + "\n\ndef helper() -> int:\n    return 1\n")
     forget()
-    assert "holds 1, fails 1, outdated" in ask("papers", "--runnable").stdout
+    assert "holds on smollm2-135m, outdated" in ask("papers", "--runnable").stdout
     changed = "outside/quantization/round_to_nearest.py changed"
     assert f"(outdated: {changed} since)" in " ".join(ask("show", "easyquant").stdout.split())
     verdicts = rows("papers", "--runnable")[1]["verdicts"]

@@ -23,6 +23,7 @@ from paperlab.core.standings import (
     counts,
     current,
     floors,
+    mains,
     outdated,
     summary,
     survives,
@@ -276,17 +277,31 @@ def test_what_counts_today():
         assert [e.id for e in found.unfinished] == ["broke"]
         assert [e.id for e in found.repeated] == ["first"]
         assert {e.id for e in found.superseded} == {"edited", "old task"}
-    assert counts(found) == {"fine-paper": {"holds": 2, "error": 2}}
-    assert list(counts(found)["fine-paper"]) == ["holds", "error"]
+    its = mains(found, card(now))["fine-paper"]
+    assert counts(its) == {"holds": 2, "error": 1}
+    assert list(counts(its)) == ["holds", "error"]
     gone = current(data.values(), {}, {"text": 1})
     assert len(gone.superseded) == len(data)
-    assert counts(current([row(record(check(role="a/a control")))], card(check(role="a/a control")), {"text": 1})) == {}
+    control = card(check(role="a/a control"))
+    assert mains(current([row(record(check(role="a/a control")))], control, {"text": 1}), control) == {}
+
+
+def test_the_main_claim_is_the_first():
+    question, first, other = check(claim="ours", role="question"), check(), check(claim="another")
+    rows_ = [row(record(its, id=its.claim)) for its in (question, first, other)]
+    cards = card(question, first, other)
+    found = mains(current(rows_, cards, {"text": 1}), cards)
+    assert [[r.id for r in its] for its in found.values()] == [[first.claim]]
 
 
 def test_summary():
-    assert summary({"holds": 3}) == "holds"
-    assert summary({"holds": 3, "fails": 1}) == "holds 3, fails 1"
-    assert summary({}) is None
+    one = row(record())
+    fails, holds = replace(one, word="fails", model="small"), replace(one, word="holds", model="large")
+    assert summary([holds]) == "holds on large"
+    assert summary([fails, holds]) == "holds on large; fails on small"
+    twice = replace(holds, data="code", scale="full")
+    assert summary([holds, twice]) == f"holds on large ({one.data or one.task}, {one.scale}), large (code, full)"
+    assert summary([]) is None
 
 
 def test_task_versions_are_read_without_import(tmp_path, monkeypatch):
@@ -605,7 +620,7 @@ def test_runs_that_disagree_are_mixed():
     alike = current(rows_of(runs[0], runs[2]), card(of), {"text": 1})
     assert [r.word for r in alike.current] == ["holds"]
     assert len(alike.repeated) == 1
-    assert counts(current(rows_of(*runs), card(of), {"text": 1})) == {"fine-paper": {MIXED: 1}}
+    assert counts(mains(current(rows_of(*runs), card(of), {"text": 1}), card(of))["fine-paper"]) == {MIXED: 1}
 
 
 def test_draws_are_pooled():

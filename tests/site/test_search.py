@@ -4,6 +4,7 @@ import itertools
 import re
 import time
 from datetime import date, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,8 +148,9 @@ def test_filters_on_checks_know_the_records(engine, monkeypatch):
     fill(10)
     Paper.objects.filter(pk=key(2)).update(slug="gptq", revision=50)
     Paper.objects.filter(pk=key(3)).update(slug="easyquant", revision=50)
-    counted = {"gptq": {"holds": 2}, "easyquant": {"holds": 1, "fails": 1}}
-    monkeypatch.setattr(rank, "count", lambda slug: counted.get(slug, {}))
+    said = {"gptq": ("holds", "holds"), "easyquant": ("holds", "fails")}
+    rows = {slug: tuple(SimpleNamespace(word=word) for word in words) for slug, words in said.items()}
+    monkeypatch.setattr(rank, "main", lambda slug: rows.get(slug, ()))
     monkeypatch.setattr(rank, "papers", lambda: {"gptq": None, "easyquant": None})
     checked = [
         type("Method", (), {"card": type("Card", (), {"paper": slug, "checks": [1]})}) for slug in ("gptq", "easyquant")

@@ -20,17 +20,20 @@ Family = Annotated[
 
 
 def _paper_row(paper: "Paper") -> dict[str, Any]:
-    """A paper as listings give it; `verdict` is the one word over its claims, `verdicts` each current one."""
+    """A paper as listings give it. verdict: the one word that its main claim has on all models; counts: on how many
+    which; main: the ids of its records; verdicts: each current one, of all checks."""
     from paperlab.cli.show import facts
     from paperlab.core.published import public
-    from paperlab.core.standings import count, of_paper, one_word, outdated_of
+    from paperlab.core.standings import counts, main, of_paper, one_word, outdated_of, summary
 
-    counted = count(paper.slug)
+    counted = counts(main(paper.slug))
     return {
         **facts(paper),
         "runnable": bool(checked(paper.slug)),
         "verdict": one_word(counted),
         "counts": counted,
+        "summary": summary(main(paper.slug)),
+        "main": [row.id for row in main(paper.slug)],
         "verdicts": [{**public(row), "outdated": list(outdated_of(row.id))} for row in of_paper(paper.slug)],
     }
 
@@ -55,11 +58,9 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def _state(row: dict[str, Any]) -> str:
-    """A paper's verdicts in a few words, and whether its claims' are outdated."""
-    from paperlab.core.standings import summary
-
-    word = summary(row["counts"]) or ("not run" if row["runnable"] else "-")
-    claims = [verdict for verdict in row["verdicts"] if verdict["role"] == "claim"]
+    """How a paper's main claim fares in a few words, and whether that is outdated."""
+    word = row["summary"] or ("not run" if row["runnable"] else "-")
+    claims = [verdict for verdict in row["verdicts"] if verdict["id"] in row["main"]]
     outdated = sum(bool(verdict["outdated"]) for verdict in claims)
     if not outdated:
         return word

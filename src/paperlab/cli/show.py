@@ -8,8 +8,8 @@ from paperlab.core.methods import Method, UnknownMethod, find_method, methods, p
 from paperlab.core.paper import Paper, UnknownPaper, find_paper
 from paperlab.core.published import Row, public
 from paperlab.core.signature import show
-from paperlab.core.standings import count, of_method, of_paper, one_word, outdated_of
-from paperlab.core.words import outdated
+from paperlab.core.standings import counts, main, of_method, of_paper, one_word, outdated_of
+from paperlab.core.words import figures, outdated, what_was_read
 
 
 def about(name: str) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _paper(paper: Paper | None, behind: list[Method]) -> dict[str, Any]:
 
 def _methods(behind: list[Method], rows: list[Row]) -> dict[str, Any]:
     checked = [method for method in behind if method.card.checks]
-    counted = count(checked[0].card.paper or checked[0].slug) if checked else {}
+    counted = counts(main(checked[0].card.paper or checked[0].slug)) if checked else {}
     usable = next((method for method in behind if method.verbs), None)
     return {
         "runnable": bool(checked),
@@ -66,6 +66,7 @@ def _methods(behind: list[Method], rows: list[Row]) -> dict[str, Any]:
             method.slug: [{"name": p.name, "allowed": p.allowed, "default": p.default} for p in parameters(method)]
             for method in behind
         },
+        "read": [said for method in behind if (said := what_was_read(method.card))],
         "departs": [departure for method in behind for departure in method.card.departs],
         "command": f"paperlab run {checked[0].slug}" if checked else None,
         "snippet": snippet(usable) if usable else None,
@@ -108,6 +109,7 @@ def verdict_line(row: dict[str, Any]) -> str:
         return text.wrap(f"{line}: {row['reason']}", "      ", first="    ")
     ends = " to ".join("unbounded" if end is None else text.percent(end) for end in (row["low"], row["high"]))
     line += f": gain {text.percent(row['gain'])} ({ends}), {row['task']} on {row['model']}, {row['scale']}"
+    line += f"; {figures(row)}" if figures(row) else ""
     return text.wrap(line, "      ", first="    ")
 
 
@@ -130,6 +132,7 @@ def page(known: dict[str, Any]) -> str:
             against = f"against {claim['baseline']}; " if claim["baseline"] else ""
             lines.append(text.wrap(f"{against}{claim['setting']}", "    "))
     lines += _checks(known)
+    lines += [text.wrap(said, "", first="") for said in known["read"]]
     if known["departs"]:
         lines += ["", text.wrap("Where our method file departs from the paper", "")]
         lines += [text.wrap(departure, "    ", first="  - ") for departure in known["departs"]]

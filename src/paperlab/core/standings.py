@@ -325,7 +325,7 @@ def standings() -> Standings[Row]:
 
 def forget() -> None:
     """Read the verdicts and the code again when next asked: for a process that outlives the runs."""
-    for cached in (standings, _counts, _outdated, _current_by):
+    for cached in (standings, _mains, _outdated, _current_by):
         cached.cache_clear()
     forget_code()
 
@@ -372,36 +372,57 @@ def _current_by(name: str) -> dict[str, list[Row]]:
     return found
 
 
-def count(slug: str) -> dict[str, int]:
-    """How many of a paper's claims have which word, over tasks and models; broken runs count as errors."""
-    return _counts().get(slug, {})
+def main(slug: str) -> tuple[Row, ...]:
+    """How a paper's main claim fares: its rows of today, one for each task, model and data. () where it was not run."""
+    return _mains().get(slug, ())
 
 
 @cache
-def _counts() -> dict[str, dict[str, int]]:
-    return counts(standings())
+def _mains() -> dict[str, tuple[Row, ...]]:
+    return mains(standings(), methods())
 
 
-def counts(standings: Standings[Row]) -> dict[str, dict[str, int]]:
-    """Per paper (a method without one under its own slug): how many claims have which word, in the order of WORDS.
+def mains(standings: Standings[Row], methods: Mapping[str, Method]) -> dict[str, tuple[Row, ...]]:
+    """By paper (a method without one: its own slug) the rows of today of its main claim, by task and model.
 
-    Unfinished runs count as errors besides the current entries. Controls and superseded runs are left out.
+    The main claim is the first one of its method's card, of the file with the paper's slug where there are several.
     """
-    found: dict[str, dict[str, int]] = {}
-    words = [(r, r.word) for r in standings.current] + [(r, "error") for r in standings.unfinished]
-    for word in (*WORDS, MIXED):
-        for r, its in words:
-            if its == word and r.role == "claim":
-                of_paper = found.setdefault(r.paper or r.method, {})
-                of_paper[word] = of_paper.get(word, 0) + 1
+    wanted: dict[str, tuple[str, str]] = {}
+    for slug, method in methods.items():
+        claim = next((check.claim for check in method.card.checks if check.role == "claim"), None)
+        paper = method.card.paper or slug
+        if claim is not None and (paper not in wanted or slug == paper):
+            wanted[paper] = (slug, claim)
+    found: dict[str, tuple[Row, ...]] = {}
+    for paper, (slug, claim) in wanted.items():
+        its = [row for row in standings.current if (row.method, row.claim, row.role) == (slug, claim, "claim")]
+        if its:
+            found[paper] = tuple(sorted(its, key=lambda row: (row.task, row.model, row.data or "", row.scale)))
     return found
 
 
-def summary(count: Mapping[str, int]) -> str | None:
-    """The counts of one paper in a few words: "holds", or "holds 3, fails 1"; None for none."""
-    if len(count) == 1:
-        return next(iter(count))
-    return ", ".join(f"{word} {number}" for word, number in count.items()) or None
+def counts(rows: Iterable[Row]) -> dict[str, int]:
+    """On how many models, tasks and data a claim has which word, in the order of WORDS."""
+    words = [row.word for row in rows]
+    return {word: words.count(word) for word in (*WORDS, MIXED) if word in words}
+
+
+def places(rows: Sequence[Row]) -> list[str]:
+    """Where each row was found, in the fewest words: the model, and data and scale where two have one model."""
+    names = [row.model for row in rows]
+    return [
+        row.model if names.count(row.model) == 1 else f"{row.model} ({row.data or row.task}, {row.scale})"
+        for row in rows
+    ]
+
+
+def summary(rows: Sequence[Row]) -> str | None:
+    """How a claim fares in one line: "holds on abstracts-lm, minilm-l6; fails on smollm2-135m"; None for no rows."""
+    by_word: dict[str, list[str]] = {}
+    for one, place in zip(rows, places(rows), strict=True):
+        by_word.setdefault(one.word, []).append(place)
+    lines = [f"{word} on {', '.join(by_word[word])}" for word in (*WORDS, MIXED) if word in by_word]
+    return "; ".join(lines) or None
 
 
 def one_word(words: Iterable[str]) -> str | None:

@@ -1,10 +1,10 @@
 """Figures and checks as people read them, the same in the terminal, the report and on the site."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paperlab.core.card import Check
+from paperlab.core.card import Card, Check
 
 # Every verdict of the closed list: short word for CSS, a sign that repeats the colour, what it means.
 SIGNS = {
@@ -98,6 +98,30 @@ def columns_that_fit(
             break
         kept = [i for i in kept if headers[i] != name]
     return kept
+
+
+def what_was_read(card: Card) -> str:
+    """What a method file was written from, as a sentence; "" where its card does not say."""
+    if card.abstract_only:
+        return (
+            "Written from the paper's abstract alone: what differs may be our reading of it, so no verdict here says "
+            "that it fails."
+        )
+    names = {"paper": "the paper", "code": "the authors' code", "abstract": "the abstract"}
+    read = " and ".join(names[source] for source in card.sources)
+    if not read:
+        return ""
+    return f"Written from {read}{f'; the setting follows {card.configuration}' if card.configuration else ''}."
+
+
+def figures(row: Mapping[str, Any]) -> str:
+    """The absolute figures of a verdict's row: "perplexity 33.1 against 34.0 (original 31.6)"; "" where it has none."""
+    ours, theirs, original = (row[f"{name}_value"] for name in ("method", "baseline", "original"))
+    if ours is None and theirs is None:
+        return ""
+    ours, theirs = ("not finite" if value is None else number(value) for value in (ours, theirs))
+    said = f"{row['metric'].replace('_', ' ')} {ours} against {theirs}"
+    return f"{said} (original {number(original)})" if original is not None else said
 
 
 def check_sentence(check: Check, metric: str) -> str:

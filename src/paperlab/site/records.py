@@ -19,6 +19,7 @@ from paperlab.core.methods import methods
 from paperlab.core.paper import papers
 from paperlab.core.published import Row, line_hash, public, read_rows, verdicts_file
 from paperlab.core.record import Samples, record_files, records_folder, unpack_samples
+from paperlab.core.words import figures
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,9 @@ class Place:
 class RecordIndex:
     """All records and verdicts at one moment, oldest first.
 
-    mark: changes when a file does. modified: seconds since 1970. counts, words: how many verdicts of each word a paper
-    has, and the one word for all of them. unreadable: files and lines that could not be read, with the reason.
+    mark: changes when a file does. modified: seconds since 1970. mains: today's verdicts on each paper's main claim.
+    counts, words: on how many models that claim has which word, and the one word for all of them. unreadable: files and
+    lines that could not be read, with the reason.
     """
 
     mark: str = ""
@@ -52,6 +54,7 @@ class RecordIndex:
     places: dict[str, Place] = field(default_factory=dict)
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
     by_paper: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    mains: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     words: dict[str, str | None] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
@@ -113,6 +116,7 @@ def _read(current: str, modified: float) -> RecordIndex:
         check = checks.get(row.check_hash)
         shown = {
             **public(row),
+            "figures": figures(public(row)),
             "state": state,
             "outdated": list(outdated.get(row.id, ())),
             "adjusted_p": p,
@@ -122,7 +126,9 @@ def _read(current: str, modified: float) -> RecordIndex:
         }
         new.verdicts[row.id] = shown
         new.by_paper.setdefault(row.paper or row.method, []).append(shown)
-    new.counts = standings.counts(today)
+    mains = standings.mains(today, methods())
+    new.mains = {slug: [new.verdicts[row.id] for row in rows] for slug, rows in mains.items()}
+    new.counts = {slug: standings.counts(rows) for slug, rows in mains.items()}
     new.words = {slug: standings.one_word(counted) for slug, counted in new.counts.items()}
     for problem in new.unreadable:
         logger.error("%s", problem)

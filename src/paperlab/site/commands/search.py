@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paperlab.core.standings import count, one_word
+from paperlab.core.standings import counts, main, one_word
 from paperlab.site.commands.terminal import ProgressLine
 from paperlab.site.search.query import Results, plain, read
 from paperlab.site.start import start
@@ -31,7 +31,7 @@ def search(params: Mapping[str, Sequence[str]]) -> tuple[Results, list[dict[str,
                 "family": paper.family,
                 "published": str(paper.published) if paper.published else None,
                 "code": paper.code or None,
-                "verdict": one_word(count(paper.slug)) if paper.slug else None,
+                "verdict": one_word(counts(main(paper.slug))) if paper.slug else None,
                 "score": round(hit.score, 4),
                 "why": str(hit.why),
                 "snippet": plain(hit.snippet),

@@ -86,7 +86,7 @@ def write(request: HttpRequest, title: str, page: str, entries: Iterable[dict[st
 
 def of_paper(row: Paper, known: RecordIndex, seen: date | None = None) -> dict[str, Any]:
     """A paper as an entry."""
-    words = ", ".join(f"{b.word}{f' {b.count}' if b.count > 1 else ''}" for b in cards.badges(row.slug, known))
+    words = "; ".join(badge.line for badge in cards.badges(row.slug, known))
     summary = row.summary or row.upstream_summary or text.beginning(row.abstract, 600)
     published = moment(row.published, row.published_at) or (moment(date(row.year, 1, 1)) if row.year else None)
     return {

@@ -23,10 +23,21 @@ NAMES = 3  # authors that a card names
 
 @dataclass(frozen=True)
 class Badge:
-    """A verdict's word with how many claims, tasks and models have it (0: the number says nothing)."""
+    """A verdict's word, with how many rows have it (0: the number says nothing) or the models where it was found."""
 
     word: str
     count: int = 0
+    where: str = ""
+
+    @property
+    def label(self) -> str:
+        """The word as a reader meets it: a claim fails here, not at large."""
+        return "fails here" if self.word == "fails" else self.word
+
+    @property
+    def line(self) -> str:
+        """Word and models, for where there is no markup."""
+        return f"{self.label}: {self.where}" if self.where else self.label
 
     @property
     def kind(self) -> str:
@@ -70,10 +81,15 @@ class Card:
 
 
 def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
-    """The badges of a paper."""
-    counted = known.counts.get(slug or "", {})
-    if counted:
-        return tuple(Badge(word, counted[word]) for word in (*WORDS, MIXED) if word in counted)
+    """How a paper's main claim fares: a badge for each word, with the models that it has it on."""
+    rows = known.mains.get(slug or "", [])
+    if rows:
+        where: dict[str, list[str]] = {}
+        for row in rows:
+            where.setdefault(row["word"], []).append(row["model"])
+        return tuple(
+            Badge(word, where=", ".join(dict.fromkeys(where[word]))) for word in (*WORDS, MIXED) if word in where
+        )
     return (Badge("not yet run"),) if slug in runnable() else ()
 
 

@@ -133,7 +133,7 @@ def recently_checked(limit: int = CHECKED) -> list[dict[str, Any]]:
     known, listed = record_index(), []
     last: dict[str, str] = {}
     for slug, rows in known.by_paper.items():
-        if slug in catalogue() and known.counts.get(slug):
+        if slug in catalogue() and known.mains.get(slug):
             last[slug] = max(row["started"] for row in rows)
     for slug in sorted(last, key=lambda slug: (last[slug], slug), reverse=True)[:limit]:
         paper = catalogue()[slug]

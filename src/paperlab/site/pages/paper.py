@@ -15,7 +15,7 @@ from paperlab.core.card import Check
 from paperlab.core.methods import Method, methods, parameters, snippet, verb_of
 from paperlab.core.paper import papers as catalogue
 from paperlab.core.signature import Parameter, show
-from paperlab.core.words import check_sentence
+from paperlab.core.words import check_sentence, what_was_read
 from paperlab.site.api import shapes
 from paperlab.site.pages import addresses, cards, figures, text
 from paperlab.site.records import record_index, runnable
@@ -88,8 +88,10 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "questions": [c for c in checks if c.check.role == "question"],
         "controls": [c for c in checks if c.check.role not in ("claim", "question")],
         "badges": cards.badges(row.slug, record_index()),
+        "main": record_index().mains.get(row.slug or "", []),
         "runnable": (row.slug or "") in runnable(),
         "uses": uses(row.slug or ""),
+        "read": [said for method in _methods(row.slug or "") if (said := what_was_read(method.card))],
         "departs": [text_ for method in _methods(row.slug or "") for text_ in method.card.departs],
         "related": cards.with_hits(cards.cards([(hit.paper, None, None) for hit in hits]), hits),
         "bibtex": bibtex(row),

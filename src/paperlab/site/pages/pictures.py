@@ -102,10 +102,7 @@ def draw(title: str, under: str, badges: Badges) -> bytes:
 def card(request: HttpRequest, name: str) -> HttpResponse:
     """The picture of one paper."""
     row = find(name)
-    badges = tuple(
-        (one.kind, f"{one.word} {one.count}" if one.count > 1 else one.word)
-        for one in cards.badges(row.slug, record_index())
-    )
+    badges = tuple((one.kind, one.label) for one in cards.badges(row.slug, record_index()))
     names = [str(n) for n in row.authors[:3]]
     year = row.published.year if row.published else row.year
     under = " · ".join(part for part in (", ".join(names), row.family, str(year or "")) if part)

@@ -19,7 +19,7 @@ from typing import Any
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import papers
-from paperlab.core.standings import MIXED, NOT_RUN, count, one_word
+from paperlab.core.standings import MIXED, NOT_RUN, counts, main, one_word
 from paperlab.site.search import index
 from paperlab.site.search.engine import Engine
 from paperlab.site.search.query import DEPTH, EVERYTHING, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
@@ -121,7 +121,7 @@ def _keys(query: Query) -> frozenset[int] | None:
 
 
 def _came_out(slug: str, wanted: Sequence[str]) -> bool:
-    counted = count(slug)
+    counted = counts(main(slug))
     words = set(counted) or {NOT_RUN}
     if one_word(counted) == MIXED:
         words.add(MIXED)
