@@ -1,6 +1,6 @@
 """Train the small language model that the package ships: 5.8 M parameters whose weights were never rounded.
 
-The language models that packages carry were already rounded to 4 bits, which makes that grid look free.
+The language models that packages carry were rounded to 4 bits once; a quantizer on that very grid loses nothing there.
 This one is trained in fp32 master weights on CC0 arXiv titles and abstracts and stored in bf16, so that
 every low-bit check has a model on which no grid is privileged.
 
