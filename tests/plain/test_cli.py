@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from paperlab.cli import app, running, text
+from paperlab.cli import show as show_room
 from paperlab.core import install, panels, published, record, standings
 from paperlab.core import methods as method_files
 from paperlab.core import verify as verify_room
@@ -69,7 +70,7 @@ def shelf(tmp_path, monkeypatch):
         file = folder / f"{slug.replace('-', '_')}.py"
         file.write_text(SOURCE.format(says=f"{slug}: in a line."))
         known[slug] = replace(read_method(file), slug=slug, card=its)
-    for module in (method_files, standings, compare_room, report_room):
+    for module in (method_files, standings, compare_room, report_room, show_room):
         monkeypatch.setattr(module, "methods", lambda: known)
     for module in (standings, panels):
         monkeypatch.setattr(module, "task_version", lambda name: 1)
