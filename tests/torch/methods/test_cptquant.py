@@ -127,11 +127,11 @@ def test_every_rule_spends_the_budget_and_no_more(rule, make):
 
 
 def test_random_allocation_has_the_same_size_and_its_own_order():
-    arms = [random_allocation.transform(llama(), 0, draw=draw) for draw in range(4)]
+    arms = [random_allocation.transform(llama(), seed) for seed in range(4)]
     sizes = {arm.totals()["layer_bits"] for arm in arms}
     assert sizes == {transform(llama(), batches(), 0).totals()["layer_bits"]}
     assert len({tuple(arm.notes["bits"].items()) for arm in arms}) > 1
-    same = random_allocation.transform(llama(), 0, draw=3)
+    same = random_allocation.transform(llama(), 3)
     assert same.notes == arms[3].notes
 
 

@@ -1,10 +1,12 @@
-"""Random allocation: the classes of the rule, given to units in a random order, at the same size for every draw."""
+"""Random allocation: the classes of the rule, given to units in a random order, at the same size for every seed."""
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from paperlab.core.card import Arm
 from paperlab.lab.drivers.compress import apply
+from paperlab.lab.stage import is_drawn
 from paperlab.methods.quantization.random_allocation import transform
 from paperlab.methods.quantization.round_to_nearest import quantize
 
@@ -21,10 +23,10 @@ def model() -> LlamaForCausalLM:
 
 def test_six_blocks_by_hand(model: LlamaForCausalLM) -> None:
     """A mean of 4 from 2, 4 and 8 is one block at 8, three at 4 and two at 2 (kit/test_allocation.py), whatever the
-    draw; the draw says which, and each layer is then rounded to nearest."""
+    seed; the seed says which, and each layer is then rounded to nearest."""
     orders = set()
-    for draw in range(4):
-        small = apply({"transform": transform}, {"draw": draw}, model=model, calibration=[])
+    for seed in range(4):
+        small = apply({"transform": transform}, {}, model=model, calibration=[], seed=seed)
         bits = small.notes["bits"]
         assert sorted(bits.values()) == [2, 2, 4, 4, 4, 8]
         orders.add(tuple(bits[unit] for unit in sorted(bits)))
@@ -35,14 +37,20 @@ def test_six_blocks_by_hand(model: LlamaForCausalLM) -> None:
     assert len(orders) > 1
 
 
-def test_draws_and_seeds_repeat_and_differ(model: LlamaForCausalLM) -> None:
-    def bits(seed: int, draw: int) -> dict[str, int]:
-        params = {"draw": draw, "unit": "layer", "mean_bits": 3.0}
+def test_seeds_repeat_and_differ(model: LlamaForCausalLM) -> None:
+    def bits(seed: int) -> dict[str, int]:
+        params = {"unit": "layer", "mean_bits": 3.0}
         return apply({"transform": transform}, params, model=model, calibration=[], seed=seed).notes["bits"]
 
-    assert bits(1, 0) == bits(1, 0)
-    assert len({tuple(sorted(bits(seed, draw).items())) for seed in (0, 1) for draw in (0, 1)}) == 4
-    assert sum(bits(0, 0).values()) <= 3 * 42
+    assert bits(1) == bits(1)
+    assert len({tuple(sorted(bits(seed).items())) for seed in range(5)}) == 5
+    assert sum(bits(0).values()) <= 3 * 42
+
+
+def test_a_check_runs_it_under_every_seed() -> None:
+    """What asks for the seed is drawn: as a baseline it is a distribution, not one order."""
+    for task in ("lm_compress", "encoder_compress"):
+        assert is_drawn(Arm("random-allocation"), task)
 
 
 def test_what_it_refuses(model: LlamaForCausalLM) -> None:

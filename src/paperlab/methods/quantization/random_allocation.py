@@ -1,6 +1,7 @@
-"""Random allocation: mixed precision without a reason, the baseline of every sensitivity measure.
+"""Random allocation: mixed precision without a reason, the baseline of every measure of sensitivity.
 
-Units in a random order get their bits by the rule that rankings get theirs, then round to nearest.
+Units in a random order get their bits by the rule that rankings get theirs, then round to nearest. The seed draws the
+order, so a check runs it as often as it runs anything that is drawn, and compares with the distribution of orders.
 """
 
 from typing import Literal
@@ -23,14 +24,10 @@ def transform(
     choices: str = "2,4,8",
     unit: Literal["block", "layer"] = "block",
     group: int | None = 32,
-    draw: int = 0,
 ) -> Compressed:
-    """At most `mean_bits` code bits per weight from `choices`, one width per block or per linear layer.
-
-    draw: which of the random orders; one draw says little, so checks show several.
-    """
+    """At most `mean_bits` code bits per weight from `choices`, one width per block or per linear layer."""
     pieces = units(model, unit)
-    generator = torch.Generator().manual_seed(seed * 1000 + draw)
+    generator = torch.Generator().manual_seed(seed)
     scores = dict(zip(pieces, torch.rand(len(pieces), generator=generator).tolist(), strict=True))
     bits = allocate(scores, weights_in(model, pieces), choices=parse_choices(choices), mean_bits=mean_bits)
     total = count_weights(model)
