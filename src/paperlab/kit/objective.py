@@ -7,12 +7,25 @@ Methods that are given the original may compare logits with it: KL divergences o
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlab.kit.walk import Batch
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Inside, no parameter asks for a gradient but those that are told to; afterwards all are as they were."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def predicts_tokens(model: nn.Module) -> bool:
