@@ -53,23 +53,24 @@ def test_groups_are_whole_rows_whatever_their_number():
 
 
 def test_top_eigenvalues_of_the_encoder_are_those_of_the_gauss_newton_matrix(data):
-    model = bert()
-    found = _sharpness(model, {"b": ["encoder.layer.1.attention.self.query"]}, data[:1], 1, 64, 0)["b"][0]
+    """Over all parameters of the block, biases and norms too."""
+    block = "encoder.layer.1"
+    found = _sharpness(bert(), [block], data[:1], 1, 64, 0, tolerance=1e-5)[block][0]
     eager = bert("eager")
-    weight = dict(eager.named_parameters())["encoder.layer.1.attention.self.query.weight"]
+    own = {name: p.detach() for name, p in eager.named_parameters() if name.startswith(f"{block}.")}
+    assert sum(name.endswith("bias") for name in own) == 8
 
-    def at(w: torch.Tensor) -> torch.Tensor:
-        names = {"encoder.layer.1.attention.self.query.weight": w}
-
-        class Called:  # the model as a function of this weight alone
+    def at(*values: torch.Tensor) -> torch.Tensor:
+        class Called:  # the model as a function of this block alone
             def __call__(self, **batch: torch.Tensor) -> object:
-                return torch.func.functional_call(eager, names, kwargs=batch)
+                return torch.func.functional_call(eager, dict(zip(own, values, strict=True)), kwargs=batch)
 
         return embeddings(Called(), data[0]).flatten()
 
-    jacobian = torch.autograd.functional.jacobian(at, weight.detach()).flatten(1).double()
+    parts = torch.autograd.functional.jacobian(at, tuple(own.values()))
+    jacobian = torch.cat([part.flatten(1) for part in parts], dim=1).double()
     exact = torch.linalg.eigvalsh(2 / 4 * jacobian @ jacobian.T)[-1].item()  # 2 J^T J, mean over four sentences
-    assert found == pytest.approx(exact, rel=0.05)
+    assert found == pytest.approx(exact, rel=0.01)
 
 
 def test_straight_through_rounds_forwards_only():
@@ -105,7 +106,15 @@ def test_orders(data):
     omega = {b: abs(sum(v) / 3) + torch.tensor(v).std(unbiased=False).item() for b, v in values.items()}
     assert min(omega[b] for b in omega if hessian[b] == 3) >= max(omega[b] for b in omega if hessian[b] == 2)
     sizes = {arm.totals()["layer_bits"] for arm in by.values()}
-    assert sizes == {transform(bert(), data, 0, order="random", steps=0, groups=4).totals()["layer_bits"]}
+    drawn = [transform(bert(), data, seed, order="random", steps=0, groups=4) for seed in range(5)]
+    assert sizes == {arm.totals()["layer_bits"] for arm in drawn}
+    assert len({tuple(arm.notes["bits"].items()) for arm in drawn}) > 1  # a baseline that is a distribution
+
+
+def test_one_width_for_all_looks_at_no_curvature(data):
+    arm = transform(bert(), data, 0, mean_bits=4.0, high=4, steps=0, groups=4)
+    assert set(arm.notes["bits"].values()) == {4}
+    assert arm.notes["top eigenvalues"] == {}
 
 
 def test_bad_parameters_are_refused(data):
