@@ -78,6 +78,7 @@ def solve(
     order: Tensor | None = None,
     damping: float = 0.01,
     block: int = 128,
+    upper: Tensor | None = None,
 ) -> Tensor:
     """Round the columns of `weight` (out, in) one after another; returns what they became, (out, in) float32.
 
@@ -87,7 +88,8 @@ def solve(
     before the first column of group g with the group's updated weights (out, group): the place to fit a grid.
     order: permutation of the columns, the first is rounded first; not together with start_group, since
     a group's columns are then not neighbours in time. block: columns between two updates of all later
-    columns; changes the speed, not the result.
+    columns; changes the speed, not the result. upper: `factor` of the Hessian, with 1 for a zero diagonal, in this
+    order, where it is known.
     """
     rows, columns = weight.shape
     size = group or columns
@@ -106,7 +108,7 @@ def solve(
     if order is not None:
         hessian, work = hessian[order][:, order], work[order]
     names = range(columns) if order is None else order.tolist()
-    upper = factor(hessian, damping=damping)
+    upper = factor(hessian, damping=damping) if upper is None else upper
     pivots = upper.diagonal().reciprocal().tolist()
     lower = upper.T.contiguous()  # lower[i, :i]: how much column i answers for each column before it
 
