@@ -98,8 +98,7 @@ def transform(
 
     tolerance: rise of the calibration loss that is accepted, relative to it for a language model (0.01 is 1 %),
     absolute for an encoder. reach: blocks at most this far apart are measured in pairs. curvature: whose trace.
-    probes: draws per trace. tokens: measured on the first windows of the calibration data that hold so many.
-    Raises ValueError.
+    probes: draws per trace. tokens: measured on the first windows that hold so many. Raises ValueError.
     """
     if not 1 <= low < high <= 16 or tolerance <= 0 or reach < 1:
         raise ValueError(f"low={low}, high={high}, tolerance={tolerance}, reach={reach}: low < high, all above 0")
@@ -108,8 +107,7 @@ def transform(
     batches = sample(calibration, tokens)
     trial = _Trial(model, batches, low, high, group)
     alone = _alone(model, batches, trial, curvature, probes, seed)
-    scores = dict(alone)
-    excess: dict[str, float] = {}
+    scores, excess = dict(alone), dict[str, float]()
     if interactions:
         pieces = units(model, "block")
         excess = _excess(trial, pieces, reach)

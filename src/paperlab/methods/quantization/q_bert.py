@@ -6,7 +6,7 @@
     then a short training with the rounded weights in the forward pass, gradients straight through
 
 Shen et al., Q-BERT: Hessian Based Ultra Low Precision Quantization of BERT, arXiv 1909.05840;
-github.com/sIncerass/QBERT at cb8fe57.
+github.com/sIncerass/QBERT at cb8fe57. Figures of the paper's tables are quoted as two readers' notes give them.
 """
 
 import math
@@ -83,13 +83,13 @@ CARD = Card(
         "ranges per run of rows, as the paper has it; the released code takes runs of input columns, moves the ranges "
         "by a running mean, and does not clamp what lies outside them",
         "the number of groups is the greatest common divisor of `groups` and the rows: none is cut short",
-        "an encoder's loss is the distance to the original's embeddings (at the original weights its Hessian is the "
-        "Gauss-Newton matrix), since it has no labels here; a language model has its own loss",
+        "an encoder has no labels here: its loss is the distance to the original's embeddings, at which the Hessian is "
+        "the Gauss-Newton matrix; a language model has its own loss",
         "an eigenvalue is of one window of 128 tokens; theirs of a tenth of the data",
         "bits follow from Omega's order and a budget; theirs are chosen by hand or by trying all that respect it",
         "16 steps of Adam at a constant 3e-4, on the linear layers' weights; theirs 2e-5 with warm-up and decay, on all"
         " weights, with dropout. The rate had the least training loss of 1e-4, 3e-4 and 1e-3 with a random mix",
-        "weights only: the paper also rounds embeddings and activations to 8 bits",
+        "weights only: embeddings and activations stay; the paper has them in 8 bits",
     ),
 )
 
@@ -109,7 +109,7 @@ def transform(
     batches: int = 3,
     tokens: int = 128,
 ) -> Compressed:
-    """Blocks at `low` or `high` bits, at most `mean_bits` on average, then `steps` of training at that precision.
+    """Blocks at `low` or `high` bits, at most `mean_bits` on average, then `steps` of training so.
 
     order: who gets the high width; "random" and "reversed" are controls. groups: ranges per matrix, 1 for layer-wise.
     rate: Adam's. batches, tokens: how often a curvature is measured, and on how much. Raises ValueError.
@@ -119,18 +119,16 @@ def transform(
     pieces = units(model, "block")
     sharpness: dict[str, list[float]] = {}
     if order == "random" or mean_bits in (low, high):
-        draw = torch.Generator().manual_seed(seed)
-        omega = dict(zip(pieces, torch.rand(len(pieces), generator=draw).tolist(), strict=True))
+        drawn = torch.rand(len(pieces), generator=torch.Generator().manual_seed(seed))
+        omega = dict(zip(pieces, drawn.tolist(), strict=True))
     else:
         sharpness = _sharpness(model, pieces, calibration, batches, tokens, seed)
         omega = {p: abs(statistics.fmean(values)) + statistics.pstdev(values) for p, values in sharpness.items()}
     scores = {piece: -value if order == "reversed" else value for piece, value in omega.items()}
     chosen = allocate(scores, weights_in(model, pieces), choices=(low, high), mean_bits=mean_bits)
     bits = {name: chosen[piece] for piece, names in pieces.items() for name in names}
-
-    total = count_weights(model)
+    total, layers = count_weights(model), dict[str, Quantized]()
     losses = _train(model, bits, groups, calibration, steps, rate)
-    layers: dict[str, Quantized] = {}
     with torch.no_grad():
         for name, layer in block_linears(model).items():
             layers[name] = round_rows(layer.weight, bits=bits[name], groups=groups)
