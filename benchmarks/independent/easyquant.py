@@ -1,12 +1,11 @@
 """EasyQuant against rounding to nearest at 4 bits, measured without paperlab: torch's Adam, an own perplexity.
 
-    python benchmarks/independent/easyquant.py src/paperlab/data/models/abstracts-lm \\
-        src/paperlab/data/texts/abstracts.jsonl.xz
+    python benchmarks/independent/easyquant.py MODEL TEXTS [ARM ...]
 
-One range per row for all; 96 windows of 128 tokens of the held-out abstracts. Rounding is tried with and without a
-zero point; EasyQuant before and after its 100 steps, and without its outliers.
+MODEL and TEXTS as in zeroquant_v2_lorc.py. One range per row for all. Rounding is tried with and without a zero point.
 """
 
+import hashlib
 import json
 import lzma
 import math
@@ -23,13 +22,20 @@ BITS, LOW, HIGH = 4, -8, 7
 
 
 def text(folder: str, file: str) -> Tensor:
-    """(96, 128) token ids."""
+    """(32 or 96, 128) token ids."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     end = tokenizer.get_vocab()["<|endoftext|>"]
-    with lzma.open(file, "rt", encoding="utf-8") as lines:
-        documents = [json.loads(line) for line in lines]
-    parts = [tokenizer.encode(row["text"].strip(), add_special_tokens=False) for row in documents if row["held_out"]]
-    return torch.tensor([token for part in parts for token in (*part, end)][: 96 * 128]).view(96, 128)
+    opened = lzma.open if file.endswith(".xz") else open
+    with opened(file, "rt", encoding="utf-8") as lines:
+        rows = [line.strip() for line in lines if line.strip()]
+    if file.endswith(".xz"):
+        rows, count = [row["text"].strip() for row in map(json.loads, rows) if row["held_out"]], 96
+    else:
+        rank = {row: hashlib.sha256(row.encode()).hexdigest() for row in rows}
+        chosen, count = sorted(rank, key=lambda row: rank[row])[1::2], 32
+        rows = [row for row in rank if row in chosen]
+    parts = [tokenizer.encode(row, add_special_tokens=False) for row in rows]
+    return torch.tensor([token for part in parts for token in (*part, end)][: count * 128]).view(count, 128)
 
 
 @torch.no_grad()
@@ -87,7 +93,6 @@ if __name__ == "__main__":
     arms: dict[str, Callable[[Tensor], Tensor]] = {
         "original": lambda w: w, "rounded, zero point": with_zero_point, "rounded, symmetric": symmetric,
         "EasyQuant": easyquant, "EasyQuant, no steps": partial(easyquant, steps=0),
-        "EasyQuant, no outliers": partial(easyquant, n=1e9),
     }  # fmt: skip
-    for name, change in arms.items():
-        print(f"{name:24} {measured(sys.argv[1], tokens, change):.4f}")
+    for name in sys.argv[3:] or arms:
+        print(f"{name:24} {measured(sys.argv[1], tokens, arms[name]):.4f}")

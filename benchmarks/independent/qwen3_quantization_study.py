@@ -1,11 +1,12 @@
 """Are 8 bits near lossless where 4 are not? Measured without paperlab: numpy rounding, an own perplexity.
 
-    python benchmarks/independent/qwen3_quantization_study.py src/paperlab/data/models/abstracts-lm \\
-        src/paperlab/data/texts/abstracts.jsonl.xz
+    python benchmarks/independent/qwen3_quantization_study.py MODEL TEXTS
 
-Round to nearest with one range per row, as in the study's released code: max and min of each row, a zero point.
+MODEL and TEXTS as in zeroquant_v2_lorc.py. Round to nearest with one range per row, as in the study's released code:
+max and min of each row, a zero point.
 """
 
+import hashlib
 import json
 import lzma
 import sys
@@ -39,15 +40,21 @@ def load(folder: str, bits: int | None) -> torch.nn.Module:
 
 
 def main(folder: str, file: str) -> None:
-    """Perplexities on the first 96 windows of 128 tokens of the held-out documents."""
+    """Perplexities on the first 96 or 32 windows of 128 tokens of the held-out documents."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{folder}/tokenizer.json")
     end = tokenizer.get_vocab()["<|endoftext|>"]
-    stream: list[int] = []
-    with lzma.open(file, "rt", encoding="utf-8") as lines:
-        for row in map(json.loads, lines):
-            if row["held_out"]:
-                stream += [*tokenizer.encode(row["text"].strip(), add_special_tokens=False), end]
-    tokens = torch.tensor(stream[: 96 * 128]).reshape(96, 128)
+    abstracts = file.endswith(".xz")
+    with lzma.open(file, "rt", encoding="utf-8") if abstracts else open(file, encoding="utf-8") as lines:
+        rows = [line.strip() for line in lines]
+    if abstracts:
+        held_out = [row["text"].strip() for row in map(json.loads, rows) if row["held_out"]]
+    else:
+        rows = list(dict.fromkeys(rows))
+        odd = sorted(rows, key=lambda row: hashlib.sha256(row.encode()).digest())[1::2]
+        held_out = [row for row in rows if row in odd]
+    stream = [token for row in held_out for token in (*tokenizer.encode(row, add_special_tokens=False), end)]
+    count = 96 if abstracts else 32
+    tokens = torch.tensor(stream[: count * 128]).reshape(count, 128)
     original = None
     for bits in (None, 8, 6, 4):
         model, nll = load(folder, bits), []

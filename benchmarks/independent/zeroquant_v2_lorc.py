@@ -1,34 +1,44 @@
 """LoRC over 4-bit rounding, measured without paperlab: exact SVD, transformers, an own perplexity.
 
-    python benchmarks/independent/zeroquant_v2_lorc.py src/paperlab/data/models/abstracts-lm \\
-        src/paperlab/data/texts/abstracts.jsonl.xz
+    python benchmarks/independent/zeroquant_v2_lorc.py MODEL TEXTS
 
+MODEL: a folder of a Llama-like model. TEXTS: lee_background.cor of gensim's test data (the half of its lines whose
+SHA-256 have odd ranks; 32 windows of 128 tokens), or abstracts.jsonl.xz (the rows that are held out; 96 windows).
 Prints the perplexity of the model, of its 4-bit weights (one range with a zero point per row), and of those with
-rank-8 factors in 8 bits added; 96 windows of 128 tokens of the held-out abstracts.
+rank-8 factors in 8 bits added.
 """
 
+import hashlib
 import json
 import lzma
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-LENGTH, WINDOWS = 128, 96
+
+def documents(file: str) -> list[str]:
+    """Those that no model is calibrated on."""
+    if file.endswith(".xz"):
+        with lzma.open(file, "rt", encoding="utf-8") as lines:
+            return [row["text"].strip() for row in map(json.loads, lines) if row["held_out"]]
+    texts = list(dict.fromkeys(line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line))
+    odd = set(sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())[1::2])
+    return [text for text in texts if text in odd]
 
 
 def windows(folder: str, file: str) -> Tensor:
-    """(WINDOWS, LENGTH) tokens of the held-out documents, one after another."""
+    """(windows, 128) tokens of the documents, one after another."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     between = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     stream: list[int] = []
-    with lzma.open(file, "rt", encoding="utf-8") as lines:
-        for row in map(json.loads, lines):
-            if row["held_out"]:
-                stream += tokenizer(row["text"].strip(), add_special_tokens=False)["input_ids"] + [between]
-    return torch.tensor(stream[: WINDOWS * LENGTH]).view(WINDOWS, LENGTH)
+    for text in documents(file):
+        stream += tokenizer(text, add_special_tokens=False)["input_ids"] + [between]
+    count = 96 if file.endswith(".xz") else 32
+    return torch.tensor(stream[: count * 128]).view(count, 128)
 
 
 @torch.no_grad()
