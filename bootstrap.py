@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set paperlab up in .venv beside this file, and run it. Needs Python 3.11 or later and nothing else.
 
-    python3 bootstrap.py            install (3 minutes), then check EasyQuant's main claim on three models (2 to 3 more)
+    python3 bootstrap.py            install (3 minutes), then check EasyQuant's main claim on two models (2 to 3 more)
     python3 bootstrap.py --test     install with the test tools, then run every check that a change must pass
     python3 bootstrap.py --only     install, run nothing
 
@@ -26,7 +26,7 @@ BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 FIRST = ("run", "easyquant", "--claim", "better-than-rtn")  # the main claim of a paper that needs no data
 ABOUT = {
     "": """Installs packages (450 MB with a CPU build of PyTorch, about 3 minutes), then checks EasyQuant's main claim
-on three models (200 MB fetched once, 2 to 3 minutes on two cores; the first verdict within one).""",
+on two models (200 MB fetched once, 2 to 3 minutes on two cores; the first verdict within one).""",
     "test": """Installs packages and test tools (650 MB with a CPU build of PyTorch, about 4 minutes), then runs
 formatting, lint, types and all tests (200 MB fetched once, about 20 minutes on two cores).""",
     "only": "Installs packages (450 MB with a CPU build of PyTorch, about 3 minutes).",

@@ -649,7 +649,7 @@ def test_gains_below_the_floor_of_a_control_are_undecided():
     claim = row(second(of, -0.05, id="claim"))
     control = replace(row(second(same, 0.0, id="control")), gain=0.0, low=-0.03, high=0.08)
     known = card(of, same)
-    assert floors([claim, control], known) == {("quantization", "text", "small-lm", "quick", "perplexity"): 0.08}
+    assert floors([claim, control], known) == {("quantization", "text", "small-lm", "quick", "perplexity", False): 0.08}
     found = {r.id: r for r in current([claim, control], known, {"text": 1}).current}
     assert found["claim"].word == "undecided"
     assert "An arm differs from itself by up to 8.00 %" in found["claim"].reason
@@ -657,6 +657,10 @@ def test_gains_below_the_floor_of_a_control_are_undecided():
     assert low["claim"].word == "holds"
     other = {r.id: r for r in current([claim, replace(control, model="big")], known, {"text": 1}).current}
     assert other["claim"].word == "holds"
+    drawn = {r.id: r for r in current([claim, replace(control, draws=5)], known, {"text": 1}).current}
+    assert drawn["claim"].word == "holds"  # nothing is drawn for the claim's arms
+    both = {r.id: r for r in current([replace(r, draws=5) for r in (claim, control)], known, {"text": 1}).current}
+    assert both["claim"].word == "undecided"
 
 
 def test_holm_is_over_all_models_of_a_paper_and_changes_the_word():

@@ -138,6 +138,23 @@ def test_calibration_is_whole_windows_of_the_other_half(setting: task.Setting) -
     assert not set(setting.held_out) & set(split_documents(load_text("news"), "calibration"))
 
 
+def test_calibration_from_another_text_and_in_another_order(setting: task.Setting) -> None:
+    def rows(batches: list[dict[str, torch.Tensor]]) -> list[list[int]]:
+        return torch.cat([batch["input_ids"] for batch in batches]).tolist()
+
+    own, again, other = (
+        rows(batches)
+        for batches in (
+            setting.calibration, setting.calibration_from("reordered"), setting.calibration_from("catalogue")
+        )
+    )  # fmt: skip
+    assert own != again
+    assert sorted(own) == sorted(again)
+    assert len(other) == len(own)
+    assert not set(map(tuple, other)) & set(map(tuple, own))
+    assert task.remake(setting, 3).seed == 3
+
+
 def test_the_seed_draws_the_calibration() -> None:
     tokenizer = task.load_encoder("minilm-l6")[1]
     drawn = [task._calibration(tokenizer, load_text("news"), 32, 8, seed)[0]["input_ids"] for seed in (0, 0, 1)]

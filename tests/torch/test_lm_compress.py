@@ -84,6 +84,9 @@ def test_calibration_and_held_out_share_nothing(setting: task.Setting) -> None:
     assert not pieces(calibration) & pieces(setting.held_out)
     random = setting.calibration_from("random")
     assert sum(len(batch["input_ids"]) for batch in random) == len(calibration)
+    again = torch.cat([batch["input_ids"] for batch in setting.calibration_from("reordered")])
+    assert not torch.equal(again, calibration)
+    assert sorted(again.tolist()) == sorted(calibration.tolist())
 
 
 def test_interrupted_run_is_resumed_and_an_abandoned_one_is_kept(

@@ -220,17 +220,18 @@ def corrected(rows: Sequence[Row], methods: Mapping[str, Method]) -> list[Row]:
     return [_after_holm(entry, p[entry.id]) if entry.schema >= 2 and entry.id in p else entry for entry in found]
 
 
-Group = tuple[str, str, str, str, str]
+Group = tuple[str, str, str, str, str, bool]
 
 
 def _group(entry: Row, methods: Mapping[str, Method]) -> Group:
     family = methods[entry.method].card.family if entry.method in methods else ""
-    return family, entry.task, entry.model, entry.scale, entry.metric
+    return family, entry.task, entry.model, entry.scale, entry.metric, entry.draws > 1
 
 
 def floors(rows: Iterable[Row], methods: Mapping[str, Method]) -> dict[Group, float]:
-    """The largest |gain| that an arm may have over itself, by (family, task, model, scale, metric): the outer end of
-    the intervals of A/A controls. Smaller gains mean nothing there."""
+    """The largest |gain| that an arm may have over itself, by (family, task, model, scale, metric, whether drawn): the
+    outer end of the intervals of A/A controls. Smaller gains mean nothing there. What other calibration windows change
+    says nothing about arms that look at none, so drawn and undrawn comparisons have floors of their own."""
     found: dict[Group, float] = {}
     for entry in rows:
         if entry.role == "a/a control" and entry.status == "finished" and entry.gain is not None and entry.schema >= 2:

@@ -76,7 +76,7 @@ class Setting:
 
     calibration: batches of model inputs, each input_ids and attention_mask (8, window), without padding.
     ratings: (50, 50) people's similarities in [0, 1], symmetric. original: embeddings (texts, width) of the
-    three stretches by the untouched model, unit length.
+    three stretches by the untouched model, unit length. seed: of the calibration windows.
     """
 
     kind: str
@@ -93,6 +93,16 @@ class Setting:
     answers: tuple[str, ...]
     length: int
     original: dict[str, Tensor]
+    seed: int = 0
+
+    def calibration_from(self, name: str) -> list[dict[str, Tensor]]:
+        """Calibration windows of another text, or its own in another order ("reordered")."""
+        size = SCALES[self.scale]
+        if name == "reordered":
+            own = torch.cat([batch["input_ids"] for batch in self.calibration])
+            return _batches(own[torch.randperm(len(own), generator=torch.Generator().manual_seed(self.seed))])
+        window = min(size.window, self.length)
+        return _calibration(self.tokenizer, load_text(name), window, size.calibration, self.seed)
 
 
 def make(seed: int, scale: str, *, model: str | None = None, data: str | None = None) -> Setting:
@@ -125,6 +135,7 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
         answers=tuple(answer for _, answer in pairs),
         length=longest,
         original={},
+        seed=seed,
     )
     setting.original = _original(setting)
     return setting
@@ -147,7 +158,7 @@ def remake(setting: Setting, seed: int) -> Setting:
     size = SCALES[setting.scale]
     window = min(size.window, setting.length)
     calibration = _calibration(setting.tokenizer, setting.text, window, size.calibration, seed)
-    return replace(setting, calibration=calibration)
+    return replace(setting, calibration=calibration, seed=seed)
 
 
 def describe(setting: Setting) -> dict[str, Any]:
@@ -245,6 +256,11 @@ def _calibration(tokenizer: Any, text: Text, length: int, count: int, seed: int)
     inside = length - len(first) - len(last)
     ids = windows(tokenizer, text, inside, count, split="calibration", seed=seed)
     ids = torch.cat([ids.new_tensor(first).expand(count, -1), ids, ids.new_tensor(last).expand(count, -1)], dim=1)
+    return _batches(ids)
+
+
+def _batches(ids: Tensor) -> list[dict[str, Tensor]]:
+    """(windows, tokens) as model inputs, 8 windows at a time."""
     return [{"input_ids": batch, "attention_mask": torch.ones_like(batch)} for batch in ids.split(8)]
 
 

@@ -62,8 +62,12 @@ class Setting:
     predictions: dict[int, Tensor] = field(default_factory=dict)
 
     def calibration_from(self, name: str) -> list[Batch]:
-        """Calibration windows of another text, or of tokens drawn at random ("random")."""
+        """Calibration windows of another text, of tokens drawn at random ("random"), or its own in another order
+        ("reordered")."""
         count = CALIBRATION[self.scale]
+        if name == "reordered":
+            own = torch.cat([batch["input_ids"] for batch in self.calibration])
+            return batches(own[torch.randperm(len(own), generator=torch.Generator().manual_seed(self.seed))])
         if name == "random":
             draw = torch.Generator().manual_seed(self.seed)
             size = len(self.tokenizer)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
+from paperlab.core.card import Arm
+from paperlab.core.methods import find_method
 from paperlab.kit.grid import encode, levels
 from paperlab.methods.quantization import easyquant
 from paperlab.methods.quantization.round_to_nearest import quantize as round_to_nearest
@@ -24,11 +26,10 @@ def error(weight: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tensor:
 
 def test_by_hand() -> None:
     # One row of 2-bit codes -2 .. 1. Mean 2.4, standard deviation 5.4: 12 is over 1.5 deviations out, nothing else.
-    # The others reach 1, so the first scale is 1 / 1; round(w / 1) clamps to 0, 1, 1, -1 and steps=0 stops there.
-    weight = torch.tensor([[0.25, 1.0, 0.75, -1.0, 12.0]])
-    weight[0, 3] = -1.0
+    # The others reach 1.5, so the first scale is 2 * 1.5 / 3 = 1; round(w / 1) clamps to 0, 1, 1, -2; steps=0 stops.
+    weight = torch.tensor([[0.25, 1.5, 0.75, -1.5, 12.0]])
     quantized = easyquant.quantize(weight, bits=2, n_std=1.5, steps=0)
-    assert quantized.dense().tolist() == [[0.0, 1.0, 1.0, -1.0, 12.0]]
+    assert quantized.dense().tolist() == [[0.0, 1.0, 1.0, -2.0, 12.0]]
     assert quantized.stored_bits() == {"codes": 10, "scale": 16, "outliers": 1 * 32 + 2 * 32}
 
 
@@ -117,3 +118,27 @@ def test_rows_of_zeros_and_bad_values() -> None:
     for bad in ({"n_std": 0.0}, {"steps": -1}, {"learning_rate": 0.0}, {"bits": 0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             easyquant.quantize(weight, **bad)
+
+
+def test_outliers_first_then_ranges_as_in_the_paper() -> None:
+    """Section 3: a narrower range without outliers kept clips what is large; with them kept it only helps."""
+    weight = heavy(64, 512)
+    weight.view(-1)[::997] *= 8
+    large = (weight - weight.mean()).abs() >= 3 * weight.std()
+
+    def on(which: torch.Tensor, **params: float) -> float:
+        return float((easyquant.quantize(weight, bits=4, **params).dense() - weight)[which].square().sum())
+
+    assert on(~large) < on(~large, steps=0)
+    assert on(large, n_std=100.0) > on(large, n_std=100.0, steps=0)  # the steps shrink the range past them
+    assert on(large) < 0.01 * on(large, n_std=100.0)
+
+
+def test_the_card_asks_the_paper_s_own_comparison_first() -> None:
+    own, *_, ours = (method := find_method("easyquant")).card.checks
+    assert (own.baseline, own.role) == (Arm("round-to-nearest", bits=4), "claim")  # per channel, bits not counted
+    assert [str(arm) for arm in own.rivals] == ["round-to-nearest(bits=4, symmetric=True)"]
+    assert (ours.role, ours.equal) == ("question", {"layer_bits": 0.03})
+    assert method.card.sources == ("paper",)
+    for check in method.card.checks:
+        assert Arm("original") in check.arms or check.task == "compress_time"

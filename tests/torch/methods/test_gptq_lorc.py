@@ -27,10 +27,11 @@ def test_by_hand() -> None:
     assert back.stored_bits()["factors"] == (2 + 4) * 16
 
 
-def test_the_codes_are_gptq_s_and_the_correction_is_eckart_young_s() -> None:
+@pytest.mark.parametrize("act_order", [False, True])
+def test_the_codes_are_gptq_s_and_the_correction_is_eckart_young_s(act_order: bool) -> None:
     weight, hessian = layer()
-    plain = gptq(weight, hessian, bits=3)
-    repaired = quantize(weight, hessian, bits=3, rank=4, factor_bits=16)
+    plain = gptq(weight, hessian, bits=3, act_order=act_order)
+    repaired = quantize(weight, hessian, bits=3, rank=4, factor_bits=16, act_order=act_order)
     assert isinstance(repaired, Sum)
     assert isinstance(repaired.parts[1], Factors)
     assert torch.equal(repaired.parts[0].codes, plain.codes)

@@ -3,6 +3,7 @@
 import torch
 
 from paperlab.core.methods import check_parameters, find_method
+from paperlab.core.verdict import margin_of
 from paperlab.methods.quantization import gptq, round_to_nearest
 
 
@@ -25,11 +26,17 @@ def test_each_role_is_there_and_every_arm_can_be_built():
             check_parameters(find_method(one.method), one.params)
 
 
+def test_negative_controls_ask_for_no_gain_at_all():
+    negative = [check for check in checks().values() if check.role == "negative control"]
+    assert len(negative) == 2
+    assert all(check.margin == 0 and margin_of(check) == 0 and not check.rivals for check in negative)
+
+
 def test_positive_and_negative_controls_on_correlated_inputs():
     draw = torch.Generator().manual_seed(0)
-    weight = torch.randn(24, 48, generator=draw)
-    x = torch.randn(400, 8, generator=draw) @ torch.randn(8, 48, generator=draw) + 0.3 * torch.randn(
-        400, 48, generator=draw
+    weight = torch.randn(24, 128, generator=draw)
+    x = torch.randn(400, 8, generator=draw) @ torch.randn(8, 128, generator=draw) + 0.3 * torch.randn(
+        400, 128, generator=draw
     )
     hessian = 2 / 400 * x.T @ x
 
@@ -42,5 +49,17 @@ def test_positive_and_negative_controls_on_correlated_inputs():
     broken, plain = by["gptq-without-a-hessian"].method, by["gptq-without-a-hessian"].baseline
     codes = arm(broken, weight, hessian).codes != arm(plain, weight, hessian).codes
     assert codes.float().mean() < 0.001  # the destroyed Hessian leaves plain rounding
-    same = by["rtn-against-itself"]
-    assert same.method == same.baseline
+    for claim in ("rtn-against-itself", "gptq-against-itself"):
+        assert by[claim].method == by[claim].baseline
+
+
+def test_another_order_of_calibration_gives_the_same_codes_nearly_everywhere():
+    draw = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(24, 64, generator=draw), torch.randn(512, 64, generator=draw)
+    codes = []
+    for rows in (x, x[torch.randperm(512, generator=draw)]):
+        hessian = torch.zeros(64, 64)
+        for batch in rows.split(32):  # summed as a walk sums it
+            hessian += 2 / 512 * batch.T @ batch
+        codes.append(gptq.quantize(weight, hessian).codes)
+    assert (codes[0] != codes[1]).float().mean() < 0.01

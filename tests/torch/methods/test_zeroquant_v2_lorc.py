@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from paperlab.core.card import Arm
+from paperlab.core.methods import check_parameters, find_method
 from paperlab.kit.low_rank import leading
 from paperlab.kit.matrix import Factors, Sum
 from paperlab.methods.quantization.round_to_nearest import quantize as round_to_nearest
@@ -73,3 +75,25 @@ def test_bad_values() -> None:
         quantize(weight, rank=17)
     with pytest.raises(ValueError, match="factor_bits=1"):
         quantize(weight, factor_bits=1)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_without_factors_it_is_round_to_nearest(bits: int) -> None:
+    weight = matrix(32, 48)
+    for group in (None, 16):
+        plain = round_to_nearest(weight, bits=bits, group=group).dense()
+        assert torch.equal(quantize(weight, bits=bits, group=group, rank=0).dense(), plain)
+
+
+def test_the_card_adds_to_the_same_quantizer_first_and_asks_about_bytes_last() -> None:
+    card = find_method("zeroquant-v2-lorc").card
+    for check, slug in zip(card.checks, ("zeroquant-v2-lorc", "gptq-lorc"), strict=False):
+        params = check.method.params
+        assert (check.method.method, check.baseline) == (slug, Arm(slug, {**params, "rank": 0}))
+    assert [check.role for check in card.checks] == ["claim"] * 4 + ["question"]
+    assert card.checks[-1].equal
+    assert card.abstract_only  # no one of us read more of it
+    for check in card.checks:
+        assert Arm("original") in check.arms
+        for arm in check.arms:
+            check_parameters(find_method(arm.method), arm.params)

@@ -1,6 +1,7 @@
 """EasyQuant: keep the few outlying weights exact, then shrink each channel's range by gradient steps; no data.
 
-Tang et al., "EasyQuant: An Efficient Data-free Quantization Algorithm for LLMs", arXiv 2403.02775.
+Tang et al., "EasyQuant: An Efficient Data-free Quantization Algorithm for LLMs", arXiv 2403.02775, read whole; no code
+was released.
 
     outliers:  |W_ij - mean(W)| >= n * std(W)     stay in floating point, under 1 % of them       eq. 3
     others:    Q[w] = s * clamp(round(w / s))     symmetric, one s per output channel             eq. 1
@@ -17,91 +18,110 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperlab.core.card import Arm, Card, Check
+from paperlab.core.card import Arm, Card, Check, Gate
 from paperlab.kit.grid import EPSILON, encode, levels, min_max, store
 from paperlab.kit.quantized import Outliers, Quantized
 
 CARD = Card(
     paper="easyquant",
     family="quantization",
+    sources=("paper",),
     task="lm_compress",
     metric="perplexity",
     expect="lower",
     margin=0.02,
-    beside=(Arm("round-to-nearest", bits=4, symmetric=True), Arm("original")),
     method=Arm("easyquant", bits=4),
+    beside=(Arm("original"),),
+    models=("smollm2-135m", "minilm-l6"),  # abstracts-lm loses 0.9 % to plain rounding: nothing could regain 2 %
     checks=(
         Check(
             claim="better-than-rtn",
-            says="At 4 bits perplexity is below that of round-to-nearest: 6.01 against 6.29 (LLaMA-7B, WikiText2).",
+            says="At 4 bits with one range per channel, perplexity is below that of round-to-nearest: 6.01 against "
+            "6.29 (LLaMA-7B, WikiText2; 5.68 unquantized).",
             also={"encoder_compress": "embedding_error"},
-            baseline=Arm("round-to-nearest", bits=4, group=64, symmetric=True),
-            equal={"layer_bits": 0.03},
-            gap="The paper gives round-to-nearest one range per channel and does not count the outliers' bits (up to "
-            "0.3 a weight). Here they are counted, and the baseline spends as many on ranges per group of 64; the "
-            "paper's own baseline stands beside. Small models, other text. SmolLM2's weights at hand already lie on "
-            "a 4-bit grid in groups of 32, which favours groups; the other models were never rounded. A pass says "
-            "nothing of models beyond 1B.",
-        ),
-        Check(
-            claim="better-than-rtn-at-3-bits",
-            says="Keeping outliers and choosing the range wins over plain rounding in low bits; asked here at 3 bits.",
-            also={"encoder_compress": "embedding_error"},
-            method=Arm("easyquant", bits=3),
-            baseline=Arm("round-to-nearest", bits=3, group=64, symmetric=True),
-            beside=(Arm("original"),),
-            equal={"layer_bits": 0.04},
-            gap="The paper reports 4 bits alone; its argument is about low bits in general. Sizes are equal as in "
-            "better-than-rtn. A fail would not contradict a table of the paper.",
+            baseline=Arm("round-to-nearest", bits=4),
+            ablation=Arm("easyquant", bits=4, n_std=100.0),
+            gates=(
+                Gate(
+                    says="the ranges found by gradient steps are no worse than those they start from",
+                    method=Arm("easyquant", bits=4),
+                    baseline=Arm("easyquant", bits=4, steps=0),
+                    expect="better",
+                    tolerance=0.02,
+                ),
+            ),
+            gap="Theirs: LLaMA of 7B to 65B and BLOOM. The 6.29 is also what GPTQ's repository lists for rounding "
+            "with a zero point; the paper describes one without, and the better of both is the baseline here. As in "
+            "the paper, the outliers' bits (up to 0.3 a weight) are not counted; see better-than-groups-of-that-size.",
         ),
         Check(
             claim="range-adds-to-outliers",
-            says="Outliers alone do not suffice: choosing the range too takes 12.52 down to 11.66 (BLOOM-7B, 4 bits).",
+            says="Keeping outliers does not suffice: with chosen ranges 12.52 becomes 11.66 (BLOOM-7B, 4 bits, "
+            "WikiText2, 1 % kept).",
             also={"encoder_compress": "embedding_error"},
             baseline=Arm("easyquant", bits=4, steps=0),
             equal={"layer_bits": 0.0},
-            gap="Same outliers, same size, only the gradient steps differ. The paper's figure is for BLOOM-7B.",
+            gap="Same outliers and size, only the gradient steps differ. The paper's figures are for BLOOM-7B alone; "
+            "how far the first range is off depends on a model's largest remaining weights.",
         ),
         Check(
             claim="nearly-lossless",
-            says="At 4 bits the model performs like the original: 11.66 against 11.37 (BLOOM-7B, WikiText2, +2.6 %).",
+            says="At 4 bits the model performs like the original: 11.66 against 11.37 (BLOOM-7B, WikiText2: +2.6 %).",
             expect="equal",
             margin=0.03,
+            models=("smollm2-135m",),
             baseline=Arm("original"),
-            beside=(Arm("round-to-nearest", bits=4, symmetric=True),),
-            gap="The margin is the paper's own loss on BLOOM-7B; its LLaMA models lose 4 to 13 %. Models of 6M and "
-            "135M parameters have less to spare than 7B.",
+            beside=(Arm("easyquant", bits=4, steps=0),),
+            trivial=Arm("round-to-nearest", bits=4),
+            gap="The margin is just above the paper's loss on BLOOM-7B; its LLaMA models lose 4 % (13B) to 13 % (65B). "
+            "A model of 135M has less to spare than one of 7B.",
         ),
         Check(
             claim="better-than-gptq",
-            says="Without data it beats GPTQ in most cases: 6.01 against 6.09 (LLaMA-7B, WikiText2; GPTQ saw C4).",
-            margin=0.01,
-            baseline=Arm("gptq", bits=4, group=64, symmetric=True, calibration="encyclopedia"),
-            beside=(Arm("round-to-nearest", bits=4, group=64, symmetric=True), Arm("original")),
-            equal={"layer_bits": 0.03},
-            gap="The paper calibrated GPTQ on C4, judged on other corpora, with one range per channel. Here it is "
-            "calibrated on 32 windows of an encyclopaedia and judged on the task's text; it gets groups of 64, which "
-            "cost what EasyQuant's outliers cost. A pass would not show that matched calibration loses too.",
+            says="Without data it beats GPTQ in most cases: 6.01 against 6.09 (LLaMA-7B, WikiText2). That GPTQ saw C4, "
+            "has one range per channel, orders columns by activation and goes layer by layer; without the last two "
+            "its authors list 7.15.",
+            also={"encoder_compress": "embedding_error"},
+            baseline=Arm("gptq", bits=4, calibration="encyclopedia"),
+            gap="GPTQ is calibrated on 32 or 64 windows of an encyclopaedia and judged on other text, as there; it "
+            "sees each block's inputs, not each layer's. The paper's gains on this model are 0.9 % (C4), 1.3 % and 7 % "
+            "(PTB); less than 2 % cannot be shown here. A pass would not show that GPTQ loses when it saw text of the "
+            "judged kind.",
         ),
         Check(
             claim="ten-times-faster",
-            says="The algorithm runs over 10 times faster than those that need data (175B in 10 minutes on 8 A100).",
+            says="The algorithm runs over 10 times faster than those that need data (176B within 10 minutes).",
             task="compress_time",
             metric="seconds",
             margin=0.9,
+            models=("smollm2-135m",),
             baseline=Arm("gptq", bits=4),
             beside=(Arm("round-to-nearest", bits=4, symmetric=True),),
-            gap="The paper runs each weight in parallel on 8 GPUs and compares with GPTQ's hours on far larger "
-            "models, calibrated on 128 long samples. Here: two CPU cores, a model of 135M, a short calibration text, "
-            "which makes GPTQ cheap.",
+            gap="The paper quantizes each weight in parallel on 8 A100 and compares with hours for data-dependent "
+            "methods on far larger models. Here: two blocks of a model of 135M on a CPU, and 32 windows of 128 tokens "
+            "to calibrate on where GPTQ's default is 128 of 2,048, which makes GPTQ cheap.",
+        ),
+        Check(
+            claim="better-than-groups-of-that-size",
+            says="With the outliers' bits counted: is it better than rounding with a range for every 64 weights, which "
+            "costs as much?",
+            role="question",
+            also={"encoder_compress": "embedding_error"},
+            baseline=Arm("round-to-nearest", bits=4, group=64),
+            equal={"layer_bits": 0.03},
+            gap="The paper leaves groups out on purpose (section 5.1), so this is stricter than its claim. SmolLM2's "
+            "weights were rounded once to 4 bits in groups of 32 with a float minimum, which helps small groups; the "
+            "other models' were not.",
         ),
     ),
     departs=(
-        "Adam's learning rate is relative to each channel's first range (0.01) instead of absolute (1e-3), so that "
-        "one value serves all models; table 9's start range of 0.078 makes the paper's rate 0.013 of it",
+        "Adam's learning rate is relative to each channel's first scale (0.01) instead of absolute (1e-3), so that "
+        "one value serves all models; table 9's start of 0.078 makes the paper's rate 0.013 of it. 100 steps, as the "
+        "paper's for BLOOM, also on Llama layouts, where it takes 500 at a tenth of the rate",
         "eq. 3 is written with the variance; the text calls it n sigma, so the standard deviation is used",
         "gradients are taken from a histogram of 1024 cells per channel; the codes themselves are exact",
         "codes run from -2^(b-1) to 2^(b-1) - 1, the mirror image of the paper's bounds",
+        "the first scale is 2 max|w| / (2^b - 1) of the weights that remain; the paper says only s = max|w|",
         "outliers are stored in float16 whatever the model's type",
     ),
 )
@@ -116,8 +136,8 @@ def quantize(
     """weight (out, in) -> symmetric codes, one float16 scale per output channel, exact outliers.
 
     n_std: how many standard deviations from the mean make an outlier (100 keeps none apart).
-    steps: of Adam on the scales; 0 leaves them at max|w| / (2^(b-1) - 1). learning_rate: per step, relative
-    to the first scale. Raises ValueError for a value out of range.
+    steps: of Adam on the scales; 0 leaves them where they start, at the range of the weights. learning_rate: per step,
+    relative to the first scale. Raises ValueError for a value out of range.
     """
     if n_std <= 0 or steps < 0 or learning_rate <= 0:
         raise ValueError(f"n_std={n_std}, learning_rate={learning_rate} must be above 0 and steps={steps} at least 0")

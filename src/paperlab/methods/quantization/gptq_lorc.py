@@ -1,7 +1,7 @@
 """GPTQ with low-rank compensation: what ZeroQuant-V2's LoRC adds to a quantizer that saw data.
 
-Q = GPTQ(W);  W' = Q + U_r S_r V_r^T  of the error W - Q. The baseline is GPTQ at the same total size.
-Yao et al., arXiv 2303.08302, section 5; on rounded weights the same stands in `zeroquant_v2_lorc`.
+Q = GPTQ(W);  W' = Q + U_r S_r V_r^T  of the error W - Q. Rank 0 is GPTQ alone.
+Yao et al., arXiv 2303.08302; on rounded weights the same stands in `zeroquant_v2_lorc`, with the checks of both.
 """
 
 from torch import Tensor
@@ -11,7 +11,11 @@ from paperlab.kit.gptq import gptq
 from paperlab.kit.low_rank import compensate
 from paperlab.kit.matrix import Matrix
 
-CARD = Card(family="quantization")
+CARD = Card(
+    family="quantization",
+    sources=("abstract",),
+    departs=("as `zeroquant_v2_lorc` for the factors and `gptq` for the codes",),
+)
 
 
 def quantize(
@@ -23,8 +27,12 @@ def quantize(
     factor_bits: int = 8,
     group: int | None = None,
     symmetric: bool = False,
+    act_order: bool = False,
     damping: float = 0.01,
 ) -> Matrix:
-    """weight (out, in), hessian (in, in) -> GPTQ's codes and two factors of `factor_bits` (16: float16)."""
-    rounded = gptq(weight, hessian, bits=bits, group=group, symmetric=symmetric, damping=damping)
+    """weight (out, in), hessian (in, in) -> GPTQ's codes and two factors of `factor_bits` (16: float16).
+
+    rank: 0 gives plain GPTQ. act_order: round the columns that meet the strongest inputs first.
+    """
+    rounded = gptq(weight, hessian, bits=bits, group=group, symmetric=symmetric, act_order=act_order, damping=damping)
     return compensate(weight, rounded, rank=rank, bits=factor_bits)

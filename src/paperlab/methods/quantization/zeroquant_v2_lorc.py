@@ -1,18 +1,22 @@
 """LoRC (ZeroQuant-V2): round the weights, then add the error's best low-rank approximation back.
 
 Yao et al., "ZeroQuant-V2: Exploring Post-training Quantization in LLMs from Comprehensive Study to Low Rank
-Compensation", arXiv 2303.08302, section 5:
+Compensation", arXiv 2303.08302:
 
     E = W - Q = U S V^T                         singular value decomposition of the error
     E_r = (U_r sqrt(S_r)) (sqrt(S_r) V_r^T)     two factors of rank r, stored in 8 bits
     W' = Q + E_r
 
 By Eckart and Young no other correction of rank r leaves a smaller ||W - W'||. Over GPTQ: `gptq_lorc`.
+
+Of the paper only the abstract was read; its authors released no code. The formulas, the recommended rank of 8 and the
+figures of tables 7 and 8 are as readers of the paper report them (LQER, arXiv 2402.02446, and its authors' code at
+88b6960, build on the same decomposition).
 """
 
 from torch import Tensor
 
-from paperlab.core.card import Arm, Card, Check
+from paperlab.core.card import Arm, Card, Check, Gate
 from paperlab.kit.grid import min_max, round_to_grid
 from paperlab.kit.low_rank import compensate
 from paperlab.kit.matrix import Matrix
@@ -20,103 +24,91 @@ from paperlab.kit.matrix import Matrix
 CARD = Card(
     paper="zeroquant-v2-lorc",
     family="quantization",
+    sources=("abstract",),
     task="lm_compress",
     metric="perplexity",
     expect="lower",
-    margin=0.01,
+    margin=0.02,
     beside=(Arm("original"),),
-    baseline=Arm("round-to-nearest", bits=4, group=64),
+    method=Arm("zeroquant-v2-lorc", bits=4, rank=8),
     checks=(
         Check(
-            claim="better-than-rtn-at-4-bits",
-            says="Low-rank factors added to rounded 4-bit weights recover quality at little size (no single figure).",
+            claim="adds-to-rtn-at-4-bits",
+            says="Two low-rank matrices added to weights that were rounded to 4 bits recover quality at a minimal "
+            "increase in size (the abstract gives no figure).",
             also={"encoder_compress": "embedding_error"},
-            method=Arm("zeroquant-v2-lorc", bits=4, rank=8),
-            beside=(Arm("round-to-nearest", bits=4), Arm("original")),
-            equal={"layer_bits": 0.03},
-            gap="The paper adds the factors to a quantizer and leaves the size to grow (little at width 4096, 0.2 to "
-            "0.4 bits a weight at ours); that comparison stands beside. The verdict is stricter: round-to-nearest "
-            "spends the same bits on ranges per group of 64. SmolLM2's weights at hand already lie on a 4-bit grid "
-            "in groups of 32, which favours groups. The paper's models have 125M to 176B parameters.",
+            models=("smollm2-135m", "minilm-l6"),
+            baseline=Arm("zeroquant-v2-lorc", bits=4, rank=0),
+            gates=(
+                Gate(
+                    says="without factors it is rounding to nearest",
+                    method=Arm("zeroquant-v2-lorc", bits=4, rank=0),
+                    baseline=Arm("round-to-nearest", bits=4),
+                ),
+            ),
+            gap="Theirs: OPT and BLOOM of 125M to 176B parameters; at a width of 4,096 rank 8 costs 0.03 bits a "
+            "weight. Here: models of 6M to 135M, where it costs 0.2 to 0.4. The size may grow, as in the paper: "
+            "whether the same bits are better spent otherwise is asked in better-than-smaller-groups. One range per "
+            "row. A pass shows nothing of wide models, whose errors a rank of 8 covers less of. abstracts-lm loses "
+            "0.9 % to plain rounding at 4 bits, so that nothing could regain 2 %; it is asked at 2 bits.",
         ),
         Check(
-            claim="better-than-rtn-at-3-bits",
-            says="The compensation helps more the fewer the bits; here 3 bits.",
+            claim="adds-to-gptq-at-2-bits",
+            says="The same over GPTQ: at 2 bits with one range per row, perplexity falls from 40.17 to 18.53 (OPT-13B, "
+            "rank 8, table 7 as reported by readers; 12.43 to 11.90 at 3 bits).",
             also={"encoder_compress": "embedding_error"},
-            method=Arm("zeroquant-v2-lorc", bits=3, rank=8),
-            baseline=Arm("round-to-nearest", bits=3, group=64),
-            equal={"layer_bits": 0.04},
-            gap="As at 4 bits. The sizes differ by up to 4 %, either way, since the factors' cost depends on widths.",
-        ),
-        Check(
-            claim="better-than-rtn-at-2-bits",
-            says="The compensation helps most at 2 bits.",
-            also={"encoder_compress": "embedding_error"},
-            method=Arm("zeroquant-v2-lorc", bits=2, rank=8),
-            baseline=Arm("round-to-nearest", bits=2, group=64),
-            equal={"layer_bits": 0.06},
-            gap="As at 4 bits; sizes differ by up to 6 %, either way. Both arms may be useless models: a lower "
-            "perplexity among thousands is no repair, read the figures.",
-        ),
-        Check(
-            claim="better-than-rtn-at-4-bits-narrow",
-            says="The same at 4 bits with rank 4, which costs what groups of 64 cost on matrices 256 wide.",
-            models=("abstracts-lm",),
-            method=Arm("zeroquant-v2-lorc", bits=4, rank=4),
-            beside=(Arm("zeroquant-v2-lorc", bits=4, rank=8), Arm("original")),
-            equal={"layer_bits": 0.02},
-            gap="As at 4 bits above, where rank 8 came out too large on this model to be comparable. The paper uses "
-            "ranks from 8 up, on far wider matrices.",
-        ),
-        Check(
-            claim="better-than-rtn-at-3-bits-narrow",
-            says="The same at 3 bits with rank 4, which costs what groups of 64 cost on matrices 256 wide.",
-            models=("abstracts-lm",),
-            method=Arm("zeroquant-v2-lorc", bits=3, rank=4),
-            baseline=Arm("round-to-nearest", bits=3, group=64),
-            beside=(Arm("zeroquant-v2-lorc", bits=3, rank=8), Arm("original")),
-            equal={"layer_bits": 0.02},
-            gap="As at 3 bits above, where rank 8 came out too large on this model to be comparable. The paper uses "
-            "ranks from 8 up, on far wider matrices.",
-        ),
-        Check(
-            claim="better-than-rtn-at-2-bits-narrow",
-            says="The same at 2 bits with rank 4, which costs what groups of 64 cost on matrices 256 wide.",
-            models=("abstracts-lm",),
-            method=Arm("zeroquant-v2-lorc", bits=2, rank=4),
-            baseline=Arm("round-to-nearest", bits=2, group=64),
-            beside=(Arm("zeroquant-v2-lorc", bits=2, rank=8), Arm("original")),
-            equal={"layer_bits": 0.02},
-            gap="As at 2 bits above, where rank 8 came out too large on this model to be comparable. The paper uses "
-            "ranks from 8 up, on far wider matrices.",
+            models=("abstracts-lm", "minilm-l6"),
+            method=Arm("gptq-lorc", bits=2, rank=8),
+            baseline=Arm("gptq-lorc", bits=2, rank=0),
+            beside=(
+                Arm("zeroquant-v2-lorc", bits=2, rank=8),
+                Arm("zeroquant-v2-lorc", bits=2, rank=0),
+                Arm("original"),
+            ),
+            gap="Theirs: GPTQ on models of billions of parameters, calibrated on long texts. Here: 32 or 64 windows of "
+            "128 tokens, models of 6M and 23M. SmolLM2 is left out: 2 bits per row break it. GPTQ lets later columns "
+            "answer for the error of earlier ones; the factors minimise another error, that of the weights alone.",
         ),
         Check(
             claim="activations-hurt-more-than-weights",
-            says="At 8 bits, rounding activations alone costs more quality than rounding weights alone.",
+            says="Quantizing activations generally costs more quality than quantizing weights; here 8 bits each.",
             metric="kl",
             also={"encoder_compress": "embedding_error"},
             margin=0.1,
             method=Arm("round-to-nearest", bits=8),
             baseline=Arm("rtn-activations", weight_bits=16, activation_bits=8, dynamic=True),
-            gap="Per-channel weights against per-token activations, both asymmetric, as in the paper's sensitivity "
-            "study. Both losses are tiny at 8 bits, so the judge is the distance to the original, not perplexity.",
+            gap="Weights alone, one range per row, against activations alone, one range per token, both asymmetric. "
+            "Both losses are tiny at 8 bits, so the judge is the distance to the original, not perplexity. The paper's "
+            "finding is about two families of models up to 176B; a pass here does not show its size.",
         ),
         Check(
-            claim="no-method-lossless-at-4-bits",
-            says="No quantizer at hand regains the original quality at INT4; asked of GPTQ with groups, a strong one.",
-            also={"encoder_compress": "embedding_error"},
+            claim="not-lossless-at-4-bits",
+            says="No method tried regains the original quality with 4-bit weights; asked of GPTQ in groups of 64.",
             expect="higher",
             method=Arm("gptq", bits=4, group=64),
             baseline=Arm("original"),
-            beside=(Arm("zeroquant-v2-lorc", bits=4, rank=8), Arm("round-to-nearest", bits=4, group=64)),
-            gap="The paper tries RTN, GPTQ and ZeroQuant's variants, per row and per block, on models from 125M to "
-            "176B. One method with a loss proves nothing about all; a method without one would refute the claim "
-            "here. SmolLM2's weights at hand were rounded to 4 bits before, which hides part of the loss.",
+            beside=(Arm("zeroquant-v2-lorc", bits=4, rank=8),),
+            gap="The paper tries rounding to nearest, GPTQ and ZeroQuant's variants on models from 125M to 176B. One "
+            "method with a loss shows nothing about all; a strong one without a loss would speak against the claim.",
+        ),
+        Check(
+            claim="better-than-smaller-groups",
+            says="Are the factors' bits better spent on the factors than on more ranges? Rank 8 and one range per row "
+            "against a range for every 64 weights.",
+            role="question",
+            also={"encoder_compress": "embedding_error"},
+            models=("smollm2-135m", "minilm-l6"),
+            baseline=Arm("round-to-nearest", bits=4, group=64),
+            equal={"layer_bits": 0.03},
+            gap="The paper does not ask this. Sizes agree within 3 %. On abstracts-lm, whose matrices are narrower, "
+            "rank 8 costs more than such groups do. SmolLM2's weights were rounded once to 4 bits in groups of 32 "
+            "with a float minimum, which helps small groups.",
         ),
     ),
     departs=(
         "the singular vectors come from a block Krylov iteration (over 99.9 % of the energy of the exact ones)",
-        "the factors' 8 bits are symmetric, with a float16 scale per component; the paper does not say how it rounds",
+        "the factors' 8 bits are symmetric, with a float16 scale for each component; how the paper rounds them is not "
+        "known here",
     ),
 )
 
