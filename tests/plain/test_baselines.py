@@ -103,3 +103,22 @@ def test_a_parameter_of_the_user_s_changes_every_arm_that_shares_it(tmp_path: Pa
     steps = check(method=Arm("easyquant", bits=4), baseline=Arm("easyquant", bits=4, steps=0))
     assert with_params(steps, {"steps": 50}).baseline == steps.baseline
     assert with_params(steps, {}) is steps
+
+
+@pytest.mark.parametrize(
+    ("ours", "baseline", "original", "word"),
+    [
+        (3.299, 3.3, 3.295, "not comparable"),  # half a per cent from the original: nothing could gain 2 %
+        (3.25, 3.3, 3.295, "holds"),  # beyond the original all the same
+        (3.4, 3.3, 3.295, "fails"),
+        (3.299, 3.3, 3.2, "undecided"),
+    ],
+)
+def test_a_baseline_as_good_as_the_original_leaves_no_room(
+    ours: float, baseline: float, original: float, word: str
+) -> None:
+    losses = {"easyquant": ours, "round-to-nearest": baseline, "original": original}
+    found = verdict(replace(record(replace(NAIVE, equal={}), losses), schema=2))
+    assert found.word == word
+    assert ("no room for a gain" in found.reason) is (word == "not comparable")
+    assert found.gain is not None

@@ -29,7 +29,7 @@ from paperlab.core.standings import (
     survives,
 )
 from paperlab.core.task import Metric, task_version
-from paperlab.core.verdict import WORDS, Verdict, verdict
+from paperlab.core.verdict import RULES, WORDS, Verdict, verdict
 from paperlab.core.verify import problems, verify
 
 METRICS = {
@@ -348,7 +348,7 @@ def test_rows_that_other_rules_judged_are_made_again(tmp_path, monkeypatch):
     publish(tmp_path)
     (file,) = record_files(tmp_path)
     text = verdicts_file(file).read_text()
-    verdicts_file(file).write_text(text.replace('"holds"', '"fails"').replace('"rules": 1', '"rules": 0'))
+    verdicts_file(file).write_text(text.replace('"holds"', '"fails"').replace(f'"rules": {RULES}', '"rules": 0'))
     assert published(tmp_path) == {}
     assert published(tmp_path, refresh=True)["r1"].word == "holds"
 
@@ -428,7 +428,7 @@ def test_the_bundled_records_verify():
 
 def test_a_broken_published_file_says_which(tmp_path):
     file = append(record(), tmp_path)
-    verdicts_file(file).write_text('{"form": 1, "rules": 1, "sources": [], "rows": [{"word": "holds"}]}')
+    verdicts_file(file).write_text(f'{{"form": 1, "rules": {RULES}, "sources": [], "rows": [{{"word": "holds"}}]}}')
     with pytest.raises(ValueError, match=r"fine\.verdicts\.json"):
         published(tmp_path)
 

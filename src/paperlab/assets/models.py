@@ -52,7 +52,7 @@ MODELS = {
             "Apache-2.0",
             "SmolLM2-135M-Instruct, 30 blocks, Llama layout",
             "the weights were rounded once, to 4 bits in groups of 32 with a float minimum (GGUF Q4_1; embeddings 8 "
-            "bits). That very grid is lossless on them (perplexity 42.46); one with an integer zero point is not (53.86)",
+            "bits): that grid is lossless on them (perplexity 42.46), one with an integer zero point is not (53.86)",
             "SmolLM2-135M-Instruct.Q4_1.gguf",
         ),
         Known(

@@ -25,7 +25,7 @@ from paperlab.core.task import Metric
 
 Table = list[list[float]]  # values of an arm by draw and item
 
-RULES = 1  # raised when a rule below or the statistics change, so that stored verdicts are computed again
+RULES = 2  # raised when a rule below or the statistics change, so that stored verdicts are computed again
 
 Word = Literal[
     "holds",
@@ -102,7 +102,8 @@ def verdict(record: Record) -> Verdict:
 
     not implemented faithfully here   a gate of the check failed
     not comparable                    both arms are broken (more than five times the original's perplexity, or near
-                                      chance), or the check's trivial arm passes too
+                                      chance), the check's trivial arm passes too, or a gain beyond the margin is
+                                      impossible, the baseline being that near to the original
     weaker than claimed               the interval lies between 0 and the margin; holds in direction then means that it
                                       straddles the margin
     undecided                         instead of fails, where nothing but the paper's abstract was read
@@ -175,6 +176,8 @@ def verdict(record: Record) -> Verdict:
     reason = _sentence(record, gain, word, margin)
     if not second:
         return Verdict(word, f"{reason}; {where}.", margin, **known)
+    if cramped := _no_room(record, metric, figures[1], original, margin) if word not in ("holds", "fails") else None:
+        return Verdict("not comparable", f"{cramped}; {where}.", margin, **known)
     known["draws"] = gain.draws
     known["p_beyond"] = _tidy(gain.p if gain.p_beyond is None else gain.p_beyond)
     if trivial := _trivial_passes(record, metric, margin):
@@ -365,6 +368,22 @@ def _broken(record: Record, metric: Metric, figures: Sequence[float], original: 
     if level is not None and metric.better == "higher" and max(figures) < level + CHANCE * (1 - level):
         return f"Both arms are near chance: {record.metric} {max(figures):.4g} at best, chance gives {level:.4g}"
     return None
+
+
+def _no_room(record: Record, metric: Metric, baseline: float, original: float | None, margin: float) -> str | None:
+    """Why no method could pass: the baseline is nearer to the untouched model than the margin. None where there is
+    room, and for claims that are not about being better than a baseline."""
+    check = record.check
+    arms = (check.method.method, check.baseline.method)
+    if original is None or check.expect != metric.better or ORIGINAL in arms or not baseline:
+        return None
+    room = (baseline - original if metric.better == "lower" else original - baseline) / abs(baseline)
+    if room >= margin:
+        return None
+    return (
+        f"There is no room for a gain: the baseline is within {100 * room:.2f} % of the original's {record.metric} "
+        f"({baseline:.4g} against {original:.4g}), the margin is {100 * margin:g} %"
+    )
 
 
 def _trivial_passes(record: Record, metric: Metric, margin: float) -> str | None:
