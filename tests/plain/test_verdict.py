@@ -224,7 +224,8 @@ def test_controls():
     assert control_ok(positive, said("error")) is None
     assert control_ok(negative, said("fails")) is True
     assert control_ok(negative, said("undecided")) is True
-    assert control_ok(negative, said("holds in direction")) is True
+    assert control_ok(negative, said("holds in direction")) is False
+    assert control_ok(negative, said("weaker than claimed")) is False
     assert control_ok(same, said("undecided")) is True
     assert control_ok(same, said("fails", -1.0, -0.5)) is False
     assert control_ok(same, said("holds", 0.1, 0.5)) is False
@@ -292,6 +293,14 @@ def test_the_main_claim_is_the_first():
     cards = card(question, first, other)
     found = mains(current(rows_, cards, {"text": 1}), cards)
     assert [[r.id for r in its] for its in found.values()] == [[first.claim]]
+
+
+def test_what_was_read_in_an_abstract_alone_speaks_for_no_paper():
+    cards = {
+        slug: replace(method, card=replace(method.card, sources=("abstract",)))
+        for slug, method in card(check()).items()
+    }
+    assert mains(current([row(record())], cards, {"text": 1}), cards) == {}
 
 
 def test_summary():

@@ -59,7 +59,7 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def _state(row: dict[str, Any]) -> str:
     """How a paper's main claim fares in a few words, and whether that is outdated."""
-    word = row["summary"] or ("not run" if row["runnable"] else "-")
+    word = row["summary"] or (("abstract only" if row["verdicts"] else "not run") if row["runnable"] else "-")
     claims = [verdict for verdict in row["verdicts"] if verdict["id"] in row["main"]]
     outdated = sum(bool(verdict["outdated"]) for verdict in claims)
     if not outdated:

@@ -297,7 +297,7 @@ def control_ok(check: Check, found: Verdict) -> bool | None:
     """Whether a control did what it is for; None for a claim, and where there is no verdict to judge by.
 
     positive: must hold, beyond its margin: a task that sees the known effect only in direction is too blunt.
-    negative: must not hold; in direction it may, since item intervals do not cover the luck of one rounding.
+    negative: must not be surely better, not even in direction.
     a/a: the interval includes 0 (an exact 0 is one).
     """
     if "control" not in check.role or found.word in ("error", "not comparable", "not implemented faithfully here"):
@@ -305,7 +305,7 @@ def control_ok(check: Check, found: Verdict) -> bool | None:
     if check.role == "positive control":
         return found.word == "holds"
     if check.role == "negative control":
-        return found.word != "holds"
+        return found.word in ("undecided", "fails")
     low = -math.inf if found.low is None else found.low
     high = math.inf if found.high is None else found.high
     return low <= 0 <= high and found.word != "fails"
@@ -386,13 +386,14 @@ def _mains() -> dict[str, tuple[Row, ...]]:
 def mains(standings: Standings[Row], methods: Mapping[str, Method]) -> dict[str, tuple[Row, ...]]:
     """By paper (a method without one: its own slug) the rows of today of its main claim, by task and model.
 
-    The main claim is the first one of its method's card, of the file with the paper's slug where there are several.
+    The main claim is the first one of its method's card, of the file with the paper's slug where there are several. A
+    method that was written from an abstract alone speaks for no paper.
     """
     wanted: dict[str, tuple[str, str]] = {}
     for slug, method in methods.items():
         claim = next((check.claim for check in method.card.checks if check.role == "claim"), None)
         paper = method.card.paper or slug
-        if claim is not None and (paper not in wanted or slug == paper):
+        if claim is not None and not method.card.abstract_only and (paper not in wanted or slug == paper):
             wanted[paper] = (slug, claim)
     found: dict[str, tuple[Row, ...]] = {}
     for paper, (slug, claim) in wanted.items():

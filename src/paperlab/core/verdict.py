@@ -51,6 +51,7 @@ WORDS: tuple[Word, ...] = (
 LEAST_MARGIN = 0.02  # of a claim that one arm is better; smaller differences move with processor and seed
 BROKEN = 5.0  # times the original's perplexity: an arm beyond it no longer models language
 CHANCE = 0.1  # of the way from chance to 1: an arm below it has learned next to nothing
+FAR = 0.5  # of a chance distance to the original: an arm beyond it keeps little of the model
 ORIGINAL = "original"  # the method whose arm is the untouched model
 
 
@@ -354,7 +355,7 @@ def _broken(record: Record, metric: Metric, figures: Sequence[float], original: 
     """Why both arms are broken, so that the better of them says nothing; None where they are not.
 
     A perplexity is compared with the original's; a metric for which the setting gives what chance scores
-    (setting["chance"][metric]) with that.
+    (setting["chance"][metric]) with that: a distance to the original is broken from half the way to chance on.
     """
     if metric.aggregate == "exp_mean" and metric.better == "lower" and original is not None:
         best = min(figures)
@@ -365,6 +366,8 @@ def _broken(record: Record, metric: Metric, figures: Sequence[float], original: 
             )
     chance = record.setting.get("chance")
     level = chance.get(record.metric) if isinstance(chance, Mapping) else None
+    if level is not None and metric.better == "lower" and min(figures) > FAR * level:
+        return f"Both arms are broken: {record.metric} {min(figures):.4g} at best, chance gives {level:.4g}"
     if level is not None and metric.better == "higher" and max(figures) < level + CHANCE * (1 - level):
         return f"Both arms are near chance: {record.metric} {max(figures):.4g} at best, chance gives {level:.4g}"
     return None

@@ -178,6 +178,12 @@ def runnable() -> frozenset[str]:
     return frozenset(m.card.paper for m in methods().values() if m.card.paper and m.card.checks)
 
 
+def abstract_only() -> frozenset[str]:
+    """Slugs of the papers whose methods were all written from an abstract."""
+    read = {m.card.paper for m in methods().values() if m.card.paper and m.card.checks and not m.card.abstract_only}
+    return runnable() - read
+
+
 def read(name: str, *, samples: bool = False) -> dict[str, Any] | None:
     """One record with its verdict, without the samples unless asked for; None if there is no such record."""
     known = record_index()

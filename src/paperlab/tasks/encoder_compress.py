@@ -175,12 +175,19 @@ def describe(setting: Setting) -> dict[str, Any]:
         "queries_sha256": hashlib.sha256(pairs.encode()).hexdigest(),
         "calibration_tokens": sum(batch["input_ids"].numel() for batch in setting.calibration),
         "tokens_at_most": setting.length,
+        "chance": {"embedding_error": _unrelated(setting.original["held_out"])},
         "original": {
             "human_correlation": _human_correlations(setting.original["rated"], setting.ratings).mean().item(),
             "reciprocal_rank": ranks.mean().item(),
             "top1": (ranks == 1).double().mean().item(),
         },
     }
+
+
+def _unrelated(embeddings: Tensor) -> float:
+    """1 - cos between different texts, on average: an arm that is this far from the original places texts at random."""
+    count = len(embeddings)
+    return 1 - ((embeddings @ embeddings.T).sum() - count).item() / (count * (count - 1))
 
 
 def items(setting: Setting) -> int:

@@ -57,13 +57,14 @@ CARD = Card(
         ),
         Check(
             claim="taylor-better-than-pruning-for-text",
-            says="On language modelling the Taylor rule compresses 30 % more than the other methods: at one size it "
-            "should predict better than the pruning rule, which compresses most on classification.",
+            says="On language modelling the Taylor rule is said to compress 30 % more: does it predict better at one "
+            "size than the pruning rule, which does best on classification?",
             baseline=Arm("cptquant", rule="pruning"),
             beside=(Arm("cptquant", rule="correlation"), Arm("depth-allocation"), Arm("original")),
             models=("abstracts-lm",),
-            gap="Paper: compression at equal accuracy, on OPT models. Here: perplexity at one size, a quarter of 16 "
-            "bits, on one small model. How a sensitivity becomes a width is ours, so the difference may be ours too.",
+            gap="Our question: the abstract does not say than what, and how a sensitivity becomes a width is ours. "
+            "Paper: compression at equal accuracy, on OPT models. Here: perplexity at one size, a quarter of 16 bits.",
+            role="question",
         ),
         Check(
             claim="taylor-better-than-random",
@@ -81,7 +82,8 @@ CARD = Card(
         "principal components, since canonical correlations of 576 channels on few tokens are all near 1",
         "pruning: one sparsity, smallest weights of each matrix, loss on calibration tokens (an encoder's loss is the "
         "distance of its embeddings to the original's)",
-        "taylor: for an encoder, which has no labels here, L is a random projection of the sentence embeddings",
+        "taylor: the inputs of each matrix, signs at their worst, summed over a block; for an encoder, which has no "
+        "labels here, L is a random projection of the sentence embeddings",
         "embeddings, norms and heads stay in 16 bit",
     ),
 )

@@ -39,12 +39,13 @@ CARD = Card(
     checks=(
         Check(
             claim="interactions-better-than-hessian-only",
-            says="Hessians of single layers order them badly; with what layers do to each other added, the frontier of "
-            "accuracy and latency gets better throughout (ResNet50, MobileNetV2, BERT).",
+            says="Hessians of single layers are said to order them badly (ResNet50, MobileNetV2, BERT). Is it better "
+            "to add what layers do to each other?",
             baseline=Arm("interlayer-hessian-mixed-precision", mean_bits=6.0, interactions=False),
-            gap="Paper: accuracy against latency within a tolerance, weights and activations. Here: one size of a BERT "
-            "of 6 blocks, 6 bits on average from 4 and 8, weights only, one range per row. How the two kinds of "
-            "information are weighed is ours: what fails may be our reading.",
+            gap="Our question, for how the two kinds of information are weighed is ours: the full text could not be "
+            "read. Paper: accuracy against latency within a tolerance. Here: one size of a BERT of 6 blocks, 6 bits on "
+            "average from 4 and 8, weights only, one range per row.",
+            role="question",
         ),
         Check(
             claim="interactions-better-than-hessian-only-for-text",

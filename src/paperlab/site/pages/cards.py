@@ -11,12 +11,17 @@ from paperlab.core.standings import MIXED
 from paperlab.core.verdict import WORDS
 from paperlab.site.api import shapes
 from paperlab.site.pages import addresses, text
-from paperlab.site.records import RecordIndex, record_index, runnable
+from paperlab.site.records import RecordIndex, abstract_only, record_index, runnable
 from paperlab.site.store.models import Paper
 
 # Every word that a badge may show; the site's own and those of verdicts.
 SIGNS = words.SIGNS | {
     "not yet run": ("unrun", "○", "a check is written, and nobody has run it here"),
+    "abstract only": (
+        "unrun",
+        "○",
+        "only its abstract could be read; what was run stands on its page, not in its line",
+    ),
 }
 NAMES = 3  # authors that a card names
 
@@ -90,7 +95,9 @@ def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
         return tuple(
             Badge(word, where=", ".join(dict.fromkeys(where[word]))) for word in (*WORDS, MIXED) if word in where
         )
-    return (Badge("not yet run"),) if slug in runnable() else ()
+    if slug in runnable():
+        return (Badge("abstract only" if slug in abstract_only() else "not yet run"),)
+    return ()
 
 
 def card(row: Paper, known: RecordIndex, votes: int | None = None, comments: int | None = None) -> Card:
