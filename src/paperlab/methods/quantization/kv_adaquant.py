@@ -5,9 +5,8 @@
     x ~ code * s + m,  s = (max - min) / (2^b - 1),  m = min    over groups of one token's channels in one head
 
 Hariri et al., More for Keys, Less for Values: Adaptive KV Cache Quantization, arXiv 2502.15075 (later: Quantize
-What Counts); github.com/mohsenhariri/spectral-kv at e9ed423 and its predecessor kvq at ad3e08a. Text is scored as a
-decoder with this cache would: a query meets rounded keys and values of all full blocks of `residual` tokens before
-its own, and exact ones of its own block, which is not rounded yet.
+What Counts); github.com/mohsenhariri/spectral-kv at e9ed423, kvq at ad3e08a. Text is scored as a decoder with this
+cache would: a query meets rounded keys and values of all full blocks of `residual` tokens before its own block.
 """
 
 from dataclasses import dataclass
@@ -74,8 +73,7 @@ CARD = Card(
         ),
         Check(
             claim="keys-deserve-the-bits-per-channel",
-            says="Does the order of 4/2 and 2/4 bits stay where keys get a range per channel, which suits their "
-            "outliers (KIVI, arXiv 2402.02750)? Then it is about keys, not about the ranges they were given.",
+            says="Does the order of 4/2 and 2/4 bits stay where keys get a range per channel (KIVI, arXiv 2402.02750)?",
             method=Arm("kv-adaquant", key_bits=4, value_bits=2, key_axis="channel"),
             baseline=Arm("kv-adaquant", key_bits=2, value_bits=4, key_axis="channel"),
             beside=(Arm("kv-adaquant", key_bits=4, value_bits=2), Arm("original")),
@@ -86,11 +84,10 @@ CARD = Card(
         ),
     ),
     departs=(
-        "a query meets the rounded cache in all of the text; the authors' prompts attend to exact keys and values, and "
-        "only what is generated meets rounded ones",
-        "a block is rounded once; the authors round the whole cache again each time a block is full",
+        "a query meets the rounded cache in all of the text, in theirs only what is generated does, not the prompt; a "
+        "block is rounded once, theirs rounds the whole cache again each time a block is full",
         "ranges are minimum to maximum, as quanto's; the authors' later back end (HQQ) also searches the zero points",
-        "the bits are given, as in the tables; the authors' later code also derives them per layer from the norms",
+        "the bits are given; the authors' later code also derives them per layer from the norms",
         "the cache is simulated in the attention of teacher-forced scoring, ranges in float16; no memory is saved; "
         "cache_bits leaves out the exact block, the same in all arms",
     ),

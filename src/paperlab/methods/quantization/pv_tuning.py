@@ -7,10 +7,9 @@ A row of W is scale * codebook[code] in groups of `dim` weights. With g the grad
     V    in the `code_fraction` of groups where B and W are farthest apart:
          code_i <- argmin_c || codebook[c] * scale - b_i ||^2                                    (section 3.3)
 
-Straight-through tuning is the same with code_fraction = 1: it takes the nearest codes of B everywhere, each step.
-Malinovskii et al., "PV-Tuning: Beyond Straight-Through Estimation for Extreme LLM Compression", arXiv 2405.14852;
-github.com/Vahe1994/AQLM at e79a896: steps of a length relative to what they move (LAMB), the buffer B, the order of
-steps and the default values are those of its fine-tuning command.
+Straight-through tuning is the same with code_fraction = 1. Malinovskii et al., "PV-Tuning: Beyond Straight-Through
+Estimation for Extreme LLM Compression", arXiv 2405.14852; github.com/Vahe1994/AQLM at e79a896: steps of a length
+relative to what they move (LAMB), the buffer B and the order of steps are those of its fine-tuning command.
 """
 
 import math
@@ -67,8 +66,7 @@ CARD = Card(
     ),
     departs=(
         "embeddings, norms and the output head stay as they are; the authors tune them too",
-        "plain k-means per matrix is the start, not AQLM's residual clustering with beam search; one codebook, so the "
-        "nearest codeword is found exactly",
+        "plain k-means per matrix is the start, not AQLM's; one codebook, so the nearest codeword is found exactly",
         "the rate of codebooks and scales is ten times theirs, for some fifty times fewer steps; that of codes is the "
         "best of 0.01 (theirs, at which no code changes here), 0.03 and 0.1 on text held back, for each rule",
         "their variant without the buffer (delta_decay 1) is not offered",
@@ -151,10 +149,8 @@ def transform(
     for name, layer in layers.items():
         if layer.in_features % dim:
             raise ValueError(f"dim={dim} does not divide the {layer.in_features} inputs of {name}")
-    if steps and not calibration:
-        raise ValueError("tuning needs calibration text; steps=0 only clusters")
-    if steps and not predicts_tokens(model):
-        raise ValueError(f"tuning compares logits, and {type(model).__name__} has none; steps=0 only clusters")
+    if steps and not (calibration and predicts_tokens(model)):
+        raise ValueError("tuning needs calibration text, and a model with logits to compare; steps=0 only clusters")
     model.requires_grad_(False).eval()
     books = {name: cluster(layer.weight.detach(), dim=dim, bits=code_bits, seed=seed) for name, layer in layers.items()}
     keep = max(len(calibration) * 3 // 4, 1)
