@@ -37,7 +37,7 @@ CARD = Card(
             "ordinary one: 77.10 % against 76.72 % on film reviews; over five text sets from 5.0 % worse (60.75 "
             "against 63.95, ohsumed) to 0.5 % better (the authors' table for their text classification example)",
             baseline=Arm("full-precision"),
-            beside=(Arm("full-precision", norm=True), Arm("bitnet-1-58-bottom-up", scale="median")),
+            beside=(Arm("full-precision", norm=True),),
             trivial=Arm("bitnet-1-58-bottom-up", when="after-training"),
             gap="Theirs: width 1,024, word pieces, 100 epochs in batches of 16, one rate, one split. Here: width 256, "
             "5,000 words, 6 epochs in batches of 64, the best of three rates; other marks for nearly the same "
@@ -52,11 +52,24 @@ CARD = Card(
             margin=0.02,
             method=Arm("bitnet-1-58-bottom-up", scale="median"),
             baseline=Arm("bitnet-1-58-bottom-up", scale="mean"),
-            beside=(Arm("full-precision"), Arm("full-precision", norm=True)),
+            beside=(Arm("full-precision"),),
             trivial=Arm("bitnet-1-58-bottom-up", scale="max"),
             gap="Theirs: five text sets, also graphs and language models. Here: one small set that is none of theirs, "
             "in 42 classes, with a hidden layer, ternary like the output layer. The trivial arm takes the largest |w|, "
             "a third scale of the authors' package, which leaves most weights zero.",
+        ),
+        Check(
+            claim="matches-full-precision-in-a-decoder",
+            says="Is ternary training on par with ordinary precision where rounding hurts, in a transformer?",
+            task="lm_train",
+            data="encyclopedia",
+            metric="bits_per_byte",
+            baseline=Arm("full-precision"),
+            trivial=Arm("bitnet-1-58-bottom-up", when="after-training"),
+            role="question",
+            gap="A decoder of 222,000 parameters, every linear layer ternary. The paper trains encoders and "
+            "encoder-decoders; that decoders can be trained so was known before it. Its later version finds that an "
+            "encoder needs twice the width to match ordinary precision; that is not tested here.",
         ),
         Check(
             claim="better-than-rounding-in-a-decoder",
@@ -66,12 +79,8 @@ CARD = Card(
             metric="bits_per_byte",
             expect="lower",
             baseline=Arm("bitnet-1-58-bottom-up", when="after-training"),
-            beside=(Arm("full-precision", norm=True),),
             role="question",
-            gap="Asked where rounding hurts: a decoder of 222,000 parameters with every linear layer ternary, both "
-            "arms with the same normalisation. The paper trains encoders and encoder-decoders; that decoders can be "
-            "trained so was known before it. Its later version finds that an encoder needs twice the width to match "
-            "ordinary precision; that is not tested here.",
+            gap="As above; both arms have the same normalisation.",
         ),
     ),
     departs=(
@@ -88,7 +97,8 @@ Scale = Literal["mean", "median", "max"]
 def ternary(weight: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
     """Codes in {-1, 0, 1} of (out, in) weights, and beta, a scalar."""
     size = weight.abs()
-    beta = {"mean": size.mean, "median": size.median, "max": size.max}[scale]().clamp(min=EPSILON)
+    beta = size.mean() if scale == "mean" else size.median() if scale == "median" else size.max()
+    beta = beta.clamp(min=EPSILON)
     return (weight / beta).round().clamp(-1, 1), beta
 
 

@@ -26,7 +26,7 @@ CARD = Card(
     family="quantization",
     paper="kv-adaquant",
     sources=("abstract", "code"),
-    configuration="README.md, usage: ranges over 64 channels of a token, 32 exact tokens",
+    configuration="README.md, usage: groups of 64 channels, 32 exact tokens; quanto's ranges, as in kvq",
     task="lm_compress",
     data="@512",
     metric="perplexity",
@@ -59,8 +59,8 @@ CARD = Card(
             margin=0.02,
             baseline=Arm("kv-adaquant", key_bits=4, value_bits=4),
             trivial=Arm("kv-adaquant", key_bits=2, value_bits=4),
-            gap="Theirs: the best of its accuracy figures. Here: perplexity within 2 %, which is another, finer scale; "
-            "the sizes differ, as in the claim. The swapped bits must not pass.",
+            gap="Theirs: the best of its accuracy figures. Here: perplexity within 2 %, which is another, finer scale. "
+            "The swapped bits must not pass.",
         ),
         Check(
             claim="better-than-equal-split",
@@ -69,8 +69,7 @@ CARD = Card(
             baseline=Arm("kv-adaquant", key_bits=3, value_bits=3),
             equal={"cache_bits": 0.001, "layer_bits": 0.001},
             models=("abstracts-lm",),
-            gap="The theorem compares a split with the same split swapped, not with the equal one; the authors give "
-            "3 bits to neither side.",
+            gap="The theorem compares a split with the same split swapped, not with the equal one.",
             role="question",
         ),
         Check(
@@ -82,7 +81,7 @@ CARD = Card(
             beside=(Arm("kv-adaquant", key_bits=4, value_bits=2), Arm("original")),
             equal={"cache_bits": 0.001, "layer_bits": 0.001},
             models=("abstracts-lm",),
-            gap="Ranges over the 32 tokens of a block, not over a token's channels; the sizes are equal all the same.",
+            gap="Ranges over the 32 tokens of a block, not over a token's channels.",
             role="question",
         ),
     ),
@@ -90,9 +89,10 @@ CARD = Card(
         "a query meets the rounded cache in all of the text; the authors' prompts attend to exact keys and values, and "
         "only what is generated meets rounded ones",
         "a block is rounded once; the authors round the whole cache again each time a block is full",
+        "ranges are minimum to maximum, as quanto's; the authors' later back end (HQQ) also searches the zero points",
         "the bits are given, as in the tables; the authors' later code also derives them per layer from the norms",
-        "the cache is simulated in the attention of teacher-forced scoring, ranges in float16; no memory is saved",
-        "cache_bits leaves out the exact block of at most `residual` tokens, the same in all arms",
+        "the cache is simulated in the attention of teacher-forced scoring, ranges in float16; no memory is saved; "
+        "cache_bits leaves out the exact block, the same in all arms",
     ),
 )
 

@@ -1,8 +1,7 @@
-"""Key/value caches rounded block by block in real decoding, without paperlab: python kv-adaquant.py FOLDER TEXTS
+"""Key/value caches rounded block by block in real decoding, without paperlab: python kv_adaquant.py MODEL TEXTS
 
-FOLDER: a Llama-like model (src/paperlab/data/models/abstracts-lm). TEXTS: JSON lines with "text", .xz or not
-(src/paperlab/data/texts/abstracts.jsonl.xz); every second document is read. The model decodes 32 tokens at a time;
-after each block its keys and values in the cache are replaced by rounded ones.
+MODEL: src/paperlab/data/models/abstracts-lm. TEXTS: src/paperlab/data/texts/abstracts.jsonl.xz, whose held-out rows are
+read. The model decodes 32 tokens at a time; after each block its keys and values in the cache are rounded.
 """
 
 import json
@@ -49,7 +48,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with (lzma.open if texts.endswith(".xz") else open)(texts, "rt", encoding="utf-8") as stream:
-        documents = [json.loads(line)["text"] for line in stream][::2]
+        documents = [row["text"] for row in map(json.loads, stream) if row["held_out"]]
     ids = [token for text in documents for token in [*tokenizer(text).input_ids, tokenizer.eos_token_id]]
     rows = torch.tensor(ids[: len(ids) // LENGTH * LENGTH]).view(-1, LENGTH)[:WINDOWS]
     print(len(rows), "windows of", LENGTH)
