@@ -9,14 +9,19 @@ Equivalent transformation pairs, to be learned: Hu et al., OstQuant, arXiv 2501.
 SpinQuant, arXiv 2405.16406.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from paperlab.kit.activations import per_token_through
+from paperlab.kit.objective import kl_top
 from paperlab.kit.orthogonal import KroneckerHadamard, random_rotation
+from paperlab.kit.rotate import ends
+from paperlab.kit.stiefel import RiemannAdam
 from paperlab.kit.walk import Batch, linears
 
 
@@ -102,3 +107,47 @@ def backward(
     for name, make in made.items():
         make().backward(leaves.pop(name).grad)
     return value.item()
+
+
+def learn(
+    model: nn.Module, teacher: nn.Module, rotation: Tensor, pairs: dict[str, Pairs], named: dict[str, Any],
+    supply: Iterator[Batch], weight_bits: int, steps: int, top: int, rates: tuple[float, float],
+) -> list[float]:  # fmt: skip
+    """Learn `rotation` and `pairs` in place; returns the loss of each step."""
+    riemann = [RiemannAdam(matrix.requires_grad_()) for matrix in (rotation, *(pair.heads for pair in pairs.values()))]
+    scales = [scale.requires_grad_() for pair in pairs.values() for scale in pair.scales()]
+    adam = torch.optim.Adam(scales, lr=rates[1])
+    embedding, last = ends(model)
+    handles = [
+        embedding.register_forward_hook(lambda _, __, out: out @ rotation),
+        last.register_forward_pre_hook(lambda _, args: (args[0] @ rotation.mT, *args[1:])),
+    ]
+
+    def rounded(make: Callable[[], Tensor]) -> Tensor:
+        return per_token_through(make(), bits=weight_bits) if weight_bits < 16 else make()
+
+    losses = []
+    for step in range(steps):
+        batch = next(supply)
+        with torch.no_grad():
+            wanted = teacher(**batch).logits.float()
+        made: Fused = {}
+        norms: dict[str, Tensor] = {}
+        for stem, block in named.items():
+            fused = fuse(block, rotation, pairs[stem])
+            made |= {f"{stem}.{name}.weight": partial(rounded, make) for name, make in fused.items()}
+            norms |= {f"{stem}.{name}": weight for name, weight in pairs[stem].norms().items()}
+        losses.append(backward(model, made, norms, batch, partial(kl_top, teacher=wanted, k=top)))
+        share = 1 - step / steps
+        adam.param_groups[0]["lr"] = rates[1] * share
+        adam.step()
+        adam.zero_grad()
+        for rider in riemann:
+            assert rider.matrix.grad is not None
+            rider.step(rider.matrix.grad, rates[0] * share)
+            rider.matrix.grad = None
+    for handle in handles:
+        handle.remove()
+    for tensor in (*scales, *(rider.matrix for rider in riemann)):
+        tensor.requires_grad_(False)
+    return losses

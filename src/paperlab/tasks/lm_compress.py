@@ -2,6 +2,7 @@
 
 Held-out windows of running text are scored one by one: the mean negative log-likelihood of their tokens (nats)
 and the KL divergence to the original model's predictions. Calibration windows come from other documents.
+`--data news@512` takes windows of 512 tokens, fewer of them; `@512` the model's own text.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlab.assets.loading import load_causal_lm
-from paperlab.assets.texts import Text, load_text, windows
+from paperlab.assets.texts import Text, TextError, load_text, windows
 from paperlab.core.task import Metric
 from paperlab.kit.compressed import Compressed
 from paperlab.kit.walk import Batch
@@ -44,12 +45,13 @@ CHUNK = 4  # windows in a forward pass
 KL_STRIDE = 4  # KL is taken at every fourth position, or the original's logits would not fit in memory
 CALIBRATION = {"quick": 32, "full": 128, "gpu": 128}  # windows
 HELD_OUT = {"quick": 96, "full": 192, "gpu": 192}  # windows
+FEWEST = 16  # windows that are scored at least, where long ones would leave fewer
 SMALL = 20_000_000  # parameters; above, `quick` scores a third of the windows, or arms would take minutes
 
 
 @dataclass
 class Setting:
-    """model: the original, fp32. calibration: batches of CHUNK windows. held_out: (n, LENGTH) token ids."""
+    """model: the original, fp32. calibration: batches of CHUNK windows. held_out: (n, length) token ids."""
 
     model: nn.Module
     tokenizer: Any
@@ -59,20 +61,22 @@ class Setting:
     text: Text
     seed: int
     scale: str
+    length: int = LENGTH
     predictions: dict[int, Tensor] = field(default_factory=dict)
 
     def calibration_from(self, name: str) -> list[Batch]:
         """Calibration windows of another text, of tokens drawn at random ("random"), or its own in another order
         ("reordered")."""
-        count = CALIBRATION[self.scale]
+        count = CALIBRATION[self.scale] * LENGTH // self.length
         if name == "reordered":
             own = torch.cat([batch["input_ids"] for batch in self.calibration])
             return batches(own[torch.randperm(len(own), generator=torch.Generator().manual_seed(self.seed))])
         if name == "random":
             draw = torch.Generator().manual_seed(self.seed)
             size = len(self.tokenizer)
-            return batches(torch.randint(size, (count, LENGTH), generator=draw))
-        return batches(windows(self.tokenizer, load_text(name), LENGTH, count, split="calibration", seed=self.seed))
+            return batches(torch.randint(size, (count, self.length), generator=draw))
+        text = load_text(name)
+        return batches(windows(self.tokenizer, text, self.length, count, split="calibration", seed=self.seed))
 
 
 def make(seed: int, scale: str, *, model: str | None = None, data: str | None = None) -> Setting:
@@ -82,17 +86,30 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     """
     name = model or MODELS[0]
     module, tokenizer, provenance = load_causal_lm(name)
-    text = load_text(data or TEXTS.get(name, "news"))
-    calibration = windows(tokenizer, text, LENGTH, CALIBRATION[scale], split="calibration", seed=seed)
+    source, length = _text_and_length(data or "")
+    text = load_text(source or TEXTS.get(name, "news"))
+    calibration = windows(
+        tokenizer, text, length, CALIBRATION[scale] * LENGTH // length, split="calibration", seed=seed
+    )
     count = HELD_OUT[scale] // (3 if scale == "quick" and provenance["parameters"] > SMALL else 1)
-    held_out = windows(tokenizer, text, LENGTH, count, split="held-out")
-    return Setting(module, tokenizer, batches(calibration), held_out, provenance, text, seed, scale)
+    held_out = windows(tokenizer, text, length, max(count * LENGTH // length, min(count, FEWEST)), split="held-out")
+    return Setting(module, tokenizer, batches(calibration), held_out, provenance, text, seed, scale, length)
+
+
+def _text_and_length(data: str) -> tuple[str, int]:
+    """What `data` names: a text ("" for the model's own), and tokens in a window."""
+    source, _, length = data.rpartition("@")
+    if not length.isdigit() or "@" not in data:
+        return data, LENGTH
+    if not 8 <= int(length) <= LENGTH * CALIBRATION["quick"] // CHUNK:
+        raise TextError(f"windows of {length} tokens: between 8 and {LENGTH * CALIBRATION['quick'] // CHUNK}")
+    return source, int(length)
 
 
 def remake(setting: Setting, seed: int) -> Setting:
     """The setting for another seed: only the calibration windows are drawn again."""
-    count = CALIBRATION[setting.scale]
-    calibration = windows(setting.tokenizer, setting.text, LENGTH, count, split="calibration", seed=seed)
+    count = CALIBRATION[setting.scale] * LENGTH // setting.length
+    calibration = windows(setting.tokenizer, setting.text, setting.length, count, split="calibration", seed=seed)
     return replace(setting, calibration=batches(calibration), seed=seed)
 
 
@@ -107,7 +124,7 @@ def describe(setting: Setting) -> dict[str, Any]:
         "model": setting.provenance["id"],
         "provenance": setting.provenance,
         "data": setting.text.describe(),
-        "window": LENGTH,
+        "window": setting.length,
         "held_out_windows": len(setting.held_out),
         "calibration_windows": sum(len(batch["input_ids"]) for batch in setting.calibration),
         "threads": torch.get_num_threads(),
@@ -125,7 +142,7 @@ def totals(arm: Compressed, setting: Setting) -> dict[str, float]:
 
 
 def score(arm: Compressed, setting: Setting, start: int = 0) -> Iterator[dict[str, float]]:
-    """nll: mean over a window's 127 predicted tokens, in nats. kl: mean of KL(original || arm), in nats.
+    """nll: mean over a window's predicted tokens, in nats. kl: mean of KL(original || arm), in nats.
 
     Whole chunks are computed from the same starting points whatever `start` is: a resumed run gives the same
     bits as an unbroken one.
@@ -144,7 +161,7 @@ def score(arm: Compressed, setting: Setting, start: int = 0) -> Iterator[dict[st
 
 
 def _predictions(setting: Setting, first: int) -> Tensor:
-    """The original's log-probabilities for one chunk (CHUNK, LENGTH / KL_STRIDE, vocabulary).
+    """The original's log-probabilities for one chunk (CHUNK, length / KL_STRIDE, vocabulary).
 
     Kept for the next arm at `quick`; at larger scales they would fill the memory and are computed again.
     """

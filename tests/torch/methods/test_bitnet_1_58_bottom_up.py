@@ -15,6 +15,9 @@ def test_codes_by_hand() -> None:
     codes, beta = ternary(weight, "mean")
     assert beta.item() == pytest.approx(0.425)
     assert codes.tolist() == [[0.0, -1.0], [1.0, 0.0]]  # 0.1 / 0.425 = 0.24, 0.2 / 0.425 = 0.47
+    codes, beta = ternary(weight, "max")
+    assert beta.item() == pytest.approx(0.9)
+    assert codes.tolist() == [[0.0, -1.0], [1.0, 0.0]]  # 0.5 / 0.9 = 0.56
     codes, beta = ternary(weight, "median")
     assert beta.item() == pytest.approx(0.2)
     assert codes.tolist() == [[0.0, -1.0], [1.0, -1.0]]  # 0.1 / 0.2 = 0.5 rounds to even
@@ -22,8 +25,10 @@ def test_codes_by_hand() -> None:
 
 def test_activations_by_hand() -> None:
     # step = 2 / 128: the largest positive value meets code 127, the largest negative one -128
-    assert round_activations(torch.tensor([[2.0, 0.02, -1.0]])).tolist() == [[127 / 64, 1 / 64, -1.0]]
-    assert round_activations(torch.tensor([[-2.0, 0.0]])).tolist() == [[-2.0, 0.0]]
+    rounded, step = round_activations(torch.tensor([[2.0, 0.02, -1.0]]))
+    assert rounded.tolist() == [[127 / 64, 1 / 64, -1.0]]
+    assert step.item() == 2 / 128
+    assert round_activations(torch.tensor([[-2.0, 0.0]]))[0].tolist() == [[-2.0, 0.0]]
 
 
 def test_forward_equals_the_integer_computation() -> None:
@@ -35,7 +40,7 @@ def test_forward_equals_the_integer_computation() -> None:
     integers = (normed * 128 / largest).round().clamp(-128, 127)
     codes, beta = ternary(layer.weight.detach(), "mean")
     assert set(codes.unique().tolist()) <= {-1.0, 0.0, 1.0}
-    expected = (integers @ codes.T) * largest / 128 * beta + layer.bias
+    expected = (integers @ codes.T + layer.bias) * largest / 128 * beta  # the bias is added to the integers
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -46,7 +51,7 @@ def test_gradients_pass_straight_through() -> None:
     out = layer(x)
     upstream = torch.randn_like(out)
     out.backward(upstream)
-    rounded = round_activations(x.detach())
+    rounded, _ = round_activations(x.detach())
     codes, beta = ternary(layer.weight.detach(), "mean")
     torch.testing.assert_close(layer.weight.grad, upstream.T @ rounded)  # as if w itself had been multiplied
     torch.testing.assert_close(x.grad, upstream @ (codes * beta))
@@ -59,7 +64,10 @@ def test_late_layer_is_ordinary_while_it_trains() -> None:
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
     early = BitLinear(12, 4, True, scale="mean", late=False, norm=False)
     early.load_state_dict(layer.state_dict())
-    assert torch.equal(layer.eval()(x), early(x))
+    _, step = round_activations(x)
+    beta = ternary(layer.weight.detach(), "mean")[1]
+    # the same rounding; its bias is added as it was trained, outside of the scales
+    torch.testing.assert_close(layer.eval()(x) - layer.bias, early(x) - layer.bias * beta * step)
     assert not torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
 
 

@@ -60,8 +60,8 @@ def test_the_function_is_unchanged_before_rounding(steps: int, monkeypatch: pyte
 
 
 def test_training_lowers_kl_top_and_keeps_the_bits() -> None:
-    _, start = apply(steps=0)
-    teacher, trained = apply(steps=40, rows=4)
+    _, start = apply(steps=0, act_bits=3)
+    teacher, trained = apply(steps=40, act_bits=3, orthogonal_rate=0.1, scale_rate=0.03)
     losses = trained.notes["losses"]
     assert sum(losses[-8:]) < sum(losses[:8])
     assert all(0 < trained.notes["qsur"][when] < 1 for when in ("before", "after"))

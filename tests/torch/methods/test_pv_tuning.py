@@ -1,13 +1,14 @@
 """PV-Tuning: length of the P step, hand-worked V step, its limits, rules against each other, counted bits."""
 
 import copy
+import math
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from paperlab.kit.codebook import Codebook, cluster
-from paperlab.methods.quantization.pv_tuning import State, c_step, p_step, transform, v_step
+from paperlab.methods.quantization.pv_tuning import State, p_step, transform, v_step
 
 
 def tiny() -> LlamaForCausalLM:
@@ -40,53 +41,48 @@ def by_hand() -> Codebook:
 
 
 def test_v_step_by_hand() -> None:
-    # ||W|| = sqrt(12). Two of four groups are chosen: u = 3 (group 1) and u = -4 (group 0), ||u_S|| = 5.
-    # code_rate 0.5: eta = 0.5 * sqrt(12) / 5 = 0.3464. Group 0: -2 + 1.386 = -0.614 -> nearest of (-2, 0, 2) is 0.
-    # Group 1: 0 - 1.039 = -1.039 -> -2. Groups 2 and 3 are not chosen, though u = 2.9 would move them.
-    matrix = by_hand()
-    move = -torch.tensor([[-4.0, 3.0, 2.9, 0.0]])
-    assert v_step(matrix, move, length=0.5, code_fraction=0.5, trust=10.0) == 2
-    assert matrix.codes.tolist() == [[1, 0, 2, 2]]
+    # W = (-2, 0, 2, 2); groups 2 and 0 are farthest; 0.8 is nearer to 0 than to 2, -0.9 nearer to 0 than to -2
+    book = by_hand()
+    towards = torch.tensor([[-0.9, 0.5, 0.8, 1.5]])
+    assert v_step(book, towards, code_fraction=0.5) == 2
+    assert book.codes.tolist() == [[1, 1, 1, 2]]
+    book = by_hand()
+    assert v_step(book, towards, code_fraction=0.25) == 1  # only group 2
+    assert book.codes.tolist() == [[0, 1, 1, 2]]
+    assert v_step(by_hand(), towards, code_fraction=0.0) == 0
 
 
-def test_trust_takes_back_all_but_the_longest_update() -> None:
-    matrix = by_hand()
-    # each change moves W by 2 of sqrt(12): one is 0.577, two are 0.816
-    move = -torch.tensor([[-4.0, 3.0, 2.9, 0.0]])
-    assert v_step(matrix, move, length=0.5, code_fraction=0.5, trust=0.6) == 1
-    assert matrix.codes.tolist() == [[1, 1, 2, 2]]
-    matrix = by_hand()
-    assert v_step(matrix, move, length=0.5, code_fraction=0.5, trust=0.01) == 1  # one is always allowed
-    assert v_step(by_hand(), move, length=0.5, code_fraction=0.0, trust=1.0) == 0
+def test_all_groups_are_straight_through() -> None:
+    book, towards = cluster(torch.randn(6, 16), dim=2, bits=3, seed=0), torch.randn(6, 16)
+    wanted = book.nearest(towards)
+    v_step(book, towards, code_fraction=1.0)
+    assert torch.equal(book.codes, wanted)
 
 
-def test_straight_through_collects_small_steps() -> None:
-    state = State(by_hand())
+def test_the_buffer_collects_small_steps() -> None:
+    state = State(by_hand(), by_hand().weight())
     gradient = torch.tensor([[-1.0, 0.0, 0.0, 0.0]])
-    # each step moves the hidden weight by about 0.2 * sqrt(12) = 0.69 from -2; it crosses -1 at the second
-    changed = [
-        c_step(state, gradient, step, rule="straight-through", code_rate=0.2, code_fraction=0, trust=0)
-        for step in (1, 2)
-    ]
+    # without momentum the first steps are sqrt(1 - 0.95^t) of 1.0 * sqrt(12): 0.77, then more
+    first = state.buffer.norm().item() * math.sqrt(0.05)
+    changed = []
+    for count in (1, 2):
+        state.step("buffer", state.buffer, gradient, count, 1.0 if count == 1 else 0.5, 0.0)
+        if count == 1:
+            assert state.buffer[0, 0].item() == pytest.approx(-2 + first, rel=1e-4)
+        changed.append(v_step(state.book, state.buffer, code_fraction=1.0))
     assert changed == [0, 1]
     assert state.book.codes.tolist() == [[1, 1, 2, 2]]
 
 
-def test_a_move_can_be_taken_as_it_is() -> None:
-    matrix = by_hand()
-    # W = (-2, 0, 2, 2); group 2 would go to 0.8, nearer to 0 than to 2; the others move less and are not chosen
-    assert v_step(matrix, torch.tensor([[0.9, 0.0, -1.2, 0.0]]), length=None, code_fraction=0.25, trust=10.0) == 1
-    assert matrix.codes.tolist() == [[0, 1, 1, 2]]
-
-
 def test_p_step_is_as_long_as_said_and_goes_down() -> None:
     torch.manual_seed(4)
-    state = State(cluster(torch.randn(5, 12), dim=2, bits=2, seed=0))
-    matrix, target = state.book, torch.randn(5, 12)
+    matrix, target = cluster(torch.randn(5, 12), dim=2, bits=2, seed=0), torch.randn(5, 12)
+    state = State(matrix, matrix.weight())
     for step in range(1, 100):
         before, error = matrix.words.clone(), (matrix.weight() - target).square().sum()
         p_step(state, 2 * (matrix.weight() - target), step, 0.01)
-        assert ((matrix.words - before).norm() / before.norm()).item() == pytest.approx(0.01, rel=1e-3)
+        length = 0.01 * math.sqrt(1 - 0.95**step) / (1 - 0.9**step)
+        assert ((matrix.words - before).norm() / before.norm()).item() == pytest.approx(length, rel=1e-3)
         if step == 1:
             assert (matrix.weight() - target).square().sum() < error
 
@@ -102,7 +98,7 @@ def test_the_original_is_untouched_and_the_weights_are_what_is_stored() -> None:
 def test_no_steps_is_clustering_and_codebooks_only_keeps_codes() -> None:
     _, start = tuned(steps=0)
     _, only = tuned("codebooks", steps=5)
-    _, pv = tuned("pv", steps=5, code_rate=0.1)
+    _, pv = tuned("pv", steps=5, code_rate=0.5)
     name = "model.layers.0.mlp.up_proj"
     assert torch.equal(start.layers[name].codes, only.layers[name].codes)
     assert not torch.equal(start.layers[name].codebook, only.layers[name].codebook)
@@ -111,7 +107,7 @@ def test_no_steps_is_clustering_and_codebooks_only_keeps_codes() -> None:
     assert torch.equal(start.layers[name].codes.squeeze(-1).long(), book.codes)
 
 
-@pytest.mark.parametrize("rule", ["pv", "pv+straight-through", "straight-through", "codebooks"])
+@pytest.mark.parametrize("rule", ["pv", "straight-through", "codebooks"])
 def test_tuning_lowers_the_divergence_at_equal_bits(rule: str) -> None:
     _, small = tuned(rule, steps=24, code_rate=0.01)
     losses = small.notes["losses"]
@@ -133,7 +129,12 @@ def test_same_seed_same_bits() -> None:
 
 @pytest.mark.parametrize(
     ("params", "said"),
-    [({"dim": 3}, "does not divide"), ({"code_bits": 0}, "between 1 and 12"), ({"steps": -1}, "at least 0")],
+    [
+        ({"dim": 3}, "does not divide"),
+        ({"code_bits": 0}, "between 1 and 12"),
+        ({"steps": -1}, "at least 0"),
+        ({"rule": "x"}, "rule"),
+    ],
 )
 def test_bad_parameters(params: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paperlab.assets.labelled import Labelled
 from paperlab.kit import training
 from paperlab.lab.drivers.train import build
 from paperlab.methods.quantization.full_precision import linear
@@ -29,9 +30,11 @@ def share(arm: training.Trained, setting: task.Setting) -> float:
 
 def test_splits_are_disjoint_whole_and_drawn_by_the_seed() -> None:
     first, again, other = task.make(1, "quick"), task.make(1, "quick"), task.make(2, "quick")
-    assert (len(first.train), len(first.validation), len(first.test)) == (1078, 269, 450)
+    assert (len(first.train), len(first.validation), len(first.test)) == (1167, 270, 360)
     assert torch.equal(first.test.inputs[0], again.test.inputs[0])
     assert not torch.equal(first.test.inputs[0], other.test.inputs[0])
+    pixels = [{tuple(row) for row in made.test.inputs[0].tolist()} for made in (first, other)]
+    assert not pixels[0] & pixels[1]  # test parts do not overlap
     inks = [
         torch.cat([part.inputs[0].sum(1) for part in (made.train, made.validation, made.test)]).sort().values
         for made in (first, other)
@@ -69,7 +72,7 @@ def test_every_arm_tries_all_rates_and_keeps_the_best(setting: task.Setting) -> 
     arm = build({"linear": linear}, {}, setting=setting, seed=0)
     assert set(arm.validation) == {"1e-06", "0.01"}
     assert arm.rate == 1e-2
-    assert arm.steps == 5 * -(-1078 // task.BATCH)
+    assert arm.steps == 5 * -(-len(setting.train) // task.BATCH)
 
 
 def test_a_loss_and_a_schedule_can_be_supplied(setting: task.Setting) -> None:
@@ -80,7 +83,7 @@ def test_a_loss_and_a_schedule_can_be_supplied(setting: task.Setting) -> None:
         return share
 
     frozen = build({"rate": rate}, {"share": 0.0}, setting=setting, seed=0)
-    assert seen == [(step, 85) for step in range(85)]
+    assert seen == [(step, 95) for step in range(95)]
     torch.manual_seed(0)
     assert torch.equal(frozen.model.last.weight, setting.network(training.PARTS).last.weight)  # rate 0 learns nothing
 
@@ -109,6 +112,19 @@ def test_a_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (setting.classes, task.describe(setting)["examples"]) == (2, 201)
     assert str(tmp_path) not in str(task.describe(setting))  # a record names the file, not the machine
     assert share(build({"linear": linear}, {}, setting=setting, seed=0), setting) > 0.95
+
+
+def test_named_texts_have_the_network_of_the_released_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = tuple(f"{'fine' if i % 2 else 'poor'} film {i}" for i in range(200))
+    known = Labelled("movie-reviews", texts, tuple("good" if i % 2 else "bad" for i in range(200)), "0" * 64)
+    monkeypatch.setattr(task, "labelled", lambda _: known)
+    monkeypatch.setattr(task, "HIDDEN", 16)
+    setting = task.make(0, "quick", data="movie-reviews")
+    network = setting.network(training.PARTS)
+    assert network.embed is not None
+    assert network.second is None  # one layer after the embedding
+    assert setting.words == 2 + 3  # none, unknown, and the words that come twice
+    assert setting.rates == task.TEXT_RATES
 
 
 @pytest.mark.parametrize(("text", "said"), [("a b\n" * 20, "at least 100 lines"), ("a b\n" * 200, "two labels")])

@@ -7,7 +7,7 @@ Ashkboos et al., QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs, arXiv 240
 incoherence by random Hadamard matrices: Chee et al., QuIP, arXiv 2307.13304; Tseng et al., QuIP#, arXiv 2402.04396.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,10 @@ from torch import Tensor, nn
 from paperlab.core.card import Card
 from paperlab.kit.activations import per_token, round_input
 from paperlab.kit.compressed import Compressed, count_weights
-from paperlab.kit.gptq import gptq
-from paperlab.kit.grid import min_max, round_to_grid
 from paperlab.kit.orthogonal import random_hadamard, random_orthogonal
-from paperlab.kit.quantized import Quantized
 from paperlab.kit.rotate import fold_norms, llama_blocks, rotate_heads, rotate_online, rotate_residual
-from paperlab.kit.stats import gather
-from paperlab.kit.walk import Batch, block_linears, linears, walk
+from paperlab.kit.rounding import round_blocks
+from paperlab.kit.walk import Batch, block_linears
 
 CARD = Card(
     family="quantization",
@@ -50,27 +47,11 @@ def transform(
     rotation: Hadamard where the width has such a matrix (576 and 1536 have), dense orthogonal, or none.
     rounding: to nearest, or by GPTQ on the rotated inputs.
     """
-    if rotation not in ("hadamard", "orthogonal", "none") or rounding not in ("nearest", "gptq"):
-        raise ValueError(
-            f"rotation={rotation!r} is hadamard, orthogonal or none; rounding={rounding!r} nearest or gptq"
-        )
+    if rotation not in ("hadamard", "orthogonal", "none"):
+        raise ValueError(f"rotation={rotation!r} is hadamard, orthogonal or none")
     count = count_weights(model)
     bits = rotate(model, seed, rotation) if rotation != "none" else 0
-    layers: dict[str, Quantized] = {}
-    grid: Any = {"bits": weight_bits, "group": group, "symmetric": symmetric}
-    needs = {"hessian"} if rounding == "gptq" else set()
-    for stem, block, calls in walk(model, calibration if needs else []):
-        inside = linears(block)
-        statistics = gather(block, inside, calls, needs) if needs else {}
-        for name, layer in inside.items():
-            weight = layer.weight.detach()
-            if rounding == "gptq":
-                packed = gptq(weight, statistics[name]("hessian"), **grid)
-            else:
-                packed = round_to_grid(weight, *min_max(weight, **grid), bits=weight_bits, symmetric=symmetric)
-            layers[f"{stem}.{name}"] = packed
-            with torch.no_grad():
-                layer.weight.copy_(packed.dense())
+    layers = round_blocks(model, calibration, rounding, bits=weight_bits, group=group, symmetric=symmetric)
     if act_bits < 16:  # after the calibration, which sees exact inputs
         for layer in block_linears(model).values():
             round_input(layer, lambda x: per_token(x, bits=act_bits))
