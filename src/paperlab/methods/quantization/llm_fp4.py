@@ -64,7 +64,7 @@ CARD = Card(
                 "smoothquant", alpha=None, weight_bits=4, act_bits=4, level="O3", weights="channel", symmetric=False
             ),
             models=("abstracts-lm",),
-            gap="As above; the paper took SmoothQuant's figures from another paper. Here it has the same ranges as the "
+            gap="As above; in their table SmoothQuant keeps embeddings in 16 bits. Here it has the same ranges as the "
             "method: one per output channel, one static range per input.",
         ),
         Check(
@@ -75,6 +75,7 @@ CARD = Card(
         ),
         Check(
             claim="min-max-fp4-better-than-min-max-int4",
+            models=("abstracts-lm",),
             says="Do the format's values alone help? On LLaMA-7B MinMax FP (E2M1) scores 37.4, MinMax INT 38.1.",
             method=Arm("llm-fp4", clip=False, pre_shift=False, weight_format="e2m1", activation_format="e2m1"),
             baseline=Arm("rtn-activations", weight_bits=4, activation_bits=4),
