@@ -83,8 +83,10 @@ CARD = Card(
         ),
     ),
     departs=(
-        "the largest value is searched among 8 shares of the observed maximum (1.2 to 0.4); theirs among 100 shares "
+        "the largest value is searched among 12 shares of the observed maximum (1.2 to 0.4); theirs among 100 shares "
         "(0.01 to 1.2) of the bias b, whose reach depends on how large the maximum is",
+        "no magnitude beyond the format's passes: in the released code 2^-M of whole numbers comes out 0, which lets "
+        "one more through than 4 bits hold",
         "one round, activations first and then weights behind rounded activations; the authors alternate three times",
         "the search looks at 128 calibration tokens of each layer; the maxima come from all of them",
         "a layer's inputs are those behind the blocks rounded before; all layers of a block see the same",
@@ -92,7 +94,7 @@ CARD = Card(
 )
 
 FORMATS: dict[str, Format] = {"e2m1": (2, 1), "e1m2": (1, 2), "e3m0": (3, 0)}
-SHARES = (1.2, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+SHARES = (1.2, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4)
 TOKENS = 128
 FormatName = Literal["search", "e2m1", "e1m2", "e3m0"]
 

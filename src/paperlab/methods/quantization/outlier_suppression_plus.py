@@ -121,7 +121,7 @@ def transform(
     """Shift, scale and round; 16 bits leave weights or activations as they are.
 
     shift, scale: the method's halves. steps: half of the thresholds tried. per_channel: a weight range per output
-    channel, else per matrix. dynamic: a range per token, else one per layer; average: the mean of the batches' extremes.
+    channel, else per matrix. dynamic: a range per token, else one per layer; average: the mean over batches.
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: at least 1")
