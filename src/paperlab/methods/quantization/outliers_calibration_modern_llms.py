@@ -28,17 +28,18 @@ CARD = Card(
             method=Arm("gptq", bits=4, group=64, calibration="code"),
             baseline=Arm("gptq", bits=4, group=64),
             trivial=Arm("round-to-nearest", bits=4, group=64),
-            gap="Theirs: 7 to 35 billion parameters, several methods and sets. Here one model of 135 million, trained "
-            "by a modern recipe, its weights rounded once to 4 bits in groups of 32. A pass does not show that older "
-            "models are not robust: the contrast, which is the paper's point, is not tested.",
+            gap="Theirs: 7 to 35 billion parameters. Here one model of 135 million, trained by a modern recipe, its "
+            "weights rounded once to 4 bits in groups of 32. At quick 4,096 tokens calibrate layers of up to 1,536 "
+            "inputs, so that GPTQ leans on its text more than with a usual set. A pass does not show that older models "
+            "are not robust: the contrast, which is the paper's point, is not tested.",
         ),
         Check(
             claim="gptq-robust-to-random-tokens",
-            says="Is a tiny model calibrated on random tokens no worse than one calibrated on text (3-bit weights)?",
+            says="Is a tiny model calibrated on random tokens no worse than one calibrated on text (2-bit weights)?",
             models=("abstracts-lm",),
-            method=Arm("gptq", bits=3, group=64, calibration="random"),
-            baseline=Arm("gptq", bits=3, group=64),
-            trivial=Arm("round-to-nearest", bits=3, group=64),
+            method=Arm("gptq", bits=2, group=64, calibration="random"),
+            baseline=Arm("gptq", bits=2, group=64),
+            trivial=Arm("round-to-nearest", bits=2, group=64),
             gap="A model of 6 million parameters that has met nothing but abstracts is not one of the modern models.",
             role="question",
         ),
