@@ -94,13 +94,13 @@ CARD = Card(
     ),
     departs=(
         "t takes geometric steps down to 0.1, then as many around the best; theirs 100 equal ones or more, OPT's to 1",
-        "errors are of the first calibration batch, as in their code, but 512 to 1,024 tokens; ranges are of all",
+        "errors are of the first calibration batch, as in their code, but 512 to 1,024 tokens; ranges are of more",
         "a block's thresholds are searched before any of it is rounded, behind blocks that are",
         "the products inside attention stay in floating point, as in the released LLaMA setting, not in OPT's",
     ),
 )  # fmt: skip
 
-FLOOR = 0.1  # the least threshold that is tried
+FLOOR, FEW = 0.1, 4  # the least threshold tried; batches that are looked at where they fix no range
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def transform(
     total, groups = count_weights(model), scaling_groups(model)
     layers: dict[str, Quantized] = {}
     added, thresholds = {"shifts_and_scales": 0}, {}
-    for index, (stem, block, calls) in enumerate(walk(model, calibration)):
+    for index, (stem, block, calls) in enumerate(walk(model, calibration if rounding.static else calibration[:FEW])):
         own = [g for g in groups[index] if not (isinstance(g.source, nn.Linear) and g.shiftable)]
         inside = linears(block)
         statistics = gather(block, inside, calls, {"input_min", "input_max"})
