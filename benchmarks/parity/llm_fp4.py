@@ -1,4 +1,4 @@
-"""LLM-FP4 against its authors' code; prints rows for benchmarks/parity.md.
+"""LLM-FP4 against its authors' code; prints rows for README.md beside this file.
 
     PYTHONPATH=src:benchmarks python benchmarks/parity/llm_fp4.py FOLDER
 

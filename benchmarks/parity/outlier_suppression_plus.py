@@ -1,4 +1,4 @@
-"""Outlier Suppression+ and SmoothQuant against their authors' code; prints rows for benchmarks/parity.md.
+"""Outlier Suppression+ and SmoothQuant against their authors' code; prints rows for README.md beside this file.
 
     PYTHONPATH=src:benchmarks python benchmarks/parity/outlier_suppression_plus.py OSPLUS SMOOTHQUANT
 
