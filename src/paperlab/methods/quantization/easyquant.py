@@ -1,7 +1,7 @@
 """EasyQuant: keep the few outlying weights exact, then shrink each channel's range by gradient steps; no data.
 
 Tang et al., "EasyQuant: An Efficient Data-free Quantization Algorithm for LLMs", arXiv 2403.02775, read whole; no code
-was released.
+was found.
 
     outliers:  |W_ij - mean(W)| >= n * std(W)     stay in floating point, under 1 % of them       eq. 3
     others:    Q[w] = s * clamp(round(w / s))     symmetric, one s per output channel             eq. 1
