@@ -2,7 +2,7 @@
 
     PYTHONPATH=src:benchmarks python benchmarks/parity/easyquant.py
 
-The paper's authors released no code. The peer takes nothing of ours: the outliers by numpy, the descent by
+No code of the authors was found. The peer takes nothing of ours: the outliers by numpy, the descent by
 torch.optim.Adam on the scales with rounding taken as a constant (section 4.1), on all weights instead of a histogram.
 Same layer as in benchmarks/parity.py.
 """

@@ -3,7 +3,7 @@
     pip install --no-deps peft accelerate      in an environment with torch and transformers
     PYTHONPATH=src:benchmarks python benchmarks/parity/zeroquant_v2_lorc.py
 
-The authors of ZeroQuant-V2 released no code. peft splits an error matrix as the paper does, U sqrt(S) and sqrt(S) V^T,
+No code of LoRC was found. peft splits an error matrix as the paper does, U sqrt(S) and sqrt(S) V^T,
 by an exact singular value decomposition. Same layer as in benchmarks/parity.py, rounded to 3 bits per row, rank 8.
 """
 

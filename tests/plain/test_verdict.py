@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from paperlab.core.standings import (
     summary,
     survives,
 )
+from paperlab.core.statistics import relative_gain
 from paperlab.core.task import Metric, task_version
 from paperlab.core.verdict import RULES, WORDS, Verdict, verdict
 from paperlab.core.verify import problems, verify
@@ -724,3 +726,32 @@ def test_runs_that_are_not_outdated_come_first(monkeypatch):
     found = current(rows_of(*runs), card(of), {"text": 1})
     assert [r.id for r in found.current] == ["early"]
     assert [r.id for r in found.repeated] == ["late"]
+
+
+@pytest.mark.parametrize(
+    ("shift", "word"),
+    [(0.0, "holds"), (-0.2, "holds"), (0.01, "holds"), (0.1, "fails"), (0.05, "undecided")],
+)
+def test_no_worse_asks_one_way_only(shift: float, word: str) -> None:
+    """Non-inferiority: an arm that is better than the margin allows is no worse."""
+    found = verdict(second(check(expect="no worse", margin=0.05), shift))
+    assert found.word == word
+    same = verdict(second(check(expect="equal", margin=0.05), shift))
+    assert same.word == ("fails" if shift == -0.2 else word)
+    assert found.p is not None
+    assert same.p is not None
+    assert found.p <= same.p
+    assert (found.p < 0.05) is (word == "holds")
+
+
+def test_no_worse_beside_scipy() -> None:
+    """One-sided p on few items, where the interval is Student's: scipy's paired test against the bound."""
+    stats = pytest.importorskip("scipy.stats")
+    draw = random.Random(3)
+    ours = [1.0 + draw.gauss(0.01, 0.05) for _ in range(12)]
+    theirs = [1.0 for _ in ours]
+    found = relative_gain(ours, theirs, expect="lower", level=0.9, equivalence=0.05, no_worse=True)
+    # all theirs are 1, so the ratio is the mean; on the log scale its error is the mean's over the mean
+    mean, error = statistics.fmean(ours), statistics.stdev(ours) / math.sqrt(len(ours))
+    expected = stats.t.cdf((math.log(mean) - math.log(1.05)) / (error / mean), len(ours) - 1)
+    assert found.p == pytest.approx(expected, rel=1e-6)

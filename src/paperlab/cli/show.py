@@ -95,6 +95,8 @@ def _check(method: Method, check: Check) -> dict[str, Any]:
 def expectation(check: dict[str, Any]) -> str:
     """What a check expects, in words."""
     margin = text.percent(check["margin"], signed=False)
+    if check["expect"] == "no worse":
+        return f"{check['method']} no more than {margin} worse than {check['baseline']}"
     if check["expect"] == "equal":
         return f"{check['method']} within {margin} of {check['baseline']}"
     return f"{check['method']} {check['expect']} than {check['baseline']}, by {margin} or more"

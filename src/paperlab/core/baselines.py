@@ -21,7 +21,7 @@ def with_rivals(check: Check) -> Check:
     variants as its rivals; the method itself is never one."""
     base, method = check.baseline, check.method
     known = VARIANTS.get(base.method)
-    if known is None or check.expect == "equal" or check.role not in ("claim", "question"):
+    if known is None or check.expect not in ("lower", "higher") or check.role not in ("claim", "question"):
         return check
     arms = [Arm(base.method, {**base.params, **one}, base.after) for one in known]
     own = [_whole(arm) for arm in (base, method)]

@@ -75,8 +75,9 @@ class Check:
 
     claim: short name, unique within the card. says: the claim and the paper's own figure, in our words.
     task, metric: where and by what it is judged; `also` maps further tasks to their metric.
-    expect: the direction in which `method` should differ from `baseline`; "equal" asks for equivalence.
-    margin: relative. For lower/higher the least gain that counts; for equal the largest difference allowed.
+    expect: the direction in which `method` should differ from `baseline`; "equal" asks for equivalence,
+    "no worse" for non-inferiority (lossless, robust): both only mean something beside a `trivial` arm that fails.
+    margin: relative. For lower/higher the least gain that counts; else the largest difference, or loss, allowed.
     equal: totals that must agree between the two arms, with the relative tolerance.
     beside: further arms, scored and shown but not part of the verdict. trivial: the plainest baseline; a method that
     is worse than it is shown as "likely ours". ablation: the method without its key idea.
@@ -94,7 +95,7 @@ class Check:
     says: str = ""
     task: str = None  # type: ignore[assignment]  # this and the next: the card's, where a check does not say
     metric: str = None  # type: ignore[assignment]
-    expect: Literal["lower", "higher", "equal"] = None  # type: ignore[assignment]
+    expect: Literal["lower", "higher", "equal", "no worse"] = None  # type: ignore[assignment]
     margin: float = None  # type: ignore[assignment]
     method: Arm = None  # type: ignore[assignment]
     baseline: Arm = None  # type: ignore[assignment]
@@ -188,7 +189,7 @@ class Card:
     verbs: tuple[str, ...] = ()
     task: str | None = None
     metric: str | None = None
-    expect: Literal["lower", "higher", "equal"] | None = None
+    expect: Literal["lower", "higher", "equal", "no worse"] | None = None
     margin: float | None = None
     method: Arm | None = None
     baseline: Arm | None = None

@@ -21,7 +21,7 @@ from paperlab.core.sources import arm_sources, changed
 from paperlab.core.sources import forget as forget_sources
 from paperlab.core.statistics import holm
 from paperlab.core.task import task_version
-from paperlab.core.verdict import WORDS, Verdict, data_of
+from paperlab.core.verdict import WITHIN, WORDS, Verdict, data_of
 
 MIXED = "mixed"  # the word where finished runs of a claim disagree; of a paper, where its claims do
 FROZEN = BUNDLED / "frozen.json"
@@ -244,7 +244,9 @@ def floors(rows: Iterable[Row], methods: Mapping[str, Method]) -> dict[Group, fl
 def with_floor(entry: Row, floor: Mapping[Group, float], methods: Mapping[str, Method]) -> Row:
     """The row, but "undecided" where its gain is smaller than the floor of its group."""
     least = floor.get(_group(entry, methods), 0.0)
-    decided = entry.word in ("holds", "holds in direction", "weaker than claimed", "fails") and entry.expect != "equal"
+    decided = (
+        entry.word in ("holds", "holds in direction", "weaker than claimed", "fails") and entry.expect not in WITHIN
+    )
     if entry.schema < 2 or not decided or "control" in entry.role or entry.gain is None or abs(entry.gain) >= least:
         return entry
     reason = f"An arm differs from itself by up to {100 * least:.2f} % here, so this gain means nothing. {entry.reason}"
@@ -282,7 +284,7 @@ def _after_holm(entry: Row, p: float) -> Row:
     """A claim that holds by itself, but not among all claims of its paper, holds only in direction."""
     if entry.word != "holds" or p <= 0.05:
         return entry
-    word = "undecided" if entry.expect == "equal" else "holds in direction"
+    word = "undecided" if entry.expect in WITHIN else "holds in direction"
     reason = f"Among all claims of its paper p = {p:.3g} (Holm), so it is not sure to be beyond the margin. "
     return replace(entry, word=word, reason=reason + entry.reason)
 

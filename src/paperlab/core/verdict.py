@@ -48,6 +48,7 @@ WORDS: tuple[Word, ...] = (
     "error",
 )
 
+WITHIN = ("equal", "no worse")  # what a check may expect besides a direction: its margin is how far off is allowed
 LEAST_MARGIN = 0.02  # of a claim that one arm is better; smaller differences move with processor and seed
 BROKEN = 5.0  # times the original's perplexity: an arm beyond it no longer models language
 CHANCE = 0.1  # of the way from chance to 1: an arm below it has learned next to nothing
@@ -59,13 +60,13 @@ ORIGINAL = "original"  # the method whose arm is the untouched model
 class Verdict:
     """What a record says. Every number is None where it cannot be had; low or high also where it is infinite.
 
-    gain, low, high: relative, positive in the direction that the check expects (for "equal": where the method is
-    better); the interval has level 95 %, for "equal" 90 %, which is two one-sided tests at 5 %. p: of "no gain",
-    two-sided; for "equal" of "not equivalent". n: pairs. minimum_effect: the least gain that n pairs with this
-    spread would have found with a chance of 80 %; for "equal" the least margin they could have shown.
-    extra: the other metrics of both arms ("kl method", "kl baseline"), and for each right/wrong key the share
-    of items that changed ("right flips"). Numbers are rounded to 9 digits, so that mathematical libraries that differ
-    in the last bit give the same verdict.
+    gain, low, high: relative, positive in the direction that the check expects (for "equal" and "no worse": where the
+    method is better); the interval has level 95 %, for those two 90 %, which is one-sided tests at 5 %. p: of "no
+    gain", two-sided; for "equal" of "not equivalent", for "no worse" of "worse by the margin". n: pairs.
+    minimum_effect: the least gain that n pairs with this spread would have found with a chance of 80 %; for those two
+    the least margin they could have shown. extra: the other metrics of both arms ("kl method", "kl baseline"), and for
+    each right/wrong key the share of items that changed ("right flips"). Numbers are rounded to 9 digits, so that
+    mathematical libraries that differ in the last bit give the same verdict.
 
     Of the second protocol only: p_beyond: of "no gain beyond the margin", two-sided (for "equal" it is p). draws: how
     many draws the interval covers. original_value: the untouched model's figure, where it is an arm. likely_ours:
@@ -98,6 +99,7 @@ def verdict(record: Record) -> Verdict:
     lower, higher     holds: the interval lies beyond the margin; holds in direction: beyond 0; fails: beyond 0 the
                       other way; undecided: it includes 0
     equal             holds: the interval lies within ± margin; fails: wholly outside; undecided: across an end
+    no worse          holds: the interval lies above - margin; fails: wholly below; undecided: across it
 
     The second protocol besides:
 
@@ -156,7 +158,7 @@ def verdict(record: Record) -> Verdict:
         reason = f"The baseline {baseline.arm} has no finite {record.metric}, so there is nothing to compare with"
         return Verdict("not comparable", f"{reason}; {where}.", margin, **known)
     if not finite[0]:
-        harm = check.expect not in ("equal", metric.better)
+        harm = check.expect not in (*WITHIN, metric.better)
         aim = ", as the claim says, by no finite amount" if harm else ""
         reason = f"{method.arm} diverged: its {record.metric} is not finite{aim}; {where}."
         word: Word = "holds in direction" if harm else "fails"
@@ -199,6 +201,8 @@ def _unless_abstract(record: Record, found: Verdict) -> Verdict:
 
 def _word(expect: str, margin: float, low: float, high: float, *, weaker: bool = False) -> Word:
     """The word for an interval. weaker: whether one that ends short of the margin has a word of its own."""
+    if expect == "no worse":
+        return "holds" if low >= -margin else "fails" if high < -margin else "undecided"
     if expect == "equal":
         if -margin <= low and high <= margin:
             return "holds"
@@ -226,6 +230,13 @@ def _sentence(record: Record, gain: Gain, word: Word, margin: float) -> str:
         "undecided": "which includes 0",
     }
     aim = f"{check.expect} {record.metric} than {against}: relative gain"
+    if check.expect == "no worse":
+        aim = f"{record.metric} no worse than that of {against}: relative difference"
+        ends = {
+            "holds": f"worse by less than {least}",
+            "fails": f"worse by more than {least}",
+            "undecided": f"worse by neither surely less nor surely more than {least}",
+        }
     if check.expect == "equal":
         aim = f"{record.metric} equal to that of {against}: relative difference"
         ends = {
@@ -242,7 +253,7 @@ def _sentence(record: Record, gain: Gain, word: Word, margin: float) -> str:
 def margin_of(check: Check) -> float:
     """The margin that a check is judged with under the second protocol: 2 % at least for a claim or question that one
     arm is better; controls and equivalences keep theirs."""
-    least = LEAST_MARGIN if check.role in ("claim", "question") and check.expect != "equal" else 0.0
+    least = LEAST_MARGIN if check.role in ("claim", "question") and check.expect not in WITHIN else 0.0
     return max(check.margin, least)
 
 
@@ -294,12 +305,13 @@ def _items(table: Table) -> Sequence[float]:
 
 def _gain(record: Record, values: tuple[Table, Table], metric: Metric, margin: float) -> Gain:
     """The gain of the first of two arms as the check expects it, with its interval; values as `_pair` gives them."""
-    equal = record.check.expect == "equal"
+    within = record.check.expect in WITHIN
     shared: dict[str, Any] = {
-        "expect": metric.better if equal else record.check.expect,
-        "level": 0.9 if equal else 0.95,
-        "equivalence": margin if equal else None,
-        "margin": None if equal or record.schema == 1 else margin,
+        "expect": metric.better if within else record.check.expect,
+        "level": 0.9 if within else 0.95,
+        "equivalence": margin if within else None,
+        "no_worse": record.check.expect == "no worse",
+        "margin": None if within or record.schema == 1 else margin,
     }
     if record.paired_by == "seeds":
         return relative_gain(values[0][0], values[1][0], how="mean", by="seeds", **shared)
@@ -419,7 +431,7 @@ def _worse_than_trivial(record: Record, metric: Metric) -> bool:
 
 def _expects_good(check: Check, metric: Metric) -> bool:
     """Whether the check expects the method to do well, rather than that something does harm."""
-    return check.expect in ("equal", metric.better)
+    return check.expect in (*WITHIN, metric.better)
 
 
 def _extra(record: Record) -> dict[str, float]:

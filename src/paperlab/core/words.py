@@ -129,7 +129,10 @@ def check_sentence(check: Check, metric: str) -> str:
     against = str(check.baseline)
     if check.rivals:
         against = f"the strongest of {', '.join(map(str, (check.baseline, *check.rivals)))}"
-    if check.expect == "equal":
+    if check.expect == "no worse":
+        body = f"the {metric} of {check.method} should be no more than {_hundredths(check.margin)} worse than that of "
+        body += against
+    elif check.expect == "equal":
         body = f"the {metric} of {check.method} should be within ±{_hundredths(check.margin)} of {against}"
     else:
         how = "below" if check.expect == "lower" else "above"

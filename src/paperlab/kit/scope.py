@@ -1,6 +1,7 @@
 """Replaying parts of a block: what a module inside it is called with on calibration data."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,3 +39,16 @@ def record_calls(block: nn.Module, modules: Iterable[nn.Module], calls: list[Cal
         for handle in handles:
             handle.remove()
     return caught
+
+
+@contextmanager
+def without_projection(scope: nn.Module) -> Iterator[None]:
+    """Attention or a gated MLP as it is before the layer that projects its output (o_proj, down_proj)."""
+    last = {name: child for name, child in scope.named_children() if name in ("o_proj", "down_proj")}
+    try:
+        for name in last:
+            setattr(scope, name, nn.Identity())
+        yield
+    finally:
+        for name, child in last.items():
+            setattr(scope, name, child)

@@ -1,5 +1,7 @@
 """Rounding the weights and the inputs of every linear layer of the blocks: the W8A8, W6A6, W4A4 of the papers."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -9,58 +11,105 @@ from paperlab.kit.activations import per_range, per_token, round_input
 from paperlab.kit.grid import levels, min_max, round_to_grid, store
 from paperlab.kit.quantized import Quantized
 from paperlab.kit.stats import gather
-from paperlab.kit.walk import Batch, linears, walk
+from paperlab.kit.walk import Batch, Call, linears, walk
 
 RANGE_BITS = 32  # a static activation range: scale and zero point, 16 bits each
 SHRINKS = torch.linspace(1.0, 0.1, 25).tolist()  # of the full range, tried by a search for the best clipping
 SEARCH_TOKENS = 256
 
 
-@torch.no_grad()
-def round_model(
-    model: nn.Module,
-    calibration: list[Batch],
-    *,
-    weight_bits: int,
-    activation_bits: int,
-    per_channel: bool = True,
-    dynamic: bool = False,
-    symmetric: bool = False,
-    clip: bool = False,
-) -> tuple[dict[str, Quantized], dict[str, int]]:
-    """Round in place, block by block; 16 bits leave weights or inputs as they are.
+@dataclass(frozen=True)
+class Rounding:
+    """How weights and inputs of linear layers are rounded; 16 bits leave them as they are.
 
     per_channel: a weight range per output channel, else one per matrix. dynamic: an activation range per token,
     taken at run time, else one per layer, the extremes met in calibration behind the blocks rounded before.
-    clip: shrink weight ranges and static activation ranges to the least squared error, among SHRINKS.
-    Returns the matrices by name, and the bits of the static ranges.
+    average: the extremes' mean over calibration batches instead. clip: shrink weight ranges and static activation
+    ranges to the least squared error, among SHRINKS.
     """
-    static = activation_bits < 16 and not dynamic
-    needs = ({"inputs"} if clip else {"input_min", "input_max"}) if static else set()
+
+    weight_bits: int
+    activation_bits: int
+    per_channel: bool = True
+    dynamic: bool = False
+    symmetric: bool = False
+    clip: bool = False
+    average: bool = False
+
+    def __post_init__(self) -> None:
+        if self.average and (self.dynamic or self.clip):
+            raise ValueError("average=True is about static ranges that are not searched: not with dynamic or clip")
+
+    @property
+    def static(self) -> bool:
+        """Whether ranges of inputs are fixed by calibration."""
+        return self.activation_bits < 16 and not self.dynamic
+
+    def weight(self, weight: Tensor) -> Quantized:
+        """weight (out, in) rounded."""
+        return round_weight(
+            weight, bits=self.weight_bits, per_channel=self.per_channel, symmetric=self.symmetric, clip=self.clip
+        )
+
+    def inputs(self, bottom: float, top: float) -> Callable[[Tensor], Tensor]:
+        """How inputs (…, width) are rounded: over [bottom, top] where ranges are static, else over each token's."""
+        if self.static:
+            return partial(per_range, bottom=bottom, top=top, bits=self.activation_bits)
+        return partial(per_token, bits=self.activation_bits, symmetric=self.symmetric)
+
+
+@torch.no_grad()
+def round_model(
+    model: nn.Module, calibration: list[Batch], rounding: Rounding
+) -> tuple[dict[str, Quantized], dict[str, int]]:
+    """Round in place, block by block. Returns the matrices by name, and the bits of the static ranges."""
     layers: dict[str, Quantized] = {}
     added: dict[str, int] = {}
-    for stem, block, calls in walk(model, calibration if static else []):
-        inside = linears(block)
-        statistics = gather(block, inside, calls, needs) if static else {}
-        for name, layer in inside.items():
-            full = f"{stem}.{name}"
-            if static:
-                get = statistics[name]
-                if clip:
-                    bottom, top = best_range(get("inputs"), bits=activation_bits, symmetric=symmetric)
-                else:
-                    bottom, top = span(get("input_min"), get("input_max"), bits=activation_bits, symmetric=symmetric)
-                round_input(layer, partial(per_range, bottom=bottom, top=top, bits=activation_bits))
-                added[f"{full}.input_range"] = RANGE_BITS
-            elif activation_bits < 16:
-                round_input(layer, partial(per_token, bits=activation_bits, symmetric=symmetric))
-            if weight_bits < 16:
-                weight = layer.weight.detach().float()
-                layers[full] = round_weight(
-                    weight, bits=weight_bits, per_channel=per_channel, symmetric=symmetric, clip=clip
-                )
-                layer.weight.copy_(layers[full].dense())
+    for stem, block, calls in walk(model, calibration if rounding.static else []):
+        own = round_layers(linears(block), block, calls, rounding, stem)
+        layers |= own[0]
+        added |= own[1]
     return layers, added
+
+
+@torch.no_grad()
+def round_layers(
+    inside: dict[str, nn.Linear], block: nn.Module, calls: list[Call], rounding: Rounding, stem: str
+) -> tuple[dict[str, Quantized], dict[str, int]]:
+    """Round some of a block's linear layers in place; static ranges are those of their inputs before any of them is.
+
+    Returns the matrices by their name below `stem`, and the bits of the static ranges.
+    """
+    spans = _spans(inside, block, calls, rounding) if rounding.static else {}
+    layers: dict[str, Quantized] = {}
+    added: dict[str, int] = {}
+    for name, layer in inside.items():
+        full = f"{stem}.{name}"
+        if rounding.activation_bits < 16:
+            round_input(layer, rounding.inputs(*spans.get(name, (0.0, 0.0))))
+        if rounding.static:
+            added[f"{full}.input_range"] = RANGE_BITS
+        if rounding.weight_bits < 16:
+            layers[full] = rounding.weight(layer.weight.detach().float())
+            layer.weight.copy_(layers[full].dense())
+    return layers, added
+
+
+def _spans(
+    inside: dict[str, nn.Linear], block: nn.Module, calls: list[Call], rounding: Rounding
+) -> dict[str, tuple[float, float]]:
+    """The static range of each layer's inputs."""
+    bits, symmetric = rounding.activation_bits, rounding.symmetric
+    if rounding.clip:
+        seen = gather(block, inside, calls, {"inputs"})
+        return {name: best_range(seen[name]("inputs"), bits=bits, symmetric=symmetric) for name in inside}
+    parts = [[call] for call in calls] if rounding.average else [calls]
+    found = [gather(block, inside, part, {"input_min", "input_max"}) for part in parts]
+    spans = {}
+    for name in inside:
+        ends = [span(get[name]("input_min"), get[name]("input_max"), bits=bits, symmetric=symmetric) for get in found]
+        spans[name] = (sum(low for low, _ in ends) / len(ends), sum(high for _, high in ends) / len(ends))
+    return spans
 
 
 def round_weight(

@@ -27,7 +27,7 @@ from paperlab.core.paper import Paper, papers
 from paperlab.core.published import Row, published, row
 from paperlab.core.record import Record
 from paperlab.core.standings import adjusted, control_ok, current, outdated, survives
-from paperlab.core.verdict import Verdict, data_of, verdict
+from paperlab.core.verdict import WITHIN, Verdict, data_of, verdict
 from paperlab.core.words import check_sentence, clean, columns_that_fit, megabytes, number, percent, seconds, span
 from paperlab.lab.compare import compare
 from paperlab.lab.pages import WIDE, WORDS, keep, page, save, slug
@@ -337,7 +337,7 @@ def verdict_sentence(record: Record, found: Verdict, holm: float | None = None) 
     word = "interrupted" if record.status == "interrupted" else found.word
     text = f"{_upper(word)}. {found.reason}"
     if found.word == "undecided" and found.minimum_effect is not None:
-        what = "margin that could have been shown" if record.check.expect == "equal" else "gain likely to be seen"
+        what = "margin that could have been shown" if record.check.expect in WITHIN else "gain likely to be seen"
         text += f" The smallest {what} with this n: {percent(found.minimum_effect, False)}."
     if holm is not None and survives(found.word, holm) is False:
         text += f" Alone it holds; among all claims of the paper it may be chance (Holm's p = {holm:.2g})."

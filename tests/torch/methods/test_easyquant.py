@@ -138,7 +138,14 @@ def test_the_card_asks_the_paper_s_own_comparison_first() -> None:
     own, *_, ours = (method := find_method("easyquant")).card.checks
     assert (own.baseline, own.role) == (Arm("round-to-nearest", bits=4), "claim")  # per channel, bits not counted
     assert [str(arm) for arm in own.rivals] == ["round-to-nearest(bits=4, symmetric=True)"]
+    (gate,) = own.gates  # without its two ideas it is what it starts from; better it must not be by a gate
+    assert (gate.expect, gate.tolerance, gate.baseline) == ("equal", 0.0, own.rivals[0])
+    assert gate.method == Arm("easyquant", bits=4, n_std=100.0, steps=0)
     assert (ours.role, ours.equal) == ("question", {"layer_bits": 0.03})
+    assert {check.claim for check in method.card.checks if check.role == "question"} == {
+        "ten-times-faster",
+        "better-than-groups-of-that-size",
+    }
     assert method.card.sources == ("paper",)
     for check in method.card.checks:
         assert Arm("original") in check.arms or check.task == "compress_time"

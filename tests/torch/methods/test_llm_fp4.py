@@ -4,9 +4,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from paperlab.kit.floating import encode_fp, levels, round_fp
 from paperlab.lab.drivers.compress import apply
 from paperlab.methods.quantization import llm_fp4
-from paperlab.methods.quantization.llm_fp4 import FORMATS, encode_fp, levels, round_fp
+from paperlab.methods.quantization.llm_fp4 import FORMATS, SHARES
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,45 @@ def test_folded_shifts_cancel(model: LlamaForCausalLM, batches: list[dict[str, t
     assert torch.equal((x * shift) @ (weight / shift).T, x @ weight.T)
 
 
+def test_shifted_inputs_agree_with_the_formula_of_the_released_code() -> None:
+    """Written anew in float64: each channel's own bias and the shared one are rounded before they are compared."""
+    x = torch.randn(300, 24, generator=torch.Generator().manual_seed(3)).double() * torch.logspace(-2, 1, 24).double()
+    peak, top = x.abs().amax(0), 0.9 * float(x.abs().max())
+    for exponent, mantissa in FORMATS.values():
+        most = torch.tensor(2 - 2.0**-mantissa).double().log2() + 2**exponent - 1
+        own, shared = most - peak.log2(), most - torch.tensor(top).double().log2()
+        bias = own.round().clamp(shared.round(), shared.round() + 2**exponent - 1) - shared.round() + shared
+        clipped = torch.minimum(torch.maximum(x, -(2 ** (most - bias))), 2 ** (most - bias))
+        step = 2.0 ** ((clipped.abs().log2() + bias).floor().clamp(min=1) - mantissa - bias)
+        form = (exponent, mantissa)
+        shift = llm_fp4._shifts(peak.float(), top, form, True)
+        ours = llm_fp4._round_shifted(x, shift=shift, top=top, form=form)
+        torch.testing.assert_close(ours, (clipped / step).round() * step, rtol=1e-6, atol=1e-9)
+
+
+def test_without_a_search_the_maxima_are_the_largest_values(
+    model: LlamaForCausalLM, batches: list[dict[str, torch.Tensor]]
+) -> None:
+    params = {"clip": False, "pre_shift": False, "weight_format": "e2m1", "activation_format": "e2m1"}
+    built = apply({"transform": llm_fp4.transform}, params, model=model, calibration=batches)
+    for name, layer in built.layers.items():
+        weight = model.get_submodule(name).weight.detach()
+        top = weight.abs().amax(1, keepdim=True).half().float()
+        torch.testing.assert_close(layer.dense(), round_fp(weight, top, (2, 1)), rtol=1e-6, atol=1e-7)
+
+
+def test_weights_are_rounded_as_they_are_whatever_the_shifts(
+    model: LlamaForCausalLM, batches: list[dict[str, torch.Tensor]]
+) -> None:
+    fixed = {"weight_format": "e2m1", "clip": False}
+    arms = [
+        apply({"transform": llm_fp4.transform}, {**fixed, "pre_shift": on}, model=model, calibration=batches)
+        for on in (True, False)
+    ]
+    for name in arms[0].layers:
+        assert torch.equal(arms[0].layers[name].dense(), arms[1].layers[name].dense())
+
+
 def test_pre_shift_helps_uneven_channels() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(256, 64, generator=generator) * torch.where(torch.arange(64) % 16 == 0, 30.0, 0.3)
@@ -123,7 +163,7 @@ def test_pre_shift_helps_uneven_channels() -> None:
     peak = x.abs().amax(0)
     errors = {}
     for on in (True, False):
-        label, top, shift = llm_fp4._search_activations(x, peak, weight, list(FORMATS), on)
+        label, top, shift = llm_fp4._search_activations(x, peak, weight, list(FORMATS), SHARES, on)
         error = (round_fp(x * shift, top, FORMATS[label]) / shift - x) @ weight.T
         errors[on] = float(error.square().sum())
     assert errors[True] < errors[False]

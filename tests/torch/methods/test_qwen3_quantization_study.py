@@ -40,7 +40,8 @@ def loss(arm: Arm, layer: tuple[Tensor, Tensor]) -> float:
 def test_it_has_no_verb_and_compares_what_the_paper_s_tables_do() -> None:
     assert STUDY.verb is None
     assert STUDY.card.sources == ("paper", "code")
-    assert STUDY.card.configuration == "GPTQ-for-Qwen/README.md"
+    for followed in ("GPTQ-for-Qwen/README.md", "RTN/README.md", "llm-awq/awq/entry.py"):
+        assert followed in STUDY.card.configuration
     assert {check.method.params["bits"] for check in CHECKS.values()} == {2, 4, 8}  # its tables have no RTN at 3 bits
     for check in CHECKS.values():
         assert Arm("original") in check.arms
@@ -70,3 +71,6 @@ def test_the_directions_hold_on_one_layer(layer: tuple[Tensor, Tensor]) -> None:
     broken = CHECKS["two-bits-break"]
     assert (broken.expect, broken.margin, broken.baseline) == ("higher", 1.0, Arm("original"))
     assert loss(broken.method, layer) > 10 * loss(better.method, layer)
+    (gate,) = broken.gates
+    assert (gate.method, gate.expect) == (broken.method, "better")
+    assert loss(gate.method, layer) < loss(gate.baseline, layer)

@@ -96,3 +96,25 @@ def test_best_range_beats_the_extremes_when_one_value_stands_out() -> None:
 def test_per_token_by_hand() -> None:
     # 2 bits, symmetric: codes -2 .. 1, scale = max|x| / 1
     assert per_token(torch.tensor([[0.4, -1.0, 0.6]]), bits=2).tolist() == [[0.0, -1.0, 1.0]]
+
+
+def test_an_average_range_is_the_mean_of_the_batches_extremes(
+    model: LlamaForCausalLM, batches: list[dict[str, torch.Tensor]]
+) -> None:
+    """One layer's rounded inputs reach the mean of both batches' extremes, and one batch alone its own."""
+    seen: list[torch.Tensor] = []
+    layer = block_linears(model)["model.layers.0.self_attn.q_proj"]
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for batch in batches:
+        logits(model, [batch])
+    handle.remove()
+    params = {"weight_bits": 16, "activation_bits": 8, "average": True}
+    rounded = apply({"transform": rtn_activations.transform}, params, model=model, calibration=batches)
+    (hook,) = block_linears(rounded.model)["model.layers.0.self_attn.q_proj"]._forward_pre_hooks.values()
+    (high,) = hook(None, (torch.full((1, 64), 1e3),))
+    (low,) = hook(None, (torch.full((1, 64), -1e3),))
+    step = float(sum(x.max() - x.min() for x in seen)) / 2 / 255
+    assert float(high[0, 0]) == pytest.approx(float(sum(x.max() for x in seen)) / 2, abs=step)
+    assert float(low[0, 0]) == pytest.approx(float(sum(x.min() for x in seen)) / 2, abs=step)
+    with pytest.raises(ValueError, match="average"):
+        apply({"transform": rtn_activations.transform}, {**params, "dynamic": True}, model=model, calibration=batches)

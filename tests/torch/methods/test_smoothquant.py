@@ -4,6 +4,7 @@ import pytest
 import torch
 from loud_models import BATCHES, assert_function_stays, bert, copied, error, llama
 
+from paperlab.kit import objective
 from paperlab.kit.fold import scaling_groups
 from paperlab.lab.drivers.compress import apply
 from paperlab.methods.quantization import smoothquant
@@ -49,7 +50,9 @@ def test_smoothing_helps_where_a_channel_is_loud(make):
 def test_what_is_stored_is_counted():
     small = apply({"transform": smoothquant.transform}, {}, model=bert(), calibration=BATCHES)
     # 4 norms are read by residuals too: 64 factors each; 12 layers with one input range each
-    assert small.added == {"residual_scale": 16 * 4 * 64, "input_scale": 16 * 12}
+    ranges = {name: bits for name, bits in small.added.items() if name.endswith("input_range")}
+    assert small.added == {"residual_scale": 16 * 4 * 64, **ranges}
+    assert list(ranges.values()) == [32] * 12
     parts = small.layers["encoder.layer.0.intermediate.dense"].stored_bits()
     assert parts == {"codes": 8 * 64 * 96, "scale": 16}
 
@@ -58,3 +61,18 @@ def test_what_is_stored_is_counted():
 def test_refusals(params, says):
     with pytest.raises(ValueError, match=says):
         apply({"transform": smoothquant.transform}, params, model=llama(), calibration=BATCHES)
+
+
+@pytest.mark.parametrize("make", [llama, bert])
+def test_the_searched_strength_is_the_one_of_least_loss(make):
+    model = make()
+    params = {"weight_bits": 4, "act_bits": 4, "level": "O1", "weights": "channel", "symmetric": False}
+
+    def loss(alpha):
+        arm = apply({"transform": smoothquant.transform}, {**params, "alpha": alpha}, model=model, calibration=BATCHES)
+        batches = objective.sample(BATCHES, smoothquant.SEARCH_TOKENS)
+        return objective.mean_loss(arm.model, batches, objective.targets(model, batches)), arm.notes["alpha"]
+
+    searched, alpha = loss(None)
+    assert alpha in smoothquant.ALPHAS
+    assert searched == pytest.approx(min(loss(a)[0] for a in (0.1, 0.5, 0.9, alpha)))

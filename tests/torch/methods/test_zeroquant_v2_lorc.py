@@ -87,11 +87,18 @@ def test_without_factors_it_is_round_to_nearest(bits: int) -> None:
 
 def test_the_card_adds_to_the_same_quantizer_first_and_asks_about_bytes_last() -> None:
     card = find_method("zeroquant-v2-lorc").card
-    for check, slug in zip(card.checks, ("zeroquant-v2-lorc", "gptq-lorc"), strict=False):
+    for check, slug in zip(card.checks, ("gptq-lorc", "zeroquant-v2-lorc", "gptq-lorc"), strict=False):
         params = check.method.params
         assert (check.method.method, check.baseline) == (slug, Arm(slug, {**params, "rank": 0}))
-    assert [check.role for check in card.checks] == ["claim"] * 4 + ["question"]
+    for check, plain in zip(card.checks, ("gptq", "round-to-nearest"), strict=False):
+        assert [(gate.method, gate.baseline, gate.expect) for gate in check.gates] == [
+            (check.baseline, Arm(plain, bits=4), "equal")
+        ]
+    assert [check.role for check in card.checks] == ["claim"] * 5 + ["question"]
     assert card.checks[-1].equal
+    lossy = card.checks[-2]
+    assert (lossy.expect, lossy.baseline) == ("higher", Arm("original"))
+    assert [(gate.method, gate.expect) for gate in lossy.gates] == [(lossy.method, "better")]
     assert card.abstract_only  # no one of us read more of it
     for check in card.checks:
         assert Arm("original") in check.arms

@@ -1,7 +1,7 @@
 """EasyQuant: keep the few outlying weights exact, then shrink each channel's range by gradient steps; no data.
 
 Tang et al., "EasyQuant: An Efficient Data-free Quantization Algorithm for LLMs", arXiv 2403.02775, read whole; no code
-was released.
+was found.
 
     outliers:  |W_ij - mean(W)| >= n * std(W)     stay in floating point, under 1 % of them       eq. 3
     others:    Q[w] = s * clamp(round(w / s))     symmetric, one s per output channel             eq. 1
@@ -43,11 +43,9 @@ CARD = Card(
             ablation=Arm("easyquant", bits=4, n_std=100.0),
             gates=(
                 Gate(
-                    says="the ranges found by gradient steps are no worse than those they start from",
-                    method=Arm("easyquant", bits=4),
-                    baseline=Arm("easyquant", bits=4, steps=0),
-                    expect="better",
-                    tolerance=0.02,
+                    says="without outliers and steps it is symmetric rounding to nearest",
+                    method=Arm("easyquant", bits=4, n_std=100.0, steps=0),
+                    baseline=Arm("round-to-nearest", bits=4, symmetric=True),
                 ),
             ),
             gap="Theirs: LLaMA of 7B to 65B and BLOOM. The 6.29 is also what GPTQ's repository lists for rounding "
@@ -61,45 +59,46 @@ CARD = Card(
             also={"encoder_compress": "embedding_error"},
             baseline=Arm("easyquant", bits=4, steps=0),
             equal={"layer_bits": 0.0},
-            gap="Same outliers and size, only the gradient steps differ. The paper's figures are for BLOOM-7B alone; "
-            "how far the first range is off depends on a model's largest remaining weights.",
+            gap="Same outliers and size, only the gradient steps differ. The figures are for BLOOM-7B alone; how far "
+            "the first range is off depends on a model's largest remaining weights.",
         ),
         Check(
             claim="nearly-lossless",
-            says="At 4 bits the model performs like the original: 11.66 against 11.37 (BLOOM-7B, WikiText2: +2.6 %).",
-            expect="equal",
-            margin=0.03,
+            says="At 4 bits the model performs like the original: 6.01 against 5.68 (LLaMA-7B, WikiText2: +5.8 %).",
+            expect="no worse",
+            margin=0.06,
             models=("smollm2-135m",),
             baseline=Arm("original"),
             beside=(Arm("easyquant", bits=4, steps=0),),
             trivial=Arm("round-to-nearest", bits=4),
-            gap="The margin is just above the paper's loss on BLOOM-7B; its LLaMA models lose 4 % (13B) to 13 % (65B). "
-            "A model of 135M has less to spare than one of 7B.",
+            gap="The margin is just above the paper's loss on LLaMA-7B; BLOOM-7B loses 2.6 %, the other LLaMA sizes "
+            "3.9 % to 12.7 %. A model of 135M has less to spare than one of 7B.",
         ),
         Check(
             claim="better-than-gptq",
-            says="Without data it beats GPTQ in most cases: 6.01 against 6.09 (LLaMA-7B, WikiText2). That GPTQ saw C4, "
-            "has one range per channel, orders columns by activation and goes layer by layer; without the last two "
-            "its authors list 7.15.",
+            says="Without data it beats GPTQ in most cases: 10.72 against 11.56 on PTB, 6.01 against 6.09 on WikiText2 "
+            "(LLaMA-7B). Section 7: not in all tasks does it outperform methods that see data.",
             also={"encoder_compress": "embedding_error"},
             baseline=Arm("gptq", bits=4, calibration="encyclopedia"),
-            gap="GPTQ is calibrated on 32 or 64 windows of an encyclopaedia and judged on other text, as there; it "
-            "sees each block's inputs, not each layer's. The paper's gains on this model are 0.9 % (C4), 1.3 % and 7 % "
-            "(PTB); less than 2 % cannot be shown here. A pass would not show that GPTQ loses when it saw text of the "
-            "judged kind.",
+            gap="Their GPTQ is its authors' implementation, calibrated on C4, one range per channel, with act order "
+            "as its figure shows (6.09; without, its authors list 7.15), layer by layer. Here 32 or 64 windows of an "
+            "encyclopaedia, judged on other text as there, block by block. The paper gains 7 % (PTB), 1.3 % "
+            "(WikiText2) and 0.9 % (C4); less than 2 % cannot be shown here. A pass would not show that GPTQ loses "
+            "when it saw text of the judged kind.",
         ),
         Check(
             claim="ten-times-faster",
             says="The algorithm runs over 10 times faster than those that need data (176B within 10 minutes).",
+            role="question",
             task="compress_time",
             metric="seconds",
             margin=0.9,
             models=("smollm2-135m",),
             baseline=Arm("gptq", bits=4),
             beside=(Arm("round-to-nearest", bits=4, symmetric=True),),
-            gap="The paper quantizes each weight in parallel on 8 A100 and compares with hours for data-dependent "
-            "methods on far larger models. Here: two blocks of a model of 135M on a CPU, and 32 windows of 128 tokens "
-            "to calibrate on where GPTQ's default is 128 of 2,048, which makes GPTQ cheap.",
+            gap="The paper quantizes each weight in parallel on 8 A100 and compares with hours for far larger models. "
+            "Here: two blocks of a model of 135M on a CPU. GPTQ sees 4,096 calibration tokens, 1/64 of its default, "
+            "which makes it cheap; our steps read a histogram, which makes EasyQuant cheap.",
         ),
         Check(
             claim="better-than-groups-of-that-size",
@@ -117,12 +116,17 @@ CARD = Card(
     departs=(
         "Adam's learning rate is relative to each channel's first scale (0.01) instead of absolute (1e-3), so that "
         "one value serves all models; table 9's start of 0.078 makes the paper's rate 0.013 of it. 100 steps, as the "
-        "paper's for BLOOM, also on Llama layouts, where it takes 500 at a tenth of the rate",
+        "paper's for BLOOM, also on Llama layouts: on SmolLM2 scales end 2 to 4 % below those of its LLaMA setting "
+        "(500 steps at 1e-4), with 1 to 4 % less squared error, which favours the method slightly",
+        "eq. 2 is applied with clamped codes, the error's own slope; as printed it has round(w / s)",
         "eq. 3 is written with the variance; the text calls it n sigma, so the standard deviation is used",
+        'a range per output channel is our reading of the paper\'s "each column"',
         "gradients are taken from a histogram of 1024 cells per channel; the codes themselves are exact",
         "codes run from -2^(b-1) to 2^(b-1) - 1, the mirror image of the paper's bounds",
         "the first scale is 2 max|w| / (2^b - 1) of the weights that remain; the paper says only s = max|w|",
         "outliers are stored in float16 whatever the model's type",
+        "table 4 keeps 1 % of the weights; here both sides of that comparison keep those beyond 3 sigma. Zero-shot "
+        "results are not tested",
     ),
 )
 

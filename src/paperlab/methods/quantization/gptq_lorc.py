@@ -14,7 +14,10 @@ from paperlab.kit.matrix import Matrix
 CARD = Card(
     family="quantization",
     sources=("abstract",),
-    departs=("as `zeroquant_v2_lorc` for the factors and `gptq` for the codes",),
+    departs=(
+        "as `zeroquant_v2_lorc` for the factors and `gptq` for the codes",
+        "the options of the paper's GPTQ (order of the columns, calibration data) are not known here",
+    ),
 )
 
 

@@ -9,6 +9,9 @@ SmolLM2; the second one raised that margin to 2 % until it passed. What had gone
 there (20 times the original's perplexity), and that the interval covered texts alone, not the luck of codes that lie
 next to a tie, of which weights that were rounded before have many. Now intervals cover calibration draws, and the arms
 have 4 bits, with which no model here is broken.
+
+An A/A control is in order where its interval includes 0. That has level 90 %, as of every equivalence, so that by
+chance up to one run in ten is not.
 """
 
 from paperlab.core.card import Arm, Card, Check

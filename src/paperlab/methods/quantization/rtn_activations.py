@@ -9,7 +9,7 @@ from torch import nn
 from paperlab.core.card import Card
 from paperlab.kit.compressed import Compressed, count_weights
 from paperlab.kit.walk import Batch
-from paperlab.kit.weight_activation import round_model
+from paperlab.kit.weight_activation import Rounding, round_model
 
 CARD = Card(family="quantization")
 
@@ -24,22 +24,16 @@ def transform(
     dynamic: bool = False,
     symmetric: bool = False,
     clip: bool = False,
+    average: bool = False,
 ) -> Compressed:
     """16 bits leave weights or activations as they are.
 
     per_channel: a weight range per output channel, else one per matrix. dynamic: an activation range per token
     at run time, else one per layer. symmetric: no zero points. clip: ranges of least squared error, for
-    weights and static activations, instead of the extremes.
+    weights and static activations, instead of the extremes. average: a static range is the mean of the batches'
+    extremes.
     """
     weights = count_weights(model)
-    layers, added = round_model(
-        model,
-        calibration,
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        per_channel=per_channel,
-        dynamic=dynamic,
-        symmetric=symmetric,
-        clip=clip,
-    )
+    rounding = Rounding(weight_bits, activation_bits, per_channel, dynamic, symmetric, clip, average)
+    layers, added = round_model(model, calibration, rounding)
     return Compressed(model, layers, weights, added)
