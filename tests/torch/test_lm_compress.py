@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from paperlab.assets.texts import load_text
+from paperlab.assets.texts import TextError, load_text
 from paperlab.cli import app
 from paperlab.core.card import Arm
 from paperlab.core.record import Record
@@ -63,6 +63,19 @@ def test_perplexity_equals_a_plain_loop(setting: task.Setting) -> None:
     assert len(values) == len(losses) == task.items(setting)
     assert ours == pytest.approx(theirs, rel=1e-4)
     assert max(abs(value["kl"]) for value in values) < 1e-6
+
+
+def test_windows_of_another_length(tiny: str, setting: task.Setting) -> None:
+    long = task.make(0, "quick", model=tiny, data="catalogue@256")
+    assert long.held_out.shape == (48, 256)
+    assert sum(batch["input_ids"].numel() for batch in long.calibration) == 32 * 128  # as many tokens
+    assert (task.describe(long)["window"], task.describe(long)["data"]["id"]) == (256, "catalogue@256")
+    assert task.describe(setting)["data"]["id"] == "catalogue"
+    assert len(task.make(0, "quick", model=tiny, data="catalogue@1024").held_out) == task.FEWEST
+    arm = driver.build({"transform": original.transform}, {}, setting=long)
+    assert len(list(task.score(arm, long))) == 48
+    with pytest.raises(TextError, match="windows of 4"):
+        task.make(0, "quick", model=tiny, data="catalogue@4")
 
 
 def test_tells_good_from_bad_and_resumes_bit_for_bit(setting: task.Setting) -> None:

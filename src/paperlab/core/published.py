@@ -7,6 +7,7 @@ carries the hash of the line that it was made from, and `core.verify` recomputes
 import fcntl
 import hashlib
 import json
+import re
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -108,12 +109,13 @@ def row(record: Record) -> Row:
 def frozen_of(record: Record) -> dict[str, str]:
     """Hashes of the data that a record was made on, by the names of `data/frozen.json`.
 
-    setting["data"] has id and sha256; other data goes by "<name>_sha256" next to its count: "queries-200".
+    setting["data"] has id and sha256 ("abstracts@512" is abstracts, in windows of 512); other data goes by
+    "<name>_sha256" next to its count: "queries-200".
     """
     setting, found = record.setting, {}
     data = setting.get("data")
     if isinstance(data, Mapping) and isinstance(data.get("sha256"), str):
-        found[str(data.get("id") or data.get("name"))] = data["sha256"]
+        found[re.sub(r"@\d+$", "", str(data.get("id") or data.get("name")))] = data["sha256"]
     for key, value in setting.items():
         name = key.removesuffix("_sha256")
         if name != key and isinstance(value, str):

@@ -120,10 +120,13 @@ def batches(rows: Tensor) -> list[Batch]:
 
 def describe(setting: Setting) -> dict[str, Any]:
     """Model and data with their hashes; counts; threads, which decide the order of sums."""
+    data = setting.text.describe()
+    if setting.length != LENGTH:
+        data["id"] += f"@{setting.length}"
     return {
         "model": setting.provenance["id"],
         "provenance": setting.provenance,
-        "data": setting.text.describe(),
+        "data": data,
         "window": setting.length,
         "held_out_windows": len(setting.held_out),
         "calibration_windows": sum(len(batch["input_ids"]) for batch in setting.calibration),

@@ -97,9 +97,7 @@ NAME = "paperlab_rounded_cache"
 
 
 @dataclass
-class _Plan:
-    """How an attention module rounds its cache."""
-
+class _Plan:  # how an attention module rounds its cache
     key_bits: int
     value_bits: int
     group: int

@@ -3,13 +3,12 @@
 A row of W is scale * codebook[code] in groups of `dim` weights. With g the gradient of the loss by W, each step:
 
     P    codebook, scale <- Adam on sum of g over the groups that use them                      (Alg. 1, line 3)
-    B    a copy of all weights that rounding does not touch <- B - code_rate ||B|| u / ||u||,  u = g / sqrt(v)
+    B    a copy of all weights, never rounded <- B - code_rate ||B|| u / ||u||,  u = g / sqrt(v)
     V    in the `code_fraction` of groups where B and W are farthest apart:
          code_i <- argmin_c || codebook[c] * scale - b_i ||^2                                    (section 3.3)
 
-Straight-through tuning is the same with code_fraction = 1. Malinovskii et al., "PV-Tuning: Beyond Straight-Through
-Estimation for Extreme LLM Compression", arXiv 2405.14852; github.com/Vahe1994/AQLM at e79a896: steps of a length
-relative to what they move (LAMB), the buffer B and the order of steps are those of its fine-tuning command.
+Straight-through tuning is the same with code_fraction = 1. Malinovskii et al., PV-Tuning, arXiv 2405.14852;
+github.com/Vahe1994/AQLM at e79a896, whose fine-tuning command has these steps, their order and lengths (LAMB).
 """
 
 import math
@@ -54,8 +53,8 @@ CARD = Card(
     checks=(
         Check(
             claim="better-than-straight-through",
-            says="Straight-through tuning is sub-optimal; changing the codes of a small part of the weights in each "
-            "step is better (abstract; the authors' command: at most 1 % of the groups).",
+            says="Straight-through tuning is sub-optimal; changing few codes a step is better (abstract; 1 % at most "
+            "in the authors' command).",
             baseline=Arm("pv-tuning", rule="straight-through"),
         ),
         Check(
@@ -69,7 +68,6 @@ CARD = Card(
         "plain k-means per matrix is the start, not AQLM's; one codebook, so the nearest codeword is found exactly",
         "the rate of codebooks and scales is ten times theirs, for some fifty times fewer steps; that of codes is the "
         "best of 0.01 (theirs, at which no code changes here), 0.03 and 0.1 on text held back, for each rule",
-        "their variant without the buffer (delta_decay 1) is not offered",
     ),
 )
 
@@ -79,8 +77,7 @@ BETAS = (0.9, 0.95)  # of codebooks and scales; the buffer has no momentum. As i
 
 @dataclass
 class State:
-    """What tuning keeps for one layer. buffer: the copy of the weights (out, in) that gradients move. moments: running
-    means of g and g^2, by what g is the gradient of."""
+    """One layer. buffer: B (out, in). moments: running means of g and g^2, by what g is the gradient of."""
 
     book: Codebook
     buffer: Tensor
@@ -146,9 +143,8 @@ def transform(
     if fraction is None:
         raise ValueError(f"rule={rule!r} is pv, straight-through or codebooks")
     layers = block_linears(model)
-    for name, layer in layers.items():
-        if layer.in_features % dim:
-            raise ValueError(f"dim={dim} does not divide the {layer.in_features} inputs of {name}")
+    if wrong := [name for name, layer in layers.items() if layer.in_features % dim]:
+        raise ValueError(f"dim={dim} does not divide the inputs of {wrong[0]}")
     if steps and not (calibration and predicts_tokens(model)):
         raise ValueError("tuning needs calibration text, and a model with logits to compare; steps=0 only clusters")
     model.requires_grad_(False).eval()
