@@ -7,8 +7,8 @@ carries the hash of the line that it was made from, and `core.verify` recomputes
 import fcntl
 import hashlib
 import json
-import re
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
