@@ -98,7 +98,7 @@ def test_outliers_are_exact_and_few() -> None:
 
 def test_without_outliers_and_steps_it_is_round_to_nearest() -> None:
     weight = heavy()
-    ours = easyquant.quantize(weight, bits=4, n_std=100.0, steps=0)
+    ours = easyquant.quantize(weight, bits=4, n_std=1000.0, steps=0)
     assert torch.equal(ours.dense(), round_to_nearest(weight, bits=4, symmetric=True).dense())
 
 
@@ -140,7 +140,7 @@ def test_the_card_asks_the_paper_s_own_comparison_first() -> None:
     assert [str(arm) for arm in own.rivals] == ["round-to-nearest(bits=4, symmetric=True)"]
     (gate,) = own.gates  # without its two ideas it is what it starts from; better it must not be by a gate
     assert (gate.expect, gate.tolerance, gate.baseline) == ("equal", 0.0, own.rivals[0])
-    assert gate.method == Arm("easyquant", bits=4, n_std=100.0, steps=0)
+    assert gate.method == Arm("easyquant", bits=4, n_std=1000.0, steps=0)
     assert (ours.role, ours.equal) == ("question", {"layer_bits": 0.03})
     assert {check.claim for check in method.card.checks if check.role == "question"} == {
         "ten-times-faster",
