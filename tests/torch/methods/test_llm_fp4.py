@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from paperlab.core.methods import find_method
 from paperlab.kit.floating import encode_fp, levels, round_fp
 from paperlab.lab.drivers.compress import apply
 from paperlab.methods.quantization import llm_fp4
@@ -172,3 +173,10 @@ def test_pre_shift_helps_uneven_channels() -> None:
 def test_unknown_format(model: LlamaForCausalLM, batches: list[dict[str, torch.Tensor]]) -> None:
     with pytest.raises(ValueError, match="e4m0"):
         apply({"transform": llm_fp4.transform}, {"weight_format": "e4m0"}, model=model, calibration=batches)
+
+
+def test_the_abstract_s_comparison_comes_first_with_ranges_per_token() -> None:
+    card = find_method("llm-fp4").card
+    first = card.checks[0]
+    assert (first.baseline.method, first.baseline.params["level"], first.role) == ("smoothquant", "O1", "claim")
+    assert [gate.expect for check in card.checks for gate in check.gates] == ["better", "better"]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from paperlab.core.methods import find_method
 from paperlab.kit.activations import per_token
 from paperlab.kit.fold import scaling_groups
 from paperlab.kit.scope import record_calls
@@ -179,3 +180,13 @@ def test_three_migrations_in_a_llama_block_two_in_a_bert_block(model: nn.Module,
 def test_bad_steps(model: nn.Module, batches: Batches) -> None:
     with pytest.raises(ValueError, match="steps=0"):
         apply({"transform": osp.transform}, {"steps": 0}, model=model, calibration=batches)
+
+
+def test_the_card_asks_for_no_loss_at_both_bit_widths_of_the_abstract() -> None:
+    checks = {check.claim: check for check in find_method("outlier-suppression-plus").card.checks}
+    for bits in (6, 8):
+        check = checks[f"near-lossless-at-{bits}-bits"]
+        assert (check.expect, check.role, check.baseline.method) == ("no worse", "claim", "original")
+        assert check.trivial is not None
+        assert check.method.params.get("weight_bits", 6) == check.trivial.params["weight_bits"] == bits
+    assert checks["llama-6-bits-better-than-smoothquant"].role == "question"

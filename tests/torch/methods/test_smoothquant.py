@@ -76,3 +76,11 @@ def test_the_searched_strength_is_the_one_of_least_loss(make):
     searched, alpha = loss(None)
     assert alpha in smoothquant.ALPHAS
     assert searched == pytest.approx(min(loss(a)[0] for a in (0.1, 0.5, 0.9, alpha)))
+
+
+@pytest.mark.parametrize("make", [llama, bert])
+def test_an_encoder_is_searched_on_more_tokens(make, monkeypatch):
+    seen = []
+    monkeypatch.setattr(objective, "sample", lambda calibration, tokens: seen.append(tokens) or calibration[:1])
+    apply({"transform": smoothquant.transform}, {"alpha": None}, model=make(), calibration=BATCHES)
+    assert seen == [512 if make is llama else 2048]
