@@ -44,7 +44,7 @@ class Matrix:
         first, second = self.moments.get(name, (torch.zeros_like(gradient),) * 2)
         first, second = first.lerp(gradient, 1 - momentum), second.lerp(gradient.square(), 0.05)
         self.moments[name] = first, second
-        update, value = first / (second.sqrt() + 1e-8), getattr(self, name)
+        update, value = first / (second.sqrt() + 1e-6), getattr(self, name)
         rate *= math.sqrt(1 - 0.95**step) / (1 - momentum**step)
         setattr(self, name, value - rate * value.norm() / update.norm() * update)
 
@@ -74,7 +74,7 @@ def main() -> None:
     teacher = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     kinds = [("clustered", 0, 0, 0.0), ("words only", STEPS, 0, 0.0)]
     for rate in CODE_RATES:
-        kinds += [("pv", STEPS, 0.01, rate), ("straight-through", STEPS, 1, rate)]
+        kinds += [("pv", STEPS, 0.025, rate), ("straight-through", STEPS, 1, rate)]
     for what, steps, share, rate in kinds:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)

@@ -32,7 +32,7 @@ def main() -> None:
     start = random_rotation(256, torch.Generator().manual_seed(0))
     mine = start.clone().requires_grad_()
     rider = RiemannAdam(mine)
-    peer = geoopt.ManifoldParameter(start.clone(), manifold=geoopt.Stiefel(canonical=False))
+    peer = geoopt.ManifoldParameter(start.clone(), manifold=geoopt.Stiefel())
     other = geoopt.optim.RiemannianAdam([peer], lr=RATE, stabilize=10)
     for _ in range(STEPS):
         (ours,) = torch.autograd.grad(loss(mine), mine)

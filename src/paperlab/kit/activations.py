@@ -24,14 +24,19 @@ def per_head(x: Tensor, *, bits: int, size: int) -> Tensor:
     return per_token(x.view(*x.shape[:-1], -1, size), bits=bits, symmetric=False).view_as(x)
 
 
-def per_token_through(x: Tensor, *, bits: int) -> Tensor:
-    """As symmetric `per_token`, but the gradient passes the rounding as if it were not there.
+def per_token_through(x: Tensor, *, bits: int, symmetric: bool = True) -> Tensor:
+    """As `per_token`, but the gradient passes the rounding as if it were not there.
 
-    The range takes part in the gradient: a row is rewarded for a smaller largest value.
+    The range takes part in the gradient: a row is rewarded for a smaller one.
     """
-    low, high = levels(bits, symmetric=True)
-    scale = _scale(x, high)
-    return straight_through(lambda codes: codes.round().clamp(low, high), x / scale) * scale
+    low, high = levels(bits, symmetric)
+    if symmetric:
+        scale = _scale(x, high)
+        return straight_through(lambda codes: codes.round().clamp(low, high), x / scale) * scale
+    bottom, top = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    scale = ((top - bottom) / (2**bits - 1)).clamp(min=EPSILON)
+    zero = (-bottom / scale).detach().round()
+    return straight_through(lambda codes: (codes.round() + zero).clamp(0, 2**bits - 1) - zero, x / scale) * scale
 
 
 def _scale(x: Tensor, high: int) -> Tensor:

@@ -2,7 +2,7 @@
 
     h' = h Q                     residual stream; readers W diag(gamma) Q, writers Q^T W
     x  = RMSNorm(h') / s         s after each norm; readers W diag(s)
-    v' = v R / s_v               values, per head; o_proj undoes both
+    v' = (v / s_v) R             values, per head; o_proj undoes both
     u' = (u / s_u) H             up_proj's outputs; down_proj undoes; H a Hadamard matrix, applied when the model runs
 
 Equivalent transformation pairs, to be learned: Hu et al., OstQuant, arXiv 2501.13987; rotations alone: Liu et al.,
@@ -71,15 +71,14 @@ def fuse(block: Any, rotation: Tensor, pairs: Pairs) -> Fused:
         return (layer.weight.detach() * gamma) @ rotation * log_scale.exp()
 
     def value() -> Tensor:
-        weight = read(attention.v_proj, first, pairs.norm_attn).view(count, size, -1)
-        return (pairs.heads.mT @ weight).flatten(0, 1) / pairs.value.exp()[:, None]
+        weight = read(attention.v_proj, first, pairs.norm_attn) / pairs.value.exp()[:, None]
+        return (pairs.heads.mT @ weight.view(count, size, -1)).flatten(0, 1)
 
     def output() -> Tensor:
         heads = pairs.heads.repeat_interleave(repeat, 0)
-        weight = attention.o_proj.weight.detach().view(-1, count * repeat, size)
-        weight = torch.einsum("ohi,hij->ohj", weight, heads).flatten(1)
-        scale = pairs.value.exp().view(count, size).repeat_interleave(repeat, 0).flatten()
-        return rotation.mT @ weight * scale
+        scale = pairs.value.exp().view(count, size).repeat_interleave(repeat, 0)
+        weight = attention.o_proj.weight.detach().view(-1, count * repeat, size) * scale
+        return rotation.mT @ torch.einsum("ohi,hij->ohj", weight, heads).flatten(1)
 
     return {
         "self_attn.q_proj": lambda: read(attention.q_proj, first, pairs.norm_attn),

@@ -69,12 +69,13 @@ def kl(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def kl_top(student: Tensor, teacher: Tensor, k: int) -> Tensor:
-    """Mean over positions of KL(p || q), both softmaxed over the teacher's k largest logits; (…, vocabulary) each.
+    """Mean over positions of sum p log(p / q) over the teacher's k likeliest tokens; logits (…, vocabulary) each.
 
+    p and q are softmaxed over the whole vocabulary, so that with k below its size the sum may be negative.
     The KL-Top loss of Hu et al., OstQuant, arXiv 2501.13987.
     """
-    values, index = teacher.topk(min(k, teacher.shape[-1]), dim=-1)
-    p, q = values.log_softmax(-1), student.gather(-1, index).log_softmax(-1)
+    p, index = teacher.log_softmax(-1).topk(min(k, teacher.shape[-1]), dim=-1)
+    q = student.log_softmax(-1).gather(-1, index)
     return (p.exp() * (p - q)).sum(-1).mean()
 
 

@@ -2,7 +2,9 @@
 
 Default: handwritten digits and a multi-layer perceptron. With labelled texts (`--data movie-reviews`, `questions`, or
 a FILE of "label text" lines): a bag-of-words perceptron (mean of word embeddings, as in Galke and Scherp, 2109.03777).
-The test parts of the seeds do not overlap: seed s is tested on fold s, so that seeds are not the same examples again.
+The test parts of the seeds do not overlap: seed s is tested on fold s. Their training parts do, so that seeds are not
+independent and the interval over them is somewhat too narrow. The learning rate is chosen on seed 0's validation rows,
+which other seeds test on, for all arms alike.
 """
 
 import hashlib

@@ -9,6 +9,9 @@ from paperlab.kit.activations import per_head, per_token, per_token_through, rou
 def test_rounding_with_a_gradient_has_the_same_values() -> None:
     x = torch.randn(400, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.equal(per_token_through(x, bits=4), per_token(x, bits=4))
+    torch.testing.assert_close(per_token_through(x, bits=4, symmetric=False), per_token(x, bits=4, symmetric=False))
+    per_token_through(x, bits=4, symmetric=False).sum().backward()
+    assert torch.isfinite(x.grad).all()
     per_token_through(x, bits=4).sum().backward()
     assert torch.isfinite(x.grad).all()
 
@@ -21,6 +24,15 @@ def test_gradient_of_rounding_by_hand() -> None:
     torch.testing.assert_close(y, torch.tensor([[7.0, 2.0]]))
     y.sum().backward()
     torch.testing.assert_close(x.grad, torch.tensor([[1 - 0.4 / 7, 1.0]]))
+
+
+def test_gradient_of_asymmetric_rounding_by_hand() -> None:
+    # range -1 to 14, s = 1, zero point 1: 2.4 -> 2, c = -0.4; s grows by 1/15 with 14, and shrinks with -1
+    x = torch.tensor([[-1.0, 2.4, 14.0]], requires_grad=True)
+    y = per_token_through(x, bits=4, symmetric=False)
+    torch.testing.assert_close(y, torch.tensor([[-1.0, 2.0, 14.0]]))
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([[1 + 0.4 / 15, 1.0, 1 - 0.4 / 15]]))
 
 
 def test_straight_through_has_the_identitys_gradient() -> None:

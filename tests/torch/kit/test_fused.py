@@ -41,8 +41,8 @@ def test_pairs_touch_the_weights_that_they_should() -> None:
     attention, mlp = block.self_attn, block.mlp
     close = torch.testing.assert_close
     close(made["self_attn.k_proj"], attention.k_proj.weight @ gather, rtol=1e-4, atol=1e-5)
-    close(made["self_attn.v_proj"], s_v.inverse() @ turn.T @ attention.v_proj.weight @ gather, rtol=1e-4, atol=1e-5)
-    close(made["self_attn.o_proj"], q.T @ attention.o_proj.weight @ turn4 @ s_v4, rtol=1e-4, atol=1e-5)
+    close(made["self_attn.v_proj"], turn.T @ s_v.inverse() @ attention.v_proj.weight @ gather, rtol=1e-4, atol=1e-5)
+    close(made["self_attn.o_proj"], q.T @ attention.o_proj.weight @ s_v4 @ turn4, rtol=1e-4, atol=1e-5)
     up = mlp.up_proj.weight @ torch.diag(norm2) @ q @ torch.diag(pairs.norm_ffn.exp())
     close(made["mlp.up_proj"], torch.diag((-pairs.up).exp()) @ up, rtol=1e-4, atol=1e-5)
     online = pairs.online(torch.eye(48))

@@ -12,7 +12,9 @@ from paperlab.kit.objective import kl, kl_top, shuffled
 def test_kl_top_by_hand() -> None:
     teacher = torch.tensor([[math.log(3.0), 0.0, -5.0]])
     student = torch.tensor([[0.0, 0.0, 7.0]])  # the third logit is not among the teacher's two largest
-    assert kl_top(student, teacher, 2).item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-5)
+    p, q = teacher.softmax(-1)[0, :2].tolist(), 1 / (2 + math.exp(7.0))  # over all three
+    expected = sum(each * math.log(each / q) for each in p)
+    assert kl_top(student, teacher, 2).item() == pytest.approx(expected, rel=1e-5)
     assert kl_top(student, teacher, 5).item() > 5
     assert kl_top(teacher, teacher, 2).item() == pytest.approx(0, abs=1e-7)
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 
 import pytest
 import torch
@@ -144,3 +145,23 @@ def test_bad_parameters(params: dict[str, int], said: str) -> None:
 def test_tuning_without_text_is_refused() -> None:
     with pytest.raises(ValueError, match="needs calibration text"):
         transform(tiny(), [], tiny(), 0)
+
+
+def test_text_held_back_chooses_the_rate_and_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[transform.__module__]
+    _, only = tuned("codebooks", steps=4)
+    assert only.notes["rates"][0] in module.RATES
+    assert only.notes["code_changes"] == 0
+    _, pv = tuned("pv", steps=4)
+    assert pv.notes["rates"][1] in module.CODE_RATES
+    monkeypatch.setattr(module, "EVALUATE", 2)
+    _, wild = tuned("codebooks", steps=12, rate=0.2)  # far too fast: what comes later is worse
+    assert len(wild.notes["losses"]) in range(2, 13, 2)
+    teacher, held = tiny(), batches()[3]
+
+    def away(small: object) -> float:
+        with torch.no_grad():
+            return module.kl(small.model(**held).logits, teacher(**held).logits).item()
+
+    monkeypatch.setattr(module, "EVALUATE", 100)
+    assert away(wild) <= away(tuned("codebooks", steps=12, rate=0.2)[1]) + 1e-6

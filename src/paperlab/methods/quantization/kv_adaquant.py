@@ -25,7 +25,7 @@ CARD = Card(
     family="quantization",
     paper="kv-adaquant",
     sources=("abstract", "code"),
-    configuration="README.md, usage: groups of 64 channels, 32 exact tokens; quanto's ranges, as in kvq",
+    configuration="README.md, usage: 32 exact tokens; axis 1 and quanto's ranges as in their evaluation and in kvq",
     task="lm_compress",
     data="@512",
     metric="perplexity",
@@ -37,7 +37,8 @@ CARD = Card(
         Check(
             claim="keys-deserve-the-bits",
             says="At the same cache size, 4-bit keys with 2-bit values score 75.2 %, 2-bit keys with 4-bit values "
-            "54.7 % (Llama 3.1 8B, by the abstract of the first version; 1B: 0.34 against 0.06).",
+            "54.7 % (first version; its table: 0.75 against 0.55 at 8B, 0.34 against 0.06 at 1B).",
+            models=("smollm2-135m", "abstracts-lm"),
             baseline=Arm("kv-adaquant", key_bits=2, value_bits=4),
             equal={"cache_bits": 0.001, "layer_bits": 0.001},
             gates=(
@@ -48,8 +49,9 @@ CARD = Card(
                     tolerance=0.0001,
                 ),
             ),
-            gap="Theirs: accuracy on reasoning tasks, models of 0.6B to 70B, long answers generated under the rounded "
-            "cache. Here: perplexity of windows of 512 tokens; how errors build up over a long answer is not tested.",
+            gap="Theirs: accuracy on reasoning, 0.6B to 70B, long answers generated under the rounded cache; here "
+            "windows of 512 tokens. The premise ||W_K|| > ||W_V|| holds in 29 of SmolLM2's 30 layers (spectral norm; "
+            "Frobenius 19), in abstracts-lm only in 4 of 6 (2): a fail there would not speak against the theorem.",
         ),
         Check(
             claim="two-bit-values-nearly-free",
@@ -58,8 +60,7 @@ CARD = Card(
             margin=0.02,
             baseline=Arm("kv-adaquant", key_bits=4, value_bits=4),
             trivial=Arm("kv-adaquant", key_bits=2, value_bits=4),
-            gap="Theirs: the best of its accuracy figures. Here: perplexity within 2 %, which is another, finer scale. "
-            "The swapped bits must not pass.",
+            gap="Theirs: the best of its accuracy figures. Here: perplexity, a finer scale. Swapped bits must fail.",
         ),
         Check(
             claim="better-than-equal-split",
@@ -84,12 +85,11 @@ CARD = Card(
         ),
     ),
     departs=(
-        "a query meets the rounded cache in all of the text, in theirs only what is generated does, not the prompt; a "
-        "block is rounded once, theirs rounds the whole cache again each time a block is full",
+        "a query meets the rounded cache in all of the text, in theirs only what is generated does; a block is "
+        "rounded once, theirs rounds the whole cache again each time a block is full",
         "ranges are minimum to maximum, as quanto's; the authors' later back end (HQQ) also searches the zero points",
         "the bits are given; the authors' later code also derives them per layer from the norms",
-        "the cache is simulated in the attention of teacher-forced scoring, ranges in float16; no memory is saved; "
-        "cache_bits leaves out the exact block, the same in all arms",
+        "the cache is simulated in teacher-forced scoring, ranges in float16; cache_bits leaves out the exact block",
     ),
 )
 
@@ -97,7 +97,7 @@ NAME = "paperlab_rounded_cache"
 
 
 @dataclass
-class _Plan:  # how an attention module rounds its cache
+class _Plan:
     key_bits: int
     value_bits: int
     group: int
@@ -140,7 +140,7 @@ def transform(
 
 
 def _stored(bits: int, group: int) -> float:
-    """Bits per element: the code, and a float16 scale and minimum per group."""
+    """Bits per element."""
     return bits + 32 / group if bits < UNTOUCHED_BITS else float(UNTOUCHED_BITS)
 
 

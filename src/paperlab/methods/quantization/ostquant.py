@@ -2,13 +2,13 @@
 
     h' = h Q                    residual stream; readers W diag(gamma) Q, writers Q^T W             (R_res)
     x  = RMSNorm(h') / s        s after each norm; readers W diag(s)                                (S_attn, S_ffn)
-    v' = v R_head / s_v         values, per head; o_proj undoes both                                (R_ov, S_ov)
+    v' = (v / s_v) R_head       values, per head; o_proj undoes both                                (R_ov, S_ov)
     u' = (u / s_u) H            up_proj's outputs; down_proj undoes; H a Hadamard matrix, online   (S_up|down)
 
 Q and R stay orthogonal by Riemannian Adam; everything is trained together, with activations rounded in the loop
-(straight-through; weights only where activations stay exact), to lower KL-Top: KL(p || q) over the k largest logits
-of the full-precision model. Weights are rounded by GPTQ at the end. QSUR, the share of the quantization space that
-data fill, is what they raise; it is reported, not descended on.
+(straight-through; weights only where activations stay exact), to lower KL-Top: the part of KL(p || q) that the k
+likeliest tokens of the full-precision model p contribute. Weights are rounded by GPTQ at the end. QSUR, the share of
+the quantization space that data fill, is what they raise; it is reported, not descended on.
 Hu et al., "OstQuant", arXiv 2501.13987. Of the authors' repository, github.com/BrotherHappy/OSTQuant, its command
 lines, arguments and trainer were read in copies that other projects hold.
 """
@@ -37,7 +37,7 @@ CARD = Card(
     family="quantization",
     paper="ostquant",
     sources=("abstract", "code"),
-    configuration="scripts/w4a16kv16.sh, and the defaults of its arguments",
+    configuration="scripts/w4a4kv16.sh; where activations stay exact, w4a16kv16.sh; the defaults of their arguments",
     task="lm_compress",
     metric="perplexity",
     expect="lower",
@@ -50,7 +50,7 @@ CARD = Card(
             claim="better-than-rtn",
             says="At W4A4 plain rounding fails and OSTQuant works (Llama 3 8B, WikiText-2: 7.24 against 6e2, 6.14 "
             "unrounded)",
-            baseline=Arm("rtn-activations", weight_bits=4, activation_bits=4, dynamic=True, symmetric=True),
+            baseline=Arm("rtn-activations", weight_bits=4, activation_bits=4, dynamic=True),
             ablation=Arm("ostquant", steps=0),
             equal={"layer_bits": 0.08},
             gates=(
@@ -62,17 +62,18 @@ CARD = Card(
                     tolerance=0.01,
                 ),
             ),
-            gap="Theirs: 100 steps of 16 texts of 2,048 tokens. Here: 32 steps of 4 x 128, over 4,096 tokens, on a "
-            "model without outliers of hundreds; the ablation shows what is left without training. Not tested: whether "
-            "learned rotations beat random ones at W4A4 (7.24 against 8.02): four bits cost this model some 4 %, a "
-            "third of which is below any margin. It takes a model that loses more, and a million training tokens.",
+            gap="Theirs: 100 steps of 32 texts of 2,048 tokens (16 where activations stay exact). Here: 32 steps of "
+            "4 x 128, over 4,096 tokens, on a model without outliers of hundreds; the ablation shows what is left "
+            "without training. Not tested: whether learned rotations beat random ones at W4A4 (7.24 against 8.02): "
+            "four bits cost this model 3 to 4 %, under half of which is below any margin. It takes a model that loses "
+            "more, and millions of training tokens. Rounding is asymmetric, of the baseline's weights too.",
         ),
         Check(
             claim="four-bit-weights-nearly-lossless",
-            says="In perplexity four-bit weights alone lose 3 to 6 % (5.47 to 5.64, 6.14 to 6.53), plain rounding 28 % "
-            "and more (to 7.02, 8.13)",
+            says="In perplexity four-bit weights alone lose 1 to 6.4 % over six models (Llama 2 13B: 4.88 to 4.94; "
+            "Llama 3 8B: 6.14 to 6.53), plain rounding 28 % and more (to 6.39, 8.13)",
             expect="no worse",
-            margin=0.06,
+            margin=0.065,
             method=Arm("ostquant", act_bits=16),
             baseline=Arm("original"),
             beside=(Arm("ostquant", act_bits=16, steps=0),),
@@ -82,24 +83,22 @@ CARD = Card(
         Check(
             claim="training-helps-at-three-bits",
             says="With three bits for activations, where there is something to win, is the trained model better than "
-            "the random rotation that it starts from? (At W4A4KV4 the paper wins 32 % of the gap that was left.)",
+            "the random rotation that it starts from? (At W4A4KV4 the paper wins 44 % of the perplexity that QuaRot, "
+            "a random one, loses: 8.18 to 7.29, 6.14 unrounded.)",
             method=Arm("ostquant", act_bits=3),
             baseline=Arm("ostquant", act_bits=3, steps=0),
-            beside=(
-                Arm("random-rotation", weight_bits=4, act_bits=3, symmetric=True, rounding="gptq"),
-                Arm("original"),
-            ),
             equal={"layer_bits": 0.001},
             role="question",
             gap="Three bits are not the paper's setting; the training is as short as above.",
         ),
     ),
     departs=(
-        "no online Hadamard transform of queries and keys, no scaling pair between them",
+        "no scaling pair between queries and keys",
         "Q is multiplied to the embedding's output and before the last norm instead of being fused into an embedding "
         "and a head, which are one tied matrix in the models here; its bits are counted",
         "scales are trained as exp(theta), so that they stay positive",
-        "rotations start random Hadamard; the authors' scripts may start from the eigenvectors of activations",
+        "rotations start random Hadamard; at W4A4 theirs start from a random Hadamard matrix times the eigenvectors of "
+        "the covariance of weights (--use_klt): of all readers for Q, of o_proj for a head",
         "weights have the whole range of a row; the authors search a clipping by squared error before GPTQ",
         "the cache, where it is rounded, is rounded before the rotary embedding",
     ),
@@ -122,7 +121,8 @@ def transform(
     scale_rate: float = 0.0018,
     rounding: Literal["gptq", "nearest"] = "gptq",
 ) -> Compressed:
-    """Train, fuse and round a Llama: weights per row (symmetric), activations per token, cache per token and head.
+    """Train, fuse and round a Llama: weights per row (symmetric), activations per token and cache per token and head
+    (both asymmetric).
 
     act_bits, cache_bits: 16 leaves them alone. steps, rows: gradient steps, of so many calibration windows each;
     0 steps leave a random rotation. top: logits in the loss. orthogonal_rate, scale_rate: peak learning rates, which
@@ -173,7 +173,7 @@ def _turn_inputs(named: dict[str, Any], pairs: dict[str, Pairs]) -> list[Removab
 
 def _round_inputs(named: dict[str, Any], act_bits: int, cache_bits: int, *, training: bool) -> list[RemovableHandle]:
     """Rounding of layers' inputs and of keys and values, each time the model runs."""
-    act = partial(per_token_through if training else per_token, bits=act_bits)
+    act = partial(per_token_through if training else per_token, bits=act_bits, symmetric=False)
     handles = []
     for block in named.values():
         if act_bits < 16:
