@@ -117,8 +117,8 @@ def transform(
     """A causal language model whose attention reads a rounded cache; the weights stay as they are.
 
     key_bits, value_bits: 16 leaves that side exact. group: channels that share a range (at most a head's width, and
-    a divisor of it). residual: tokens in the exact block. key_axis: "channel" gives each channel of the keys one range per
-    block of `residual` tokens instead. Raises ValueError.
+    a divisor of it). residual: tokens in the exact block. key_axis: "channel" gives each channel of the keys one
+    range per block of `residual` tokens instead. Raises ValueError.
     """
     for bits in (key_bits, value_bits):
         levels(bits, symmetric=False)
