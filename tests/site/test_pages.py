@@ -10,6 +10,10 @@ import pytest
 from api_papers import HOSTILE, item, seen, take
 from page_check import Page
 
+from paperlab.core import standings
+from paperlab.site import records
+from paperlab.site.records import record_index
+
 Ask = Callable[..., Any]
 ALL = [
     "/", "/trending", "/papers", "/families", "/families/quantization", "/search", "/search?q=quantization",
@@ -159,12 +163,23 @@ def test_filters_written_into_the_words_are_filters(ask: Ask, bundled: None) -> 
 
 
 def test_a_paper_with_records_shows_claims_intervals_and_the_command(ask: Ask, bundled: None) -> None:
-    text = ask("/papers/easyquant").content.decode()
-    for said in ("Our check:", "The gap:", "paperlab run easyquant", 'class="plot"', "xeon-2c-24g", "commit <code>",
-                 "over 10 times faster", 'paperlab.load("easyquant"', "@misc{", "Related papers"):  # fmt: skip
+    text = ask("/papers/baq").content.decode()
+    for said in ("Our check:", "The gap:", "paperlab run baq", 'class="plot"', "epyc-2c-24g", "commit <code>",
+                 "Written from the abstract and the authors' code", 'paperlab.load("baq"', "@misc{",
+                 "The main claim, checked here", "Related papers"):  # fmt: skip
         assert escape(said) in text or said in text, said
     assert "where our code differs" in text.lower()
-    assert '<span class="badge outdated" title="made before sources were recorded">outdated</span>' in text
+    row = record_index().mains["baq"][0]
+    assert row["figures"].startswith(row["metric"].replace("_", " "))
+    assert row["figures"] in text
+
+
+def test_a_verdict_whose_code_changed_says_so(ask: Ask, bundled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standings, "outdated", lambda entry, check: ("kit/grid.py changed",))
+    monkeypatch.setattr(records, "_now", records.RecordIndex())
+    text = ask("/papers/baq").content.decode()
+    monkeypatch.setattr(records, "_now", records.RecordIndex())
+    assert '<span class="badge outdated" title="kit/grid.py changed">' in text
 
 
 def test_names_of_a_paper_lead_to_it(ask: Ask, bundled: None) -> None:
@@ -281,7 +296,7 @@ def test_figures_of_a_family_come_as_csv(ask: Ask) -> None:
     import io
 
     rows = list(csv.DictReader(io.StringIO(ask("/compare/quantization.csv").content.decode())))
-    assert len(rows) > 100
+    assert len(rows) > 40
     assert {"arm", "value", "bytes", "records", "machine"} <= set(rows[0])
     ask("/compare/nope.csv", 404)
     ask("/compare/nope", 404)
