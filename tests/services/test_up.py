@@ -87,7 +87,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 def test_a_first_start_serves_and_stops(start: Callable[..., Up]) -> None:
     up = start("--workers", "2")
-    assert "EasyQuant" in up.get("").text  # checked lately, so on the first page
+    assert 'href="/papers/' in up.get("").text  # papers that were checked lately
     assert "EasyQuant" in up.get("papers/easyquant").text
     said = up.get("api/papers/2403.02775").json()
     assert said["paperlab"]["slug"] == "easyquant"
@@ -249,7 +249,6 @@ def test_the_example_client_reads_and_mirrors(start: Callable[..., Up], tmp_path
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     said = example()
-    assert "better-than-rtn: " in said
     assert "found: " in said
     assert f"375 papers came into {mirror}" in said
     assert f"0 papers came into {mirror}" in example()
