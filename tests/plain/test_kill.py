@@ -40,7 +40,7 @@ task = types.SimpleNamespace(
 def score(arm, setting, start=0):
     arm = arm() if callable(arm) else arm
     for item in range(start, ITEMS):
-        time.sleep(0.002)
+        time.sleep(float(os.environ.get("ITEM_SECONDS", "0.002")))
         if "bits=5" in arm and item == 20:
             os.kill(os.getpid(), signal.SIGKILL)
         yield {"loss": random.Random(f"{arm} {setting} {item}").gauss(3, 1)}
@@ -191,7 +191,7 @@ def test_an_arm_that_ends_its_process_twice_has_broken_and_the_others_are_kept(t
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_pool_ends_with_its_parent(tmp_path: Path, how: signal.Signals) -> None:
-    process = start(tmp_path / "home", 2)
+    process = start(tmp_path / "home", 2, ITEM_SECONDS="1")  # it must not end by itself first
     workers = workers_of(process, 2)
     time.sleep(0.3)
     process.send_signal(how)
