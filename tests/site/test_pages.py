@@ -174,6 +174,15 @@ def test_a_paper_with_records_shows_claims_intervals_and_the_command(ask: Ask, b
     assert row["figures"] in text
 
 
+def test_a_paper_whose_checks_are_all_questions_shows_them(ask: Ask, bundled: None) -> None:
+    """Nothing of it is a claim that could be tested; it must not read as if no check were written."""
+    text = ask("/papers/interlayer-hessian-mixed-precision").content.decode()
+    assert "None of the paper&#x27;s claims could be put to a test" in text or "None of the paper's claims" in text
+    assert "Written from the paper&#x27;s abstract alone" in text
+    assert "paperlab run interlayer-hessian-mixed-precision" in text
+    assert "No check is written" not in text
+
+
 def test_a_verdict_whose_code_changed_says_so(ask: Ask, bundled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standings, "outdated", lambda entry, check: ("kit/grid.py changed",))
     monkeypatch.setattr(records, "_now", records.RecordIndex())

@@ -149,7 +149,10 @@ def test_filters_on_checks_know_the_records(engine, monkeypatch):
     Paper.objects.filter(pk=key(2)).update(slug="gptq", revision=50)
     Paper.objects.filter(pk=key(3)).update(slug="easyquant", revision=50)
     said = {"gptq": ("holds", "holds"), "easyquant": ("holds", "fails")}
-    rows = {slug: tuple(SimpleNamespace(word=word) for word in words) for slug, words in said.items()}
+    rows = {
+        slug: tuple(SimpleNamespace(word=word, model=str(i)) for i, word in enumerate(words))
+        for slug, words in said.items()
+    }
     monkeypatch.setattr(rank, "main", lambda slug: rows.get(slug, ()))
     monkeypatch.setattr(rank, "papers", lambda: {"gptq": None, "easyquant": None})
     checked = [

@@ -26,14 +26,15 @@ def _paper_row(paper: "Paper") -> dict[str, Any]:
     from paperlab.core.published import public
     from paperlab.core.standings import counts, main, of_paper, one_word, outdated_of, summary
 
-    counted = counts(main(paper.slug))
+    rows = main(paper.slug)
+    counted = counts(rows)
     return {
         **facts(paper),
         "runnable": bool(checked(paper.slug)),
         "verdict": one_word(counted),
         "counts": counted,
-        "summary": summary(main(paper.slug)),
-        "main": [row.id for row in main(paper.slug)],
+        "summary": summary(rows),
+        "main": [row.id for row in rows],
         "verdicts": [{**public(row), "outdated": list(outdated_of(row.id))} for row in of_paper(paper.slug)],
     }
 
@@ -59,7 +60,11 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def _state(row: dict[str, Any]) -> str:
     """How a paper's main claim fares in a few words, and whether that is outdated."""
-    word = row["summary"] or (("abstract only" if row["verdicts"] else "not run") if row["runnable"] else "-")
+    from paperlab.core.methods import abstract_only
+
+    if not row["main"]:
+        return "-" if not row["runnable"] else "abstract only" if abstract_only(row["slug"]) else "not run"
+    word = str(row["summary"])
     claims = [verdict for verdict in row["verdicts"] if verdict["id"] in row["main"]]
     outdated = sum(bool(verdict["outdated"]) for verdict in claims)
     if not outdated:
@@ -96,7 +101,7 @@ def papers(
     if runnable:
         rows = [row for row in rows if row["runnable"]]
     if verdict == NOT_RUN:
-        rows = [row for row in rows if row["runnable"] and not row["verdicts"]]
+        rows = [row for row in rows if _state(row) == NOT_RUN]
     elif verdict is not None:
         rows = [row for row in rows if verdict in (row["verdict"], *row["counts"])]
     _list(rows, as_json)

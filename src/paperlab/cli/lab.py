@@ -131,12 +131,13 @@ def forget(
     """Delete records of your own runs. Those that came with paperlab stay."""
     from paperlab.cli import text
     from paperlab.core import record as records
+    from paperlab.core.published import publish
 
     own = [one for one in records.read((records.records_folder(),)) if claim in (None, one.check.claim)]
     chosen = [one for one in own if {one.id, one.method, one.paper} & {word.replace("_", "-") for word in what}]
     if not chosen:
         raise Misuse(f"no run of yours is called {' or '.join(what)}{f' with the check {claim}' if claim else ''}; "
-                     "`paperlab show SLUG` lists the records with their ids")  # fmt: skip
+                     "`paperlab show SLUG --json` has the ids of records")  # fmt: skip
     rows = [
         {"id": one.id, "method": one.method, "claim": one.check.claim, "model": one.model, "finished": one.finished}
         for one in chosen
@@ -147,6 +148,7 @@ def forget(
     if not yes and not typer.confirm(f"Delete {_records(len(rows))} for good?", err=True):
         raise Failure("nothing was deleted", 1, "interrupted")
     records.remove({one.id for one in chosen})
+    publish()
     text.write_json(rows) if as_json else note(f"{_records(len(rows))} deleted")
 
 

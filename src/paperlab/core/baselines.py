@@ -7,7 +7,7 @@ calibration data. Scales are those of common tools: 2 max / (2^bits - 1) where s
 
 from dataclasses import replace
 
-from paperlab.core.card import Arm, Check, Scalar
+from paperlab.core.card import WITHIN, Arm, Check, Scalar
 
 # The first variant of each has the method's defaults.
 VARIANTS: dict[str, tuple[dict[str, Scalar], ...]] = {
@@ -21,7 +21,7 @@ def with_rivals(check: Check) -> Check:
     variants as its rivals; the method itself is never one."""
     base, method = check.baseline, check.method
     known = VARIANTS.get(base.method)
-    if known is None or check.expect not in ("lower", "higher") or check.role not in ("claim", "question"):
+    if known is None or check.expect in WITHIN or check.role not in ("claim", "question"):
         return check
     arms = [Arm(base.method, {**base.params, **one}, base.after) for one in known]
     own = [_whole(arm) for arm in (base, method)]

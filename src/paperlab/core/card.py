@@ -10,6 +10,7 @@ Scalar = str | int | float | bool | None
 Source = Literal["paper", "code", "abstract"]
 Role = Literal["claim", "question", "positive control", "negative control", "a/a control"]
 
+WITHIN = ("equal", "no worse")  # what a check may expect besides a direction: its margin is how far off is allowed
 SOURCES: tuple[Source, ...] = ("paper", "code", "abstract")
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
+from paperlab.core.card import WITHIN
 from paperlab.core.words import clean, number, percent, span
 
 WIDE = 360  # of a chart on a page, in units that are about CSS pixels on a phone
@@ -155,21 +156,19 @@ def gains(
     if not known:
         return None
     ends = [x for bar in known for x in (bar.value, bar.low, bar.high) if math.isfinite(x)]
-    least, most = min([*ends, 0, -margin if expect in ("equal", "no worse") else 0]), max([*ends, 0, margin])
+    least, most = min([*ends, 0, -margin if expect in WITHIN else 0]), max([*ends, 0, margin])
     unit = max(margin, 0.01)
     bent = max(-least, most) > 25 * unit
     scale = (lambda x: math.asinh(x / unit)) if bent else (lambda x: x)
     at = _across(scale, least, most, wide)
     wanted = linear_ticks(least, most, 4) if not bent else _bent_ticks(least, most, unit)
     top, bottom = _TOP, _TOP + _ROW * len(known)
-    first, last = at(margin if expect not in ("equal", "no worse") else -margin), wide - 12.0
-    if expect == "equal":
-        last = at(margin)
+    first, last = at(-margin if expect in WITHIN else margin), at(margin) if expect == "equal" else wide - 12.0
     band = f'<rect class="band" x="{first:.1f}" y="{top}" width="{max(0, last - first):.1f}" height="{bottom - top}"/>'
     # Not through the words, which stand in the upper part of each row.
     path = "".join(f"M{at(0):.1f} {top + _ROW * i + 18}v{_ROW - 18}" for i in range(len(known)))
     zero = f'<path class="zero" d="{path}"/>'
-    axis = "better →" if expect in ("equal", "no worse") else "as the check expects →"
+    axis = "better →" if expect in WITHIN else "as the check expects →"
     description = "; ".join(_in_words(bar, percent) for bar in known)
     level, what = {"equal": (90, "within ±"), "no worse": (90, "above −")}.get(expect, (95, "beyond "))
     note = (

@@ -351,6 +351,12 @@ def find_method(name: str) -> Method:
     return known[slug]
 
 
+def abstract_only(paper: str) -> bool:
+    """Whether a paper (by slug) has checks, all of them in files that were written from its abstract alone."""
+    cards = [method.card for method in methods().values() if method.card.paper == paper and method.card.checks]
+    return bool(cards) and all(card.abstract_only for card in cards)
+
+
 class _Index:
     """What was read of each method file, by path, size and time of change, in one file of the user's cache.
 

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import groupby
 from typing import Any, Generic, TypeVar
 
-from paperlab.core.card import CardError, Check
+from paperlab.core.card import WITHIN, CardError, Check
 from paperlab.core.home import BUNDLED
 from paperlab.core.methods import Method, UnknownMethod, filled, methods
 from paperlab.core.published import Row, frozen_of, published, row
@@ -21,9 +21,9 @@ from paperlab.core.sources import arm_sources, changed
 from paperlab.core.sources import forget as forget_sources
 from paperlab.core.statistics import holm
 from paperlab.core.task import task_version
-from paperlab.core.verdict import WITHIN, WORDS, Verdict, data_of
+from paperlab.core.verdict import WORDS, Verdict, data_of
 
-MIXED = "mixed"  # the word where finished runs of a claim disagree; of a paper, where its claims do
+MIXED = "mixed"  # the word where finished runs of a claim disagree; of a claim, where models do
 FROZEN = BUNDLED / "frozen.json"
 NOT_RUN = "not run"  # there is a check, and no record of it
 UNKNOWN_SOURCES = "made before sources were recorded"
@@ -405,28 +405,24 @@ def mains(standings: Standings[Row], methods: Mapping[str, Method]) -> dict[str,
     return found
 
 
-def counts(rows: Iterable[Row]) -> dict[str, int]:
-    """On how many models, tasks and data a claim has which word, in the order of WORDS."""
-    words = [row.word for row in rows]
-    return {word: words.count(word) for word in (*WORDS, MIXED) if word in words}
-
-
-def places(rows: Sequence[Row]) -> list[str]:
-    """Where each row was found, in the fewest words: the model, and data and scale where two have one model."""
+def places(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Where a claim has which word, in the order of WORDS: models, and data and scale where two rows have one."""
     names = [row.model for row in rows]
-    return [
-        row.model if names.count(row.model) == 1 else f"{row.model} ({row.data or row.task}, {row.scale})"
-        for row in rows
-    ]
+    found: dict[str, list[str]] = {word: [] for word in (*WORDS, MIXED)}
+    for one in rows:
+        more = f" ({one.data or one.task}, {one.scale})" if names.count(one.model) > 1 else ""
+        found[one.word].append(one.model + more)
+    return {word: where for word, where in found.items() if where}
+
+
+def counts(rows: Sequence[Row]) -> dict[str, int]:
+    """On how many models, tasks and data a claim has which word."""
+    return {word: len(where) for word, where in places(rows).items()}
 
 
 def summary(rows: Sequence[Row]) -> str | None:
     """How a claim fares in one line: "holds on abstracts-lm, minilm-l6; fails on smollm2-135m"; None for no rows."""
-    by_word: dict[str, list[str]] = {}
-    for one, place in zip(rows, places(rows), strict=True):
-        by_word.setdefault(one.word, []).append(place)
-    lines = [f"{word} on {', '.join(by_word[word])}" for word in (*WORDS, MIXED) if word in by_word]
-    return "; ".join(lines) or None
+    return "; ".join(f"{word} on {', '.join(where)}" for word, where in places(rows).items()) or None
 
 
 def one_word(words: Iterable[str]) -> str | None:

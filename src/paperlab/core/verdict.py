@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from paperlab.core.card import Arm, Check, Gate
+from paperlab.core.card import WITHIN, Arm, Check, Gate
 from paperlab.core.figures import baseline_index, unequal
 from paperlab.core.record import ArmResult, Record
 from paperlab.core.statistics import (
@@ -48,7 +48,6 @@ WORDS: tuple[Word, ...] = (
     "error",
 )
 
-WITHIN = ("equal", "no worse")  # what a check may expect besides a direction: its margin is how far off is allowed
 LEAST_MARGIN = 0.02  # of a claim that one arm is better; smaller differences move with processor and seed
 BROKEN = 5.0  # times the original's perplexity: an arm beyond it no longer models language
 CHANCE = 0.1  # of the way from chance to 1: an arm below it has learned next to nothing

@@ -112,7 +112,11 @@ def learn(
     model: nn.Module, teacher: nn.Module, rotation: Tensor, pairs: dict[str, Pairs], named: dict[str, Any],
     supply: Iterator[Batch], weight_bits: int, steps: int, top: int, rates: tuple[float, float],
 ) -> list[float]:  # fmt: skip
-    """Learn `rotation` and `pairs` in place; returns the loss of each step."""
+    """Learn `rotation` (width, width) and the pairs of each block, by its name in `named`, in place.
+
+    supply: batches, one a step. weight_bits: weights are rounded in the loop below 16. top: tokens in the loss KL-Top.
+    rates: peak rates of rotations and of scales, which fall to zero linearly. Returns the loss of each step.
+    """
     riemann = [RiemannAdam(matrix.requires_grad_()) for matrix in (rotation, *(pair.heads for pair in pairs.values()))]
     scales = [scale.requires_grad_() for pair in pairs.values() for scale in pair.scales()]
     adam = torch.optim.Adam(scales, lr=rates[1])

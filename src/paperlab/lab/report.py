@@ -16,7 +16,7 @@ from rich.text import Text
 
 from paperlab.core import charts
 from paperlab.core import record as store
-from paperlab.core.card import Check
+from paperlab.core.card import WITHIN, Check
 from paperlab.core.charts import Bar
 from paperlab.core.figures import ArmFigures, arm_figures, baseline_index
 from paperlab.core.files import write_atomically
@@ -27,7 +27,7 @@ from paperlab.core.paper import Paper, papers
 from paperlab.core.published import Row, published, row
 from paperlab.core.record import Record
 from paperlab.core.standings import adjusted, control_ok, current, outdated, survives
-from paperlab.core.verdict import WITHIN, Verdict, data_of, verdict
+from paperlab.core.verdict import Verdict, data_of, verdict
 from paperlab.core.words import check_sentence, clean, columns_that_fit, megabytes, number, percent, seconds, span
 from paperlab.lab.compare import compare
 from paperlab.lab.pages import WIDE, WORDS, keep, page, save, slug

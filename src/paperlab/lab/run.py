@@ -60,8 +60,8 @@ def run_checks(
 
     claim: only this one. model, data: the user's own in place of the task's. params: override the method
     arm's parameters, and those of the other arms that had the same value (the record then belongs to no claim of the
-    card). seeds: how many, from 0. jobs: processes of one
-    thread each, as many as there are cores unless named; 1 runs in this process.
+    card). seeds: how many, from 0. jobs: processes of one thread each, as many as there are cores unless named; 1 runs
+    in this process.
     Raises RunError, UnknownMethod, or what the task says of an unusable model or text. An arm that breaks
     does not raise: its error is in the record. Random states and torch's threads are left as they are.
     """

@@ -45,8 +45,8 @@ class RecordIndex:
     """All records and verdicts at one moment, oldest first.
 
     mark: changes when a file does. modified: seconds since 1970. mains: today's verdicts on each paper's main claim.
-    counts, words: on how many models that claim has which word, and the one word for all of them. unreadable: files and
-    lines that could not be read, with the reason.
+    where, counts, words: on which models, and on how many, that claim has which word, and the one word for all of them.
+    unreadable: files and lines that could not be read, with the reason.
     """
 
     mark: str = ""
@@ -55,6 +55,7 @@ class RecordIndex:
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
     by_paper: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     mains: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    where: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     words: dict[str, str | None] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
@@ -128,6 +129,7 @@ def _read(current: str, modified: float) -> RecordIndex:
         new.by_paper.setdefault(row.paper or row.method, []).append(shown)
     mains = standings.mains(today, methods())
     new.mains = {slug: [new.verdicts[row.id] for row in rows] for slug, rows in mains.items()}
+    new.where = {slug: standings.places(rows) for slug, rows in mains.items()}
     new.counts = {slug: standings.counts(rows) for slug, rows in mains.items()}
     new.words = {slug: standings.one_word(counted) for slug, counted in new.counts.items()}
     for problem in new.unreadable:
@@ -176,12 +178,6 @@ def _checks() -> dict[str, Check]:
 def runnable() -> frozenset[str]:
     """Slugs of the papers that have a check."""
     return frozenset(m.card.paper for m in methods().values() if m.card.paper and m.card.checks)
-
-
-def abstract_only() -> frozenset[str]:
-    """Slugs of the papers whose methods were all written from an abstract."""
-    read = {m.card.paper for m in methods().values() if m.card.paper and m.card.checks and not m.card.abstract_only}
-    return runnable() - read
 
 
 def read(name: str, *, samples: bool = False) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from paperlab.core.card import Arm
 from paperlab.lab.drivers.compress import apply
@@ -11,36 +11,28 @@ from paperlab.methods.quantization.random_allocation import transform
 from paperlab.methods.quantization.round_to_nearest import quantize
 
 
-@pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=6, num_attention_heads=2,
-        num_key_value_heads=2,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-def test_six_blocks_by_hand(model: LlamaForCausalLM) -> None:
+def test_six_blocks_by_hand(six_blocks: LlamaForCausalLM) -> None:
     """A mean of 4 from 2, 4 and 8 is one block at 8, three at 4 and two at 2 (kit/test_allocation.py), whatever the
     seed; the seed says which, and each layer is then rounded to nearest."""
     orders = set()
     for seed in range(4):
-        small = apply({"transform": transform}, {}, model=model, calibration=[], seed=seed)
+        small = apply({"transform": transform}, {}, model=six_blocks, calibration=[], seed=seed)
         bits = small.notes["bits"]
         assert sorted(bits.values()) == [2, 2, 4, 4, 4, 8]
         orders.add(tuple(bits[unit] for unit in sorted(bits)))
         for name, stored in small.layers.items():
             width = bits[".".join(name.split(".")[:3])]
-            assert torch.equal(stored.codes, quantize(model.get_submodule(name).weight, bits=width, group=32).codes)
+            assert torch.equal(
+                stored.codes, quantize(six_blocks.get_submodule(name).weight, bits=width, group=32).codes
+            )
             assert torch.equal(small.model.get_submodule(name).weight, stored.dense())
     assert len(orders) > 1
 
 
-def test_seeds_repeat_and_differ(model: LlamaForCausalLM) -> None:
+def test_seeds_repeat_and_differ(six_blocks: LlamaForCausalLM) -> None:
     def bits(seed: int) -> dict[str, int]:
         params = {"unit": "layer", "mean_bits": 3.0}
-        return apply({"transform": transform}, params, model=model, calibration=[], seed=seed).notes["bits"]
+        return apply({"transform": transform}, params, model=six_blocks, calibration=[], seed=seed).notes["bits"]
 
     assert bits(1) == bits(1)
     assert len({tuple(sorted(bits(seed).items())) for seed in range(5)}) == 5
@@ -53,8 +45,8 @@ def test_a_check_runs_it_under_every_seed() -> None:
         assert is_drawn(Arm("random-allocation"), task)
 
 
-def test_what_it_refuses(model: LlamaForCausalLM) -> None:
+def test_what_it_refuses(six_blocks: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match="mean_bits=9"):
-        apply({"transform": transform}, {"mean_bits": 9.0}, model=model, calibration=[])
+        apply({"transform": transform}, {"mean_bits": 9.0}, model=six_blocks, calibration=[])
     with pytest.raises(ValueError, match="choices='2;4'"):
-        apply({"transform": transform}, {"choices": "2;4"}, model=model, calibration=[])
+        apply({"transform": transform}, {"choices": "2;4"}, model=six_blocks, calibration=[])

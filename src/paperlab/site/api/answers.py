@@ -20,8 +20,8 @@ class Author(Schema):
 
 
 class Facts(Open):
-    """What paperlab knows beside the known shape. verdict: the word that all its claims' checks share here, or "mixed";
-    verdicts: how many say what. revision: rises with every change of the store."""
+    """What paperlab knows beside the known shape. verdict: the word that its main claim has here on all models, or
+    "mixed"; verdicts: on how many models it has which. revision: rises with every change of the store."""
 
     key: int
     revision: int

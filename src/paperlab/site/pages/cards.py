@@ -7,11 +7,10 @@ from datetime import date
 from django.utils.safestring import SafeString
 
 from paperlab.core import words
-from paperlab.core.standings import MIXED
-from paperlab.core.verdict import WORDS
+from paperlab.core.methods import abstract_only
 from paperlab.site.api import shapes
 from paperlab.site.pages import addresses, text
-from paperlab.site.records import RecordIndex, abstract_only, record_index, runnable
+from paperlab.site.records import RecordIndex, record_index, runnable
 from paperlab.site.store.models import Paper
 
 # Every word that a badge may show; the site's own and those of verdicts.
@@ -87,16 +86,10 @@ class Card:
 
 def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
     """How a paper's main claim fares: a badge for each word, with the models that it has it on."""
-    rows = known.mains.get(slug or "", [])
-    if rows:
-        where: dict[str, list[str]] = {}
-        for row in rows:
-            where.setdefault(row["word"], []).append(row["model"])
-        return tuple(
-            Badge(word, where=", ".join(dict.fromkeys(where[word]))) for word in (*WORDS, MIXED) if word in where
-        )
-    if slug in runnable():
-        return (Badge("abstract only" if slug in abstract_only() else "not yet run"),)
+    if found := known.where.get(slug or ""):
+        return tuple(Badge(word, where=", ".join(places)) for word, places in found.items())
+    if slug is not None and slug in runnable():
+        return (Badge("abstract only" if abstract_only(slug) else "not yet run"),)
     return ()
 
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from paperlab.core.methods import methods
+from paperlab.core.methods import abstract_only, methods
 from paperlab.core.paper import papers
 from paperlab.core.standings import MIXED, NOT_RUN, counts, main, one_word
 from paperlab.site.search import index
@@ -122,7 +122,7 @@ def _keys(query: Query) -> frozenset[int] | None:
 
 def _came_out(slug: str, wanted: Sequence[str]) -> bool:
     counted = counts(main(slug))
-    words = set(counted) or {NOT_RUN}
+    words = set(counted) or (set() if abstract_only(slug) else {NOT_RUN})
     if one_word(counted) == MIXED:
         words.add(MIXED)
     return not words.isdisjoint(wanted)
