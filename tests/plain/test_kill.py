@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -81,7 +82,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start(home: Path, jobs: int = 1, **environment: str) -> subprocess.Popen[bytes]:
     variables = {**os.environ, "PAPERLAB_HOME": str(home), **environment}
-    return subprocess.Popen([sys.executable, "-c", RUN.format(jobs=jobs)], env=variables)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where the tests run in the background it is ignored
+    return subprocess.Popen([sys.executable, "-c", RUN.format(jobs=jobs)], env=variables, preexec_fn=heard)
 
 
 def records(home: Path) -> list[dict[str, object]]:
