@@ -197,7 +197,7 @@ def test_methods_shows_parameters_and_baselines(shelf):
     assert found["round-to-nearest"]["baseline"] is True
     assert found["easyquant"]["checks"] == ["gains", "loses", "same", "unrun"]
     assert found["easyquant"]["parameters"][1] == {
-        "name": "group", "allowed": "a whole number or none", "choices": [], "default": None
+        "name": "group", "allowed": "a whole number from 1 to 65,536 or none", "choices": [], "default": None
     }  # fmt: skip
     assert "bits=4 group=none" in ask("methods").stdout
 
@@ -212,7 +212,8 @@ def test_show_tells_claims_checks_verdicts_and_use(shelf):
                  "FAILS here: gain -",
                  "same (a/a control)", "within 2 % of round-to-nearest(bits=4)", "gap: the paper: 7 billion",
                  "not run yet",
-                 "a grid, not gradient steps", "group = none  (a whole number or none)", "  paperlab run easyquant",
+                 "a grid, not gradient steps", "group = none  (a whole number from 1 to 65,536 or none)",
+                 "  paperlab run easyquant",
                  'easyquant = paperlab.load("easyquant", bits=4)', "https://arxiv.org/abs/2403.02775"):  # fmt: skip
         assert said in text
 
@@ -270,7 +271,7 @@ def test_every_paper_can_be_shown(shelf):
         (["run", "round-to-nearest"], "is a baseline"),
         (["run", "easyquant", "--claim", "gain"], "one of: gains"),
         (["run", "easyquant", "--set", "bitz=3"], "did you mean bits"),
-        (["run", "easyquant", "--set", "bits=three"], "bits takes a whole number (default 4)"),
+        (["run", "easyquant", "--set", "bits=three"], "bits takes a whole number from 1 to 16 (default 4)"),
         (["run", "easyquant", "--set", "bits"], "write name=value"),
         (["run", "easyquant", "--scale", "huge"], "--scale"),
         (["compare", "nothing"], "no method 'nothing'"),

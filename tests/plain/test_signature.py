@@ -64,13 +64,27 @@ def test_what_is_set_gets_its_type(method, setting, value):
         ("scale=max", "mean, median"),
         ("levels=3", "2, 4, none"),
         ("sym=2", "true or false"),
-        ("group=x", "a whole number or none"),
-        ("bits=none", "a whole number \\(default 4\\)"),
+        ("group=x", "a whole number from 1 to 65,536 or none"),
+        ("bits=none", "a whole number from 1 to 16 \\(default 4\\)"),
+        ("bits=99999999999", "bits takes a whole number from 1 to 16 \\(default 4\\)"),
+        ("bits=0", "from 1 to 16"),
+        ("bits=-4", "from 1 to 16"),
+        ("share=nan", "share takes a number from -1,000,000 to 1,000,000"),
+        ("share=1e999", "from -1,000,000 to"),
+        ("size=1000001", "size takes a whole number from -1,000,000 to 1,000,000"),
+        ("group=65537", "a whole number from 1 to 65,536 or none"),
     ],
 )
 def test_what_is_wrong_is_refused_with_what_is_allowed(method, setting, says):
     with pytest.raises(ParameterError, match=says):
         parse(method, setting)
+
+
+def test_a_default_outside_its_names_range_widens_it(tmp_path):
+    wide = write(tmp_path, METHOD.replace("bits: int = 4", "bits: int = 40"))
+    assert parse(wide, "bits=40") == ("bits", 40)
+    with pytest.raises(ParameterError, match="from 1 to 40"):
+        parse(wide, "bits=41")
 
 
 def test_typed_values_are_checked_too(method):
@@ -112,6 +126,8 @@ def test_every_card_sets_parameters_that_exist(slug):
         for arm in check.arms:
             of = methods()[arm.method.replace("_", "-")]
             check_parameters(of, arm.params)
+            for name, value in arm.params.items():  # the ranges leave room for what is checked
+                assert parse(of, f"{name}={show(value)}") == (name, value)
 
 
 def test_calibration_belongs_to_every_arm(method):

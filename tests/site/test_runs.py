@@ -149,7 +149,7 @@ def test_bad_forms_are_refused_with_every_field_named(home: Path, page: None, cl
     answer = client.post(f"/papers/{SLUG}/run", sent)
     said = answer.content.decode()
     assert answer.status_code == 400
-    for part in ("no check", "no scale", "bits takes", "finite", "no parameter"):
+    for part in ("no check", "no scale", "bits takes", "n_std takes a number from 0 to 1,000", "no parameter"):
         assert part in said or part in said.replace("&#x27;", "'"), part
     assert "<script>x" not in said
     assert not Run.objects.exists()
@@ -157,6 +157,31 @@ def test_bad_forms_are_refused_with_every_field_named(home: Path, page: None, cl
     assert client.post("/papers/%00/run").status_code == 404
     for path in ("/runs/999999", "/runs/999999/events"):
         assert client.get(path).status_code == 404
+
+
+def test_every_number_out_of_its_range_is_refused_with_the_range(home: Path, page: None, client: Any) -> None:
+    from html import unescape
+
+    from paperlab.core.methods import methods, parameters
+    from paperlab.site.runs.models import Run
+
+    refused = 0
+    for method in (one for one in methods().values() if one.card.checks):
+        numbers = [p for p in parameters(method) if p.range]
+        for sent in ("99999999999", "-99999999999", "nan", "inf"):
+            form = {"method": method.slug, **{f"set-{p.name}": sent for p in numbers}}
+            answer = client.post(f"/papers/{method.slug}/run", form)
+            said = unescape(answer.content.decode())
+            assert answer.status_code == (400 if numbers else 302), method.slug
+            for p in numbers:
+                assert f"{p.name}={sent}: {p.name} takes {p.allowed}" in said, (method.slug, p.name)
+                assert f'name="set-{p.name}" value="{sent}"' in said, "what was sent stands in the form"
+                refused += 1
+        Run.objects.all().delete()
+    assert refused > 200
+    answer = client.post(f"/papers/{SLUG}/run", {"method": SLUG, "set-bits": "16"})
+    assert answer.status_code == 302
+    assert Run.objects.get().params == {"bits": 16}
 
 
 def test_the_command_is_words_never_a_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

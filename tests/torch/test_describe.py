@@ -22,9 +22,9 @@ def test_help_of_a_method_that_looks_at_data():
     assert "GPTQ: round a matrix column by column" in said
     assert "calibration: needed: a list of texts" in said
     assert "The method computes from it: hessian." in said
-    assert "bits: a whole number; default 4, here 3" in said
+    assert "bits: a whole number from 1 to 16; default 4, here 3" in said
     assert "act_order: true or false; default False" in said
-    assert "group: a whole number or none; default None" in said
+    assert "group: a whole number from 1 to 65,536 or none; default None" in said
     assert "small = gptq(model, calibration=texts)" in said
     signature = inspect.signature(gptq)
     assert list(signature.parameters) == ["model", "calibration", "tokenizer", "seed"]

@@ -9,6 +9,23 @@ from paperlab.core.card import CardError, Scalar
 _NAMES: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
 
+# The least and the largest value that may be asked for, by parameter: a name means the same in every method, and what
+# lies outside no machine can hold, or no method can use. A method may refuse more than this.
+_BITS, _SHARE, _RATE, _COUNT = (1, 16), (0, 1), (0, 10), (1, 65_536)
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("bits", "key_bits", "value_bits", "factor_bits", "low", "high", "highest"), _BITS),
+    **dict.fromkeys(("act_bits", "activation_bits", "cache_bits", "weight_bits"), (1, 32)),
+    **dict.fromkeys(("bits_per_weight", "mean_bits"), (0.1, 16)), "code_bits": (1, 12),
+    **dict.fromkeys(("alpha", "code_fraction", "density", "p", "smoothing", "sparsity"), _SHARE),
+    **dict.fromkeys(("code_rate", "learning_rate", "orthogonal_rate", "rate", "scale_rate"), _RATE),
+    **dict.fromkeys(("block", "components", "group", "groups", "residual", "rows"), _COUNT),
+    "batches": (1, 1000), "beta": (0, 1000), "damping": (0, 1e9), "dim": (1, 64), "gamma": (0, 100), "kappa": (1, 10),
+    "iterations": (0, 10_000), "n_std": (0, 1000), "probes": (1, 1000), "rank": (0, 4096), "reach": (1, 64),
+    "sample": (1, 10_000_000), "scale": (-100, 100), "steps": (0, 10_000), "tokens": (1, 1_000_000),
+    "tolerance": (0, 10), "top": (1, 1_000_000),
+}  # fmt: skip
+ELSE = (-1_000_000, 1_000_000)  # of a name that is not listed
+
 Definition = ast.FunctionDef | ast.ClassDef
 
 
@@ -29,13 +46,25 @@ class Parameter:
     default: Scalar
 
     @property
+    def range(self) -> tuple[float, float] | None:
+        """The least and the largest number that may be asked for, the default always within; None: takes no number."""
+        if not {int, float} & set(self.types):
+            return None
+        low, high = RANGES.get(self.name, ELSE)
+        own = [self.default] if isinstance(self.default, int | float) else []
+        return min([low, *own]), max([high, *own])
+
+    @property
     def allowed(self) -> str:
-        """What may be given, in words."""
+        """What may be given, in words: "a whole number from 1 to 16 or none"."""
         words = [str(choice).lower() if choice is None else str(choice) for choice in self.choices]
-        return " or ".join([", ".join(words)] * bool(words) + [_WORDS[kind] for kind in self.types])
+        within = f" from {self.range[0]:,.12g} to {self.range[1]:,.12g}" if self.range else ""
+        kinds = [_WORDS[kind] + (within if kind in (int, float) else "") for kind in self.types]
+        return " or ".join([", ".join(words)] * bool(words) + kinds)
 
     def read(self, text: str) -> Scalar:
-        """The value that `text` stands for. Raises ParameterError saying what is allowed."""
+        """The value that `text` stands for. Raises ParameterError saying what is allowed, also for a number out of
+        range."""
         for choice in self.choices:
             if text == str(choice) or (choice is None and text.lower() == "none"):
                 return choice
@@ -47,11 +76,15 @@ class Parameter:
         for kind in (int, float):
             if kind in self.types:
                 try:
-                    return kind(low)
+                    value = kind(low)
                 except ValueError:
                     continue
-        if str in self.types:
-            return text
+                if self.range and not self.range[0] <= value <= self.range[1]:  # nan is outside too
+                    break
+                return value
+        else:
+            if str in self.types:
+                return text
         raise ParameterError(f"{self.name}={text}: {self.name} takes {self.allowed} (default {show(self.default)})")
 
     def takes(self, value: Scalar) -> bool:

@@ -73,8 +73,6 @@ def read(method: Method, given: Mapping[str, str]) -> tuple[str, str, dict[str, 
             if len(text) > LIMIT or not text.isprintable():
                 raise ParameterError(f"{parameter.name}: {parameter.allowed}, in at most {LIMIT} characters")
             name, value = parse(method, f"{parameter.name}={text}")
-            if isinstance(value, float) and not abs(value) < float("inf"):
-                raise ParameterError(f"{name}={text}: a finite number is expected")
             params[name] = value
         except ParameterError as error:
             wrong[f"set-{parameter.name}"] = str(error)
