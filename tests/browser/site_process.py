@@ -35,7 +35,7 @@ def fill() -> None:
 
 
 def people() -> None:
-    """What the reader at this machine has: a comment, a collection, interests, a wish, and a run that waits."""
+    """What the reader at this machine has: a comment, a collection, interests, a wish, two runs."""
     from django.contrib.auth.models import User
 
     from paperlab.core.methods import methods
@@ -55,6 +55,14 @@ def people() -> None:
         actions.follow(reader, kind, value, True)
     actions.submit(reader, "2405.00009")
     queue.ask(methods()["easyquant"], {"claim": "nearly-lossless"})
+    run = queue.ask(methods()["baq"], {})
+    arms = {f"{long[:40]} bits={n}": ["scored" if n < 30 else "blocks", 8, 8 if n < 30 else 40] for n in range(40)}
+    run.state, run.starts, run.started, run.log = "running", 1, datetime.now(UTC), "a line of the log\n" * 200
+    run.progress = {
+        "stage": "lm_compress on smollm2-135m, quick", "arms": arms, "waiting": ["round-to-nearest(bits=2)"],
+        "before": {"lm_compress on abstracts-lm, quick": arms}, "ends": datetime.now(UTC).timestamp() + 900,
+    }  # fmt: skip
+    run.save()
 
 
 def broken(request: object) -> None:

@@ -12,7 +12,8 @@ PAGES = [
     "/papers/2401.00095", "/papers/2401.00096", "/papers/mova", "/compare", "/compare/quantization",
     "/compare/quantization?at=time&sort=-bytes", "/compare/tts", "/coverage?family=quantization", "/about", "/feeds",
     "/api/", "/account", "/collections", "/collections/1", "/comments/1", "/submit", "/subscribe", "/sign-in", "/runs/",
-    "/runs/1", "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing", "/papers/nothere", "/broken",
+    "/runs/1", "/runs/2", "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing", "/papers/nothere",
+    "/broken",
 ]  # fmt: skip
 STATUS = {
     "/papers/nothere": 404, "/search?year=soon": 400, "/broken": 500, "/unsubscribe/nothing": 404,
@@ -124,6 +125,25 @@ def test_colours_are_chosen_and_stay(opened: Any, scripts: bool) -> None:
     page.get_by_role("button", name="System").click()
     page.locator("html:not([data-theme])").wait_for()
     assert _ground(page) == light
+    assert watched.wrong == []
+
+
+@pytest.mark.parametrize("width", [320, 1440])
+@pytest.mark.parametrize("scripts", [True, False])
+def test_cancel_and_the_time_left_are_in_sight_wherever_a_run_is_read(opened: Any, width: int, scripts: bool) -> None:
+    watched = opened(width=width, scripts=scripts)
+    page = watched.page
+    page.set_viewport_size({"width": width, "height": 568})
+    watched.go("/runs/2")
+    button, high = page.get_by_role("button", name="Cancel"), page.evaluate("document.documentElement.scrollHeight")
+    assert high > 3000
+    for y in range(0, high, 400):
+        page.evaluate("y => scrollTo({ top: y, behavior: 'instant' })", y)
+        box = button.bounding_box()
+        assert 0 <= box["y"] <= 568 - box["height"], f"{y} px down, Cancel lies at {box['y']}"
+        assert page.evaluate("""([x, y]) => document.elementFromPoint(x, y).closest("button")?.innerText""",
+                             [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]) == "Cancel"  # fmt: skip
+    assert "minutes left" in page.locator("#state").inner_text()
     assert watched.wrong == []
 
 

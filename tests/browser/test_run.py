@@ -78,10 +78,14 @@ def test_from_a_search_to_a_verdict_and_a_run_taken_back(
     page.locator("form.run-form button", has_text="Run it").click()
     page.wait_for_url("**/runs/1")
     live = page.locator("#live")
-    live.get_by_text("Runs", exact=True).wait_for()
+    state = page.locator("#state strong")
+    state.get_by_text("Running", exact=True).wait_for()
     page.locator("#live progress").first.wait_for(timeout=120_000)  # an arm is under way
-    assert page.locator("#live tbody th").first.inner_text().startswith(("browser-check", "round-to-nearest"))
-    live.get_by_text("Done", exact=True).wait_for(timeout=300_000)
+    assert (
+        page.locator("#live tbody th[scope=row]").first.inner_text().startswith(("browser-check", "round-to-nearest"))
+    )
+    state.get_by_text("Done", exact=True).wait_for(timeout=300_000)
+    assert live.locator("tbody tr td", has_text="✓ finished").count() >= 2  # what is finished stays
     live.locator("li", has_text="eight-bits-beat-two on abstracts-lm").wait_for()
     assert live.locator("li strong").inner_text() == "holds"
     page.get_by_role("link", name="the paper", exact=True).click()
@@ -96,9 +100,9 @@ def test_from_a_search_to_a_verdict_and_a_run_taken_back(
     page = plain.go(f"/papers/{PAPER}")
     page.locator("form.run-form button", has_text="Run it").click()
     page.wait_for_url("**/runs/2")
-    page.locator("#live").get_by_text("Runs", exact=True).wait_for(timeout=60_000)
+    page.locator("#state").get_by_text("Running", exact=True).wait_for(timeout=60_000)
     page.get_by_role("button", name="Cancel").click()
-    page.locator("#live").get_by_text("Cancelled", exact=True).wait_for(timeout=60_000)
+    page.locator("#state").get_by_text("Cancelled", exact=True).wait_for(timeout=60_000)
     page.goto(seen.site + "/runs/")
     assert page.locator("tbody tr").evaluate_all("all => all.map(row => row.cells[3].innerText)") == [
         "cancelled", "done",

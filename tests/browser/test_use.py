@@ -118,7 +118,7 @@ def test_a_run_is_asked_for_watched_and_cancelled(opened: Any) -> None:
     page = opened().go("/papers/easyquant")
     page.locator("form.run-form button", has_text="Run it").first.click()
     page.wait_for_url("**/runs/*")
-    assert "Waits in the queue" in page.locator("#live").inner_text()
+    assert page.locator("#state").inner_text() == "Queued"
     assert "No worker is at work" in page.locator("#live").inner_text()
     page.get_by_role("button", name="Cancel").click()
     page.wait_for_function("() => document.querySelector('#live').innerText.includes('Cancelled')")
@@ -168,5 +168,5 @@ def test_the_other_pages_are_there_without_scripts(opened: Any) -> None:
     page = watched.go("/runs/1")  # nobody works here: it waits, and the page asks again by itself
     with page.expect_navigation(timeout=20_000):
         pass
-    assert "Waits in the queue" in page.locator("#live").inner_text()
+    assert page.locator("#state").inner_text() == "Queued"
     assert watched.wrong == []

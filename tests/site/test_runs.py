@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -116,14 +117,14 @@ def test_a_run_goes_from_the_form_to_its_record(home: Path, page: None, client: 
     from paperlab.site.runs import runner
 
     form = client.get(f"/papers/{SLUG}/run").content.decode()
-    assert "No worker is at work" in form
+    assert "No worker is running" in form
     assert 'name="set-bits"' in form
     answer = client.post(f"/papers/{SLUG}/run", {"method": SLUG, "claim": CLAIM, "scale": "quick", "once": "a" * 20})
     assert answer.status_code == 302
     where = answer.headers["Location"]
     again = client.post(f"/papers/{SLUG}/run", {"method": SLUG, "claim": CLAIM, "scale": "quick", "once": "a" * 20})
     assert again.headers["Location"] == where  # the same form sent twice is one run
-    assert "Waits in the queue" in client.get(where).content.decode()
+    assert "<strong>Queued</strong>" in client.get(where).content.decode()
     one = runner.Runner()
     follow(one, lambda run: run.progress.get("arms"))
     shown = client.get(where).content.decode()
@@ -193,6 +194,35 @@ def test_the_command_is_words_never_a_line(home: Path, monkeypatch: pytest.Monke
     assert "--resume" not in words
 
 
+def test_a_run_is_repeated_with_its_settings_by_one_click(home: Path, page: None, client: Any) -> None:
+    from paperlab.site.runs import queue
+    from paperlab.site.runs.models import Run
+
+    first = ask(**{"set-bits": "3", "set-steps": "7", "scale": "full"})
+    assert b"Run again" not in client.get(f"/runs/{first.pk}").content  # it is still to come
+    queue.cancel(first)
+    shown = client.get(f"/runs/{first.pk}").content.decode()
+    token = re.search(r'action="/runs/\d+/again">.*?name="once" value="([^"]+)"', shown, re.S)
+    assert token is not None
+    answers = [client.post(f"/runs/{first.pk}/again", {"once": token[1]}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [302, 302]
+    second = Run.objects.get(state="queued")  # a click that counts twice is one run
+    assert {answer.headers["Location"] for answer in answers} == {f"/runs/{second.pk}"}
+    for name in ("method", "paper", "claim", "scale", "params"):
+        assert getattr(second, name) == getattr(first, name), name
+    # What was run under an older version's rules may no longer be taken: the page says why, and what to do.
+    Run.objects.filter(pk=first.pk).update(params={"bits": 99999999999})
+    refused = client.post(f"/runs/{first.pk}/again")
+    assert refused.status_code == 400
+    assert "bits takes a whole number from 1 to 16" in refused.content.decode()
+    assert "Choose other settings" in refused.content.decode()
+    Run.objects.filter(pk=first.pk).update(method="no-longer-here", params={})
+    assert client.post(f"/runs/{first.pk}/again").status_code == 400
+    assert Run.objects.count() == 2
+    assert client.get(f"/runs/{first.pk}/again").status_code == 405
+    assert client.post("/runs/999999/again").status_code == 404
+
+
 def test_strangers_run_nothing(home: Path, page: None, client: Any, settings_public: None) -> None:
     from paperlab.site.runs.models import Run
 
@@ -201,6 +231,7 @@ def test_strangers_run_nothing(home: Path, page: None, client: Any, settings_pub
         ("post", f"/papers/{SLUG}/run"), ("get", f"/papers/{SLUG}/run"), ("get", "/runs/"), ("get", "/runs.json"),
         ("get", f"/runs/{run.pk}"), ("get", f"/runs/{run.pk}.json"), ("get", f"/runs/{run.pk}/events"),
         ("get", f"/runs/{run.pk}/live"), ("post", f"/runs/{run.pk}/cancel"), ("post", f"/runs/{run.pk}/resume"),
+        ("post", f"/runs/{run.pk}/again"),
     ):  # fmt: skip
         answer = getattr(client, method)(path)
         assert answer.status_code == 403, path
@@ -233,7 +264,7 @@ def test_another_page_cannot_make_the_browser_run_something(home: Path, page: No
 
     strict = Client(enforce_csrf_checks=True, headers={"host": "localhost"})
     run = ask()
-    for path in (f"/papers/{SLUG}/run", f"/runs/{run.pk}/cancel", f"/runs/{run.pk}/resume"):
+    for path in (f"/papers/{SLUG}/run", f"/runs/{run.pk}/cancel", f"/runs/{run.pk}/resume", f"/runs/{run.pk}/again"):
         assert strict.post(path, {"method": SLUG}).status_code == 403
         assert strict.get(path).status_code in (200, 405)  # and reading changes nothing
     assert Run.objects.get().state == "queued"
@@ -378,7 +409,7 @@ def test_the_queue_is_not_endless(home: Path) -> None:
 
     for number in range(queue.MOST):
         ask(once=str(number))
-    with pytest.raises(queue.Refused, match="waiting"):
+    with pytest.raises(queue.Refused, match="20 runs are queued already"):
         ask(once="more")
 
 
@@ -390,7 +421,7 @@ def test_events_tell_until_the_end(home: Path, client: Any) -> None:
     from paperlab.site.runs.views import _live
 
     run.refresh_from_db()
-    assert "Done" in _live(run)["html"]
+    assert "Done" in _live(run)["state"]
     answer = client.get(f"/runs/{run.pk}/events")
     assert answer.headers["Content-Type"] == "text/event-stream"
     assert client.get(f"/runs/{run.pk}/live").json()["open"] is False

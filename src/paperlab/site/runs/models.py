@@ -13,7 +13,7 @@ class Run(models.Model):
     """One run of a method's checks.
 
     once: what the form was sent with; the same form sent twice is one run. params: {name: value}, those that differ
-    from the card. progress: {stage, arms: {name: [phase, done, total]}, ends: the estimated end in seconds since 1970}.
+    from the card. progress: what `progress.EventFile.progress` gives.
     log: its end. records: ids of those it made. starts: how often its process was started. worker: the data folder
     whose worker runs it. stop: cancel was asked.
     """

@@ -15,15 +15,18 @@ MOST = 10**9  # steps
 class EventFile:
     """Follows a file of events; `read` takes in what is new.
 
-    stage: task, model and scale in words. arms: {name: [phase, done, total]} of this stage. ends: when the run is
-    estimated to end, in seconds since 1970, or None. records: the ids, once all of them are on the disk, else None.
-    error: what ended the last process, or "".
+    stage: task, model and scale in words. arms: {name: [phase, done, total]} of this stage. before: the same of the
+    stages before it, by stage. waiting: names of this stage's that have not begun. ends: when the run is estimated to
+    end, in seconds since 1970, or None. records: the ids, once all of them are on the disk, else None. error: what
+    ended the last process, or "".
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.offset = path, 0
         self.stage, self.error = "", ""
         self.arms: dict[str, list[str | int]] = {}
+        self.before: dict[str, dict[str, list[str | int]]] = {}
+        self.waiting: list[str] = []
         self.ends: float | None = None
         self.records: list[str] | None = None
 
@@ -52,8 +55,8 @@ class EventFile:
         return self.offset != before
 
     def progress(self) -> dict[str, Any]:
-        """What the store keeps: {stage, arms, ends}."""
-        return {"stage": self.stage, "arms": self.arms, "ends": self.ends}
+        """What the store keeps: {stage, arms, before, waiting, ends}."""
+        return {name: getattr(self, name) for name in ("stage", "arms", "before", "waiting", "ends")}
 
     def _take(self, line: bytes) -> None:
         try:
@@ -68,11 +71,19 @@ class EventFile:
             return
 
     def _begin(self, event: dict[str, Any]) -> None:
-        self.stage, self.error, self.arms, self.ends = "", "", {}, None
+        """A process starts, perhaps one that goes on: what the last one finished stays, the rest starts over."""
+        self.before = {stage: {name: step for name, step in arms.items() if ended(step)}
+                       for stage, arms in {**self.before, self.stage: self.arms}.items()}  # fmt: skip
+        self.before = {stage: arms for stage, arms in self.before.items() if arms}
+        self.stage, self.error, self.arms, self.waiting, self.ends = "", "", {}, [], None
 
     def _stage(self, event: dict[str, Any]) -> None:
         model = f" on {event['model']}" if event.get("model") else ""
-        self.stage, self.arms = _text(f"{event['task']}{model}, {event['scale']}"), {}
+        if self.arms:
+            self.before[self.stage] = self.arms
+        self.stage = _text(f"{event['task']}{model}, {event['scale']}")
+        self.arms = self.before.pop(self.stage, {})
+        self.waiting = [name for name in map(_text, event.get("arms", ())[:MOST_ARMS]) if name not in self.arms]
 
     def _step(self, event: dict[str, Any]) -> None:
         phase = event["what"] if event["kind"] == "build" else "scored"
@@ -84,7 +95,8 @@ class EventFile:
 
     def _set(self, event: dict[str, Any], phase: str, done: int | str, total: int | str) -> None:
         name = _arm(event)
-        if name in self.arms or len(self.arms) < MOST_ARMS:
+        if name in self.arms or len(self.arms) + sum(map(len, self.before.values())) < MOST_ARMS:
+            self.waiting = [one for one in self.waiting if one != _text(event["arm"])]
             self.arms[name] = [_text(phase), done, total]
 
     def _recorded(self, event: dict[str, Any]) -> None:
@@ -103,6 +115,12 @@ _TAKE: dict[str, Callable[[EventFile, dict[str, Any]], None]] = {
     "recorded": EventFile._recorded,
     "failed": EventFile._failed,
 }
+
+
+def ended(step: list[Any]) -> bool:
+    """Whether [phase, done, total] is of an arm that is finished, or that broke."""
+    phase, done, total = step
+    return phase == "failed" or (phase == "scored" and done >= total)
 
 
 def _arm(event: dict[str, Any]) -> str:

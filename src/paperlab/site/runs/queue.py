@@ -5,6 +5,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
+from statistics import median
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -15,10 +16,10 @@ from django.utils import timezone
 from paperlab.core.card import Scalar
 from paperlab.core.home import home
 from paperlab.core.methods import Method, methods, parameters, parse
-from paperlab.core.signature import ParameterError
+from paperlab.core.signature import ParameterError, show
 from paperlab.core.task import SCALES
 from paperlab.site.api import limits
-from paperlab.site.runs.models import CANCELLED, INTERRUPTED, OPEN, RUNNING, WAITING, Beat, Run
+from paperlab.site.runs.models import CANCELLED, DONE, INTERRUPTED, OPEN, RUNNING, WAITING, Beat, Run
 
 MOST = 20  # runs that may wait at once
 LIMIT = 100  # characters of one parameter
@@ -93,7 +94,7 @@ def ask(method: Method, given: Mapping[str, str], who: object = None) -> Run:
     if known is not None:
         return known
     if Run.objects.filter(state=WAITING).count() >= MOST:
-        raise Refused({"": f"{MOST} runs are waiting already; cancel one, or wait for one to end"})
+        raise Refused({"": f"{MOST} runs are queued already; cancel one, or wait until one ends"})
     try:
         with transaction.atomic():
             return Run.objects.create(
@@ -116,9 +117,25 @@ def cancel(run: Run) -> None:
         Run.objects.filter(pk=run.pk, state=RUNNING).update(stop=True)
 
 
-def again(run: Run) -> None:
+def resume(run: Run) -> None:
     """Put an interrupted run back into the queue; it goes on where it stopped."""
     Run.objects.filter(pk=run.pk, state=INTERRUPTED).update(state=WAITING, stop=False, error="", ended=None)
+
+
+def repeat(run: Run, token: str, who: object = None) -> Run:
+    """Put a run with the same settings into the queue. Raises Refused where they are no longer taken."""
+    method = methods().get(run.method)
+    if method is None:
+        raise Refused({"method": f"there is no method {run.method} any more"})
+    params = {f"set-{name}": show(value) for name, value in run.params.items()}
+    return ask(method, {"claim": run.claim, "scale": run.scale, "once": token, **params}, who)
+
+
+def usual(run: Run) -> float | None:
+    """Seconds that runs with the same settings took here: the median of the last five that were not interrupted."""
+    same = Run.objects.filter(method=run.method, claim=run.claim, scale=run.scale, params=run.params, state=DONE)
+    times = same.filter(starts=1, started__isnull=False, ended__isnull=False).values_list("started", "ended")[:5]
+    return median((ended - started).total_seconds() for started, ended in times) if times else None
 
 
 def ahead(run: Run) -> int:

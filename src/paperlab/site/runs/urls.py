@@ -13,5 +13,6 @@ urlpatterns = [
     path("runs/<int:pk>/live", views.run),
     path("runs/<int:pk>/events", views.events),
     path("runs/<int:pk>/cancel", views.cancel),
-    path("runs/<int:pk>/resume", views.again),
+    path("runs/<int:pk>/resume", views.resume),
+    path("runs/<int:pk>/again", views.again),
 ]

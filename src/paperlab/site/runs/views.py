@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +23,8 @@ from paperlab.core.paper import papers as catalogue
 from paperlab.site import records
 from paperlab.site.api import shapes
 from paperlab.site.runs import forms, queue
-from paperlab.site.runs.models import RUNNING, Run
+from paperlab.site.runs.models import RUNNING, WAITING, Run
+from paperlab.site.runs.progress import ended
 
 PAGE = 30
 LOOK = 1.0  # seconds between two looks at a run that is watched
@@ -120,23 +122,75 @@ def as_json(run: Run) -> dict[str, Any]:
 def _context(run: Run) -> dict[str, Any]:
     """The template variables of a run's page."""
     known = records.record_index() if run.records else None
+    progress = run.progress
+    waiting = progress.get("waiting", []) if run.open else []
+    stages = [*progress.get("before", {}).items()]
+    if progress.get("arms") or waiting:
+        stages.append((progress["stage"], progress["arms"]))
+    found = [(stage, [Row(name, *step) for name, step in arms.items()]) for stage, arms in stages]
+    rows = [row for _, arms in found for row in arms]
     return {
         "run": run,
-        "arms": [(name, *step, round(100 * step[1] / step[2]) if step[2] else 0)
-                 for name, step in run.progress.get("arms", {}).items()],
+        "stages": found,
+        "stage": progress.get("stage", ""),
+        "waiting": waiting,
+        "finished": sum(row.ended for row in rows),
         "verdicts": [known.verdicts[name] for name in run.records if known and name in known.verdicts],
-        "minutes_left": _minutes_left(run),
+        "left": _left(run),
+        "usual": _usual(run),
         "ahead": queue.ahead(run) if run.open else 0,
         "present": queue.present() if run.open else True,
-    }  # fmt: skip
+    }
 
 
-def _minutes_left(run: Run) -> int | None:
-    """Minutes until a run is estimated to end, at least 1; None where there is no estimate, or it is over."""
+@dataclass(frozen=True)
+class Row:
+    """A configuration's progress. phase: what is done, or "failed"; done, total: its steps."""
+
+    name: str
+    phase: str
+    done: int
+    total: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is finished, or broke."""
+        return ended([self.phase, self.done, self.total])
+
+    @property
+    def share(self) -> int:
+        """Per cent that is done."""
+        return round(100 * self.done / self.total) if self.total else 0
+
+
+def _left(run: Run) -> str:
+    """The time until a running run should end, in words; "" where nothing is known, or it does not run.
+
+    By its process's own estimate, else by how long the same run took before.
+    """
+    if run.state != RUNNING:
+        return ""
     ends = run.progress.get("ends")
-    if run.state != RUNNING or ends is None or ends < time.time():
-        return None
-    return math.ceil((ends - time.time()) / 60)
+    if ends is None and run.started and (usual := queue.usual(run)):
+        ends = run.started.timestamp() + usual
+    if ends is None:
+        return ""
+    left = ends - time.time()
+    return f"about {minutes(left)} left" if left > 0 else "longer than estimated"
+
+
+def _usual(run: Run) -> str:
+    """How long a queued run took before, in words; "" where it never ran."""
+    usual = queue.usual(run) if run.state == WAITING else None
+    return minutes(usual) if usual else ""
+
+
+def minutes(seconds: float) -> str:
+    """A span in words, rounded up: "1 minute", "4 minutes", "1 h 20 min"."""
+    whole = max(1, math.ceil(seconds / 60))
+    if whole < 60:
+        return f"{whole} minute{'s' * (whole > 1)}"
+    return f"{whole // 60} h {whole % 60} min" if whole % 60 else f"{whole // 60} h"
 
 
 @never_cache
@@ -150,11 +204,18 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
         return JsonResponse({**as_json(row), "log": row.log, "worker": queue.present()})
     if request.path.endswith("/live"):
         return JsonResponse(_live(row))
-    return render(request, "runs/run.html", _context(row))
+    return _page(request, row)
+
+
+def _page(request: HttpRequest, row: Run, wrong: dict[str, str] | None = None) -> HttpResponse:
+    context = {**_context(row), "once": queue.once(), "wrong": wrong}
+    return render(request, "runs/run.html", context, status=400 if wrong else 200)
 
 
 def _live(row: Run) -> dict[str, Any]:
-    return {"open": row.open, "html": render_to_string("runs/live.html", _context(row))}
+    context = _context(row)
+    parts = {name: render_to_string(f"runs/{name}.html", context).strip() for name in ("state", "live")}
+    return {"open": row.open, "state": parts["state"], "html": parts["live"]}
 
 
 @never_cache
@@ -169,12 +230,25 @@ def cancel(request: HttpRequest, pk: int) -> HttpResponse:
 
 @never_cache
 @require_POST
-def again(request: HttpRequest, pk: int) -> HttpResponse:
+def resume(request: HttpRequest, pk: int) -> HttpResponse:
     """Go on with an interrupted run."""
     if not queue.may(request):
         return _refused(request)
-    queue.again(get_object_or_404(Run, pk=pk))
+    queue.resume(get_object_or_404(Run, pk=pk))
     return redirect(f"/runs/{pk}")
+
+
+@never_cache
+@require_POST
+def again(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask for a run with the same settings."""
+    if not queue.may(request):
+        return _refused(request)
+    row = get_object_or_404(Run, pk=pk)
+    try:
+        return redirect(f"/runs/{queue.repeat(row, request.POST.get('once', ''), request.user).pk}")
+    except queue.Refused as error:
+        return _page(request, row, error.problems)
 
 
 def _look(pk: int) -> dict[str, Any] | None:

@@ -3,12 +3,15 @@
 (() => {
   const live = document.querySelector("#live[data-events]");
   if (!live) return;
+  const state = document.querySelector("#state");
   let polling = 0;
 
   const show = (now) => {
     if (!now || !now.open) return location.reload();
     const open = live.querySelector("details")?.open;
-    live.innerHTML = now.html; // the server's own template, which escapes what runs say
+    // The server's own templates, which escape what runs say. A state that is the same is not read out again.
+    live.innerHTML = now.html;
+    if (state.dataset.now !== now.state) state.innerHTML = state.dataset.now = now.state;
     const log = live.querySelector("details");
     if (log && open !== undefined) log.open = open;
     const lines = live.querySelector("pre");
