@@ -41,6 +41,7 @@ def people() -> None:
     from paperlab.core.methods import methods
     from paperlab.site.people import actions, who
     from paperlab.site.runs import queue
+    from paperlab.site.runs.models import Beat
     from paperlab.site.store.models import Paper
 
     reader = User.objects.get_or_create(username=who.HERE)[0]
@@ -63,6 +64,7 @@ def people() -> None:
         "before": {"lm_compress on abstracts-lm, quick": arms}, "ends": datetime.now(UTC).timestamp() + 900,
     }  # fmt: skip
     run.save()
+    Beat.objects.create(name="a worker elsewhere", at=datetime.now(UTC) + timedelta(days=1))
 
 
 def broken(request: object) -> None:

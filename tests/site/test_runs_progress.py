@@ -140,6 +140,7 @@ def test_the_page_tells_what_is_left_while_it_runs(store: None) -> None:
     from django.utils import timezone
 
     from paperlab.site.runs.models import Run
+    from paperlab.site.runs import queue
     from paperlab.site.runs.views import _live
 
     arms = {"a": ["scored", 1, 8]}
@@ -147,6 +148,9 @@ def test_the_page_tells_what_is_left_while_it_runs(store: None) -> None:
         once="1", method="gptq", scale="quick", state="running",
         progress={"stage": "lm, quick", "arms": arms, "ends": time.time() + 200},
     )  # fmt: skip
+    assert "left" not in _live(run)["state"]  # nobody works on it
+    assert "it goes on when one is started" in _live(run)["html"]
+    queue.beat()
     for seconds, said in ((200, "about 4 minutes left"), (5, "about 1 minute left"), (3700, "about 1 h 2 min left"),
                           (7200, "about 2 h left"), (-5, "longer than estimated")):  # fmt: skip
         run.progress["ends"] = time.time() + seconds - 0.5

@@ -122,6 +122,7 @@ def as_json(run: Run) -> dict[str, Any]:
 def _context(run: Run) -> dict[str, Any]:
     """The template variables of a run's page."""
     known = records.record_index() if run.records else None
+    present = queue.present() if run.open else True
     progress = run.progress
     waiting = progress.get("waiting", []) if run.open else []
     stages = [*progress.get("before", {}).items()]
@@ -136,10 +137,10 @@ def _context(run: Run) -> dict[str, Any]:
         "waiting": waiting,
         "finished": sum(row.ended for row in rows),
         "verdicts": [known.verdicts[name] for name in run.records if known and name in known.verdicts],
-        "left": _left(run),
+        "left": _left(run) if present else "",
         "usual": _usual(run),
         "ahead": queue.ahead(run) if run.open else 0,
-        "present": queue.present() if run.open else True,
+        "present": present,
     }
 
 
