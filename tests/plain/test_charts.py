@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paperlab.core import charts
+from paperlab.core import charts, panels, summaries
 from paperlab.core.charts import Bar, Spot
+from paperlab.core.methods import methods
 
 BAD = 'x" onload="alert(1)"><script>\x00]]>&'
 SHEET = Path(charts.__file__).parents[1] / "site" / "pages" / "static" / "pages" / "site.css"
@@ -116,26 +117,157 @@ def test_every_place_is_a_number_within_the_frame(figures: list[Any]) -> None:
                 assert -1 <= float(node.get(name, "0")) <= chart.wide + 1
 
 
+BoxOf = tuple[float, float, float, float]
+
+
+def box_of(text: ET.Element) -> BoxOf:
+    """Where the letters of a text lie, in the widest usual font at its largest."""
+    x, y, wide = float(text.get("x", 0)), float(text.get("y", 0)), charts.text_width("".join(text.itertext()))
+    left = x - {"start": 0.0, "middle": wide / 2, "end": wide}[text.get("text-anchor", "start")]
+    return left, y - 10, left + wide, y + 3
+
+
+def meet(a: BoxOf, b: BoxOf) -> bool:
+    return a[0] < b[2] - 0.2 and b[0] < a[2] - 0.2 and a[1] < b[3] - 0.2 and b[1] < a[3] - 0.2
+
+
+def assert_clear(chart: charts.Chart) -> int:
+    """No label on a point, a tick, an axis' words, an axis' end or another label, all within; how many labels."""
+    root = inside(chart)
+    texts = [node for node in root.iter() if node.tag.endswith("text")]
+    names = [box_of(text) for text in texts if text.get("class") == "name"]
+    words = [box_of(text) for text in texts if text.get("class") != "name"]
+    hits = [node for node in root.iter() if node.get("class") == "hit"]
+    points = [(float(hit.get("cx", 0)), float(hit.get("cy", 0))) for hit in hits]
+    grid = [node for node in root.iter() if node.get("class") in ("grid", "zero")]
+    left = min(float(line.get("x1", 0)) for line in grid)
+    low = max(float(line.get("y2", 0)) for line in grid)
+    lanes = [node for node in grid if node.get("class") == "zero"]
+    for a, b in itertools.combinations([*names, *words], 2):
+        assert not meet(a, b), (a, b)
+    for box in [*names, *words]:
+        assert -0.1 <= box[0] <= box[2] <= chart.wide + 0.1
+        assert 0 <= box[1] <= box[3] <= chart.high
+    for x, y in points:
+        assert left <= x <= chart.wide, "a point beyond the axis' ends"
+        for box in [*names, *words]:
+            assert not meet(box, (x - 6, y - 6, x + 6, y + 6)), (box, x, y)
+    for box in names:
+        assert left <= box[0], "a label on the upright axis"
+        assert box[3] <= low, "a label on the level axis"
+        for line in lanes:
+            ends = tuple(float(line.get(name, 0)) for name in ("x1", "y1", "x2", "y2"))
+            assert not meet(box, (ends[0] - 0.5, ends[1] - 0.5, ends[2] + 0.5, ends[3] + 0.5)), (
+                "a label on a lane's line"
+            )
+    return len(names)
+
+
 @pytest.mark.parametrize("wide", [360, 560])
-def test_labels_of_a_crowd_are_clear_of_points_and_each_other(wide: float) -> None:
-    rng = random.Random(3)
-    places = [(rng.uniform(40, 60), rng.uniform(20, 30)) for _ in range(40)]
-    spots = [Spot(f"method-{i} bits=4", c, v, v - 0.1, v + 0.1, "#", i % 4 == 0) for i, (c, v) in enumerate(places)]
-    chart = charts.pareto(spots, cost="MB", quality="q", better="lower", wide=wide)
+@pytest.mark.parametrize("seed", range(8))
+def test_labels_of_a_crowd_are_clear_of_points_axes_and_each_other(wide: float, seed: int) -> None:
+    rng = random.Random(seed)
+    places = [(rng.uniform(40, 60), math.exp(rng.gauss(3, seed / 4))) for _ in range(40)]
+    on = panels.front(places, "lower")
+    spots = [Spot(f"method-{i} bits=4", c, v, v * 0.98, v * 1.02, "#", i in on) for i, (c, v) in enumerate(places)]
+    chart = charts.pareto(spots, cost="size of the model, MB", quality="perplexity", better="lower", wide=wide)
     assert chart is not None
-    root, boxes, points = inside(chart), [], []
-    for mark in root.iter("a"):
-        hit = next(node for node in mark.iter("circle") if node.get("class") == "hit")
-        points.append((float(hit.get("cx", 0)), float(hit.get("cy", 0))))
-        for text in mark.iter("text"):
-            x, y, said = float(text.get("x", 0)), float(text.get("y", 0)), text.text or ""
-            boxes.append((x, y - 9, x + charts.LETTER * len(said), y + 3))
-    assert len(boxes) >= (5 if wide == 360 else 12)
-    assert f"{len(spots) - len(boxes)} not named" in chart.note
-    for a, b in itertools.combinations(boxes, 2):
-        assert not (a[0] < b[2] - 0.2 and b[0] < a[2] - 0.2 and a[1] < b[3] - 0.2 and b[1] < a[3] - 0.2)
-    for box in boxes:
-        assert not [p for p in points if box[0] - 5 < p[0] < box[2] + 5 and box[1] - 5 < p[1] < box[3] + 5]
+    count = assert_clear(chart)
+    assert count >= len(on) - 1, "the front is named"
+    assert f"{len(spots) - count} not named" in chart.note
+
+
+def real() -> list[tuple[str, panels.Panel]]:
+    found = panels.compared(list(methods()), summaries.read(strict=False), methods()).panels
+    return [(f"{panel.here} {side}", panel) for panel in found for side in ("bytes", "build")]
+
+
+@pytest.mark.parametrize(("said", "panel"), real())
+def test_labels_of_every_bundled_setting_are_clear(said: str, panel: panels.Panel) -> None:
+    side = said.split()[-1]
+    labels = panels.labels([p.arm for p in panel.points])
+    spots = [Spot(label, getattr(p, side), p.value.value, p.value.low, p.value.high, "#", side in p.on,
+                  p is panel.original, p.broken) for p, label in zip(panel.points, labels, strict=True)]  # fmt: skip
+    for wide in (360.0, 560.0):
+        chart = charts.pareto(spots, cost="cost", quality=panel.metric, better=panel.better, wide=wide)  # type: ignore[arg-type]
+        if chart is not None:
+            assert assert_clear(chart) >= 1
+
+
+def spots_of(values: list[float], front: int = 0) -> list[Spot]:
+    return [Spot(f"m{i}", float(10 + i), v, v, v, "#", i == front) for i, v in enumerate(values)]
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_outliers_stand_in_a_lane_that_says_how_far_they_go(better: Any) -> None:
+    values = [30.0, 31.0, 32.0, 33.0, 34.0, 30.5, 286.0, 900.0]
+    if better == "higher":
+        values = [1000 - v for v in values]
+    chart = charts.pareto(spots_of(values), cost="MB", quality="q", better=better)
+    assert chart is not None
+    heights = {mark.find("title").text.split(":")[0]: float(mark.find("circle").get("cy"))  # type: ignore[union-attr]
+               for mark in inside(chart).iter("a")}  # fmt: skip
+    kept = [heights[f"m{i}"] for i in range(6)]
+    assert max(kept) - min(kept) > 120, "the others have the axis to themselves"
+    lane = {heights["m6"], heights["m7"]}
+    assert len(lane) == 1
+    assert (lane.pop() < min(kept) - 10) if better == "lower" else (lane.pop() > max(kept) + 10)
+    said = "↑ 2 beyond the axis, up to 900" if better == "lower" else "↓ 2 beyond the axis, down to 100"
+    assert [text for text in words(inside(chart)) if "beyond" in text] == [f"{said}.0"]
+    assert "triangles: beyond the axis" in chart.note
+    figure = "900.0" if better == "lower" else "100.0"
+    assert f"m7: q {figure} " in chart.parts  # the figure itself stands in its title
+    assert_clear(chart)
+
+
+@pytest.mark.parametrize(
+    ("values", "front"),
+    [([30.0, 31.0, 32.0, 33.0], 0), ([1.0, 10.0, 100.0, 1000.0, 5000.0], 0), ([30.0, 31.0, 286.0], 0),
+     ([1.0, 1.1, 1.2, 1.3, 50.0], 4), ([2.0] * 5 + [9.0], 0), ([7.0], 0)],
+)  # fmt: skip
+def test_nothing_is_cut_where_values_are_even_few_or_on_the_front(values: list[float], front: int) -> None:
+    chart = charts.pareto(spots_of(values, front), cost="MB", quality="q", better="lower")
+    assert chart is not None
+    assert "beyond" not in chart.parts
+
+
+def test_what_diverged_and_what_costs_far_more_stand_at_their_edges() -> None:
+    spots = [
+        Spot("inf", 12.0, math.inf, math.nan, math.nan, "#", False, broken=True),
+        Spot("dear", 4000.0, 31.0, 30.0, 32.0, "#", False),
+        *spots_of([30.0, 31.0, 32.0, 33.0, 34.0, 35.0]),
+    ]
+    chart = charts.pareto(spots, cost="MB", quality="q", better="lower")
+    assert chart is not None
+    assert [text for text in words(inside(chart)) if "beyond" in text] == [
+        "↑ 1 beyond the axis, up to ∞", "1 beyond the axis, up to 4,000 →",
+    ]  # fmt: skip
+    assert "beyond the axis; broken" in chart.parts
+    assert charts.pareto(spots[:1], cost="MB", quality="q", better="lower") is None
+    assert_clear(chart)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(1e-9, 1e9), st.floats(1.01, 1e9))
+def test_ticks_are_few_round_and_as_long_as_they_are_readable(low: float, ratio: float) -> None:
+    chart = charts.pareto(
+        [Spot("a", low, low, low, low, "#", True), Spot("b", low * ratio, low * ratio, low, low, "#", False)],
+        cost="MB", quality="q", better="lower",
+    )  # fmt: skip
+    assert chart is not None
+    for kind in ("tick", "tick across"):
+        ticks = ["".join(t.itertext()) for t in inside(chart).iter() if t.get("class") == kind]
+        assert 2 <= len(ticks) <= 13
+        assert len(set(ticks)) == len(ticks)
+        assert max(map(len, ticks)) <= 13
+        assert "e" not in "".join(ticks)
+    assert_clear(chart)
+
+
+def test_ticks_of_logarithmic_axes() -> None:
+    assert charts.log_ticks(0.02, 0.9) == [0.02, 0.05, 0.1, 0.2, 0.5]
+    said = [charts._short(v) for v in (1e-5, 2e6, 0.05, 20_000.0, -3.0, 0.0, 1e12)]
+    assert said == ["10⁻⁵", "2·10⁶", "0.05", "20,000", "−3", "0", "10¹²"]
 
 
 def test_a_long_text_loses_its_middle() -> None:

@@ -1,14 +1,13 @@
-"""Charts as SVG text: gains with their intervals, the arms of a record, quality against cost.
+"""Charts as SVG text: gains with their intervals, the configurations of a record, quality against cost.
 
 Drawings without a script; each mark is a link to what it stands for and has its figures as a title. On a page colours
 and type come from the style sheet by class and so follow light and dark (`STYLE`, which the site's sheet repeats); in a
 file of its own they are written out. Shape repeats what colour says.
 """
 
-import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -60,6 +59,7 @@ STYLE = """\
 .plot .mark.unfaithful { color: var(--error); }
 .plot .mark.on, .plot .mark.method { color: var(--link); }
 .plot .mark.baseline { color: var(--error); }
+.plot .mark.original { color: var(--ink); }
 .plot .mark.off .dot, .plot .mark.other .dot { fill: var(--paper); stroke: var(--soft); stroke-width: 1.3; }
 .plot .mark.off text { fill: var(--soft); }
 """
@@ -129,7 +129,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Spot:
-    """One arm of `pareto`."""
+    """One configuration of `pareto`. reference: whether it is the original, which the others are compared with; broken:
+    whether it no longer works."""
 
     label: str
     cost: float
@@ -138,9 +139,12 @@ class Spot:
     high: float
     href: str
     front: bool
+    reference: bool = False
+    broken: bool = False
 
 
 Scale = Callable[[float], float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 Write = Callable[[float], str]
 
 
@@ -182,7 +186,7 @@ def gains(
 
 
 def arms(bars: Sequence[Bar], *, metric: str, better: str, wide: float = WIDE) -> Chart | None:
-    """The figure of each arm with its interval, one row each in the order given; None where none has a figure."""
+    """The figure of each configuration with its interval, one row each in order; None where none has a figure."""
     known = [bar for bar in bars if math.isfinite(bar.value)]
     if not known:
         return None
@@ -197,9 +201,11 @@ def arms(bars: Sequence[Bar], *, metric: str, better: str, wide: float = WIDE) -
     axis = f"← {metric}, lower is better" if better == "lower" else f"{metric}, higher is better →"
     bottom = _TOP + _ROW * len(known)
     parts.append(_text(wide - 12, bottom + 30, axis, "axis", "end"))
-    note = "Disc: method, square: baseline, diamond: other arms; bars: each arm's own 95 % interval, not paired."
+    note = "Circle: method; square: baseline; diamond: others; bars: 95 % interval of each configuration, not paired."
     description = "; ".join(_in_words(bar, number) for bar in known)
-    return Chart(wide, bottom + 36, f"{metric} of each arm with its interval", description, note, "".join(parts))
+    return Chart(
+        wide, bottom + 36, f"{metric} of each configuration with its interval", description, note, "".join(parts)
+    )
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -286,11 +292,17 @@ def _bent_ticks(least: float, most: float, unit: float) -> list[float]:
     return [0.0, *(p for p in powers if p <= most), *(-p for p in powers if -p >= least)]
 
 
+_OUTWARD = {"up": "m0-6 6.5 11h-13z", "down": "m0 6 6.5-11h-13z", "right": "m6 0-11 6.5v-13z"}  # from the middle
+
+
 def _shape(kind: str, x: float, y: float) -> str:
-    """A disc for what holds and the method, a square for what fails and the baseline, a diamond for the rest."""
+    """A circle for what holds and the method, a square for what fails, the baseline and the original, a triangle for
+    what lies beyond an axis, a diamond for the rest."""
     if kind in ("holds", "on", "method"):
         return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-    if kind in ("fails", "baseline"):
+    if kind in _OUTWARD:
+        return f'<path class="dot" d="M{x:.1f} {y:.1f}{_OUTWARD[kind]}"/>'
+    if kind in ("fails", "baseline", "original"):
         return f'<rect class="dot" x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9"/>'
     return f'<path class="dot" d="M{x:.1f} {y - 6:.1f}l6 6-6 6-6-6z"/>'
 
@@ -319,64 +331,222 @@ def log_ticks(low: float, high: float) -> list[float]:
 def pareto(
     spots: Sequence[Spot], *, cost: str, quality: str, better: Literal["lower", "higher"], wide: float = WIDE
 ) -> Chart | None:
-    """Quality against cost with the intervals of quality, the front as a stair; None where no arm has both.
+    """Quality against cost with the intervals of quality, the front as a stair; None where no spot has both.
 
-    Labels stand where there is room, those of the front first; what lies off it is named only close to its point.
+    A few that would take more than half of an axis from the others stand as triangles in a lane at its edge, which says
+    how far they go. Labels stand where there is room, those of the front first; what lies off it is named only close to
+    its point. A label never touches a point, an axis or another label, in the widest of the usual fonts.
     """
-    known = [s for s in spots if math.isfinite(s.cost) and math.isfinite(s.value)]
-    if not known:
+    worst = math.inf if better == "lower" else -math.inf
+    known = [s for s in spots if math.isfinite(s.cost) and (math.isfinite(s.value) or s.value == worst)]
+    if not any(math.isfinite(s.value) for s in known):
         return None
-    left, right, top, bottom = 46.0, wide - 12.0, 20.0, 262.0 if wide <= WIDE else 0.6 * wide
-    frame = (left, top, right, bottom)
-    x, x_ticks = _axis([s.cost for s in known], left, right)
-    y, y_ticks = _axis(_with_ends(known), bottom, top)
-    parts = []
-    for tick in x_ticks:
-        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom:g}"/>')
-    for tick, place in _apart([(tick, x(tick)) for tick in x_ticks], 40):
-        parts.append(_text(place, bottom + 14, _short(tick), "tick across", "middle"))
-    for tick in y_ticks:
-        parts.append(f'<line class="grid" x1="{left}" x2="{right:g}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-    for tick, place in _apart([(tick, y(tick)) for tick in y_ticks], 14):
-        parts.append(_text(left - 5, place + 4, _short(tick), "tick", "end"))
-    taken = [(x(s.cost) - 6, y(s.value) - 6, x(s.cost) + 6, y(s.value) + 6) for s in known]
+    sign = 1 if better == "lower" else -1
+    kept = [s.front or s.reference for s in known]
+    over = _beyond([s.cost for s in known], kept, [False] * len(known))
+    under = _beyond([sign * s.value for s in known], kept, [s.broken for s in known])
+    across = _axis([s.cost for s in known], over, [s.cost for s, out in zip(known, over, strict=True) if not out])
+    up = _axis(
+        [s.value for s in known],
+        under,
+        _with_ends([s for s, out in zip(known, under, strict=True) if not out]),
+        down=sign < 0,
+    )
+    left = 10 + max([30.0, *(text_width(_short(tick)) for tick in up.ticks)])
+    right, top, bottom = wide - 12.0, 22.0, 262.0 if wide <= WIDE else 0.6 * wide
+    x, y = across.over(left, right), up.over(bottom, top)
+    places = {s: (x(s.cost), y(s.value)) for s in known}
+
+    parts, taken = [], [(px - 7, py - 7, px + 7, py + 7) for px, py in places.values()]
+    parts += _grid(across, up, x, y, (left, top, right, bottom), wide)
+    taken += [(place - 1, top, place + 1, bottom) for place in across.breaks(left, right)]
+    taken += [(left, place - 1, right, place + 1) for place in up.breaks(bottom, top)]
+    below = bottom + 31
+    parts.append(_text(right, below, f"{cost} (less is better)", "axis", "end"))
+    parts.append(_text(4, 12, fitting(f"{quality} ({better} is better)", int(wide / LETTER)), "axis", "start"))
+    if any(under):
+        furthest = max((s.value for s, out in zip(known, under, strict=True) if out), key=lambda v: sign * v)
+        lane = top if sign > 0 else bottom - 17  # the outer half of the lane
+        words = f"{'↑' if sign > 0 else '↓'} {sum(under)} beyond the axis, {_to(furthest, sign)}"
+        parts.append(_text(left + 4, lane + 11, words, "axis", "start"))
+        taken.append((left, lane, left + 4 + text_width(words), lane + 15))
+    if any(over):
+        below += 15
+        furthest = max(s.cost for s, out in zip(known, over, strict=True) if out)
+        parts.append(_text(right, below, f"{sum(over)} beyond the axis, {_to(furthest, 1)} →", "axis", "end"))
+
     front = sorted((s for s in known if s.front), key=lambda s: (s.cost, s.value))
     if len(front) > 1:
-        path = f"M{x(front[0].cost):.1f} {y(front[0].value):.1f}"
-        path += "".join(f"H{x(s.cost):.1f}V{y(s.value):.1f}" for s in front[1:])
-        parts.append(f'<path class="front" d="{path}"/>')
-        for one, next_ in itertools.pairwise(front):
-            taken.append((x(one.cost), y(one.value) - 1, x(next_.cost), y(one.value) + 1))
-            ends = sorted((y(one.value), y(next_.value)))
-            taken.append((x(next_.cost) - 1, ends[0], x(next_.cost) + 1, ends[1]))
-    order = sorted(known, key=lambda s: s.front)  # the front on top
+        (px, py), path = places[front[0]], ""
+        for s in front[1:]:
+            nx, ny = places[s]
+            path += f"H{nx:.1f}V{ny:.1f}"
+            taken += [(px, py - 1, nx, py + 1), (nx - 1, min(py, ny), nx + 1, max(py, ny))]
+            px, py = nx, ny
+        parts.append(f'<path class="front" d="M{places[front[0]][0]:.1f} {places[front[0]][1]:.1f}{path}"/>')
+    order = sorted(known, key=lambda s: (s.front, s.reference))  # the front on top
     crossed: list[Box] = []  # intervals of what lies off the front; only labels from there keep clear of them
-    for s in order:
-        if s.low == s.low and s.high == s.high:
-            ends = sorted(min(max(y(end), top), bottom) for end in (s.low, s.high))
+    for s, out in zip(known, under, strict=True):
+        if s.low == s.low and s.high == s.high and not out:
+            px, ends = places[s][0], sorted(up.within(y, end) for end in (s.low, s.high))
             kind = "whisker on" if s.front else "whisker"
-            at = f'x1="{x(s.cost):.1f}" x2="{x(s.cost):.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}"'
+            at = f'x1="{px:.1f}" x2="{px:.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}"'
             parts.append(f'<line class="{kind}" {at}/>')
-            (taken if s.front else crossed).append((x(s.cost) - 1, ends[0], x(s.cost) + 1, ends[1]))
+            (taken if s.front else crossed).append((px - 1, ends[0], px + 1, ends[1]))
     labelled = {}
     for s in reversed(order):
         if not s.front:
             taken, crossed = taken + crossed, []
-        labelled[s] = _place(s, x(s.cost), y(s.value), taken, frame)
+        labelled[s] = _place(s, *places[s], taken, (left, top, right, bottom))
+    off = {s: "right" if far else "up" if sign > 0 else "down"
+           for s, far, bad in zip(known, over, under, strict=True) if far or bad}  # fmt: skip
     for s in order:
         tooltip = f"{s.label}: {quality} {number(s.value)} {span(s.low, s.high)}, {cost} {number(s.cost)}"
-        kind = "on" if s.front else "off"
+        tooltip += "; beyond the axis" * (s in off) + "; broken" * s.broken
+        kind = "on" if s.front else "original" if s.reference else "off"
+        px, py = places[s]
         parts.append(f'<a class="mark {kind}" href="{escape(s.href)}"><title>{escape(clean(tooltip))}</title>')
-        parts.append(f'<circle class="hit" cx="{x(s.cost):.1f}" cy="{y(s.value):.1f}" r="12"/>')
+        parts.append(f'<circle class="hit" cx="{px:.1f}" cy="{py:.1f}" r="12"/>')
         parts.append(labelled[s])
-        parts.append(_shape(kind, x(s.cost), y(s.value)) + "</a>")
-    parts.append(_text(right, bottom + 28, f"{cost} (less is better)", "axis", "end"))
-    parts.append(_text(4, 12, f"{quality} ({better} is better)", "axis", "start"))
+        parts.append(_shape(off.get(s, kind), px, py) + "</a>")
     description = "; ".join(f"{s.label}: {number(s.value)} at {number(s.cost)}" for s in front)
-    title = f"{quality} against {cost}; on the front: {len(front)} of {len(known)}"
+    title = f"{quality} against {cost}; Pareto front: {len(front)} of {len(known)}"
     unnamed = sum(not text for text in labelled.values())
-    note = "Discs are on the front; bars: each arm's own 95 % interval" + (f"; {unnamed} not named" * bool(unnamed))
-    return Chart(wide, bottom + 36, title, description, f"{note}.", "".join(parts))
+    notes = ["Filled circles: Pareto front"] + ["square: the original"] * any(s.reference for s in known)
+    notes += ["triangles: beyond the axis"] * bool(off) + ["bars: 95 % interval of each configuration"]
+    notes += [f"{unnamed} not named"] * bool(unnamed)
+    return Chart(wide, below + 8, title, description, f"{'; '.join(notes)}.", "".join(parts))
+
+
+LANE = 32  # units at the edge of an axis for what lies beyond it
+
+
+def _beyond(values: Sequence[float], kept: Sequence[bool], broken: Sequence[bool]) -> list[bool]:
+    """Which values, of which less is better, stand beyond the axis.
+
+    The worst ones, as far as they lie farther from all others than these lie apart, so that they would take more than
+    half of the axis; a quarter of the values at most, or as many as are broken. What is to be kept stays.
+    """
+    positive = all(v > 0 for v in values)
+    low, high = min(values), max(v for v in values if math.isfinite(v))
+    bent = math.log if positive and high > 8 * low else float
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    most = max(len(values) // 4, sum(broken))
+    places = [bent(values[i]) if math.isfinite(values[i]) else math.inf for i in order]
+    cut = len(order)
+    for n in range(len(order) - 1, max(2, len(order) - most) - 1, -1):
+        if kept[order[n]]:
+            break
+        reach = places[n - 1] - places[0]
+        if places[n] == math.inf or 0 < reach < places[n] - places[n - 1]:
+            cut = n
+    out = set(order[cut:])
+    return [i in out or math.isinf(v) for i, v in enumerate(values)]
+
+
+def _to(value: float, sign: int) -> str:
+    return f"{'up' if sign > 0 else 'down'} to {number(value)}"
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An axis between `low` and `high`, and the lanes at its ends. scale: its values, made even.
+
+    far: lane of what lies beyond, at the upper end, or the lower one if `down`. zero: lane at the lower end for a 0,
+    which a logarithm has no place for. out: values that lie beyond.
+    """
+
+    scale: Scale
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    far: bool
+    zero: bool
+    down: bool
+    out: frozenset[float]
+
+    def over(self, start: float, end: float) -> Scale:
+        """From values to places between `start` and `end`."""
+        side = math.copysign(1, end - start)
+        mark = side * (LANE - 10)  # marks stand in the inner part of a lane, its words in the outer
+        first, last = self._inner(start, end)
+        low, high = self.scale(self.low), self.scale(self.high)
+
+        def at(v: float) -> float:
+            if v in self.out:
+                return first - mark / 2 + side * 3 if self.down else last + mark / 2 - side * 2
+            if self.zero and v <= 0:
+                return first - side * 10
+            return first + (self.scale(v) - low) / (high - low) * (last - first)
+
+        return at
+
+    def _inner(self, start: float, end: float) -> tuple[float, float]:
+        side = math.copysign(1, end - start)
+        before = (LANE if self.far and self.down else 0) or (20 if self.zero else 0)
+        return start + side * before, end - side * (LANE if self.far and not self.down else 0)
+
+    def within(self, at: Scale, v: float) -> float:
+        """The place of a value, or of the axis' end where it lies outside."""
+        if self.zero and v <= 0:
+            return at(0)
+        return at(min(max(v, self.low), self.high))
+
+    def breaks(self, start: float, end: float) -> list[float]:
+        """Where its lanes begin."""
+        ends = zip((start, end), self._inner(start, end), strict=True)
+        return [inner for edge, inner in ends if inner != edge]
+
+
+def _axis(values: Sequence[float], out: Sequence[bool], kept: Sequence[float], *, down: bool = False) -> _Axis:
+    """The axis for the values that are `kept`; those that are `out` stand in its lane.
+
+    Logarithmic over more than a factor of eight, with a lane of its own for 0; linear otherwise, and where a value is
+    negative. Twelve powers of ten are shown at most; what lies below stands with 0.
+    """
+    beyond = frozenset(v for v, is_out in zip(values, out, strict=True) if is_out)
+    high = max(kept)
+    least = max(min((v for v in kept if v > 0), default=0.0), high * 1e-12)
+    if min(kept) >= 0 and high > 8 * least > 0:
+        room = (high / least) ** 0.06
+        zero = min(kept) < least
+        log = lambda v: math.log(max(v, least / room))  # noqa: E731
+        ticks = tuple(log_ticks(least / room, high * room))
+        return _Axis(log, least / room, high * room, ticks, bool(beyond), zero, down, beyond)
+    low = min(kept)
+    pad = 0.07 * (high - low) or 0.1 * abs(high) or 1.0
+    low, high = low - pad, high + pad
+    return _Axis(float, low, high, tuple(linear_ticks(low, high, 5)), bool(beyond), False, down, beyond)
+
+
+def _grid(across: _Axis, up: _Axis, x: Scale, y: Scale, frame: Box, wide: float) -> list[str]:
+    """Lines at the ticks, words at those that have room, and dashed lines where lanes begin."""
+    left, top, right, bottom = frame
+    parts = []
+
+    def upright(place: float, kind: str) -> str:
+        return f'<line class="{kind}" x1="{place:.1f}" x2="{place:.1f}" y1="{top:g}" y2="{bottom:g}"/>'
+
+    def level(place: float, kind: str) -> str:
+        return f'<line class="{kind}" x1="{left:.1f}" x2="{right:g}" y1="{place:.1f}" y2="{place:.1f}"/>'
+
+    zeros = [(x(0.0), bottom + 16, "middle")] * across.zero + [(left - 5, min(y(0.0) + 4, bottom + 2), "end")] * up.zero
+    parts += [_text(px, py, "0", "tick across" if how == "middle" else "tick", how) for px, py, how in zeros]
+    parts += [upright(x(tick), "grid") for tick in across.ticks] + [level(y(tick), "grid") for tick in up.ticks]
+    parts += [upright(place, "zero") for place in across.breaks(left, right)]
+    parts += [level(place, "zero") for place in up.breaks(bottom, top)]
+    ends = [x(0.0) + 8] if across.zero else []
+    for tick in across.ticks:
+        half = text_width(_short(tick)) / 2
+        if x(tick) - half >= max([0.0, *(end + 6 for end in ends)]) and x(tick) + half <= wide:
+            ends.append(x(tick) + half)
+            parts.append(_text(x(tick), bottom + 16, _short(tick), "tick across", "middle"))
+    rows = [y(0.0)] if up.zero else []
+    for tick in up.ticks:
+        if all(abs(y(tick) - other) >= 15 for other in rows):
+            rows.append(y(tick))
+            parts.append(_text(left - 5, min(y(tick) + 4, bottom + 2), _short(tick), "tick", "end"))
+    return parts
 
 
 def _with_ends(spots: Sequence[Spot]) -> list[float]:
@@ -384,86 +554,76 @@ def _with_ends(spots: Sequence[Spot]) -> list[float]:
     values = [s.value for s in spots]
     ends = [x for s in spots for x in (s.low, s.high) if math.isfinite(x)]
     low, high = min(values), max(values)
-    if low > 0 and high / 8 > low:
-        room = math.exp((math.log(high) - math.log(low)) / 3)
-        least, most = low / room, high * room
+    positive = min((v for v in values if v > 0), default=math.inf)
+    if low >= 0 and high / 8 > positive:
+        room = math.exp((math.log(high) - math.log(positive)) / 3)
+        least, most = positive / room, high * room
     else:
         room = (high - low) / 3 or math.inf
         least, most = low - room, high + room
     return [*values, *(min(max(x, least), most) for x in ends)]
 
 
-def _axis(values: Sequence[float], start: float, end: float) -> tuple[Scale, list[float]]:
-    """A scale from values to places, and its ticks.
-
-    Logarithmic over more than a factor of eight, linear near zero (logarithm of 1 + v) where a 0 is among them. Twelve
-    powers of ten are shown at most; what lies below stands on the edge.
-    """
-    low, high = min(values), max(values)
-    least = min((v for v in values if v > 0), default=0.0)
-    least = max(least, high * 1e-12)
-    if low > 0 and high > 8 * least:
-        reach = math.log(high) - math.log(least)
-        first = math.log(least) - 0.06 * reach
-        scale = lambda v: (math.log(max(v, least)) - first) / (1.12 * reach)  # noqa: E731
-        ticks = log_ticks(least, high)
-    elif low == 0 and least > 0 and high > 8 * least:
-        reach = math.log1p(high / least)
-        scale = lambda v: math.copysign(math.log1p(abs(v) / least), v) / (1.14 * reach) + 0.06  # noqa: E731
-        ticks = [0.0, *log_ticks(least, high)]
-    else:
-        pad = 0.07 * (high - low) or 0.1 * abs(high) or 1.0
-        low, high = low - pad, high + pad
-        scale = lambda v: (v - low) / (high - low)  # noqa: E731
-        ticks = linear_ticks(low, high, 5)
-    return (lambda v: start + scale(v) * (end - start)), ticks
-
-
-def _apart(ticks: Sequence[tuple[float, float]], least: float) -> Iterator[tuple[float, float]]:
-    """Those (value, place) whose words have room."""
-    kept: list[float] = []
-    for value, place in ticks:
-        if all(abs(place - other) >= least for other in kept):
-            kept.append(place)
-            yield value, place
-
-
-Box = tuple[float, float, float, float]
-
-
 def _place(spot: Spot, x: float, y: float, taken: list[Box], frame: Box) -> str:
     """The label of a point where it has room, its place then taken; "" where there is none.
 
-    A label far from its point gets a thin line that leads to it; only those of the front may be far.
+    A label far from its point gets a thin line that leads to it and crosses nothing; only those of the front may be
+    far.
     """
     label = fitting(clean(spot.label), MOST_LABEL)
-    wide = LETTER * len(label)
-    near = (
-        (9, -7),
-        (9, 14),
-        (-wide - 9, -7),
-        (-wide - 9, 14),
-        (9, 4),
-        (-wide - 9, 4),
-        (-wide / 2, -11),
-        (-wide / 2, 20),
-    )
-    far = [(side, up) for up in (-22, 28, -36, 42, -50, 56) for side in (8.0, -wide - 8, -wide / 2)]
+    wide = text_width(label)
+    near = [(10, -7), (10, 15), (-wide - 10, -7), (-wide - 10, 15), (10, 4), (-wide - 10, 4), (-wide / 2, -12),
+            (-wide / 2, 21)]  # fmt: skip
+    sides = [-wide / 2, *(float(d) for d in range(8, 150, 24)), *(-wide - d for d in range(8, 150, 24))]
+    far = [(dx, dy) for dy in range(-150, 151, 12) if abs(dy) > 21 for dx in sides]
+    far.sort(key=lambda d: math.hypot(max(d[0], 0.0, -d[0] - wide), d[1]))
     for dx, dy in (*near, *(far if spot.front else ())):
-        box = (x + dx, y + dy - 9, x + dx + wide, y + dy + 3)
-        inside = box[0] >= frame[0] and box[2] <= frame[2] and box[1] >= frame[1] - 6 and box[3] <= frame[3]
-        if inside and not any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in taken):
-            taken.append(box)
-            leader = ""
-            if abs(dy) > 20:
-                to = min(max(x, box[0]), box[2]), box[1] if dy > 0 else box[3]
-                leader = f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{to[0]:.1f}" y2="{to[1]:.1f}"/>'
-            return leader + _text(x + dx, y + dy, label, "name", "start")
+        box = (x + dx, y + dy - 11, x + dx + wide, y + dy + 4)
+        inside = box[0] >= frame[0] and box[2] <= frame[2] and box[1] >= frame[1] and box[3] <= frame[3]
+        if not inside or any(_meet(box, other) for other in taken):
+            continue
+        leader = ""
+        if abs(dy) > 21:
+            to = min(max(x, box[0]), box[2]), box[1] if dy > 0 else box[3]
+            steps = [(x + (to[0] - x) * t / 16, y + (to[1] - y) * t / 16) for t in range(17)]
+            path = [(u - 1, v - 1, u + 1, v + 1) for u, v in steps if math.hypot(u - x, v - y) > 10]
+            lines = [
+                o for o in taken if min(o[2] - o[0], o[3] - o[1]) > 3
+            ]  # it may cross a line, not a word or a point
+            if any(_meet(step, o) for step in path for o in lines if not (o[0] <= x <= o[2] and o[1] <= y <= o[3])):
+                continue
+            leader = f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{to[0]:.1f}" y2="{to[1]:.1f}"/>'
+            taken.extend(path)  # and no later word stands on it
+        taken.append(box)
+        return leader + _text(x + dx, y + dy, label, "name", "start")
     return ""
 
 
+def _meet(a: Box, b: Box) -> bool:
+    """Whether two boxes overlap."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+# Widths of letters in thousandths of the type size, in DejaVu Sans: the widest of the fonts that the style sheet asks
+# for, so that what has room in it has room in all of them.
+_WIDTHS = {**dict.fromkeys("ijl", 278), **dict.fromkeys(" .,", 318), **dict.fromkeys(":;/|\\'", 340), **dict.fromkeys(
+    "ftI-()[]r", 412), **dict.fromkeys("s_z", 525), "m": 975, "w": 818, "M": 863, "W": 989, "…": 1000, "%": 951,
+    **dict.fromkeys("=+<>−×~↑↓→·", 838), **dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ@#&", 790)}  # fmt: skip
+
+
+def text_width(text: str, size: float = 13) -> float:
+    """Units that a text takes, at most; unknown letters count as full width."""
+    return sum(_WIDTHS.get(c, 640 if c < "\u0250" else 1050) for c in text) * size / 1000
+
+
 def _short(value: float) -> str:
-    return f"{value:,.10g}".replace("-", "−") if abs(value) < 1e5 else f"{value:.0e}"
+    """A tick: 0.05, 20,000; powers of ten beyond: 10⁻⁵, 2·10⁶."""
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return f"{value:,.10g}".replace("-", "−")
+    base, _, power = f"{value:.9e}".partition("e")
+    factor = f"{float(base):.10g}".replace("-", "−")
+    raised = f"10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+    return raised if factor == "1" else f"{factor}·{raised}"
 
 
 def _text(x: float, y: float, words: str, kind: str, anchor: str) -> str:

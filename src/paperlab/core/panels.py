@@ -18,11 +18,14 @@ from paperlab.core.figures import ArmFigures, Value
 from paperlab.core.methods import Method, find_method, identity, methods
 from paperlab.core.summaries import Summary
 from paperlab.core.task import constants, task_version
+from paperlab.core.verdict import ORIGINAL
 from paperlab.core.words import clean, number
 
 COLUMNS = ("task", "task_version", "model", "data", "scale", "machine", "seeds", "arm", "metric", "better", "value",
            "low", "high", "n", "bits_per_weight", "bytes", "build_seconds", "peak_memory", "front_bytes", "front_build",
-           "axes", "records", "note")  # fmt: skip
+           "broken", "axes", "records", "note")  # fmt: skip
+
+NEAR = 0.05  # of the original's figure: what is no farther from it than this is offered first
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class Point:
     records: tuple[str, ...]
     note: str
     on: tuple[str, ...] = ()  # the fronts it lies on: "bytes", "build"
+    broken: bool = False  # its figure is not finite, or worse than the panel's floor
     axes: dict[str, float] = field(default_factory=dict)  # its other totals by name
 
 
 @dataclass(frozen=True)
 class Panel:
-    """All arms that were measured under one and the same setting."""
+    """All arms that were measured under one and the same setting. floor: the worst figure of an arm that still works
+    (such as five times the original's perplexity), None where it is not known."""
 
     task: str
     version: int
@@ -55,6 +60,12 @@ class Panel:
     machine: str
     seeds: int
     points: tuple[Point, ...]
+    floor: float | None = None
+
+    @property
+    def original(self) -> Point | None:
+        """The untouched model, where it was measured."""
+        return next((p for p in self.points if p.arm.method == ORIGINAL and math.isfinite(p.value.value)), None)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -157,9 +168,11 @@ def panels(records: Sequence[Summary]) -> list[Panel]:
         counts = Counter(record.metric for record in group)
         metric = min(counts, key=lambda name: (-counts[name], name))
         better, data = group[0].better[metric], group[0].data or ""
-        points = _fronts(_merge(group, metric), better)
+        limits = [record.floors[metric] for record in group if metric in record.floors]
+        limit = (min if better == "lower" else max)(limits) if limits else None
+        points = tuple(_fronts(_merge(group, metric), better, limit))
         if points:
-            found.append(Panel(task, version, metric, better, model, data, scale, machine, len(seeds), tuple(points)))
+            found.append(Panel(task, version, metric, better, model, data, scale, machine, len(seeds), points, limit))
     return found
 
 
@@ -195,13 +208,48 @@ def _identity(arm: Arm, known: dict[str, str]) -> str:
     return known[written]
 
 
-def _fronts(points: list[Point], better: Any) -> list[Point]:
-    size = set(front([(p.bytes, p.value.value) for p in points], better))
-    time = set(front([(p.build, p.value.value) for p in points], better))
-    return [
-        replace(p, on=(*(["bytes"] if i in size else []), *(["build"] if i in time else [])))
-        for i, p in enumerate(points)
-    ]
+def _fronts(points: list[Point], better: Any, limit: float | None) -> list[Point]:
+    """The points with the fronts they lie on.
+
+    On a front stands what somebody could take instead of the original: not the original itself, which would leave
+    nothing beside it where it costs no time, and nothing broken, however small.
+    """
+    sign = 1 if better == "lower" else -1
+    worst = math.inf if limit is None else sign * limit
+    points = [replace(p, broken=not math.isfinite(p.value.value) or sign * p.value.value > worst) for p in points]
+    offered = [i for i, p in enumerate(points) if not p.broken and p.arm.method != ORIGINAL]
+    on: dict[str, set[int]] = {}
+    for side in ("bytes", "build"):
+        costs = [(getattr(points[i], side), points[i].value.value) for i in offered]
+        on[side] = {offered[i] for i in front(costs, better)}
+    return [replace(p, on=tuple(side for side in on if i in on[side])) for i, p in enumerate(points)]
+
+
+def away(panel: Panel, point: Point) -> float:
+    """How much worse than the original a point is, as a fraction of it; NaN where there is nothing to divide by."""
+    if panel.original is None or not panel.original.value.value:
+        return math.nan
+    original = panel.original.value.value
+    worse = point.value.value - original if panel.better == "lower" else original - point.value.value
+    return worse / abs(original)
+
+
+def offered(panel: Panel, side: str) -> tuple[list[Point], str]:
+    """The front as somebody would choose from it, and why its first point comes first.
+
+    side: "bytes" or "build". First the cheapest that is within NEAR of the original, where one is; then the rest, the
+    nearest to the original (the best) first. What is broken is on no front.
+    """
+    sign = 1 if panel.better == "lower" else -1
+    on = sorted((p for p in panel.points if side in p.on), key=lambda p: (sign * p.value.value, getattr(p, side)))
+    if not on:
+        return [], ""
+    near = [p for p in on if away(panel, p) <= NEAR]
+    if not near:
+        return on, "nearest to the original" if panel.original else "best"
+    first = min(near, key=lambda p: getattr(p, side))
+    cheap = "smallest" if side == "bytes" else "fastest to build"
+    return [first, *(p for p in on if p is not first)], f"{cheap} within {NEAR:.0%} of the original".replace("%", " %")
 
 
 def labels(arms: Sequence[Arm]) -> list[str]:
@@ -235,7 +283,7 @@ def to_csv(groups: Sequence[Panel]) -> str:
             row: list[object] = [panel.task, panel.version, panel.model, panel.data, panel.scale, panel.machine,
                                  panel.seeds, str(p.arm), panel.metric, panel.better, p.value.value,
                                  p.value.low, p.value.high, p.value.n, p.bits, p.bytes, p.build, p.peak,
-                                 "bytes" in p.on, "build" in p.on,
+                                 "bytes" in p.on, "build" in p.on, p.broken,
                                  " ".join(f"{name}={total!r}" for name, total in p.axes.items()),
                                  " ".join(p.records), p.note]  # fmt: skip
             writer.writerow([_cell(value) for value in row])

@@ -18,9 +18,9 @@ from paperlab.core.figures import ArmFigures, arm_rows, read_arm
 from paperlab.core.files import write_atomically
 from paperlab.core.home import BUNDLED
 from paperlab.core.record import Record, from_json, records_folder
-from paperlab.core.verdict import data_of
+from paperlab.core.verdict import data_of, floor
 
-VERSION = 2  # of the rows and of the estimator behind them; rows of another version are computed again
+VERSION = 3  # of the rows and of the estimator behind them; rows of another version are computed again
 SUFFIX = ".figures.json"
 
 Stamp = tuple[str, int, int]  # of a file: path, time of change in nanoseconds, size
@@ -28,7 +28,8 @@ Stamp = tuple[str, int, int]  # of a file: path, time of change in nanoseconds, 
 
 @dataclass(frozen=True)
 class Summary:
-    """A record without its samples. better: by metric, the good direction. setting: hash of the record's setting."""
+    """A record without its samples. better: by metric, the good direction. floors: by metric, the worst figure of an
+    arm that still works, where that is known. setting: hash of the record's setting."""
 
     id: str
     method: str
@@ -39,6 +40,7 @@ class Summary:
     task_version: int
     metric: str
     better: dict[str, str]
+    floors: dict[str, float]
     model: str
     data: str | None
     setting: str
@@ -66,6 +68,7 @@ def row(record: Record) -> dict[str, Any]:
         "claim": record.check.claim,
         "role": record.check.role,
         "better": {name: metric.better for name, metric in record.metrics.items()},
+        "floors": {name: limit for name in record.metrics if (limit := floor(record, name)) is not None},
         "data": data_of(record),
         "setting": setting,
         "arms": arm_rows(record),

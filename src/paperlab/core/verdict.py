@@ -375,13 +375,32 @@ def _broken(record: Record, metric: Metric, figures: Sequence[float], original: 
                 f"Both arms are broken: the better one has {best / original:.1f} times the original's {record.metric} "
                 f"({best:.4g} against {original:.4g}; up to {BROKEN:g} times can be compared)"
             )
-    chance = record.setting.get("chance")
-    level = chance.get(record.metric) if isinstance(chance, Mapping) else None
+    level = _chance(record, record.metric)
     if level is not None and metric.better == "lower" and min(figures) > FAR * level:
         return f"Both arms are broken: {record.metric} {min(figures):.4g} at best, chance gives {level:.4g}"
     if level is not None and metric.better == "higher" and max(figures) < level + CHANCE * (1 - level):
         return f"Both arms are near chance: {record.metric} {max(figures):.4g} at best, chance gives {level:.4g}"
     return None
+
+
+def _chance(record: Record, name: str) -> float | None:
+    """What chance scores by a metric, where the record's setting says so."""
+    chance = record.setting.get("chance")
+    return chance.get(name) if isinstance(chance, Mapping) else None
+
+
+def floor(record: Record, name: str) -> float | None:
+    """The worst figure by a metric with which an arm of this record still works; beyond it, it is broken, as a verdict
+    understands it (`_broken`). None where nothing tells."""
+    metric, limits = record.metrics[name], []
+    original, level = _original(record, metric), _chance(record, name)
+    if metric.aggregate == "exp_mean" and metric.better == "lower" and original is not None:
+        limits.append(BROKEN * original)
+    if level is not None:
+        limits.append(FAR * level if metric.better == "lower" else level + CHANCE * (1 - level))
+    if not limits:
+        return None
+    return _tidy(min(limits) if metric.better == "lower" else max(limits))
 
 
 def _no_room(record: Record, metric: Metric, baseline: float, original: float | None, margin: float) -> str | None:
