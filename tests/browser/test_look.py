@@ -10,8 +10,8 @@ PAGES = [
     "/", "/?week=2020-W01", "/trending", "/papers", "/families", "/families/quantization", "/search",
     "/search?q=quantization&verdict=holds", "/search?q=zzzzqqq&family=tts", "/search?year=soon", "/papers/easyquant",
     "/papers/2401.00095", "/papers/2401.00096", "/papers/mova", "/compare", "/compare/quantization",
-    "/compare/quantization?at=time&sort=-bytes", "/compare/tts", "/coverage?family=quantization", "/about", "/feeds",
-    "/api/", "/account", "/collections", "/collections/1", "/comments/1", "/submit", "/subscribe", "/sign-in", "/runs/",
+    "/compare/quantization?at=time&sort=-bytes&method=gptq", "/compare/tts", "/coverage?family=quantization", "/about",
+    "/feeds", "/api/", "/account", "/collections", "/collections/1", "/comments/1", "/submit", "/subscribe", "/sign-in", "/runs/",
     "/runs/1", "/runs/2", "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing", "/papers/nothere",
     "/broken",
 ]  # fmt: skip
@@ -145,6 +145,50 @@ def test_cancel_and_the_time_left_are_in_sight_wherever_a_run_is_read(opened: An
                              [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]) == "Cancel"  # fmt: skip
     assert "minutes left" in page.locator("#state").inner_text()
     assert watched.wrong == []
+
+
+# Words of a plot on other words, on points, or outside of it; boxes of letters without the line's own room above.
+_COVERED = """() => [...document.querySelectorAll("svg.plot")].flatMap((plot) => {
+  const whole = plot.getBoundingClientRect(), unit = whole.width / plot.viewBox.baseVal.width;
+  const words = [...plot.querySelectorAll("text")].map((text) => {
+    const r = text.getBoundingClientRect(), high = r.height * 0.15;
+    const label = text.matches(".name"), name = text.textContent;
+    return { name, label, left: r.left, right: r.right, top: r.top + high, bottom: r.bottom - high };
+  });
+  const points = [...plot.querySelectorAll(".dot")].map((dot) => {
+    const r = dot.getBoundingClientRect();
+    return { name: "a point", left: r.left, right: r.right, top: r.top, bottom: r.bottom };
+  });
+  const grid = [...plot.querySelectorAll(".grid")].map((line) => line.getBoundingClientRect());
+  const left = Math.min(...grid.map((r) => r.left)), low = Math.max(...grid.map((r) => r.bottom));
+  const cut = (a, b, from, to) => a[from] < b[to] - 0.5 && b[from] < a[to] - 0.5;
+  const meet = (a, b) => cut(a, b, "left", "right") && cut(a, b, "top", "bottom");
+  const found = [];
+  words.forEach((one, i) => {
+    for (const other of [...words.slice(i + 1), ...points]) {
+      if (meet(one, other)) found.push(`${one.name} on ${other.name}`);
+    }
+    const beside = one.left < whole.left - 1 || one.right > whole.right + 1;
+    if (beside || one.top < whole.top || one.bottom > whole.bottom + 1) found.push(`${one.name} outside`);
+    if (one.label && (one.left < left - 1 || one.bottom > low + 1)) found.push(`${one.name} on an axis`);
+  });
+  return found.concat(words.some((one) => one.label) && unit > 0 ? [] : ["no label at all"]);
+})"""
+
+
+def test_words_of_plots_lie_on_nothing_as_chromium_draws_them(opened: Any) -> None:
+    page = opened().go("/compare/quantization")
+    settings = page.get_by_label("Settings").get_by_role("link").evaluate_all("all => all.map((one) => one.href)")
+    assert len(settings) > 5
+    lanes = 0
+    for address in settings:
+        for at in ("bytes", "time"):
+            page.goto(address.replace("at=bytes", f"at={at}"))
+            for width in (1440, 768, 320):
+                page.set_viewport_size({"width": width, "height": 900})
+                assert page.evaluate(_COVERED) == [], (address, at, width)
+            lanes += page.locator("svg.plot text.axis", has_text="beyond the axis").count()
+    assert lanes > 3
 
 
 def test_a_plot_is_looked_at_closer(opened: Any) -> None:

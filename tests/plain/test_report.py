@@ -22,7 +22,7 @@ from rich.console import Console
 from paperlab.core import charts
 from paperlab.core import panels as comparing
 from paperlab.core.card import Arm, Card
-from paperlab.core.methods import Method
+from paperlab.core.methods import Method, methods
 from paperlab.core.record import Record
 from paperlab.core.summaries import summary
 from paperlab.core.verdict import verdict
@@ -339,6 +339,74 @@ def test_compare_says_where_records_differ() -> None:
     assert "differ" not in notes["nf4"]
     shown = next(point for point in panel.points if point.arm.method == "gptq")
     assert shown.value.value == pytest.approx(math.exp(fmean(second.arms[2].samples["0"]["nll"])))
+
+
+def wrecks(**fields: Any) -> comparing.Panel:
+    """Original 2.9 nats; easyquant near it, round-to-nearest a little off, gptq a wreck (over 5 times the original's
+    perplexity) that is the smallest by far, nf4 not finite."""
+    check = make_check(beside=(Arm("original"), Arm("gptq", {"bits": 1}), Arm("nf4")))
+    losses = {"original": 2.9, "easyquant": 2.92, "round-to-nearest": 3.3, "gptq": 2.9 + math.log(5.2)}
+    record = make(check, losses=losses, **fields)
+    sizes = {"original": 16.0, "easyquant": 4.5, "round-to-nearest": 3.0, "gptq": 0.5, "nf4": 0.4}
+    arms = [replace(a, totals={**a.totals, "bytes": 1e6 * sizes[a.arm.method]}) for a in record.arms]
+    arms[-1] = replace(arms[-1], samples={"0": {**arms[-1].samples["0"], "nll": [math.inf] * 64}})
+    (panel,) = comparing.panels([summary(replace(record, arms=arms))])
+    return panel
+
+
+def test_a_broken_arm_is_on_no_front_and_the_nearest_to_the_original_leads() -> None:
+    panel = wrecks()
+    by = {p.arm.method: p for p in panel.points}
+    assert panel.original is by["original"]
+    assert panel.floor == pytest.approx(5 * by["original"].value.value)
+    assert {name for name, p in by.items() if p.broken} == {"gptq", "nf4"}
+    assert {name for name, p in by.items() if "bytes" in p.on} == {"easyquant", "round-to-nearest"}
+    assert not by["gptq"].on
+    assert not by["original"].on
+    front, why = comparing.offered(panel, "bytes")
+    assert [p.arm.method for p in front] == ["easyquant", "round-to-nearest"]
+    assert why == "smallest within 5 % of the original"
+    assert comparing.away(panel, by["easyquant"]) < 0.05 < comparing.away(panel, by["round-to-nearest"])
+    rows = list(csv.DictReader(StringIO(comparing.to_csv([panel]))))
+    assert {row["arm"].partition("(")[0] for row in rows if row["broken"] == "True"} == {"gptq", "nf4"}
+
+
+def test_where_nothing_is_near_the_nearest_leads_and_where_all_is_near_the_smallest() -> None:
+    panel = wrecks()
+    far = replace(panel, points=tuple(p for p in panel.points if p.arm.method != "easyquant"))
+    assert comparing.offered(far, "bytes")[1] == "nearest to the original"
+    near = replace(panel, points=tuple(
+        replace(p, value=replace(p.value, value=panel.original.value.value * 1.04))
+        if p.arm.method == "round-to-nearest" and panel.original else p for p in panel.points))  # fmt: skip
+    assert [p.arm.method for p in comparing.offered(near, "bytes")[0]] == ["round-to-nearest", "easyquant"]
+    alone = replace(panel, points=tuple(p for p in panel.points if p.arm.method != "original"))
+    assert comparing.offered(alone, "bytes")[1] == "best"
+    nothing = replace(panel, points=tuple(p for p in panel.points if p.broken))
+    assert comparing.offered(nothing, "bytes") == ([], "")
+
+
+def test_no_bundled_front_has_what_a_verdict_calls_broken() -> None:
+    from paperlab.core.verdict import BROKEN
+
+    seen = 0
+    for panel in comparing.compared(list(methods())).panels:
+        for side in ("bytes", "build"):
+            for p in comparing.offered(panel, side)[0]:
+                assert not p.broken
+                if panel.metric == "perplexity" and panel.original:
+                    assert p.value.value <= BROKEN * panel.original.value.value
+                    seen += 1
+    assert seen > 10
+
+
+def test_chance_is_a_floor_too() -> None:
+    from paperlab.core.verdict import floor
+
+    chance = {"kl": 0.8, "accuracy": 0.25}
+    record = make(setting={"chance": chance})
+    assert floor(record, "kl") == pytest.approx(0.4)
+    assert floor(record, "accuracy") == pytest.approx(0.325)
+    assert floor(record, "perplexity") is None
 
 
 def test_compare_refuses_what_it_does_not_know(tmp_path: Path) -> None:

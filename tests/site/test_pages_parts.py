@@ -1,5 +1,6 @@
 """Parts of the pages by themselves: maths, plots, pictures, bands."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -71,6 +72,84 @@ def test_bands_hold_only_what_is_equal() -> None:
                 figures = [of(line.point) for line in band]
                 if said != "not measured" and min(figures) > 0:
                     assert max(figures) / min(figures) <= NEAR[at]
+
+
+def _rows(said: str) -> list[str]:
+    """What the table's rows say, by configuration."""
+    from html import unescape
+
+    return [unescape(row) for row in re.findall(r'<code class="soft">(.*?)</code>', said)]
+
+
+def test_the_table_is_narrowed_by_method_bits_and_domination(store: None) -> None:
+    from django.test import Client
+
+    from paperlab.site.pages.comparing import keys
+    from paperlab.site.pages.figures import compared
+
+    client = Client(headers={"host": "localhost"})
+    panels = compared("quantization").panels
+    some = 0
+    for key, panel in zip(keys(panels), panels, strict=True):
+
+        def ask(**given: str) -> str:
+            answer = client.get("/compare/quantization", {"in": key, **given})  # noqa: B023
+            assert answer.status_code == 200
+            return str(answer.content.decode())
+
+        every = _rows(ask())
+        assert sorted(every) == sorted(str(p.arm) for p in panel.points)
+        shown = {show: _rows(ask(show=show)) for show in ("front", "dominated", "broken")}
+        assert sorted(row for rows in shown.values() for row in rows) == sorted(every)
+        assert sorted(shown["front"]) == sorted(str(p.arm) for p in panel.points if "bytes" in p.on)
+        assert sorted(shown["broken"]) == sorted(str(p.arm) for p in panel.points if p.broken)
+        for method in {p.arm.method for p in panel.points}:
+            wanted = [p for p in panel.points if p.arm.method == method]
+            said = ask(method=method, sort="-bytes")
+            assert sorted(_rows(said)) == sorted(str(p.arm) for p in wanted)
+            assert f'<option value="{method}" selected>' in said
+            assert 'name="sort" value="-bytes"' in said  # the form keeps the order, the heads keep the filter
+            assert f"method={method}" in said.partition("<thead>")[2].partition("</thead>")[0]
+            assert said.count('class="mark') == ask().count('class="mark')  # the plot stays whole
+            some += len(wanted) < len(every)
+        four = [str(p.arm) for p in panel.points if round(p.bits) == 4]
+        if four and len(four) < len(every):
+            assert sorted(_rows(ask(bits="4"))) == sorted(four)
+            both = [str(p.arm) for p in panel.points if round(p.bits) == 4 and "bytes" in p.on]
+            assert sorted(_rows(ask(bits="4", show="front"))) == sorted(both)
+        for bad in ({"method": "<script>"}, {"bits": "99999999999"}, {"show": "x" * 5000}):
+            assert _rows(ask(**bad)) == every  # what the setting does not have is no filter
+    assert some > 5
+    nothing = client.get("/compare/quantization", {"method": "original", "show": "front"}).content.decode()
+    assert "No configuration matches these filters" in nothing
+    assert "Clear filters" in nothing
+
+
+def test_a_front_leads_with_what_one_would_take(store: None) -> None:
+    from paperlab.site.pages.comparing import keys, section
+    from paperlab.site.pages.figures import compared
+
+    found = compared("quantization")
+    for key, panel in zip(keys(found.panels), found.panels, strict=True):
+        for at in ("bytes", "time"):
+            one = section(panel, key, at, "", False, found)
+            assert all(not choice.line.point.broken and choice.line.point is not panel.original for choice in one.front)
+            assert [bool(choice.why) for choice in one.front] == [True, *[False] * (len(one.front) - 1)][
+                : len(one.front)
+            ]
+            rest = [choice.line.point.value.value for choice in one.front[1:]]
+            assert rest == sorted(rest, reverse=panel.better == "higher")
+
+
+def test_settings_are_named_apart() -> None:
+    from paperlab.site.pages.comparing import places
+    from paperlab.site.pages.figures import compared
+
+    panels = compared("quantization").panels
+    said = places(panels)
+    assert len(set(said)) == len(panels)
+    assert not [one for one in said if "version" in one]
+    assert places(panels[:1]) == [f"{panels[0].model} · {panels[0].task.replace('_', ' ')}"]
 
 
 def test_pictures_hold_any_title() -> None:

@@ -100,6 +100,12 @@ def columns_that_fit(
     return kept
 
 
+def distinguishing(places: Sequence[Sequence[str]]) -> list[str]:
+    """Each place by its first part and what is not the same for all: "abstracts-lm · quick". All have as many parts."""
+    differing = [i for i, part in enumerate(zip(*places, strict=True)) if i == 0 or len(set(part)) > 1]
+    return [" · ".join(place[i] for i in differing if place[i]) for place in places]
+
+
 def what_was_read(card: Card) -> str:
     """What a method file was written from, as a sentence; "" where its card does not say."""
     if card.abstract_only:

@@ -16,7 +16,7 @@ from paperlab.core import charts, summaries
 from paperlab.core.charts import Spot
 from paperlab.core.files import write_atomically
 from paperlab.core.methods import Method, methods
-from paperlab.core.panels import Compared, Panel, chosen, compared, front, labels, ordered, to_csv
+from paperlab.core.panels import Compared, Panel, chosen, compared, labels, offered, ordered, to_csv
 from paperlab.core.record import Record
 from paperlab.core.words import clean, columns_that_fit, megabytes, number, seconds, span
 from paperlab.lab.pages import WIDE, keep, page, save, slug
@@ -38,9 +38,9 @@ def compare(
 ) -> Path:
     """Compare families or methods; print a table, write compare.html, compare.csv and plots/ into `out`.
 
-    names: families ("quantization") or methods' slugs. All arms of a named method's checks are shown, and a named
-    method wherever it was an arm of another's check; so a baseline can be named too. out: a folder, an .html file, or
-    an .svg or .png file, which gets the chart of quality against bytes of the setting with most arms. records: all that
+    names: families ("quantization") or methods' slugs. All configurations of a named method's checks are shown, and a
+    named method wherever another's check has it; so a baseline can be named too. out: a folder, an .html file, or an
+    .svg or .png file, which gets the chart of quality against bytes of the setting with most of them. records: all that
     there are, unless given; only finished ones under the present check are used. known, versions: the methods and the
     tasks' versions that decide which those are. png: also draw the charts as PNG. Returns the page's path. Raises
     LookupError for an unknown name, ValueError where no finished record of these methods exists, and NoPicture.
@@ -74,7 +74,7 @@ def _picture(found: Compared, file: Path) -> None:
     panel = max(found.panels, key=lambda panel: len(panel.points))
     drawn = _chart(panel, "bytes", WIDE) or _chart(panel, "build", WIDE)
     if drawn is None:
-        raise ValueError(f"no arm on {panel.here} has bytes or seconds, so there is nothing to draw")
+        raise ValueError(f"no configuration on {panel.here} has bytes or seconds, so there is nothing to draw")
     save(drawn[0], file, f"{drawn[1]} ({clean(panel.here)})")
 
 
@@ -96,25 +96,26 @@ def _section(panel: Panel, folder: Path, i: int, png: bool) -> dict[str, Any]:
 def _chart(
     panel: Panel, what: str, wide: float, anchors: Mapping[int, str] | None = None
 ) -> tuple[charts.Chart, str] | None:
-    """The panel's arms by one cost, and what is seen there in a sentence; None where nothing was measured."""
+    """The panel's points by one cost, and what is seen there in a sentence; None where nothing was measured."""
     spots = []
     for p, label in zip(panel.points, labels([p.arm for p in panel.points]), strict=True):
         cost = p.bytes / 1e6 if what == "bytes" else p.build
         anchor = f"#{anchors[id(p)]}" if anchors else ""
-        spots.append(Spot(label, cost, p.value.value, p.value.low, p.value.high, anchor, what in p.on))
+        spots.append(Spot(label, cost, p.value.value, p.value.low, p.value.high, anchor, what in p.on,
+                          p is panel.original, p.broken))  # fmt: skip
     chart = charts.pareto(spots, cost=AXES[what], quality=clean(panel.metric), better=panel.better, wide=wide)  # type: ignore[arg-type]
     return None if chart is None else (chart, _title(spots, panel, what))
 
 
 def _title(spots: Sequence[Spot], panel: Panel, what: str) -> str:
-    """How many lie on the front, and who is best."""
-    known = [s for s in spots if math.isfinite(s.cost) and math.isfinite(s.value)]
-    on = len(front([(s.cost, s.value) for s in known], panel.better))  # type: ignore[arg-type]
-    best = (min if panel.better == "lower" else max)(known, key=lambda s: s.value)
-    lead = f"{best.label} has the best {clean(panel.metric)}"
-    if on == 1:
-        return f"{lead}, and none of the {len(known)} arms {'is smaller' if what == 'bytes' else 'is built faster'}"
-    return f"{lead}; {on} of {len(known)} arms are on the front of quality and {'size' if what == 'bytes' else 'time'}"
+    """What somebody would take, why, and how many there are to choose from."""
+    front, why = offered(panel, what)
+    if not front:
+        return f"{len(spots)} configurations, none of them on the Pareto front"
+    first = spots[[p is front[0] for p in panel.points].index(True)]
+    of = f"{why}, {clean(panel.metric)} {number(first.value)}"
+    rest = f"{len(front)} of {len(spots)} configurations are on the Pareto front"
+    return f"{first.label} is the {of}; {rest}"
 
 
 def _print(groups: Sequence[Panel], console: Console) -> None:
@@ -126,13 +127,13 @@ def _print(groups: Sequence[Panel], console: Console) -> None:
         table = Table(title=Text(clean(panel.here)), title_justify="left", title_style="bold",
                       box=box.SIMPLE_HEAD if console.is_terminal else None)  # fmt: skip
         axes = [name.replace("_", " ") for name in panel.axes]
-        headers = ("arm", panel.metric, "95 %", "bits/weight", "MB", *axes, "build s", "front")
+        headers = ("configuration", panel.metric, "95 %", "bits/weight", "MB", *axes, "build s", "front")
         rows = [(clean(p.arm), number(p.value.value), span(p.value.low, p.value.high), number(p.bits),
                  megabytes(p.bytes), *(number(p.axes.get(name, math.nan)) for name in panel.axes), seconds(p.build),
-                 " ".join(p.on)) for p in ordered(panel)]  # fmt: skip
+                 "broken" if p.broken else " ".join(p.on)) for p in ordered(panel)]  # fmt: skip
         kept = columns_that_fit(headers, rows, console.width - 2, drop=(*axes, *DROP), flexible=0)
         for i in kept:
-            name, side = headers[i], "left" if headers[i] in ("arm", "front") else "right"
+            name, side = headers[i], "left" if headers[i] in ("configuration", "front") else "right"
             table.add_column(name, justify=side, overflow="fold", no_wrap=i > 0 or not console.is_terminal)  # type: ignore[arg-type]
         for row in rows:
             table.add_row(*(Text(row[i]) for i in kept))

@@ -28,7 +28,17 @@ from paperlab.core.published import Row, published, row
 from paperlab.core.record import Record
 from paperlab.core.standings import adjusted, control_ok, current, outdated, survives
 from paperlab.core.verdict import Verdict, data_of, verdict
-from paperlab.core.words import check_sentence, clean, columns_that_fit, megabytes, number, percent, seconds, span
+from paperlab.core.words import (
+    check_sentence,
+    clean,
+    columns_that_fit,
+    distinguishing,
+    megabytes,
+    number,
+    percent,
+    seconds,
+    span,
+)
 from paperlab.lab.compare import compare
 from paperlab.lab.pages import WIDE, WORDS, keep, page, save, slug
 
@@ -449,9 +459,7 @@ def _heading(check: Check, results: Sequence[Result]) -> str:
 
 def _short(records: Sequence[Record]) -> list[str]:
     """Where each record stands, in the fewest words: the model, and what else is not the same for all."""
-    parts = [(r.model, f"{r.task} v{r.task_version}", data_of(r) or "", r.scale) for r in records]
-    differing = [i for i in range(4) if i == 0 or len({part[i] for part in parts}) > 1]
-    return [" · ".join(part[i] for i in differing if part[i]) for part in parts]
+    return distinguishing([(r.model, f"{r.task} v{r.task_version}", data_of(r) or "", r.scale) for r in records])
 
 
 def _arms_plot(result: Result, folder: Path, png: bool) -> Markup | None:

@@ -1,9 +1,9 @@
-"""The compare page: a family's methods at equal bytes, equal time or equal quality, setting by setting."""
+"""The compare page: a family's configurations at equal bytes, equal time or equal quality, setting by setting."""
 
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import urlencode
 
@@ -14,14 +14,15 @@ from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import slugify
 
 from paperlab.core import charts
-from paperlab.core.panels import Compared, Panel, Point, labels, to_csv
+from paperlab.core.panels import Compared, Panel, Point, away, labels, offered, to_csv
 from paperlab.core.paper import FAMILIES
 from paperlab.core.summaries import Stamp
-from paperlab.core.words import megabytes, number, seconds
+from paperlab.core.words import distinguishing, megabytes, number, percent, seconds
 from paperlab.site.pages import figures
 
 AT = {"bytes": "bytes", "time": "time", "quality": "quality"}
 NEAR = {"bytes": 1.02, "time": 2.0, "quality": 1.02}  # how far apart what counts as equal may be, as a ratio
+SHOW = {"front": "Pareto front", "dominated": "dominated", "broken": "broken"}  # what the table may be narrowed to
 SORTS: dict[str, Callable[[Point], float | str]] = {
     "arm": lambda p: str(p.arm),
     "value": lambda p: p.value.value,
@@ -34,7 +35,7 @@ SORTS: dict[str, Callable[[Point], float | str]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """An arm in the table."""
+    """A configuration in the table."""
 
     point: Point
     label: str
@@ -45,14 +46,54 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A configuration of the front, as somebody would choose it. why: what the first one is chosen for."""
+
+    line: Line
+    cost: str
+    away: str  # how much worse than the original, "" where that has no size
+    smaller: str  # how many times, "" where not
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """What the table is narrowed to: a method's slug, whole bits, one of SHOW; "" for all."""
+
+    method: str = ""
+    bits: str = ""
+    show: str = ""
+
+    def takes(self, line: Line) -> bool:
+        """Whether a configuration is shown."""
+        kind = "broken" if line.point.broken else "front" if line.front else "dominated"
+        return (
+            self.method in ("", line.point.arm.method)
+            and self.bits in ("", whole_bits(line.point))
+            and self.show in ("", kind)
+        )
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Its part of an address."""
+        found = {"method": self.method, "bits": self.bits, "show": self.show}
+        return {name: value for name, value in found.items() if value}
+
+
+@dataclass(frozen=True)
 class Section:
-    """One setting: its plot, its front by rising cost, its bands of arms that are equal, or all its arms in one."""
+    """One setting: its plot, what to choose from its front, its table in bands that are equal, or in one.
+
+    count: configurations in the table, of all in `panel`.
+    """
 
     panel: Panel
     key: str
     plot: SafeString | None
-    front: tuple[tuple[Line, str], ...]  # with its cost in words
+    note: str
+    front: tuple[Choice, ...]
     bands: tuple[tuple[str, tuple[Line, ...]], ...]
+    count: int
 
 
 def index(request: HttpRequest) -> HttpResponse:
@@ -77,14 +118,51 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     here = {"in": names[chosen]} if names else {}
     if not names or column not in (*SORTS, *found.panels[chosen].axes):
         column = ""
-    body = _body(family, now, chosen, at, column, down) if names else ""
+    narrowed = _narrowed(request, found.panels[chosen]) if names else Narrowed()
+    body = _body(family, now, chosen, at, column, down, narrowed) if names else ""
     context = {
         "family": family, "at": at, "body": body, "found": found,
-        "kinds": [(name, label, f"?{urlencode({**here, 'at': name})}") for name, label in AT.items()],
-        "settings": [(panel, f"?{urlencode({'in': name, 'at': at})}", name == names[chosen])
-                     for name, panel in zip(names, found.panels, strict=True)],
+        "kinds": [(name, label, f"?{urlencode({**here, 'at': name, **narrowed.given})}") for name, label in AT.items()],
+        "settings": [(panel, place, f"?{urlencode({'in': name, 'at': at})}", name == names[chosen])
+                     for name, panel, place in zip(names, found.panels, places(found.panels), strict=True)],
     }  # fmt: skip
     return render(request, "pages/compare.html", context)
+
+
+def filters(panel: Panel) -> dict[str, tuple[str, dict[str, str]]]:
+    """What the table may be narrowed by: name in the address -> (label, {value: words})."""
+    bits = sorted({whole_bits(p) for p in panel.points} - {""}, key=int)
+    return {
+        "method": ("Method", {name: name for name in sorted({p.arm.method for p in panel.points})}),
+        "bits": ("Bits per weight", {value: f"about {value}" for value in bits}),
+        "show": ("Show", SHOW),
+    }
+
+
+def _narrowed(request: HttpRequest, panel: Panel) -> Narrowed:
+    """What the address narrows the table to; what the setting does not have counts as not given."""
+    given = {name: request.GET.get(name, "") for name in ("method", "bits", "show")}
+    known = filters(panel)
+    return Narrowed(**{name: value if value in known[name][1] else "" for name, value in given.items()})
+
+
+def whole_bits(point: Point) -> str:
+    """Bits per weight, rounded: what 4 bits and their scales take is "about 4"; "" where unknown."""
+    return f"{point.bits:.0f}" if math.isfinite(point.bits) else ""
+
+
+def places(panels: Sequence[Panel]) -> list[str]:
+    """Model and task of each setting, and what else tells it from others with the same model and task."""
+    found: dict[int, str] = {}
+    for name in {(p.model, p.task) for p in panels}:
+        same = [p for p in panels if (p.model, p.task) == name]
+        words = [
+            (f"{p.model} · {p.task.replace('_', ' ')}", p.data, f"{p.scale} scale", f"version {p.version}",
+             f"{p.seeds} seed{'s' * (p.seeds != 1)}", p.machine)
+            for p in same
+        ]  # fmt: skip
+        found |= dict(zip(map(id, same), distinguishing(words), strict=True))
+    return [found[id(p)] for p in panels]
 
 
 def keys(panels: Sequence[Panel]) -> list[str]:
@@ -94,24 +172,36 @@ def keys(panels: Sequence[Panel]) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _body(family: str, mark: tuple[Stamp, ...], i: int, at: str, column: str, down: bool) -> SafeString:
+def _body(
+    family: str, mark: tuple[Stamp, ...], i: int, at: str, column: str, down: bool, narrowed: Narrowed
+) -> SafeString:
     """One setting as the page shows it, which changes only with the records."""
     found = figures.compared(family, mark)
     key = keys(found.panels)[i]
     axes = found.panels[i].axes
     sorts = {name: f"-{name}" if column == name and not down else name for name in (*SORTS, *axes)}
     heads = [
-        (name, label, f"?{urlencode({'in': key, 'at': at, 'sort': sorts[name]})}",
+        (name, label, f"?{urlencode({'in': key, 'at': at, 'sort': sorts[name], **narrowed.given})}",
          ("descending" if down else "ascending") if column == name else "")
-        for name, label in (("arm", "arm"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
+        for name, label in (("arm", "configuration"), ("value", ""), ("bits", "bits / weight"), ("bytes", "size, MB"),
                            *((axis, axis.replace("_", " ")) for axis in axes), ("build", "build, s"),
                            ("peak", "peak, MB"))
     ]  # fmt: skip
-    one = section(found.panels[i], key, at, column, down, found)
-    return render_to_string("pages/parts/setting.html", {"one": one, "at": at, "column": column, "heads": heads})
+    one = section(found.panels[i], key, at, column, down, found, narrowed)
+    sorting = {"sort": f"-{column}" if down else column} if column else {}
+    here = {"in": key, "at": at, **sorting}
+    context = {
+        "one": one, "at": at, "column": column, "heads": heads, "narrowed": narrowed.given,
+        "hidden": here, "clear": f"?{urlencode(here)}",
+        "options": [(name, label, [(v, words, v == narrowed.given.get(name)) for v, words in values.items()])
+                    for name, (label, values) in filters(found.panels[i]).items()],
+    }  # fmt: skip
+    return render_to_string("pages/parts/setting.html", context)
 
 
-def section(panel: Panel, key: str, at: str, column: str, down: bool, found: Compared) -> Section:
+def section(
+    panel: Panel, key: str, at: str, column: str, down: bool, found: Compared, narrowed: Narrowed = Narrowed()
+) -> Section:
     """What the page shows of one setting."""
     side = "build" if at == "time" else "bytes"
     lines = []
@@ -119,19 +209,38 @@ def section(panel: Panel, key: str, at: str, column: str, down: bool, found: Com
         records = tuple((name, _where(name, found)) for name in point.records)
         axes = tuple(point.axes.get(name, math.nan) for name in panel.axes)
         lines.append(Line(point, label, f"{key}-{n}", side in point.on, records, axes))
+    shown = [line for line in lines if narrowed.takes(line)]
+    there = {line.anchor for line in shown}
     spots = []
     for line in lines:
         cost = line.point.build if at == "time" else line.point.bytes / 1e6
         v = line.point.value
-        spots.append(charts.Spot(line.label, cost, v.value, v.low, v.high, f"#{line.anchor}", line.front))
+        href = f"#{line.anchor}" if line.anchor in there else f"?{urlencode({'in': key, 'at': at})}#{line.anchor}"
+        reference = line.point is panel.original
+        spots.append(
+            charts.Spot(line.label, cost, v.value, v.low, v.high, href, line.front, reference, line.point.broken)
+        )
     axis = "seconds to build" if at == "time" else "size of the model, MB"
-    better = "lower" if panel.better == "lower" else "higher"
-    drawn = charts.pareto(spots, cost=axis, quality=panel.metric, better=better)  # type: ignore[arg-type]
-    plot = None if drawn is None else mark_safe(drawn.inline(key))
-    bands = (("", ordered(lines, column, down)),) if column else banded(lines, panel, at)
-    unit, write, of = (" s", seconds, lambda p: p.build) if at == "time" else (" MB", megabytes, lambda p: p.bytes)
-    front = sorted((line for line in lines if line.front), key=lambda line: of(line.point))
-    return Section(panel, key, plot, tuple((line, write(of(line.point)) + unit) for line in front), tuple(bands))
+    drawn = charts.pareto(spots, cost=axis, quality=panel.metric, better=panel.better)  # type: ignore[arg-type]
+    plot, note = (None, "") if drawn is None else (mark_safe(drawn.inline(key)), drawn.note)
+    bands = (("", ordered(shown, column, down)),) if column else banded(shown, panel, at)
+    return Section(panel, key, plot, note, choices(panel, lines, side), tuple(bands), len(shown))
+
+
+def choices(panel: Panel, lines: Sequence[Line], side: str) -> tuple[Choice, ...]:
+    """The front, what somebody would take first."""
+    front, why = offered(panel, side)
+    of = {id(line.point): line for line in lines}
+    found = []
+    for point in front:
+        cost = f"{seconds(point.build)} s" if side == "build" else f"{megabytes(point.bytes)} MB"
+        worse, ratio = (
+            away(panel, point),
+            panel.original.bytes / point.bytes if panel.original and point.bytes else math.nan,
+        )
+        said = "" if worse != worse else f"{percent(abs(worse), sign=False)} {'worse' if worse > 0 else 'better'}"
+        found.append(Choice(of[id(point)], cost, said, f"{ratio:.1f} times smaller" if ratio >= 1.05 else ""))
+    return (replace(found[0], why=why), *found[1:]) if found else ()
 
 
 def _where(name: str, found: Compared) -> str:
@@ -150,7 +259,7 @@ def ordered(lines: Sequence[Line], column: str, down: bool) -> tuple[Line, ...]:
 
 
 def banded(lines: Sequence[Line], panel: Panel, at: str) -> list[tuple[str, tuple[Line, ...]]]:
-    """Arms in bands within which size, time or quality is equal; in each the best of what is not equal first."""
+    """Configurations in bands within which size, time or quality is equal; in each the best of the rest first."""
     sign = 1 if panel.better == "lower" else -1
     of = {"bytes": lambda p: p.bytes, "time": lambda p: p.build, "quality": lambda p: p.value.value}[at]
     known = sorted((line for line in lines if math.isfinite(of(line.point))), key=lambda line: of(line.point))
@@ -184,7 +293,7 @@ def _range(at: str, band: Sequence[Line], of: Callable[[Point], float], metric: 
 
 
 def export(request: HttpRequest, family: str) -> HttpResponse:
-    """All arms in full precision."""
+    """All configurations in full precision."""
     if family not in FAMILIES:
         raise Http404(f"no family {family[:40]!r}")
     headers = {"Content-Disposition": f'attachment; filename="paperlab-{family}.csv"'}
