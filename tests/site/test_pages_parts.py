@@ -84,7 +84,7 @@ def _rows(said: str) -> list[str]:
 def test_the_table_is_narrowed_by_method_bits_and_domination(store: None) -> None:
     from django.test import Client
 
-    from paperlab.site.pages.comparing import keys
+    from paperlab.site.pages.comparing import bits_of, keys
     from paperlab.site.pages.figures import compared
 
     client = Client(headers={"host": "localhost"})
@@ -112,10 +112,10 @@ def test_the_table_is_narrowed_by_method_bits_and_domination(store: None) -> Non
             assert f"method={method}" in said.partition("<thead>")[2].partition("</thead>")[0]
             assert said.count('class="mark') == ask().count('class="mark')  # the plot stays whole
             some += len(wanted) < len(every)
-        four = [str(p.arm) for p in panel.points if round(p.bits) == 4]
+        four = [str(p.arm) for p in panel.points if bits_of(p) == "4"]
         if four and len(four) < len(every):
             assert sorted(_rows(ask(bits="4"))) == sorted(four)
-            both = [str(p.arm) for p in panel.points if round(p.bits) == 4 and "bytes" in p.on]
+            both = [str(p.arm) for p in panel.points if bits_of(p) == "4" and "bytes" in p.on]
             assert sorted(_rows(ask(bits="4", show="front"))) == sorted(both)
         for bad in ({"method": "<script>"}, {"bits": "99999999999"}, {"show": "x" * 5000}):
             assert _rows(ask(**bad)) == every  # what the setting does not have is no filter
@@ -139,6 +139,16 @@ def test_a_front_leads_with_what_one_would_take(store: None) -> None:
             ]
             rest = [choice.line.point.value.value for choice in one.front[1:]]
             assert rest == sorted(rest, reverse=panel.better == "higher")
+
+
+def test_bits_are_those_that_were_asked_for() -> None:
+    from paperlab.site.pages.comparing import bits_of
+    from paperlab.site.pages.figures import compared
+
+    said = {str(p.arm): bits_of(p) for panel in compared("quantization").panels for p in panel.points}
+    assert (said["gptq(bits=3)"], said["round-to-nearest(bits=4)"], said["original"]) == ("3", "4", "16")
+    assert said["baq(mean_bits=3.0)"] == "3"
+    assert said["easyquant(bits=4, n_std=1000.0)"] == "4"
 
 
 def test_settings_are_named_apart() -> None:

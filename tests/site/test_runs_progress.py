@@ -139,8 +139,8 @@ def test_an_estimate_gives_the_end(events: Any, bad: Any) -> None:
 def test_the_page_tells_what_is_left_while_it_runs(store: None) -> None:
     from django.utils import timezone
 
-    from paperlab.site.runs.models import Run
     from paperlab.site.runs import queue
+    from paperlab.site.runs.models import Run
     from paperlab.site.runs.views import _live
 
     arms = {"a": ["scored", 1, 8]}

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import urlencode
@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import slugify
 
 from paperlab.core import charts
+from paperlab.core.methods import filled
 from paperlab.core.panels import Compared, Panel, Point, away, labels, offered, to_csv
 from paperlab.core.paper import FAMILIES
 from paperlab.core.summaries import Stamp
@@ -23,6 +24,7 @@ from paperlab.site.pages import figures
 AT = {"bytes": "bytes", "time": "time", "quality": "quality"}
 NEAR = {"bytes": 1.02, "time": 2.0, "quality": 1.02}  # how far apart what counts as equal may be, as a ratio
 SHOW = {"front": "Pareto front", "dominated": "dominated", "broken": "broken"}  # what the table may be narrowed to
+BITS = ("bits", "weight_bits", "mean_bits", "bits_per_weight")  # parameters that say how many bits a weight gets
 SORTS: dict[str, Callable[[Point], float | str]] = {
     "arm": lambda p: str(p.arm),
     "value": lambda p: p.value.value,
@@ -50,6 +52,7 @@ class Choice:
     """A configuration of the front, as somebody would choose it. why: what the first one is chosen for."""
 
     line: Line
+    href: str  # to its row, in the whole table where this one leaves it out
     cost: str
     away: str  # how much worse than the original, "" where that has no size
     smaller: str  # how many times, "" where not
@@ -58,7 +61,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Narrowed:
-    """What the table is narrowed to: a method's slug, whole bits, one of SHOW; "" for all."""
+    """What the table is narrowed to: a method's slug, bits, one of SHOW; "" for all."""
 
     method: str = ""
     bits: str = ""
@@ -69,7 +72,7 @@ class Narrowed:
         kind = "broken" if line.point.broken else "front" if line.front else "dominated"
         return (
             self.method in ("", line.point.arm.method)
-            and self.bits in ("", whole_bits(line.point))
+            and self.bits in ("", bits_of(line.point))
             and self.show in ("", kind)
         )
 
@@ -131,10 +134,10 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
 
 def filters(panel: Panel) -> dict[str, tuple[str, dict[str, str]]]:
     """What the table may be narrowed by: name in the address -> (label, {value: words})."""
-    bits = sorted({whole_bits(p) for p in panel.points} - {""}, key=int)
+    bits = sorted({bits_of(p) for p in panel.points} - {""}, key=float)
     return {
         "method": ("Method", {name: name for name in sorted({p.arm.method for p in panel.points})}),
-        "bits": ("Bits per weight", {value: f"about {value}" for value in bits}),
+        "bits": ("Bits", {value: value for value in bits}),
         "show": ("Show", SHOW),
     }
 
@@ -146,9 +149,15 @@ def _narrowed(request: HttpRequest, panel: Panel) -> Narrowed:
     return Narrowed(**{name: value if value in known[name][1] else "" for name, value in given.items()})
 
 
-def whole_bits(point: Point) -> str:
-    """Bits per weight, rounded: what 4 bits and their scales take is "about 4"; "" where unknown."""
-    return f"{point.bits:.0f}" if math.isfinite(point.bits) else ""
+def bits_of(point: Point) -> str:
+    """Bits of a weight as a configuration is asked for ("4" for bits=4), else what is stored, rounded; "" if unknown.
+
+    What is stored is more, as embeddings and the like stay in full precision.
+    """
+    params = filled(point.arm).params
+    asked = next((params[name] for name in BITS if isinstance(params.get(name), int | float)), point.bits)
+    found = float(asked or math.nan)
+    return "" if not math.isfinite(found) else f"{found:g}" if asked != point.bits else f"{found:.0f}"
 
 
 def places(panels: Sequence[Panel]) -> list[str]:
@@ -210,12 +219,13 @@ def section(
         axes = tuple(point.axes.get(name, math.nan) for name in panel.axes)
         lines.append(Line(point, label, f"{key}-{n}", side in point.on, records, axes))
     shown = [line for line in lines if narrowed.takes(line)]
-    there = {line.anchor for line in shown}
+    whole = f"?{urlencode({'in': key, 'at': at})}"
+    hrefs = {id(line.point): f"{'' if line in shown else whole}#{line.anchor}" for line in lines}
     spots = []
     for line in lines:
         cost = line.point.build if at == "time" else line.point.bytes / 1e6
         v = line.point.value
-        href = f"#{line.anchor}" if line.anchor in there else f"?{urlencode({'in': key, 'at': at})}#{line.anchor}"
+        href = hrefs[id(line.point)]
         reference = line.point is panel.original
         spots.append(
             charts.Spot(line.label, cost, v.value, v.low, v.high, href, line.front, reference, line.point.broken)
@@ -224,10 +234,10 @@ def section(
     drawn = charts.pareto(spots, cost=axis, quality=panel.metric, better=panel.better)  # type: ignore[arg-type]
     plot, note = (None, "") if drawn is None else (mark_safe(drawn.inline(key)), drawn.note)
     bands = (("", ordered(shown, column, down)),) if column else banded(shown, panel, at)
-    return Section(panel, key, plot, note, choices(panel, lines, side), tuple(bands), len(shown))
+    return Section(panel, key, plot, note, choices(panel, lines, side, hrefs), tuple(bands), len(shown))
 
 
-def choices(panel: Panel, lines: Sequence[Line], side: str) -> tuple[Choice, ...]:
+def choices(panel: Panel, lines: Sequence[Line], side: str, hrefs: Mapping[int, str]) -> tuple[Choice, ...]:
     """The front, what somebody would take first."""
     front, why = offered(panel, side)
     of = {id(line.point): line for line in lines}
@@ -239,7 +249,9 @@ def choices(panel: Panel, lines: Sequence[Line], side: str) -> tuple[Choice, ...
             panel.original.bytes / point.bytes if panel.original and point.bytes else math.nan,
         )
         said = "" if worse != worse else f"{percent(abs(worse), sign=False)} {'worse' if worse > 0 else 'better'}"
-        found.append(Choice(of[id(point)], cost, said, f"{ratio:.1f} times smaller" if ratio >= 1.05 else ""))
+        found.append(
+            Choice(of[id(point)], hrefs[id(point)], cost, said, f"{ratio:.1f} times smaller" if ratio >= 1.05 else "")
+        )
     return (replace(found[0], why=why), *found[1:]) if found else ()
 
 
