@@ -61,7 +61,7 @@ def people() -> None:
     run.state, run.starts, run.started, run.log = "running", 1, datetime.now(UTC), "a line of the log\n" * 200
     run.progress = {
         "stage": "lm_compress on smollm2-135m, quick", "arms": arms, "waiting": ["round-to-nearest(bits=2)"],
-        "before": {"lm_compress on abstracts-lm, quick": arms}, "ends": datetime.now(UTC).timestamp() + 900,
+        "before": {"lm_compress on abstracts-lm, quick": arms}, "ends": datetime.now(UTC).timestamp() + 50_000,
     }  # fmt: skip
     run.save()
     Beat.objects.create(name="a worker elsewhere", at=datetime.now(UTC) + timedelta(days=1))
