@@ -129,8 +129,14 @@ def light() -> list[Job]:
     return [Job("letters", letters.urgent), Job("submissions", fetching.fetch), Job("digest", send.due())]
 
 
-def _work_light(stop: threading.Event) -> None:
-    todo = light()
+def arriving() -> list[Job]:
+    """The job that brings papers by itself, in a thread of its own: a source may take hours, or hang."""
+    from paperlab.site.store.arriving import due
+
+    return [Job("fetch", due())]
+
+
+def _work_beside(todo: list[Job], stop: threading.Event) -> None:
     while not stop.is_set():
         if not turn(todo, time.monotonic()):
             stop.wait(TICK)
@@ -191,7 +197,8 @@ def main(*, child: bool = False) -> None:
                 todo = jobs()
                 # In threads: a run lasts minutes, and cancelling it should not wait for a job that lasts as long.
                 threading.Thread(target=runner.work, args=(stop,), name="runs", daemon=True).start()
-                threading.Thread(target=_work_light, args=(stop,), name="light", daemon=True).start()
+                for name, beside in (("light", light()), ("fetch", arriving())):
+                    threading.Thread(target=_work_beside, args=(beside, stop), name=name, daemon=True).start()
                 while not stop.is_set():
                     if not turn(todo, time.monotonic()):
                         stop.wait(TICK)

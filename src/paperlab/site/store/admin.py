@@ -1,8 +1,13 @@
 """The store in Django's admin: to look, to search, to mend one row; imports are the command line's."""
 
-from django.contrib import admin
+from typing import Any
 
-from paperlab.site.store.models import Entry, Harvest, Paper, Ranking, SetAside
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+
+from paperlab.site.store import arriving, timetable
+from paperlab.site.store.models import Entry, Fetching, Harvest, Paper, Ranking, SetAside
 
 
 @admin.register(Paper)
@@ -53,3 +58,42 @@ class HarvestAdmin(admin.ModelAdmin):
     """How far each source has been read."""
 
     list_display = ("key", "started", "finished", "counts")
+
+
+@admin.register(Fetching)
+class FetchingAdmin(admin.ModelAdmin):
+    """What the worker reads by itself: last success, next run, errors, and "fetch now". PAPERLAB_FETCH names them."""
+
+    list_display = ("name", "each", "last_success", "brought", "next_run", "failures", "error")
+    readonly_fields = ("name", "every", "next_run", "last_tried", "last_success", "counts", "failures", "error")
+    actions = ("fetch_now",)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list, of what the setting names now."""
+        arriving.sync()
+        title = "Fetched by itself" if Fetching.objects.exists() else "PAPERLAB_FETCH is off: nothing arrives by itself"
+        return super().changelist_view(request, {**(extra_context or {}), "title": title})
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """PAPERLAB_FETCH names them."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        """PAPERLAB_FETCH names them."""
+        return False
+
+    @admin.display(description="every", ordering="every")
+    def each(self, row: Fetching) -> str:
+        """How often."""
+        return timetable.words(row.every)
+
+    @admin.display(description="brought last")
+    def brought(self, row: Fetching) -> str:
+        """What the last reading brought."""
+        return ", ".join(f"{row.counts[name]:,} {name}" for name in ("found", "new", "changed") if name in row.counts)
+
+    @admin.action(description="Fetch now")
+    def fetch_now(self, request: HttpRequest, chosen: QuerySet[Fetching]) -> None:
+        """Let the worker read the chosen sources at its next look."""
+        asked = arriving.ask(list(chosen.values_list("name", flat=True)))
+        self.message_user(request, f"The worker reads {asked} source{'s' if asked != 1 else ''} now.")
