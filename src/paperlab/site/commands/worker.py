@@ -96,6 +96,24 @@ def meaning() -> Callable[[], bool]:
     return run
 
 
+def families() -> Callable[[], bool]:
+    """The job that guesses the families of new papers, once their vectors are there."""
+    from paperlab.site.search import families, index
+
+    reached: tuple[int, object] = (-1, None)
+
+    def run() -> bool:
+        nonlocal reached
+        now = (revision(), index.engine().state)
+        if now == reached:
+            return False
+        families.assign()
+        reached = now
+        return True
+
+    return run
+
+
 def verdicts() -> Callable[[], bool]:
     """The job that publishes the verdicts of new records."""
     from paperlab.core.published import publish
@@ -118,7 +136,7 @@ def verdicts() -> Callable[[], bool]:
 
 def jobs() -> list[Job]:
     """The jobs that compute, in the order of their turns."""
-    return [Job("words", words()), Job("meaning", meaning()), Job("verdicts", verdicts())]
+    return [Job("words", words()), Job("meaning", meaning()), Job("families", families()), Job("verdicts", verdicts())]
 
 
 def light() -> list[Job]:

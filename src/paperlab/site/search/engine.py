@@ -126,7 +126,10 @@ def _alone() -> Iterator[None]:
 
 
 class Engine(Protocol):
-    """An index that is open. Papers are known by their keys in the store; of scores the higher is the better."""
+    """An index that is open. Papers are known by their keys in the store; of scores the higher is the better.
+    state: how far it follows the store."""
+
+    state: State
 
     @property
     def size(self) -> int:

@@ -3,9 +3,11 @@
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Field, QuerySet
+from django.forms import ChoiceField
 from django.http import HttpRequest, HttpResponse
 
+from paperlab.core.paper import FAMILIES
 from paperlab.site.store import arriving, timetable
 from paperlab.site.store.models import Entry, Fetching, Harvest, Paper, Ranking, SetAside
 
@@ -20,6 +22,20 @@ class PaperAdmin(admin.ModelAdmin):
     readonly_fields = ("title_key", "revision", "origins", "added")
     date_hierarchy = "published"
     show_full_result_count = False  # a count over all of arXiv on every page
+
+    def save_model(self, request: HttpRequest, obj: Paper, form: Any, change: bool) -> None:
+        """Save it; a family that was set here is never guessed over."""
+        super().save_model(request, obj, form, change)
+        if "family" in form.changed_data:
+            from paperlab.site.search.families import correct  # the search is more than most commands need
+
+            correct(obj, obj.family)
+
+    def formfield_for_dbfield(self, db_field: "Field[Any, Any]", request: HttpRequest, **options: Any) -> Any:
+        """A list to choose the family from."""
+        if db_field.name == "family":
+            return ChoiceField(choices=[("", "none"), *((name, name) for name in FAMILIES)], required=False)
+        return super().formfield_for_dbfield(db_field, request, **options)
 
 
 class EntryInline(admin.TabularInline):
