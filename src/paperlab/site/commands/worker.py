@@ -57,7 +57,7 @@ def words() -> Callable[[], bool]:
     def run() -> bool:
         nonlocal reached
         now = revision()
-        if now == reached:
+        if now == reached and not index.lost():
             return False
         index.refresh(meaning=False)
         reached = now
@@ -70,12 +70,12 @@ def meaning() -> Callable[[], bool]:
     """The job that makes it findable by its meaning, which takes longer, and steps back when more papers arrive."""
     from paperlab.site.search import index
 
-    reached = -1
+    reached: tuple[int, str] = (-1, "")
 
     def run() -> bool:
         nonlocal reached
         now = revision()
-        if now == reached:
+        if (now, index.state().generation) == reached:  # another generation has no vectors, or those it was given
             return False
         looked = time.monotonic()
 
@@ -88,7 +88,7 @@ def meaning() -> Callable[[], bool]:
 
         try:
             index.refresh(progress=look)
-            reached = now
+            reached = now, index.state().generation
         except _Moved:
             pass
         return True

@@ -1,9 +1,9 @@
 """Families of papers that are not bundled: a guess from words, meaning and arXiv's categories, with a confidence.
 
 A ridge classifier (one against the rest) over TF-IDF of stems and, where there are any, the stored vectors. It is
-learnt in half a second from the bundled catalogue, whose families people gave, and from the sentences of SUBJECTS, which
-also say what no family is about. Below CONFIDENT a paper gets none, as half of a daily list does; benchmarks/families.md
-holds the figures. What a person corrected is never guessed over.
+learnt in half a second from the bundled catalogue, whose families people gave, and from the sentences of SUBJECTS,
+which also say what no family is about. Below CONFIDENT a paper gets none, as half of a daily list does;
+benchmarks/families.md holds the figures. What a person corrected is never guessed over.
 """
 
 import hashlib
