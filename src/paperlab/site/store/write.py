@@ -331,6 +331,8 @@ def _merge_item(row: Paper, item: Item, source: str, strict: bool) -> None:
             row.title_key = clean.title_key(item.title)
         if name == "published" and not row.slug:
             row.year = value.year
+    if item.year and row.published is None and not row.slug and may(row, "year", source, item.as_of, strict=strict):
+        row.year, row.origins["year"] = item.year, [source, item.as_of]
     part = f"extra.{source}"
     if item.extra and may(row, part, source, item.as_of, strict=strict):
         row.extra = {**row.extra, source: item.extra}
