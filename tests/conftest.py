@@ -9,6 +9,7 @@ from pathlib import Path
 # share two cores, and a second thread changes the order of sums, and with it the last bits of a result.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+os.environ.setdefault("PAPERLAB_FETCH", "off")  # no test's worker asks anybody but a server of its own
 
 import pytest  # noqa: E402
 

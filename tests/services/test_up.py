@@ -29,7 +29,8 @@ class Up:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "paperlab", "up", "--port", "0", *options],
                 stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
-                env={**kept, "PAPERLAB_HOME": str(home), "PAPERLAB_ENCODER": "none", **environment},
+                env={**kept, "PAPERLAB_HOME": str(home), "PAPERLAB_ENCODER": "none", "PAPERLAB_FETCH": "off",
+                     **environment},
             )  # fmt: skip
         self.address = wait(lambda: re.search(r"http://\S+/(?= )", self.text()), self.text)[0]
 
@@ -103,6 +104,33 @@ def test_a_first_start_serves_and_stops(start: Callable[..., Up]) -> None:
     assert up.end() == 0
     assert gone([*children["worker"], *children["server"]])
     assert "Traceback" not in up.text()
+
+
+def test_papers_arrive_by_themselves(start: Callable[..., Up]) -> None:
+    sys.path.insert(0, str(Path(__file__).parent.parent / "site"))
+    from local_server import Server, Told, serving
+
+    class Today(Told):
+        @property
+        def stamp(self) -> str:
+            return time.strftime("%Y-%m-%d", time.gmtime())
+
+    with serving(Server([Today(7)])) as server:
+        asked = {"PAPERLAB_DAILY_PAPERS": server.url + "/api/daily_papers", "PAPERLAB_ARXIV_OAI": server.url + "/oai"}
+        up = start(**asked, PAPERLAB_FETCH="")  # nothing is set
+        wait(lambda: "On the 7th" in up.get("").text, up.text)
+        assert "fetched by itself: daily every hour, oai:cs every day" in up.text()
+        wait(lambda: any(one["path"] == "/oai" for one in server.asked), up.text)
+        environment = {**os.environ, "PAPERLAB_HOME": str(up.said.parent / "home"), "PAPERLAB_FETCH": ""}
+        said = wait(lambda: "read " in (text := doctor(environment)) and text, up.text)
+        assert re.search(r"ok {2}fetched: daily +every hour; read \d+ s ago; next in", said), said
+        assert up.end() == 0
+    assert "Traceback" not in up.text()
+
+
+def doctor(environment: dict[str, str]) -> str:
+    told = [sys.executable, "-m", "paperlab", "doctor"]
+    return subprocess.run(told, env=environment, capture_output=True, text=True, timeout=60).stdout
 
 
 @pytest.mark.kill

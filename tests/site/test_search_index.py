@@ -70,7 +70,7 @@ def test_following_the_store_equals_a_rebuild(seed, engine, meaning, monkeypatch
 
 def state(**told: Any) -> str:
     good = {
-        "layout": 2,
+        "layout": 4,
         "generation": "0001",
         "words": [0, 0],
         "vectors": [0, 0],
@@ -84,15 +84,62 @@ def state(**told: Any) -> str:
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "null", "5", '"x"', "\x00\x01", state(words="ab"), state(words=[1]), state(generation=5),
-     state(generation=None), state(layout=1), state(more=1), state(generation="0777"), state(words=[None, 1])],
+     state(generation=None), state(layout=1), state(more=1), state(generation="0777"), state(words=[None, 1]),
+     state(words=["5", "5"]), state(words=[1.5, 1]), state(words=[-1, 0]), state(words=[True, 0]),
+     state(words=[1, 2, 3]), state(vectors=None), state(trust="much"), state(trust=None), state(judged="x"),
+     state(encoder=5), state(layout="3"), state(generation="../../x"),
+     '{"layout": 4, "generation": "0001", "words": [Infinity, 0], "vectors": [0, 0]}',
+     "[" * 100_000, state()[:-9], None],
 )  # fmt: skip
 def test_a_state_that_cannot_be_read_leads_to_a_new_index(text, files):
+    from paperlab.site.search.engine import parsed
+
+    assert parsed(state()) is not None
     fill(20)
     index().refresh()
-    (index().folder() / "state.json").write_text(text)
+    if text is None:
+        (index().folder() / "state.json").unlink()
+    else:
+        (index().folder() / "state.json").write_text(text)
     assert len(found(limit=100)) == 20
     assert index().state().generation == "0002"
     assert [path.name for path in index().folder().glob("0*")] == ["0002"]
+
+
+@pytest.mark.parametrize("text", ["{", state(trust="x"), None])
+def test_the_worker_builds_a_lost_index_anew_and_keeps_its_vectors(text, files, meaning, monkeypatch, caplog):
+    from paperlab.site.commands import worker
+    from paperlab.site.search import rank
+    from paperlab.site.search.query import Query
+
+    monkeypatch.setattr(rank, "LAG", 5)  # as among many papers, where no search mends the index itself
+    fill(20)
+    jobs = worker.words(), worker.meaning()
+    assert [job() for job in jobs] == [True, True]
+    assert [job() for job in jobs] == [False, False]
+    before = content()
+    file = index().folder() / "state.json"
+    file.unlink() if text is None else file.write_text(text)
+    assert "damaged or missing" in " ".join(rank.search(Query("model")).notes)
+    monkeypatch.setattr(meaning, "passages", None)  # no vector is made again
+    assert [job() for job in jobs] == [True, True]
+    assert content() == before
+    results = rank.search(Query("model"))
+    assert results.hits
+    assert "damaged" not in " ".join(results.notes)
+    assert sum("built anew" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_an_index_that_lost_its_papers_is_built_anew(files):
+    fill(20)
+    index().refresh()
+    words = index().folder() / "0001" / "words"
+    shutil.rmtree(words)
+    from paperlab.site.search.words import Words
+
+    Words(words)  # an empty one in its place, and a state that says all is there
+    index()._opened = index().Embedded()
+    assert len(found(limit=100)) == 20
 
 
 def damage(folder: Path, how: str) -> None:

@@ -37,6 +37,7 @@ def test_words_follow_the_store_and_rest_when_it_rests(monkeypatch: pytest.Monke
 
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(index, "refresh", lambda **options: asked.append(options))
+    monkeypatch.setattr(index, "lost", lambda: False)
     words = worker.words()
     words()
     take([item(1)])

@@ -282,8 +282,9 @@ def doctor(as_json: Json = False) -> None:
     """List what this machine has, and what to install."""
     from paperlab.cli import text
     from paperlab.lab.doctor import findings
+    from paperlab.site.commands.fetched import findings as fetched
 
-    rows = findings()
+    rows = [*findings(), *fetched()]
     if as_json:
         return text.write_json(rows)
     narrow = (text.width() or 80) < 70  # then the value is printed below its name

@@ -87,11 +87,11 @@ def papers() -> dict[str, Paper]:
     return dict(sorted(found.items()))
 
 
-_ARXIV = re.compile(r"(?:^|[/:\s])(\d{4}\.\d{4,5})(?:v\d+)?(?:\.pdf)?/?$")
+_ARXIV = re.compile(r"(?:^|[/:\s]|arxiv\.)(\d{4}\.\d{4,5})(?:v\d+)?(?:\.pdf)?/?(?: *\[[a-z][a-z.-]*\].*)?$")
 
 
 def arxiv_id(text: str) -> str | None:
-    """The bare id in "2403.02775", "arXiv:2403.02775v2" or an arXiv address; None where there is none."""
+    """The bare id in "2403.02775", "arXiv:2403.02775v2 [cs.CL]", a DOI or an address; None where there is none."""
     match = _ARXIV.search(text.strip().lower())
     return match[1] if match else None
 

@@ -8,6 +8,7 @@ PAPERLAB_URL         the site's address in letters; default: https:// and the fi
 PAPERLAB_SMTP        the mail relay, smtp://user:password@host:port?tls=start; default: files in PAPERLAB_HOME/outbox
 PAPERLAB_FROM        who letters are from
 PAPERLAB_DIGEST_HOUR the hour, in UTC, from which yesterday's digest goes; default: 6
+PAPERLAB_FETCH       sources that the worker reads by itself, "off" for none; default: daily@1h, oai:cs@1d
 PAPERLAB_RUN_HOURS   after which a full run is stopped, a quick one after a quarter of them; default: 4
 PAPERLAB_RUN_MEMORY  gigabytes that a run may take; default: three quarters of the machine's
 """
@@ -21,6 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from paperlab.core import log
 from paperlab.core.home import home
 from paperlab.site.api import limits
+from paperlab.site.store import timetable
 
 
 class SettingError(ValueError):
@@ -109,6 +111,14 @@ def positive(name: str, default: float | None) -> float | None:
     return value
 
 
+def fetched(text: str | None) -> dict[str, int]:
+    """The sources that the worker reads by itself, with the seconds between two readings. Raises SettingError."""
+    try:
+        return timetable.parse(text)
+    except timetable.BadTimetable as error:
+        raise SettingError(f"PAPERLAB_FETCH: {error}") from error
+
+
 DATABASES = {"default": database(os.environ.get("PAPERLAB_DATABASE"), home())}
 SECRET_KEY = secret(home())
 DEBUG = False
@@ -125,6 +135,7 @@ PAPERLAB_URL = os.environ.get("PAPERLAB_URL") or (
 )
 PAPERLAB_FROM = os.environ.get("PAPERLAB_FROM") or "paperlab <paperlab@localhost>"
 PAPERLAB_DIGEST_HOUR = positive("PAPERLAB_DIGEST_HOUR", 6.0)
+PAPERLAB_FETCH = fetched(os.environ.get("PAPERLAB_FETCH"))
 PAPERLAB_RUN_HOURS = positive("PAPERLAB_RUN_HOURS", 4.0)
 PAPERLAB_RUN_MEMORY = positive("PAPERLAB_RUN_MEMORY", None)
 INSTALLED_APPS = [

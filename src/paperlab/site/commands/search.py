@@ -44,7 +44,7 @@ def index(*, rebuild: bool = False, meaning: bool = True) -> str:
     """Bring the search index up to date with the store; one sentence on what it holds then. rebuild: start from
     nothing. Raises Busy, and what the encoder raises."""
     start()
-    from paperlab.site.search import encoder
+    from paperlab.site.search import encoder, families
     from paperlab.site.search import index as search_index
 
     line = ProgressLine()
@@ -54,6 +54,8 @@ def index(*, rebuild: bool = False, meaning: bool = True) -> str:
 
     try:
         search_index.refresh(rebuild=rebuild, meaning=meaning, progress=progress)
+        if families.assign():
+            search_index.refresh(meaning=meaning)
     finally:
         line.close()
     engine = search_index.engine()

@@ -54,6 +54,9 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
     from django.conf import settings
     from django.db import connections
 
+    from paperlab.site.store import arriving
+
+    fetched = arriving.announcement()
     connections.close_all()
     here = [sys.executable, "-m"]
     fd = opened.fileno()
@@ -73,6 +76,8 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
         say(f"paperlab is up at {url(opened)}/ (API at {url(opened)}/api/); ctrl-C stops it")
         if settings.PAPERLAB_LOCAL and not is_local(opened.getsockname()[0]):
             say("it answers to localhost only: set PAPERLAB_HOSTS to the names by which others reach it")
+        for line in fetched:
+            say(line)
         while not stopped:
             _watch(children, say)
             time.sleep(0.1)

@@ -57,7 +57,7 @@ def words() -> Callable[[], bool]:
     def run() -> bool:
         nonlocal reached
         now = revision()
-        if now == reached:
+        if now == reached and not index.lost():
             return False
         index.refresh(meaning=False)
         reached = now
@@ -70,12 +70,12 @@ def meaning() -> Callable[[], bool]:
     """The job that makes it findable by its meaning, which takes longer, and steps back when more papers arrive."""
     from paperlab.site.search import index
 
-    reached = -1
+    reached: tuple[int, str] = (-1, "")
 
     def run() -> bool:
         nonlocal reached
         now = revision()
-        if now == reached:
+        if (now, index.state().generation) == reached:  # another generation has no vectors, or those it was given
             return False
         looked = time.monotonic()
 
@@ -88,9 +88,27 @@ def meaning() -> Callable[[], bool]:
 
         try:
             index.refresh(progress=look)
-            reached = now
+            reached = now, index.state().generation
         except _Moved:
             pass
+        return True
+
+    return run
+
+
+def families() -> Callable[[], bool]:
+    """The job that guesses the families of new papers, once their vectors are there."""
+    from paperlab.site.search import families, index
+
+    reached: tuple[int, object] = (-1, None)
+
+    def run() -> bool:
+        nonlocal reached
+        now = (revision(), index.engine().state)
+        if now == reached:
+            return False
+        families.assign()
+        reached = now
         return True
 
     return run
@@ -118,7 +136,7 @@ def verdicts() -> Callable[[], bool]:
 
 def jobs() -> list[Job]:
     """The jobs that compute, in the order of their turns."""
-    return [Job("words", words()), Job("meaning", meaning()), Job("verdicts", verdicts())]
+    return [Job("words", words()), Job("meaning", meaning()), Job("families", families()), Job("verdicts", verdicts())]
 
 
 def light() -> list[Job]:
@@ -129,8 +147,14 @@ def light() -> list[Job]:
     return [Job("letters", letters.urgent), Job("submissions", fetching.fetch), Job("digest", send.due())]
 
 
-def _work_light(stop: threading.Event) -> None:
-    todo = light()
+def arriving() -> list[Job]:
+    """The job that brings papers by itself, in a thread of its own: a source may take hours, or hang."""
+    from paperlab.site.store.arriving import due
+
+    return [Job("fetch", due())]
+
+
+def _work_beside(todo: list[Job], stop: threading.Event) -> None:
     while not stop.is_set():
         if not turn(todo, time.monotonic()):
             stop.wait(TICK)
@@ -191,7 +215,8 @@ def main(*, child: bool = False) -> None:
                 todo = jobs()
                 # In threads: a run lasts minutes, and cancelling it should not wait for a job that lasts as long.
                 threading.Thread(target=runner.work, args=(stop,), name="runs", daemon=True).start()
-                threading.Thread(target=_work_light, args=(stop,), name="light", daemon=True).start()
+                for name, beside in (("light", light()), ("fetch", arriving())):
+                    threading.Thread(target=_work_beside, args=(beside, stop), name=name, daemon=True).start()
                 while not stop.is_set():
                     if not turn(todo, time.monotonic()):
                         stop.wait(TICK)

@@ -20,4 +20,5 @@ urlpatterns = [
     re_path(r"^papers/(?P<name>.+)/read$", views.read),
     re_path(r"^papers/(?P<name>.+)/comment$", views.add_comment),
     re_path(r"^papers/(?P<name>.+)/keep$", views.keep),
+    re_path(r"^papers/(?P<name>.+)/family$", views.family),
 ]

@@ -19,6 +19,8 @@ from paperlab.site.pages.paper import find
 from paperlab.site.pages.refused import refused
 from paperlab.site.people import actions, who
 from paperlab.site.people.models import Collection, Comment, Follow, Submission
+from paperlab.site.runs import queue
+from paperlab.site.search import families
 from paperlab.site.store.models import Paper
 
 PAGE = 50
@@ -40,6 +42,21 @@ def _piece(request: HttpRequest, template: str, context: dict[str, Any], back: s
     if request.headers.get("HX-Request") == "true":
         return render(request, template, context)
     return redirect(who.back(request, back))
+
+
+@never_cache
+@require_POST
+@who.person
+def family(request: HttpRequest, name: str) -> HttpResponse:
+    """Correct a paper's family: for whoever owns the site."""
+    if not queue.may(request):
+        return refused(request, 403, "Not yours to change", "Only the site's owner corrects families.")
+    paper = find(name)
+    try:
+        families.correct(paper, request.POST.get("family", ""))
+    except ValueError as error:
+        return refused(request, 400, "No such family", str(error))
+    return redirect(addresses.paper(paper))
 
 
 @never_cache

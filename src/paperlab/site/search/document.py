@@ -66,7 +66,7 @@ def _documents(batch: list[dict]) -> Iterator[Document]:
             title=row["title"],
             text=american("\n".join(part for part in (row["title"], body, row["method"], claims) if part)),
             passage=". ".join(part for part in (row["title"], row["abstract"] or row["summary"]) if part),
-            names=" ".join(compounds(f"{row['title']} {row['slug'] or ''}")),
+            names=" ".join([*compounds(f"{row['title']} {row['slug'] or ''}"), *signed(f"{row['title']}\n{body}")]),
             authors=row["authors"],
             categories=row["categories"],
             family=row["family"],
@@ -99,3 +99,13 @@ def compounds(text: str) -> list[str]:
     """What words with a hyphen, a point or a slash inside are when written as one: "Q-BERT" gives "qbert"."""
     joined = (re.sub(r"\W|_", "", match[0]).lower() for match in _CHUNK.finditer(text))
     return list(dict.fromkeys(word for word in joined if 3 <= len(word) <= 60))
+
+
+_SIGNED = re.compile(r"(?<![\w+#*])([A-Za-z]\w{0,11})(\+{1,2}|#|\*)(?![\w+#*])")
+_SIGNS = {"+": "plus", "++": "plusplus", "#": "sharp", "*": "star"}
+
+
+def signed(text: str) -> list[str]:
+    """Names that are not what they are without their sign: "C++" gives "cplusplus", "A*" gives "astar"."""
+    found = (match[1].lower() + _SIGNS[match[2]] for match in _SIGNED.finditer(text))
+    return list(dict.fromkeys(found))[:50]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from paperlab.site.store.models import Paper
 if TYPE_CHECKING:
     from paperlab.site.search.vectors import Array
 
-LAYOUT = 3  # rises when what is indexed changes; an index of another layout is rebuilt
+LAYOUT = 4  # rises when what is indexed changes; an index of another layout is rebuilt
 LOCK = 7_203_911  # of the database, for writers on several machines
 PROBES, PROBED = 64, 10  # papers that an encoder is judged by, and how many neighbours of each
 
@@ -60,15 +61,22 @@ def setting() -> str:
 
 
 def parsed(text: str) -> State | None:
-    """A state as it was kept; None for what this version cannot read."""
+    """A state as it was kept; None for what this version cannot read: cut off, of another version, of other types."""
     try:
         fields = json.loads(text)
-        (revision, key), (revision_v, key_v) = fields["words"], fields["vectors"]
-        reached = {"words": (int(revision), int(key)), "vectors": (int(revision_v), int(key_v))}
+        reached = {name: tuple(fields[name]) for name in ("words", "vectors")}
         state = State(**{**fields, **reached})
-        return state if state.layout == LAYOUT and state.generation.isdecimal() else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    whole = [state.layout, state.judged, *state.words, *state.vectors]
+    right = (
+        all(type(number) is int and 0 <= number < 2**63 for number in whole)
+        and len(state.words) == len(state.vectors) == 2
+        and type(state.trust) in (int, float)
+        and 0 <= state.trust <= 1
+        and all(isinstance(word, str) for word in (state.generation, state.encoder))
+    )
+    return state if right and state.layout == LAYOUT and re.fullmatch(r"\d{4,9}", state.generation) else None
 
 
 def after(reached: tuple[int, int]) -> Q:
@@ -126,7 +134,10 @@ def _alone() -> Iterator[None]:
 
 
 class Engine(Protocol):
-    """An index that is open. Papers are known by their keys in the store; of scores the higher is the better."""
+    """An index that is open. Papers are known by their keys in the store; of scores the higher is the better.
+    state: how far it follows the store."""
+
+    state: State
 
     @property
     def size(self) -> int:

@@ -9,6 +9,7 @@ done again, which changes nothing. A rebuild fills a new generation and then put
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import threading
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from paperlab.site.search.milvus import Milvus
     from paperlab.site.search.vectors import Array, Vectors
 
+logger = logging.getLogger(__name__)
 BULK = 20_000  # papers in one commit of the word index
 EMBEDDED = 64  # papers in one append to the vectors
 FEW = 3_000  # papers that hold a filter: their vectors are compared one by one
@@ -62,6 +64,17 @@ def state() -> State:
         return now if now and (folder() / now.generation / "words" / "meta.json").is_file() else State()
     except (OSError, ValueError):
         return State()
+
+
+def lost() -> bool:
+    """Whether there is no index on files that can be read: none yet, or its state is damaged, or of another version."""
+    return not setting() and not state().generation
+
+
+def _said_lost() -> None:
+    """Say that an index is built anew, where there was one."""
+    if any(folder().glob("[0-9]*")):
+        logger.warning("the state of the search index in %s cannot be read; the index is built anew", folder())
 
 
 def keep(new: State) -> None:
@@ -117,7 +130,12 @@ def refresh(
             except Damaged:
                 rebuild = True
         target = now if now.generation and not rebuild else State(generation=_next(now.generation))
-        target = _write_words(target, progress, switch=target.generation == now.generation, check=check)
+        if not now.generation:
+            _said_lost()
+            _adopt_vectors(target.generation)
+        # Where nothing else answers, what is there of a new index does.
+        switch = not now.generation or target.generation == now.generation
+        target = _write_words(target, progress, switch=switch, check=check)
         keep(target)
         _clean(target.generation)
         if meaning and encoders.setting() != "none":
@@ -128,6 +146,17 @@ def _next(generation: str) -> str:
     taken = [int(path.name) for path in folder().glob("[0-9]*") if path.name.isdecimal()]
     new = f"{max([0, *taken]) + 1:04d}"
     return new if new != generation else f"{int(new) + 1:04d}"
+
+
+def _adopt_vectors(generation: str) -> None:
+    """Move the vectors of the last generation, whose state is lost, to the new one: each knows which text it is of, so
+    none is made again that is right."""
+    known = sorted((path for path in folder().glob("[0-9]*") if path.name < generation), reverse=True)
+    for path in known[:1]:
+        for vectors in path.glob("vectors-*"):
+            (folder() / generation).mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):
+                vectors.rename(folder() / generation / vectors.name)
 
 
 def _clean(generation: str) -> None:
@@ -250,6 +279,8 @@ class Embedded:
             new.files = self.files if same and self.files else Words(folder() / now.generation / "words")
         except Damaged:
             return self._damaged(now)
+        if not len(new.files) and Paper.objects.filter(withdrawn=False).exclude(after(now.words)).exists():
+            return self._damaged(now)  # it should hold papers by now
         if now.encoder and encoders.available():
             from paperlab.site.search.vectors import Vectors
 

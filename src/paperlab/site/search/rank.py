@@ -105,7 +105,11 @@ def _follow(notes: list[str]) -> None:
     if lag <= 0:
         return
     if lag > LAG:
-        notes.append("the search index is behind the store; `paperlab index` brings it up to date")
+        notes.append(
+            "the search index is damaged or missing; it is built anew, ask again in some minutes"
+            if index.lost()
+            else "the search index is behind the store; `paperlab index` brings it up to date"
+        )
         return
     with contextlib.suppress(index.Busy):
         index.refresh(meaning=False, check=False, wait=0)

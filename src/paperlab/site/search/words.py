@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import tantivy
 from tantivy import FieldType, Filter, Occur, Order, TextAnalyzerBuilder, Tokenizer
 
-from paperlab.site.search.document import Document, compounds
+from paperlab.site.search.document import Document, compounds, signed
 from paperlab.site.search.query import Within
 from paperlab.site.search.spelling import american
 
@@ -57,7 +58,9 @@ SCHEMA = _schema()
 
 @dataclass(frozen=True)
 class Asked:
-    """A query's text as the index knows it. terms: stems, each once; names: compounds.
+    """A query's text as the index knows it. terms: stems, each once; names: compounds. signed: those of the names
+    that have a sign ("cplusplus"), without which they are something else; numbered: those that are two words here
+    ("qwen 2.5").
 
     phrases: stems and their places, from 0: the stop words between them, which the index leaves out, take a place.
     """
@@ -65,9 +68,14 @@ class Asked:
     terms: tuple[str, ...] = ()
     phrases: tuple[tuple[tuple[int, str], ...], ...] = ()
     names: tuple[str, ...] = ()
+    signed: tuple[str, ...] = ()
+    numbered: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.terms or self.phrases or self.names)
+
+
+_NUMBERED = re.compile(r"\b[A-Za-z]{2,20} \d{1,3}(?:\.\d{1,2})?\b")
 
 
 def asked(text: str) -> Asked:
@@ -80,7 +88,10 @@ def asked(text: str) -> Asked:
         parts[-2:] = [" ".join(parts[-2:])]
     terms = tuple(dict.fromkeys(STEMS.analyze(" ".join(parts))))
     phrases = tuple(phrase for part in parts[1::2] if len(phrase := placed(part)) > 1)
-    return Asked(terms, phrases if len(terms) <= PROSE else (), tuple(compounds(text)[:8]))
+    with_sign = signed(text)[:8]
+    numbered = [re.sub(r"\W", "", match[0]).lower() for match in _NUMBERED.finditer(text)][:4]
+    names = dict.fromkeys([*compounds(text)[:8], *with_sign, *numbered])
+    return Asked(terms, phrases if len(terms) <= PROSE else (), tuple(names), tuple(with_sign), tuple(numbered))
 
 
 def placed(text: str) -> tuple[tuple[int, str], ...]:
@@ -239,7 +250,12 @@ class Words:
                 parts.append((kind, _any([part, name])))
             else:  # plain terms side by side: tantivy skips what cannot be among the best only for those
                 parts += [(kind, part), (kind, name)]
-        parts += [(Occur.Should, tantivy.Query.term_query(SCHEMA, "names", name)) for name in words.names]
+        for one in words.names:
+            must = one in words.signed and self.searcher.doc_freq("names", one)
+            part = tantivy.Query.term_query(SCHEMA, "names", one)
+            if one in words.numbered:  # it stands for all of the words that it joins
+                part = tantivy.Query.boost_query(part, 3.0)
+            parts.append((kind if must else Occur.Should, part))
         every = [tantivy.Query.phrase_query(SCHEMA, "text", list(phrase)) for phrase in words.phrases]
         every += [tantivy.Query.boolean_query(parts)] if parts else []
         if where is not None:

@@ -1,8 +1,15 @@
 """The store in Django's admin: to look, to search, to mend one row; imports are the command line's."""
 
-from django.contrib import admin
+from typing import Any
 
-from paperlab.site.store.models import Entry, Harvest, Paper, Ranking, SetAside
+from django.contrib import admin
+from django.db.models import Field, QuerySet
+from django.forms import ChoiceField
+from django.http import HttpRequest, HttpResponse
+
+from paperlab.core.paper import FAMILIES
+from paperlab.site.store import arriving, timetable
+from paperlab.site.store.models import Entry, Fetching, Harvest, Paper, Ranking, SetAside
 
 
 @admin.register(Paper)
@@ -15,6 +22,20 @@ class PaperAdmin(admin.ModelAdmin):
     readonly_fields = ("title_key", "revision", "origins", "added")
     date_hierarchy = "published"
     show_full_result_count = False  # a count over all of arXiv on every page
+
+    def save_model(self, request: HttpRequest, obj: Paper, form: Any, change: bool) -> None:
+        """Save it; a family that was set here is never guessed over."""
+        super().save_model(request, obj, form, change)
+        if "family" in form.changed_data:
+            from paperlab.site.search.families import correct  # the search is more than most commands need
+
+            correct(obj, obj.family)
+
+    def formfield_for_dbfield(self, db_field: "Field[Any, Any]", request: HttpRequest, **options: Any) -> Any:
+        """A list to choose the family from."""
+        if db_field.name == "family":
+            return ChoiceField(choices=[("", "none"), *((name, name) for name in FAMILIES)], required=False)
+        return super().formfield_for_dbfield(db_field, request, **options)
 
 
 class EntryInline(admin.TabularInline):
@@ -53,3 +74,42 @@ class HarvestAdmin(admin.ModelAdmin):
     """How far each source has been read."""
 
     list_display = ("key", "started", "finished", "counts")
+
+
+@admin.register(Fetching)
+class FetchingAdmin(admin.ModelAdmin):
+    """What the worker reads by itself: last success, next run, errors, and "fetch now". PAPERLAB_FETCH names them."""
+
+    list_display = ("name", "each", "last_success", "brought", "next_run", "failures", "error")
+    readonly_fields = ("name", "every", "next_run", "last_tried", "last_success", "counts", "failures", "error")
+    actions = ("fetch_now",)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list, of what the setting names now."""
+        arriving.sync()
+        title = "Fetched by itself" if Fetching.objects.exists() else "PAPERLAB_FETCH is off: nothing arrives by itself"
+        return super().changelist_view(request, {**(extra_context or {}), "title": title})
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """PAPERLAB_FETCH names them."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        """PAPERLAB_FETCH names them."""
+        return False
+
+    @admin.display(description="every", ordering="every")
+    def each(self, row: Fetching) -> str:
+        """How often."""
+        return timetable.words(row.every)
+
+    @admin.display(description="brought last")
+    def brought(self, row: Fetching) -> str:
+        """What the last reading brought."""
+        return ", ".join(f"{row.counts[name]:,} {name}" for name in ("found", "new", "changed") if name in row.counts)
+
+    @admin.action(description="Fetch now")
+    def fetch_now(self, request: HttpRequest, chosen: QuerySet[Fetching]) -> None:
+        """Let the worker read the chosen sources at its next look."""
+        asked = arriving.ask(list(chosen.values_list("name", flat=True)))
+        self.message_user(request, f"The worker reads {asked} source{'s' if asked != 1 else ''} now.")

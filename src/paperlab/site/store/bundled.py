@@ -72,7 +72,10 @@ class _Rows:
 
 def _merge_paper(row: Row, paper: Paper, known: _Rows) -> None:
     """Write into the row what the catalogue says; ingested facts on it stay."""
-    row.slug, row.family, row.kind = paper.slug, paper.family, paper.kind
+    row.slug, row.kind = paper.slug, paper.kind
+    if row.origins.get("family", [""])[0] != "person":  # a correction stays
+        row.family = paper.family
+        row.origins.pop("family", None)
     row.method, row.summary, row.year = paper.method, paper.summary, paper.year
     if paper.arxiv and row.arxiv is None and paper.arxiv not in known.arxiv:
         row.arxiv = paper.arxiv

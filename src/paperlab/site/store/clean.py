@@ -1,6 +1,7 @@
 """Clean text from outside before it is stored: control characters, spaces, ids, dates, addresses. Pages escape it."""
 
 import hashlib
+import html
 import re
 import unicodedata
 from datetime import UTC, date, datetime, time
@@ -58,15 +59,22 @@ def title_key(title: str) -> str:
 
 _NEW_ID = r"\d{2}(?:0[1-9]|1[0-2])\.\d{4,5}"
 _OLD_ID = r"[a-z][a-z-]*(?:\.[a-z]{2})?/\d{2}(?:0[1-9]|1[0-2])\d{3}"
+_SITES = (
+    r"(?:https?://)?(?:(?:www\.|export\.|browse\.|ar5iv\.(?:labs\.)?)?arxiv\.org/(?:abs|pdf|html|format)|ar5iv\.org/(?:abs|html)"
+    r"|(?:www\.)?(?:huggingface|hf)\.co/papers|(?:www\.)?alphaxiv\.org/(?:abs|pdf))/"
+)
+_DOI = r"(?:(?:https?://)?(?:www\.|dx\.)?doi\.org/|doi:\s*)?10\.48550/arxiv\."
+_STAMP = r"\s*\[[a-z][a-z.-]*\](?:\s+\d{1,2}\s+[a-z]{3,9}\s+\d{4})?"  # as printed on the side of a PDF
 _ARXIV = re.compile(
-    rf"(?:arxiv:|oai:arxiv\.org:|https?://(?:www\.|export\.)?(?:arxiv\.org/(?:abs|pdf|html)|huggingface\.co/papers|"
-    rf"alphaxiv\.org/abs)/|10\.48550/arxiv\.)?({_NEW_ID}|{_OLD_ID})(?:v([1-9]\d{{0,2}}))?(?:\.pdf)?/?",
+    rf"(?:{_SITES}|{_DOI}|oai:arxiv\.org:|arxiv[:\s]\s*)?({_NEW_ID}|{_OLD_ID})(?:v([1-9]\d{{0,2}}))?(?:\.pdf)?/?"
+    rf"(?:{_STAMP})?",
     re.IGNORECASE,
 )
 
 
 def arxiv_id(value: str) -> tuple[str, int | None] | None:
-    """The bare id and the version in "2403.02775v2", "math.AG/0601001", "arXiv:…" or an address; None otherwise.
+    """The bare id and the version in "2403.02775v2", "math.AG/0601001", "arXiv: …", an address, arXiv's DOI, or the
+    stamp "arXiv:2403.02775v2 [cs.CL]"; None otherwise.
 
     An old id loses its subject class, as arXiv itself drops it: math.AG/0601001 is math/0601001.
     """
@@ -93,20 +101,67 @@ def address(value: object) -> str:
     return bare if parts.scheme in ("http", "https") and named and " " not in bare else ""
 
 
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_SUFFIX = re.compile(r"(?:jr|sr|ii|iii|iv|ph\.?d|m\.?d)\.?", re.IGNORECASE)
+_GROUP = re.compile(r"(?:for|on behalf of) (?:the )?(.+ (?:collaborations?|team|group|consortium))", re.IGNORECASE)
+_SEVERAL = re.compile(r"\band(?= \S+ (?:Collaborations|Teams|Groups)\b)")
+
+
+_AFTER = re.compile(r"\s*(?:$|[,;(]|and\s)")  # what a bracket behind a name is followed by
+
+
 def names(values: object) -> list[str]:
-    """Authors' names from a list of strings, a list of objects with `name`, or one string with commas and "and"."""
+    """Authors' names from a list of strings, a list of objects with `name`, or one string with commas and "and".
+
+    Without HTML and without affiliations in brackets ("A. Einstein (1), J. Doe (Rome, Italy)"); a group before a colon
+    or that somebody signs for is a name of its own; "Jr." belongs to who stands before it.
+    """
     if isinstance(values, str):
-        values = re.split(r"\s*,\s+(?:and\s+)?|\s+and\s+|\s*;\s*", values)
+        plain = " ".join(_without_brackets(_text(values)).split())
+        plain = _SEVERAL.sub("\0", plain)  # "ATLAS and CMS Collaborations" is one name, or none
+        parts = re.split(r"\s*,\s+(?:and\s+)?|\s+and\s+|\s*;\s*|(?<=\w):\s+", plain)
+        single: list[str] = []
+        for part in parts:
+            if single and _SUFFIX.fullmatch(part.strip()):
+                single[-1] = f"{single[-1]}, {part.strip()}"
+            else:
+                single.append(part.replace("\0", "and"))
+        values = single
     if not isinstance(values, list | tuple):
         return []
     bare = [value.get("name") if isinstance(value, dict) else value for value in values]
-    return [name[:NAME_LIMIT] for value in bare if isinstance(value, str) and (name := line(value))]
+    cleaned = [line(_without_brackets(_text(value))) for value in bare if isinstance(value, str)]
+    return [name[:NAME_LIMIT] for name in cleaned if name]
+
+
+def _text(name: str) -> str:
+    """A name without HTML, which some feeds have in it."""
+    plain = name if name.isalpha() else html.unescape(_TAG.sub("", name)).replace("\0", "")
+    return _TAG.sub("", plain) if "<" in plain else plain
+
+
+def _without_brackets(text: str) -> str:
+    """Without what stands in round brackets behind a name, affiliations and their numbers; a nickname within a name
+    stays, a bracket that is never closed too, and a group that somebody signs for is put behind a comma."""
+    if "(" not in text:
+        return text
+    parts, start, depth, opened = [], 0, 0, 0
+    for mark in re.finditer(r"[()]", text):
+        depth = depth + 1 if mark[0] == "(" else max(0, depth - 1)
+        if mark[0] == "(" and depth == 1:
+            opened = mark.start()
+        elif depth == 0 and opened >= start and _AFTER.match(text[mark.end() : mark.end() + 50]):
+            group = _GROUP.fullmatch(text[opened + 1 : mark.start()].strip()[:300])
+            parts.append(text[start:opened].rstrip() + (f", {group[1]}" if group else ""))
+            start = mark.end()
+    return "".join([*parts, text[start:]])
 
 
 def moment(value: object) -> datetime | None:
     """A date or time as sources write them (ISO 8601, RFC 2822, seconds since 1970), in UTC; None if it is none.
 
-    A date alone is midnight. None too where the year cannot be a paper's: before 1665 or more than a year ahead.
+    A date alone is midnight; a year or a month alone is no date (see `year`). None too
+    where the year cannot be a paper's: before 1665 or more than a year ahead.
     """
     at: datetime | None = None
     if isinstance(value, datetime):
@@ -123,6 +178,8 @@ def moment(value: object) -> datetime | None:
             except (ValueError, TypeError, IndexError, OverflowError):
                 return None
     elif isinstance(value, int | float) and not isinstance(value, bool):
+        if value == value and abs(value) < 1e8:  # no seconds, unless of before 1973: a year, or a day as 20240501
+            return moment(str(int(value))) if abs(value) >= 1e7 else None
         try:
             at = datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
         except (ValueError, OverflowError, OSError):
@@ -134,6 +191,14 @@ def moment(value: object) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return at if FIRST_YEAR <= at.year <= datetime.now(UTC).year + 1 else None
+
+
+def year(value: object) -> int | None:
+    """The year in 2024, "2024", "2024-05"; None otherwise, also where it cannot be a paper's."""
+    if isinstance(value, float) and value == value and abs(value) < 1e4:
+        value = int(value)
+    known = re.fullmatch(r"(\d{4})(?:-\d{2})?", str(value).strip()[:20]) if isinstance(value, int | str) else None
+    return int(known[1]) if known and FIRST_YEAR <= int(known[1]) <= datetime.now(UTC).year + 1 else None
 
 
 def count(value: object) -> int | None:

@@ -43,6 +43,7 @@ class Item:
     categories: list[str] = field(default_factory=list)
     published: datetime | None = None
     published_day: date | None = None
+    year: int | None = None  # where no day is known
     updated: datetime | None = None
     version: int | None = None
     versions: list[dict[str, Any]] = field(default_factory=list)

@@ -159,6 +159,31 @@ class Harvest(models.Model):
         return self.key
 
 
+class Fetching(models.Model):
+    """A source that the worker reads by itself, and how that has gone. every: seconds between two readings.
+
+    counts: what the last reading that came to its end brought; error: why the last one did not, "" if it did; failures:
+    in a row.
+    """
+
+    name = models.CharField(max_length=200, unique=True)
+    every = models.PositiveIntegerField()
+    next_run = models.DateTimeField()
+    last_tried = models.DateTimeField(null=True, blank=True)
+    last_success = models.DateTimeField(null=True, blank=True)
+    counts = models.JSONField(default=dict, blank=True)
+    failures = models.PositiveIntegerField(default=0)
+    error = models.TextField(blank=True, default="")
+
+    class Meta:
+        """As Django's admin names it."""
+
+        verbose_name = verbose_name_plural = "fetched by itself"
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Counter(models.Model):
     """A number that only rises. Writers lock its row first, which also puts them in one line on PostgreSQL."""
 

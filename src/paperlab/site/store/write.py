@@ -20,7 +20,8 @@ from paperlab.site.store.item import Item, Page, Ranked, Rejected
 from paperlab.site.store.models import Alias, Counter, Entry, Paper, Ranking, SetAside, Sighting
 
 # arXiv knows its papers best; a daily list copies from it; a file may hold anything; a page was read line by line.
-RANK = {"arxiv-oai": 5, "arxiv-api": 5, "daily-papers": 4, "bundled": 3, "feed": 2, "jsonl": 2, "listing": 1}
+RANK = {"arxiv-oai": 5, "arxiv-api": 5, "daily-papers": 4, "bundled": 3, "feed": 2, "jsonl": 2, "listing": 1,
+        "person": 9, "guessed": 0}  # fmt: skip  # who gave a family
 SIGHTED = "daily-papers"  # sightings are of one daily list, whatever file they came from
 LINKS_LIMIT = 100
 CHUNK = 800  # values in one query; some builds of SQLite stop at 999
@@ -330,6 +331,8 @@ def _merge_item(row: Paper, item: Item, source: str, strict: bool) -> None:
             row.title_key = clean.title_key(item.title)
         if name == "published" and not row.slug:
             row.year = value.year
+    if item.year and row.published is None and not row.slug and may(row, "year", source, item.as_of, strict=strict):
+        row.year, row.origins["year"] = item.year, [source, item.as_of]
     part = f"extra.{source}"
     if item.extra and may(row, part, source, item.as_of, strict=strict):
         row.extra = {**row.extra, source: item.extra}

@@ -6,10 +6,13 @@ from django import template
 from django.http import HttpRequest
 
 from paperlab.core.methods import methods
+from paperlab.core.paper import FAMILIES
 from paperlab.site.pages import addresses
 from paperlab.site.people import actions, who
 from paperlab.site.people.markdown import html
 from paperlab.site.people.models import Collection, Comment, Follow, Read, Vote
+from paperlab.site.runs import queue
+from paperlab.site.search import families
 from paperlab.site.store.models import Paper
 
 register = template.Library()
@@ -86,3 +89,15 @@ def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
 def is_local(context: dict[str, Any]) -> bool:
     """Whether the reader sits at this machine and need not sign in."""
     return "request" in context and who.local(context["request"])
+
+
+@register.inclusion_tag("people/family.html", takes_context=True)
+def family_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
+    """A paper's family, whether it was guessed, and the owner's form to correct it."""
+    request: HttpRequest | None = context.get("request")
+    by, sure = families.origin(row)
+    return {
+        "row": row, "url": addresses.paper(row), "families": FAMILIES, "csrf_token": context.get("csrf_token"),
+        "owner": request is not None and queue.may(request), "corrected": by == families.PERSON,
+        "sure": f"{round(100 * float(sure))} %" if by == families.GUESSED else "",
+    }  # fmt: skip

@@ -177,6 +177,8 @@ def _paper(about: xml.Element, named: str, where: str) -> Item:
         for name in ("comments", "journal-ref", "doi", "report-no", "msc-class", "acm-class", "license", "submitter")
         if (value := clean.line(xml.text(about, name)))
     }
+    if isinstance(signed, str) and "(" in signed:  # with affiliations, which the names leave out
+        extra["authors"] = clean.line(signed)[:10_000]
     places = {
         clean.line(f"{xml.text(author, 'forenames')} {xml.text(author, 'keyname')}"): place
         for author in (authors if authors is not None else [])

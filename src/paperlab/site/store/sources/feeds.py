@@ -109,9 +109,16 @@ def _breaks(error: object) -> bool:
     return type(error).__name__ not in ("CharacterEncodingOverride", "NonXMLContentType", "NoneType")
 
 
+# "A Title. (arXiv:2101.00001v2 [cs.CL] UPDATED)", as arXiv's RSS had it until 2024.
+_END = re.compile(r"\.?\s*\((arXiv:[^\s()]{1,40})(?: \[([\w.-]{1,30})\])?(?: (?:UPDATED|CROSS LISTED))*\)\s*$")
+
+
 def _entry(entry: Any, where: str) -> Item:
     links = [str(link.get("href", "")) for link in entry.get("links", [])]
-    named = [entry.get("id", ""), entry.get("link", ""), *links]
+    title = _plain(str(entry.get("title", "")))
+    end = _END.search(title[-200:])
+    title = title[: len(title) - len(end[0])] if end else title
+    named = [*([end[1]] if end else []), entry.get("id", ""), entry.get("link", ""), *links]
     known = next((pair for name in named if (pair := clean.arxiv_id(str(name)))), None)
     bodies = [entry.get("summary", ""), *(part.get("value", "") for part in entry.get("content", []))]
     body = _plain(max((str(text) for text in bodies), key=len))
@@ -122,11 +129,11 @@ def _entry(entry: Any, where: str) -> Item:
     published = clean.moment(entry.get("published")) or clean.moment(entry.get("updated"))
     page = next((url for link in [entry.get("link", ""), *links] if (url := clean.address(str(link)))), "")
     return Item(
-        title=_plain(str(entry.get("title", ""))),
+        title=title,
         arxiv=known[0] if known else None,
         abstract=fields.get("abstract") or body,
         authors=clean.names(authors),
-        categories=_terms(entry, bool(known)),
+        categories=_terms(entry, bool(known)) or ([end[2]] if end and end[2] else []),
         published=published,
         version=known[1] if known else None,
         code=clean.address(fields.get("code", "")),

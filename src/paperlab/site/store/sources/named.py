@@ -15,28 +15,29 @@ DEFAULTS = ("daily", "oai:cs")
 FORMS = "daily, oai[:SET], arxiv:IDS, arxiv:QUERY, feed:ADDRESS"
 ARXIV_GAP = 3.0  # seconds; arXiv's terms of use for its APIs
 GAP = 1.0
+TRIES = 6  # of somebody who waits for the answer
 
 
-def source(name: str, since: date | None = None, until: date | None = None) -> Source:
+def source(name: str, since: date | None = None, until: date | None = None, *, tries: int = TRIES) -> Source:
     """The source behind "daily", "oai:cs", "arxiv:2310.06927,2403.02775", "arxiv:cat:cs.CL", "feed:https://…".
 
     PAPERLAB_ARXIV_API, PAPERLAB_ARXIV_OAI and PAPERLAB_DAILY_PAPERS name other addresses, e.g. mirrors.
-    Raises SourceError for any other name.
+    tries: how often a server that is busy or does not answer is asked. Raises SourceError for any other name.
     """
     kind, _, rest = name.partition(":")
     if kind in ("daily", "daily-papers") and not rest:
         base = daily_papers.base()
-        return daily_papers.DailyPapers(_client(base), base=base, since=since, until=until)
+        return daily_papers.DailyPapers(_client(base, tries), base=base, since=since, until=until)
     if kind in ("oai", "arxiv-oai"):
         base = os.environ.get("PAPERLAB_ARXIV_OAI") or arxiv_oai.BASE
-        return arxiv_oai.ArxivOai(_arxiv(), base=base, of=rest, since=since, until=until)
+        return arxiv_oai.ArxivOai(_arxiv(tries), base=base, of=rest, since=since, until=until)
     if kind in ("arxiv", "arxiv-api"):
         base = os.environ.get("PAPERLAB_ARXIV_API") or arxiv_api.BASE
         ids, query = _ids_or_query(rest)
-        return arxiv_api.ArxivApi(_arxiv(), base=base, ids=ids, query=query, since=since, until=until)
+        return arxiv_api.ArxivApi(_arxiv(tries), base=base, ids=ids, query=query, since=since, until=until)
     if kind == "feed" or clean.address(name):
         url = rest if kind == "feed" else name
-        return Feed(_client(url), url)
+        return Feed(_client(url, tries), url)
     raise SourceError(f"no source {name!r}; one of: {FORMS}")
 
 
@@ -47,9 +48,9 @@ def _ids_or_query(rest: str) -> tuple[Sequence[str], str]:
     return (), rest.strip()
 
 
-def _arxiv() -> Polite:
-    return Polite("arxiv", gap=ARXIV_GAP)  # one line for both of arXiv's services
+def _arxiv(tries: int) -> Polite:
+    return Polite("arxiv", gap=ARXIV_GAP, tries=tries)  # one line for both of arXiv's services
 
 
-def _client(url: str) -> Polite:
-    return Polite(urlsplit(url).netloc.rpartition("@")[2] or "nowhere", gap=GAP)
+def _client(url: str, tries: int) -> Polite:
+    return Polite(urlsplit(url).netloc.rpartition("@")[2] or "nowhere", gap=GAP, tries=tries)

@@ -70,7 +70,7 @@ def item(row: Any, where: str, day: date | None = None) -> Item:
         if value is None and outer:
             value = _first(outer, *names)
         at = clean.moment(value)
-        if value is not None and at is None:
+        if value is not None and at is None and clean.year(value) is None:
             unread[names[0]] = clean.line(str(value))[:100]
         return at, isinstance(value, str) and len(value.strip()) > 10
 
@@ -108,6 +108,7 @@ def item(row: Any, where: str, day: date | None = None) -> Item:
         categories=_words(_first(paper, "categories", "category")),
         published=published if precise else None,
         published_day=published.date() if published else None,
+        year=None if published else _year(paper, outer),
         updated=updated,
         version=(known[1] if known else None) or clean.count(last),
         versions=versions,
@@ -125,6 +126,14 @@ def item(row: Any, where: str, day: date | None = None) -> Item:
         as_of=str(max(seen)) if seen else updated.isoformat()[:10] if updated else "",
         where=where,
     )
+
+
+def _year(paper: dict[str, Any], outer: dict[str, Any]) -> int | None:
+    """The year, where no day is said."""
+    values = (
+        _first(part, "year", "published", "publishedAt", "published_at", "created", "date") for part in (paper, outer)
+    )
+    return next((year for value in values if (year := clean.year(value))), None)
 
 
 def _days(row: dict[str, Any], unread: dict[str, str]) -> list[date]:

@@ -1,0 +1,59 @@
+"""What `paperlab doctor` says of the sources that the worker reads by itself."""
+
+import importlib.util
+import os
+from typing import Any
+
+from paperlab.core.home import home
+
+
+def findings() -> list[dict[str, Any]]:
+    """One row for each source, as the doctor's other rows are. Looks only: makes no store, brings no table up to
+    date."""
+    if importlib.util.find_spec("django") is None:
+        return []
+    from paperlab.site.settings import SettingError, fetched
+    from paperlab.site.store import timetable
+
+    try:
+        wanted = fetched(os.environ.get("PAPERLAB_FETCH"))
+    except SettingError as error:
+        return [_row("PAPERLAB_FETCH", "cannot be read", False, str(error))]
+    if not wanted:
+        return [_row("fetched", "nothing by itself: PAPERLAB_FETCH is off", None, None)]
+    said = {name: f"every {timetable.words(every)}, once `paperlab up` runs" for name, every in wanted.items()}
+    rows = _stored()
+    return [
+        _row(f"fetched: {name}", *(rows.get(name) or (said[name], None)), _advice(rows.get(name))) for name in wanted
+    ]
+
+
+def _stored() -> dict[str, tuple[str, bool | None]]:
+    """How each source is doing, and whether its last reading came to its end; {} where there is no store yet."""
+    if not os.environ.get("PAPERLAB_DATABASE") and not (home() / "paperlab.sqlite3").exists():
+        return {}
+    from paperlab.site.start import configure
+
+    configure()
+    from django.db import DatabaseError
+
+    from paperlab.site.store import arriving
+    from paperlab.site.store.models import Fetching
+
+    try:
+        return {
+            row.name: (arriving.sentence(row), not row.error if row.last_tried else None)
+            for row in Fetching.objects.all()
+        }
+    except DatabaseError:  # of an older version, or away: the site says so when it starts
+        return {}
+
+
+def _advice(found: tuple[str, bool | None] | None) -> str | None:
+    if found is None or found[1] is not False:
+        return None
+    return "it is asked again by itself; offline for good? PAPERLAB_FETCH=off"
+
+
+def _row(name: str, value: str, ok: bool | None, advice: str | None) -> dict[str, Any]:
+    return {"part": "site", "name": name, "value": value, "ok": ok, "advice": advice}
