@@ -103,12 +103,12 @@ def test_the_digest_from_asking_to_stopping(
     page.get_by_role("link", name="The digest", exact=True).click()
     page.get_by_label("E-mail address").fill(to)
     page.get_by_role("button", name="Subscribe").click()
-    page.get_by_role("heading", name="Look into your mail").wait_for()
+    page.get_by_role("heading", name="Check your inbox").wait_for()
     where = link(letter(place, to, "digest?"), "/subscribe/")
     page = seen.go(where)
     assert to in page.locator("h1").inner_text()
     assert place.do("digest").count("0 subscribed") == 1  # reading the link has confirmed nothing
-    page.get_by_role("button", name="Yes, send it").click()
+    page.get_by_role("button", name="Confirm").click()
     page.get_by_role("heading", name="Subscribed").wait_for()
     assert "1 subscribed, 1 sent" in place.do("digest")
     assert "sent before" in place.do("digest")  # once a day
@@ -119,13 +119,13 @@ def test_the_digest_from_asking_to_stopping(
     assert said["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert httpx.get(leave).status_code == 200  # a program that reads mail has looked: nothing is stopped
     page = seen.go(link(said, "/unsubscribe/"))
-    assert page.get_by_role("button", name="Stop it").is_visible()
+    assert page.get_by_role("button", name="Unsubscribe").is_visible()
     # As a mail program does it: without a cookie, with the one line that RFC 8058 names.
     done = httpx.post(leave, data={"List-Unsubscribe": "One-Click"})
     assert done.status_code == 200
     assert "0 subscribed" in place.do("digest")
-    page.get_by_role("button", name="Stop it").click()  # again, by hand: as well
-    page.get_by_role("heading", name="Stopped").wait_for()
+    page.get_by_role("button", name="Unsubscribe").click()  # again, by hand: as well
+    page.get_by_role("heading", name="Unsubscribed").wait_for()
     assert seen.wrong == []
 
 

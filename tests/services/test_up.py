@@ -299,3 +299,32 @@ def test_the_how_to_page_names_every_setting() -> None:
     )
     inside = {"PAPERLAB_EVENTS", "PAPERLAB_LOCAL"}  # set by the site itself, not by a deployment
     assert read - inside <= set(re.findall(r"PAPERLAB_[A-Z_]+", (HOWTO / "run_the_site.md").read_text()))
+
+
+def test_links_in_mail_lead_to_the_port(start: Callable[..., Up], tmp_path: Path) -> None:
+    up = start()
+    page = up.get("subscribe")
+    token = re.search('name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
+    assert token is not None
+    sent = httpx.post(
+        up.address + "subscribe",
+        data={"email": "me@example.org", "csrfmiddlewaretoken": token[1]}, cookies=page.cookies, timeout=30,
+    )  # fmt: skip
+    assert "no mail server" in sent.text  # it becomes a file
+    (file,) = wait(lambda: list((tmp_path / "home" / "outbox").glob("*.eml")), up.text)
+    text = file.read_text().replace("=\n", "")
+    assert f"{up.address}subscribe/" in text
+    assert ":8000" not in text
+    # Another process, which did not start the site, knows it as well.
+    known = (
+        "from paperlab.site.start import configure; configure()\n"
+        "from paperlab.site.digest import letters\nprint(letters.site())"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PAPERLAB_", "DJANGO_"))}
+    told = subprocess.run(
+        [sys.executable, "-c", known],
+        env={**kept, "PAPERLAB_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.strip() == up.address.rstrip("/"), told.stderr

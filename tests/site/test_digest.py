@@ -5,13 +5,14 @@ import email
 import email.policy
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,42 @@ from api_papers import HOSTILE, item, seen, take
 from local_server import free_port
 
 DAY = date(2024, 5, 27)  # a Monday
+SUNDAY = date(2024, 6, 2)  # on which DAY's week ends
 ADDRESSES = iter(range(1, 10_000))
 
 
 class Relay:
-    """A relay that keeps what it takes. how: what it does with a letter."""
+    """A relay that keeps what it takes. how: what it does with a letter. says: what it answers to a command instead of
+    taking it, to which addresses (all of them); a word in place of a code is what it does: "hang up" or "sleep".
+    raw: the letters as they came; asked: the addresses of RCPT, refused or not."""
 
     def __init__(self) -> None:
         self.letters: list[tuple[str, Any]] = []
+        self.raw: list[bytes] = []
+        self.asked: list[str] = []
         self.how = ""
+        self.says: dict[str, str] = {}
+        self.to = ""
+
+    async def answer(self, command: str, server: Any, address: str) -> str | None:
+        said = self.says.get(command) if self.to in address else None
+        if said == "hang up":
+            server.transport.abort()
+        if said == "sleep":
+            await asyncio.sleep(2)
+            return None
+        return said
+
+    async def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        if said := await self.answer("MAIL", server, address):
+            return said
+        envelope.mail_from = address
+        return "250 OK"
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        self.asked.append(address)
+        if said := await self.answer("RCPT", server, address):
+            return said
         if self.how == "no such user" and address.startswith("p1@"):
             return "550 no such user"
         if self.how == "not now":
@@ -40,6 +66,8 @@ class Relay:
         return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        if said := await self.answer("DATA", server, envelope.rcpt_tos[0]):
+            return said
         if self.how == "hang up" and len(self.letters) == 1:
             self.how = ""
             self.letters.append((envelope.rcpt_tos[0], None))  # taken, but its answer never comes
@@ -49,6 +77,7 @@ class Relay:
             await asyncio.sleep(2)
         if self.how == "refuse":
             return "554 no"
+        self.raw.append(envelope.content)
         self.letters.append(
             (envelope.rcpt_tos[0], email.message_from_bytes(envelope.content, policy=email.policy.default))
         )
@@ -103,8 +132,10 @@ def test_each_gets_what_is_theirs_once(relay: Relay, papers: None) -> None:
     person(5, state="stopped")
     person(6, every="week", interests=[["search", "q=quantization"], ["author", "A. Author"]])
     counts = send()
-    assert (counts.people, counts.sent, counts.nothing) == (4, 3, 1)
-    assert send().before == 3
+    assert (counts.people, counts.sent, counts.nothing) == (3, 2, 1)
+    assert send().before == 2
+    weekly = send(SUNDAY)  # what is sent on Monday
+    assert (weekly.people, weekly.sent, weekly.nothing) == (4, 1, 3)
     letters = dict(relay.letters)
     assert sorted(letters) == ["p1@example.org", "p2@example.org", "p6@example.org"]
     one = letters["p2@example.org"]
@@ -121,7 +152,60 @@ def test_each_gets_what_is_theirs_once(relay: Relay, papers: None) -> None:
     assert names == set(Delivery.objects.values_list("message_id", flat=True))
     assert len(names) == 3
     counts = send(date(2024, 5, 29))
-    assert (counts.people, counts.sent, counts.nothing) == (3, 0, 3)  # nothing new, no mail; and no Monday
+    assert (counts.people, counts.sent, counts.nothing) == (3, 0, 3)  # nothing new, no mail; and no end of a week
+
+
+def text_of(relay: Relay, to: str) -> str:
+    """The plain text of the last letter to somebody."""
+    return [one for who, one in relay.letters if who == to][-1].get_body(("plain",)).get_content()
+
+
+def test_a_followed_search_finds_every_new_paper(engine: str, relay: Relay) -> None:
+    # Hundreds of older papers are more about it than any of the day's, by every measure of relevance.
+    take(item(n, title=f"Diffusion by diffusion, of diffusion {n}", abstract="Diffusion. " * 9) for n in range(1, 160))
+    said = "We train a model, at length, for speech, text and more; of its parts one is the diffusion head."
+    take(item(n, title=f"A study, part {n}", abstract=said, sightings=seen(DAY, n)) for n in range(201, 281))
+    take(item(n, title=f"Elsewhere {n}", abstract="Of pruning.", sightings=seen(DAY, n)) for n in range(301, 320))
+    person(1, interests=[["search", "q=diffusion"]])
+    person(2, interests=[["search", "q=diffusion+head&year=2020"]])
+    person(3, interests=[["search", "q=%22diffusion+head%22"], ["search", "q=diffusoin"]])
+    person(4, interests=[["search", "q=diffusion+pruning"]])
+    assert send().sent == 2
+    for to in ("p1@example.org", "p3@example.org"):
+        text = text_of(relay, to)
+        assert text.count("A study, part") == 60  # with what they say, or by their titles
+        assert "And 20 more: http" in text
+        assert "Elsewhere" not in text
+    assert "SEARCH: DIFFUSION\r\n" in text_of(relay, "p1@example.org")
+
+
+def test_a_followed_search_finds_what_is_as_near_in_meaning(meaning: Any, relay: Relay) -> None:
+    from paperlab.site.search import index
+
+    take(item(n, title=f"Speech codec {n}", abstract="A speech codec.") for n in range(1, 9))
+    take([item(20, title="Speech codec", abstract="A speech codec.", sightings=seen(DAY, 1))])
+    take([item(21, title="Of bees", abstract="Flowers, honey.", sightings=seen(DAY, 9))])
+    index.refresh()
+    person(1, interests=[["search", "q=speech+codec"]])
+    person(2, interests=[["search", "q=neverheard+codec"]])  # a name that no paper holds: nothing is "near" it
+    assert (counts := send()).sent == 1, counts
+    text = text_of(relay, "p1@example.org")
+    assert "/papers/2401.00020" in text
+    assert "bees" not in text
+
+
+def test_a_search_that_cannot_be_answered_is_not_told_as_nothing_new(
+    relay: Relay, papers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paperlab.site.digest import choose
+    from paperlab.site.search import index
+
+    person(1, interests=[["search", "q=quantization"]])
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "refresh", lambda **options: None)  # another process holds it, or its disk is full
+        with pytest.raises(choose.Unsearched, match="index"):
+            send()
+    assert send().sent == 1
 
 
 def test_an_account_brings_what_it_follows(relay: Relay, papers: None) -> None:
@@ -166,6 +250,7 @@ def test_a_relay_that_is_away_costs_nobody_a_letter(
 
 
 def test_a_refused_address_is_written_to_no_more_and_holds_up_nobody(relay: Relay, papers: None) -> None:
+    from paperlab.site.digest import letters
     from paperlab.site.digest.models import Subscription
 
     person(1), person(2)
@@ -173,8 +258,16 @@ def test_a_refused_address_is_written_to_no_more_and_holds_up_nobody(relay: Rela
     counts = send()
     assert (counts.sent, counts.refused) == (1, 1)
     assert Subscription.objects.get(email="p1@example.org").state == "suppressed"
+    # Its owner can come back: whoever gets the e-mail is there.
+    relay.how = ""
     browser().post("/subscribe", {"email": "p1@example.org"})
-    assert not Subscription.objects.get(email="p1@example.org").wanted
+    where = confirmation(relay)
+    browser().post("/subscribe", {"email": "p1@example.org"})
+    assert not letters.urgent()  # but a place without anybody is not written to again and again
+    assert Subscription.objects.get(email="p1@example.org").state == "suppressed"
+    assert browser().post(where).status_code == 200
+    assert send().sent == 1
+    assert relay.letters[-1][0] == "p1@example.org"
 
 
 @pytest.mark.parametrize("how", ["not now", "refuse"])
@@ -184,9 +277,13 @@ def test_what_is_refused_for_the_moment_is_tried_again_a_few_times(relay: Relay,
     assert send().refused == 1
     relay.how = ""
     assert send().sent == 1
+    relay.to, relay.says = "p2@", {"RCPT": "451 4.3.0 not now"} if how == "not now" else {"DATA": "554 5.6.0 no"}
     person(2)
-    relay.how = how
-    assert [send().refused for _ in range(5)] == [1, 1, 1, 0, 0]
+    refused = []
+    for number in range(3, 12):  # each time somebody else gets theirs, so it is not the site that is refused
+        person(number)
+        refused.append(send().refused)
+    assert refused == [1, 1, 1, 1, 1, 1, 0, 0, 0]
 
 
 def test_a_relay_that_hangs_up_half_way_gets_nothing_twice(relay: Relay, papers: None) -> None:
@@ -217,6 +314,417 @@ def _impatient(made: Any) -> Any:
         self.timeout = 0.5
 
     return init
+
+
+def confirmation(relay: Relay) -> str:
+    """The path of the link in the e-mail that asks to confirm, which is sent now."""
+    from paperlab.site.digest import letters
+
+    assert letters.urgent()
+    text = relay.letters[-1][1].get_body(("plain",)).get_content()
+    return "/" + next(word for word in text.split() if "/subscribe/" in word).split("/", 3)[3]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("RCPT", "554 5.7.1 <someone>: Relay access denied"),
+        ("RCPT", "550 5.7.1 Service unavailable; client [192.0.2.1] blocked using zen.spamhaus.org"),
+        ("RCPT", "552 5.2.2 Mailbox full"),
+        ("RCPT", "452 4.2.2 Mailbox full"),
+        ("RCPT", "550 5.1.8 Sender address rejected: domain not found"),
+        ("RCPT", "550 rejected because of poor reputation"),
+        ("RCPT", "553 sender address rejected: not owned by user"),
+        ("DATA", "554 5.7.1 this looks like spam"),
+        ("DATA", "552 5.3.4 too big"),
+    ],
+)
+def test_a_refusal_of_the_site_or_of_the_moment_suppresses_nobody(
+    relay: Relay, papers: None, command: str, said: str
+) -> None:
+    from paperlab.site.digest.models import Subscription
+
+    for number in range(1, 5):
+        person(number)
+    relay.says = {command: said}
+    counts = send()
+    assert (counts.sent, counts.refused) == (0, 4)
+    assert said in counts.reason
+    assert set(Subscription.objects.values_list("state", flat=True)) == {"active"}
+    relay.says = {}
+    assert send().sent == 4
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "550 5.1.1 <x>: Recipient address rejected: User unknown in local recipient table",
+        "550 5.1.10 RESOLVER.ADR.RecipientNotFound",
+        "556 5.1.10 null MX",
+        "550 5.1.2 no such domain",
+        "550 No such user here",
+        "550 Requested action not taken: mailbox unavailable, user not found",
+    ],
+)
+def test_an_address_without_anybody_is_known_by_what_the_relay_means(relay: Relay, papers: None, said: str) -> None:
+    from paperlab.site.digest.models import Subscription
+
+    for number in range(1, 10):
+        person(number)
+    relay.says = {"RCPT": said}
+    assert send().refused == 9
+    # A relay that knows nobody at all is one that is set up wrongly.
+    assert set(Subscription.objects.values_list("state", flat=True)) == {"active"}
+    relay.to = "p3@"
+    assert send().sent == 8
+    gone = Subscription.objects.exclude(state="active")
+    assert [(row.email, row.state, row.reason) for row in gone] == [("p3@example.org", "suppressed", said)]
+
+
+def test_a_run_of_equal_refusals_stops_the_sending_and_tells_the_owner(
+    relay: Relay, papers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.conf import settings
+    from django.test import Client
+
+    from paperlab.site.digest import post
+
+    for number in range(1, 13):
+        person(number)
+    relay.says = {"RCPT": "554 5.7.1 Relay access denied"}
+    with pytest.raises(post.Refusing, match="Relay access denied"):
+        send()
+    assert relay.asked == [f"p{n}@example.org" for n in range(1, 6)]
+    with pytest.raises(post.Refusing, match="6 e-mails in a row"):
+        send()
+    assert relay.asked[5:] == ["p6@example.org"]  # one try, with somebody else
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", True)
+    owner = Client(headers={"host": "localhost"}, REMOTE_ADDR="127.0.0.1").get("/subscribe").content.decode()
+    assert "554 5.7.1 Relay access denied" in owner
+    assert "PAPERLAB_SMTP" in owner
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", False)
+    for path in ("/subscribe", "/sign-in"):
+        stranger = browser().get(path).content.decode()
+        assert "refuses e-mail at the moment" in stranger
+        assert "Relay access" not in stranger
+    answer = browser().post("/subscribe", {"email": f"n{next(ADDRESSES)}@example.org"})
+    assert (answer.status_code, "Check your inbox" in answer.content.decode()) == (200, False)
+    relay.says = {}
+    assert send().sent == 12
+    assert sorted(to for to, _ in relay.letters) == sorted(f"p{n}@example.org" for n in range(1, 13))
+    assert "refuses" not in browser().get("/subscribe").content.decode()
+
+
+@pytest.mark.parametrize("said", ["550 5.7.1 not your sender", "530 5.7.0 Authentication required", "451 4.3.0 full"])
+def test_a_relay_that_refuses_the_sender_is_asked_once(relay: Relay, papers: None, said: str) -> None:
+    from paperlab.site.digest import post
+    from paperlab.site.digest.models import Delivery
+
+    person(1), person(2)
+    relay.says = {"MAIL": said}
+    with pytest.raises(post.Refusing, match=said[:3]):
+        send()
+    assert not relay.asked
+    assert not Delivery.objects.filter(tries__gt=0).exists()
+    relay.says = {}
+    assert send().sent == 2
+
+
+@pytest.mark.parametrize("command", ["MAIL", "RCPT"])
+@pytest.mark.parametrize("how", ["hang up", "sleep", "421 4.3.2 shutting down"])
+def test_a_relay_that_goes_away_before_the_text_costs_nobody_a_letter(
+    relay: Relay, papers: None, monkeypatch: pytest.MonkeyPatch, command: str, how: str
+) -> None:
+    from paperlab.site.digest import post
+
+    person(1), person(2)
+    monkeypatch.setattr(post.Smtp, "__init__", _impatient(post.Smtp.__init__))
+    relay.says = {command: how}
+    with pytest.raises(post.Away):
+        send()
+    relay.says = {}
+    assert send().sent == 2
+    assert sorted(to for to, _ in relay.letters) == ["p1@example.org", "p2@example.org"]
+
+
+def test_a_relay_that_refuses_and_hangs_up_is_understood(store: None, papers: None) -> None:
+    """By hand, for aiosmtpd is too polite: "554 5.7.1", and the line is dead."""
+    from django.test import override_settings
+
+    from paperlab.site.digest.models import Delivery
+
+    person(1), person(2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def talk() -> None:
+            for _ in range(2):
+                line, _ = server.accept()
+                with line, line.makefile("rb") as words:
+                    line.sendall(b"220 here\r\n")
+                    while command := words.readline():
+                        if command.startswith(b"RCPT"):
+                            line.sendall(b"554-5.7.1 no\r\n554 5.7.1 go away\r\n")
+                            break
+                        line.sendall(b"250 OK\r\n")
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        with override_settings(PAPERLAB_SMTP=f"smtp://127.0.0.1:{server.getsockname()[1]}"):
+            counts = send()
+        thread.join(10)
+    assert (counts.refused, counts.unsure) == (2, 0)
+    assert set(Delivery.objects.values_list("reason", flat=True)) == {"554 5.7.1 no 5.7.1 go away"}
+
+
+TEXT = {"subject", "from", "to"}  # where RFC 5322 has words, and RFC 2047 may encode them
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://papers.example.org", "https://papers.example.org"),
+        (f"https://{'h' * 60}.{'i' * 60}.example.org:8443/é", f"https://{'h' * 60}.{'i' * 60}.example.org:8443/%C3%A9"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("http://[::1]:8000/", "http://[::1]:8000"),
+    ],
+)  # fmt: skip
+def test_headers_on_the_wire(relay: Relay, papers: None, monkeypatch: pytest.MonkeyPatch, url: str, shown: str) -> None:
+    from django.conf import settings
+
+    from paperlab.site.digest.models import Subscription
+
+    monkeypatch.setattr(settings, "PAPERLAB_URL", url)
+    monkeypatch.setattr(settings, "PAPERLAB_FROM", '"Die Bücher, täglich" <digest@papers.example.org>')
+    monkeypatch.setattr(settings, "ALLOWED_HOSTS", ["*"])
+    take([item(31, title="Ünïcödé " * 30, abstract="é\n.\n..\n" + "long " * 900, sightings=seen(DAY, 99))])
+    take([item(32, title="W" * 900, sightings=seen(date(2024, 5, 28), 99))])
+    Subscription.objects.create(email=f"{'a' * 64}@{'b' * 63}.example.org", state="active", nonce="1" * 24)
+    person(2)
+    assert send().sent == 2
+    assert send(date(2024, 5, 28)).sent == 2
+    browser().post("/subscribe", {"email": f"n{next(ADDRESSES)}@example.org"})
+    where = confirmation(relay)
+    assert len(relay.raw) == 5
+    for raw in relay.raw:
+        assert raw.isascii()  # no relay has to take 8 bits
+        assert b"\r" not in raw.replace(b"\r\n", b"")
+        assert b"\n" not in raw.replace(b"\r\n", b"")
+        assert max(map(len, raw.split(b"\r\n"))) <= 998
+        head = raw.partition(b"\r\n\r\n")[0].decode()
+        lines = head.split("\r\n")
+        for line in lines:
+            assert line.strip()
+            assert len(line) <= 78 or " " not in line.strip().partition(": ")[2], line  # nowhere to fold
+            assert all(len(word) <= 75 for word in line.split() if word.startswith("=?"))
+        fields, name = dict[str, str](), ""
+        for line in lines:
+            if line[0] in " \t":
+                fields[name] += "\r\n" + line
+            else:
+                name = line.partition(":")[0].lower()
+                assert name not in fields
+                fields[name] = line.partition(":")[2].strip()
+        assert all("=?" not in value for name, value in fields.items() if name not in TEXT)
+        assert "=?" not in fields["to"]
+        assert fields["from"].endswith("<digest@papers.example.org>")
+        assert fields["auto-submitted"] == "auto-generated"
+        assert re.fullmatch(r"<[0-9a-f]{40}@[a-z0-9.-]+>", fields["message-id"])
+        if b"/subscribe/" in raw:
+            continue
+        # RFC 2369 and 8058, as a mail program without a decoder reads them.
+        assert re.fullmatch(re.escape(f"<{shown}/unsubscribe/") + "[0-9a-f]{56}>", fields["list-unsubscribe"])
+        assert fields["list-unsubscribe-post"] == "List-Unsubscribe=One-Click"
+        assert re.fullmatch(r"paperlab digest(\r\n)? <digest\.[a-z0-9.-]+>", fields["list-id"])
+        path = fields["list-unsubscribe"].strip("<>").removeprefix(shown)
+        assert browser(enforce_csrf_checks=True).post(path, {"List-Unsubscribe": "One-Click"}).status_code == 200
+    assert where.startswith("/")
+    assert not Subscription.objects.filter(state="active").exists()
+
+
+@pytest.mark.parametrize(
+    "to",
+    ['"x<victim@example.org"@evil.org', '"victim@example.org> x"@evil.org', '"victim@example.org,b"@evil.org',
+     "o'brien+tag@example.org", "a.b@xn--bcher-kva.example"],
+)  # fmt: skip
+def test_the_envelope_is_for_whom_the_letter_is(relay: Relay, to: str) -> None:
+    from paperlab.site.digest import letters
+    from paperlab.site.digest import relay as relays
+
+    out = relays.relay()
+    out.hand_over(letters.letter(to, "Hello", "text", "<p>text", letters.message_id("x"), {}))
+    out.close()
+    assert relay.asked == [to]
+    assert relay.letters[0][1]["To"].addresses[0].addr_spec == to
+
+
+def test_addresses_that_no_letter_can_be_for(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.conf import settings
+
+    from paperlab.site.digest import letters, post
+    from paperlab.site.digest.models import Subscription
+    from paperlab.site.people.models import SignIn
+
+    for email_ in ('"x<victim@example.org"@evil.org', '"a b"@example.org', "a@b@example.org", "ä@example.org"):
+        assert browser().post("/subscribe", {"email": email_}).status_code == 400, email_
+        assert browser().post("/sign-in", {"email": email_}).status_code == 400, email_
+    assert not SignIn.objects.exists()
+    assert browser().post("/subscribe", {"email": "me@Bücher.example"}).status_code == 200
+    assert Subscription.objects.get().email == "me@xn--bcher-kva.example"
+    confirmation(relay)
+    assert relay.asked == ["me@xn--bcher-kva.example"]
+    for sender in ("paperlab", "a@example.org, b@example.org", "a@example.org\r\nBcc: c@d.example", "<>", "ä@x.org"):
+        monkeypatch.setattr(settings, "PAPERLAB_FROM", sender)
+        with pytest.raises(post.SmtpError, match="PAPERLAB_FROM"):
+            send()
+        with pytest.raises(post.SmtpError, match="PAPERLAB_FROM"):
+            letters.letter("a@example.org", "x", "x", "x", "<x@y>", {})
+
+
+def test_one_address_gets_few_letters_whoever_asks(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.conf import settings
+
+    from paperlab.site.api import limits
+    from paperlab.site.digest import letters
+
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", False)
+    clock = time.time()
+    monkeypatch.setattr(limits.time, "time", lambda: clock)
+    for hour in range(48):  # somebody asks for two days, from everywhere, for every spelling of the address
+        clock += 3600
+        for path in ("/subscribe", "/sign-in"):
+            for spelling in ("victim", f"victim+{hour}", f"VICTIM+{hour}"):
+                answer = browser().post(path, {"email": f"{spelling}@example.org"})
+                assert answer.status_code in (200, 429)
+                assert answer.status_code == 200 or "minutes, then" in answer.content.decode()
+        while letters.urgent():
+            pass
+    assert len(relay.letters) <= 3 + 2 * 2 + 5 + 2 * 10
+
+
+@pytest.mark.parametrize("path", ["/subscribe", "/sign-in"])
+def test_without_a_relay_no_letter_is_promised(store: None, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    from django.conf import settings
+    from django.test import Client
+
+    monkeypatch.setattr(settings, "PAPERLAB_SMTP", "")
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", True)
+    here = Client(headers={"host": "localhost"}, REMOTE_ADDR="127.0.0.1")
+    for answer in (here.get(path), here.post(path, {"email": "me@example.org"})):
+        page = answer.content.decode()
+        assert "has no mail server" in page
+        assert "outbox" in page
+        assert "PAPERLAB_SMTP=smtp://" in page
+        assert "on its way" not in page
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", False)
+    for answer in (browser().get(path), browser().post(path, {"email": "you@example.org"})):
+        page = answer.content.decode()
+        assert "cannot send e-mail" in page
+        assert "outbox" not in page
+        assert "on its way" not in page
+
+
+def test_a_used_link_an_expired_one_and_an_unknown_one(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.conf import settings
+    from django.utils import timezone
+
+    from paperlab.site.digest import letters
+    from paperlab.site.digest.models import Subscription
+    from paperlab.site.people.models import SignIn
+
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", False)
+    for path, rows, again in (("/subscribe", Subscription, "/subscribe"), ("/sign-in", SignIn, "/sign-in")):
+        browser().post(path, {"email": "links@example.org"})
+        assert letters.urgent()
+        text = relay.letters[-1][1].get_body(("plain",)).get_content()
+        where = "/" + next(word for word in text.split() if f"{path}/" in word).split("/", 3)[3]
+        kept = rows.objects.get()
+        assert browser().post(where).status_code in (200, 302)
+        for answer in (browser().get(where), browser().post(where)):
+            assert answer.status_code == 410
+            assert "This link was used" in answer.content.decode()
+        rows.objects.update(**{"expires": timezone.now(), **({"used": None} if rows is SignIn else {})})
+        for answer in (browser().get(where), browser().post(where)):
+            assert answer.status_code == 410
+            assert "This link has expired" in answer.content.decode()
+            assert f'href="{again}"' in answer.content.decode()
+        unknown = browser().get(where[:-1])
+        assert unknown.status_code == 410
+        assert "This link does not work" in unknown.content.decode()
+        assert kept.pk
+
+
+@pytest.mark.parametrize("name", ["UTC", "America/Los_Angeles", "Pacific/Auckland"])
+def test_every_week_is_on_monday_where_the_site_is(
+    relay: Relay, papers: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from zoneinfo import ZoneInfo
+
+    from django.conf import settings
+
+    from paperlab.site.digest import send as sending
+
+    monkeypatch.setattr(settings, "PAPERLAB_TIMEZONE", name)
+    monkeypatch.setattr(settings, "PAPERLAB_DIGEST_HOUR", 6.0)
+    person(1, every="week")
+    person(2)
+    assert name in browser().get("/subscribe").content.decode()
+    at = datetime(2024, 5, 26, tzinfo=UTC)
+    job = sending.due(lambda: at)
+    came: dict[str, list[datetime]] = {}
+    while at < datetime(2024, 6, 12, tzinfo=UTC):
+        before = len(relay.letters)
+        job()
+        for to, _ in relay.letters[before:]:
+            came.setdefault(to, []).append(at.astimezone(ZoneInfo(name)))
+        at += timedelta(minutes=30)
+    assert [f"{when:%A %d %H:%M}" for when in came["p1@example.org"]] == ["Monday 03 06:00"]
+    assert [f"{when:%A %d %H:%M}" for when in came["p2@example.org"]] == ["Tuesday 28 06:00"]
+
+
+def test_a_week_whose_monday_had_no_worker_comes_late(relay: Relay, papers: None) -> None:
+    from paperlab.site.digest import send as sending
+
+    person(1, every="week", confirmed=datetime(2024, 6, 1, tzinfo=UTC))
+    person(2, every="week", confirmed=datetime(2024, 6, 4, tzinfo=UTC))  # asked for it after that Monday
+    person(3)
+    at = datetime(2024, 6, 6, 12, tzinfo=UTC)  # a Thursday
+    job = sending.due(lambda: at)
+    for _ in range(3):
+        job()
+    assert [to for to, _ in relay.letters] == ["p1@example.org"]
+    assert "Week 22" in relay.letters[0][1]["Subject"]
+
+
+def test_a_wrong_time_zone_is_said() -> None:
+    from paperlab.site import settings
+
+    assert settings.timezone(None) == "UTC"
+    assert settings.timezone("Europe/Berlin") == "Europe/Berlin"
+    for wrong in ("Berlin", "../etc/passwd", "/etc/localtime", "x\0"):
+        with pytest.raises(settings.SettingError, match="PAPERLAB_TIMEZONE"):
+            settings.timezone(wrong)
+
+
+def test_the_worker_tries_again_what_was_refused_and_not_without_end(relay: Relay, papers: None) -> None:
+    from paperlab.site.digest import send as sending
+
+    person(1), person(2)
+    relay.to, relay.says = "p2@", {"RCPT": "452 4.2.2 Mailbox full"}
+    at = datetime(2024, 5, 28, 6, tzinfo=UTC)
+    job = sending.due(lambda: at)
+    tries = []
+    while at < datetime(2024, 5, 29, tzinfo=UTC):
+        before = relay.asked.count("p2@example.org")
+        try:
+            job()
+        except OSError:
+            at += timedelta(minutes=5)  # as the worker does
+        if relay.asked.count("p2@example.org") > before:
+            tries.append(at)
+        at += timedelta(minutes=1)
+    assert 4 <= len(tries) <= 6
+    assert tries[-1] - tries[0] > timedelta(hours=2)  # a mailbox may be emptied by then
+    assert relay.asked.count("p1@example.org") == 1
 
 
 def test_subscribing_takes_the_owner_of_the_address(relay: Relay) -> None:
@@ -397,7 +905,8 @@ def test_a_report_of_a_bounce_is_read(store: None) -> None:
 
     person(1)
     assert bounces.failed(REPORT.format(action="delayed", status="4.4.1").encode()) == []
-    assert bounces.failed(REPORT.format(action="failed", status="4.2.2").encode()) == []
+    for status in ("4.2.2", "5.2.2", "5.7.1", "5.1.8", "5.1.11", "5.0.0"):  # full, blocked, of the sender
+        assert bounces.failed(REPORT.format(action="failed", status=status).encode()) == [], status
     (gone,) = bounces.failed(REPORT.format(action="failed", status="5.1.1").encode())
     assert send.suppress(gone, "bounced")
     assert Subscription.objects.get().state == "suppressed"

@@ -123,6 +123,10 @@ def digest(
             typer.echo(f"{one['address']}: {'written to no more' if one['subscribed'] else 'was not subscribed'}")
         return
     row = command.run(date, to_file, dry_run)
+    failed = row["refused"] > 0 and not row["sent"]
     if as_json:
-        return write_json([row])
-    typer.echo(command.sentence(row, dry=dry_run))
+        write_json([row])
+    else:
+        typer.echo(command.sentence(row, dry=dry_run), err=failed)
+    if failed:
+        raise typer.Exit(1)

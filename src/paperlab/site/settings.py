@@ -4,11 +4,12 @@ PAPERLAB_DATABASE    postgresql://user:password@host:port/name; default: SQLite 
 PAPERLAB_SECRET_KEY  default: made once, kept in PAPERLAB_HOME
 PAPERLAB_HOSTS       names that the site answers to, separated by commas; default: this machine only
 PAPERLAB_RATE        API requests of one client: a second / at once; "off" for no limit; default: 10/60
-PAPERLAB_URL         the site's address in letters; default: https:// and the first host, or http://localhost:8000
+PAPERLAB_URL         the site's address in letters; default: https:// and the first host, or where `up` last listened
 PAPERLAB_SMTP        the mail relay, smtp://user:password@host:port?tls=start; default: files in PAPERLAB_HOME/outbox
 PAPERLAB_FROM        who letters are from
-PAPERLAB_DIGEST_HOUR the hour, in UTC, from which yesterday's digest goes; default: 6
 PAPERLAB_FETCH       sources that the worker reads by itself, "off" for none; default: daily@1h, oai:cs@1d
+PAPERLAB_DIGEST_HOUR the hour from which yesterday's digest goes, and on Monday the week's; default: 6
+PAPERLAB_TIMEZONE    where it is that hour, such as Europe/Berlin; default: UTC
 PAPERLAB_RUN_HOURS   after which a full run is stopped, a quick one after a quarter of them; default: 4
 PAPERLAB_RUN_MEMORY  gigabytes that a run may take; default: three quarters of the machine's
 """
@@ -18,6 +19,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from paperlab.core import log
 from paperlab.core.home import home
@@ -119,6 +121,21 @@ def fetched(text: str | None) -> dict[str, int]:
         raise SettingError(f"PAPERLAB_FETCH: {error}") from error
 
 
+def last_address(folder: Path) -> str:
+    """Where `paperlab up` listened last, for the links in mail; its usual address if it never did."""
+        text = (folder / "address").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        text = ""
+    return text if text.startswith("http://") else "http://localhost:8000"
+
+
+def timezone(name: str | None) -> str:
+    """The name of a time zone. Raises SettingError."""
+        return ZoneInfo(name).key if name and name != "UTC" else "UTC"
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise SettingError(f"PAPERLAB_TIMEZONE {name!r}: expected a name such as Europe/Berlin, or UTC") from error
+
+
 DATABASES = {"default": database(os.environ.get("PAPERLAB_DATABASE"), home())}
 SECRET_KEY = secret(home())
 DEBUG = False
@@ -131,11 +148,12 @@ PAPERLAB_RATE = rate(os.environ.get("PAPERLAB_RATE"))
 PAPERLAB_LOCAL = not os.environ.get("PAPERLAB_HOSTS")  # for whoever sits at this machine, and not limited for them
 PAPERLAB_SMTP = os.environ.get("PAPERLAB_SMTP", "")
 PAPERLAB_URL = os.environ.get("PAPERLAB_URL") or (
-    "http://localhost:8000" if PAPERLAB_LOCAL else f"https://{ALLOWED_HOSTS[0].lstrip('.')}"
+    last_address(home()) if PAPERLAB_LOCAL else f"https://{ALLOWED_HOSTS[0].lstrip('.')}"
 )
 PAPERLAB_FROM = os.environ.get("PAPERLAB_FROM") or "paperlab <paperlab@localhost>"
 PAPERLAB_DIGEST_HOUR = positive("PAPERLAB_DIGEST_HOUR", 6.0)
 PAPERLAB_FETCH = fetched(os.environ.get("PAPERLAB_FETCH"))
+PAPERLAB_TIMEZONE = timezone(os.environ.get("PAPERLAB_TIMEZONE"))
 PAPERLAB_RUN_HOURS = positive("PAPERLAB_RUN_HOURS", 4.0)
 PAPERLAB_RUN_MEMORY = positive("PAPERLAB_RUN_MEMORY", None)
 INSTALLED_APPS = [

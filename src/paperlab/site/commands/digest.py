@@ -33,4 +33,5 @@ def sentence(row: dict[str, Any], *, dry: bool) -> str:
     """The counts as a sentence."""
     counts = f"{row['date']}: {row['people']:,} subscribed, {row['sent']:,} {'would be sent' if dry else 'sent'}"
     names = {"nothing": "had nothing new", "before": "sent before", "refused": "refused", "unsure": "unsure"}
-    return counts + "".join(f", {row[key]:,} {words}" for key, words in names.items() if row[key])
+    said = f"; the relay said: {row['reason']}" if row["reason"] else ""
+    return counts + "".join(f", {row[key]:,} {words}" for key, words in names.items() if row[key]) + said

@@ -4,6 +4,7 @@ The socket is opened here and inherited, so a taken port is known at once, sever
 is started again loses no connection that waits.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from paperlab.core.address import is_local, listen, url
+from paperlab.core.home import home
 from paperlab.site.start import start
 
 GRACE = 10.0  # seconds to end in before a process is killed
@@ -51,6 +53,7 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
     """
     opened = listen(host, port)
     start()
+    _remember(url(opened))
     from django.conf import settings
     from django.db import connections
 
@@ -86,6 +89,14 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
         opened.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _remember(address: str) -> None:
+    """Where the site is, for the links in its mail, and in that of `paperlab digest`."""
+    if not os.environ.get("PAPERLAB_HOSTS"):
+        os.environ.setdefault("PAPERLAB_URL", address)
+        with contextlib.suppress(OSError):
+            (home() / "address").write_text(address, encoding="ascii")
 
 
 def _watch(children: list[Child], say: Callable[[str], None]) -> None:

@@ -2,14 +2,15 @@
 
 import email
 import email.policy
-import re
 from email.message import EmailMessage
+
+from paperlab.site.digest.post import is_gone
 
 LIMIT = 1_000_000  # bytes of one report
 
 
 def failed(report: bytes) -> list[str]:
-    """The addresses that a delivery report says are unreachable for good; none for anything else."""
+    """The addresses at which a delivery report says there is nobody; none for a full mailbox, a blocklist, or else."""
     try:
         letter = email.message_from_bytes(report[:LIMIT], policy=email.policy.default)
         parts = [part for part in letter.walk() if part.get_content_type() == "message/delivery-status"]
@@ -26,5 +27,5 @@ def failed(report: bytes) -> list[str]:
 def _gone(block: EmailMessage) -> str:
     action, status = str(block.get("Action", "")).strip().lower(), str(block.get("Status", "")).strip()
     kind, _, address = str(block.get("Original-Recipient") or block.get("Final-Recipient") or "").partition(";")
-    for_good = action == "failed" and re.match(r"5\.", status) and kind.strip().lower() == "rfc822"
-    return address.strip().strip("<>").lower() if for_good else ""
+    gone = action == "failed" and is_gone(status) and kind.strip().lower() == "rfc822"
+    return address.strip().strip("<>").lower() if gone else ""

@@ -3,7 +3,8 @@
 Asked once for each interest, however many people share it, and rendered once for each paper.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -15,14 +16,20 @@ from django.utils.safestring import SafeString
 from paperlab.site import records
 from paperlab.site.api import shapes
 from paperlab.site.pages import cards, feed
-from paperlab.site.search import query, rank
+from paperlab.site.search import index, query, rank
 from paperlab.site.store.models import Paper
 
-MOST = 12  # papers of one interest
-WHOLE = 2_000  # papers of a span that are looked at
-HITS = 200  # hits of a followed search that are looked at
+MOST = 12  # papers of one interest that are shown with what they say
+LISTED = 60  # and by their titles alone; of the others the number
+EVERY = 1_000_000  # papers of a span
+BATCH = 2_000  # papers in one query to the store
+WAIT = 120.0  # seconds for another process that writes the index
 
 Interest = tuple[str, str]
+
+
+class Unsearched(RuntimeError):
+    """Followed searches cannot be answered, so "nothing new" would be a lie; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Section:
-    """What is new for one interest."""
+    """What is new for one interest. more: papers that are only counted."""
 
     title: str
     items: tuple[Item, ...]
+    more: int = 0
 
 
 class Issue:
@@ -50,14 +58,36 @@ class Issue:
         self.day, self.site = day, site
         self.span = feed.Span("day" if every == "day" else "week", first, day)
         self._sections: dict[Interest, Section] = {}
-        self._items: dict[int, Item] = {}
+        self._items: dict[tuple[int, bool], Item] = {}
 
     @cached_property
-    def papers(self) -> dict[int, Paper]:
+    def keys(self) -> tuple[int, ...]:
         """The papers of the span, in the order in which the pages list them."""
-        places, _ = feed.places(self.span, 0, WHOLE)
-        rows = shapes.by_key(key for key, _, _ in places)
-        return {key: rows[key] for key, _, _ in places if key in rows}
+        return tuple(key for key, _, _ in feed.places(self.span, 0, EVERY)[0])
+
+    @cached_property
+    def _known(self) -> dict[Interest, list[int]]:
+        """Of each family and each author, the papers of the span."""
+        found: dict[Interest, list[int]] = defaultdict(list)
+        for start in range(0, len(self.keys), BATCH):
+            part = self.keys[start : start + BATCH]
+            rows = {row[0]: row[1:] for row in Paper.objects.filter(pk__in=part).values_list("pk", "family", "authors")}
+            for key in part:
+                family, authors = rows.get(key, ("", ()))
+                found["family", family].append(key)
+                for name in {str(one).casefold() for one in authors}:
+                    found["author", name].append(key)
+        return found
+
+    @cached_property
+    def _searchable(self) -> bool:
+        """That the index knows every paper of the span. Raises Unsearched, Busy and Unreachable."""
+        if index.behind(1):
+            index.refresh(meaning=False, check=False, wait=WAIT)
+        engine = index.engine()
+        if self.keys and not engine.size:
+            raise Unsearched(f"followed searches cannot be answered: {engine.trouble or 'the search index is empty'}")
+        return True
 
     def sections(self, interests: Iterable[Interest]) -> list[Section]:
         """What is new for somebody, nothing twice; empty if nothing is. Without interests: the first of all."""
@@ -70,40 +100,35 @@ class Issue:
             items = tuple(item for item in section.items if item.key not in seen)
             seen |= {item.key for item in items}
             if items:
-                sections.append(Section(section.title, items))
+                sections.append(Section(section.title, items, section.more))
         return sections
 
     def _section(self, kind: str, value: str) -> Section:
         if kind == "claim":
             return Section(f"A claim that you follow was checked: {value.partition(':')[2]}", tuple(self._claim(value)))
-        title = {"family": value, "author": value, "search": f"Search: {self._words(value)}"}.get(kind, "New papers")
-        return Section(title, tuple(self._item(key) for key in self._keys(kind, value)[:MOST]))
-
-    @staticmethod
-    def _words(value: str) -> str:
-        return " ".join(parse_qs(value).get("q", [])) or value
-
-    def _keys(self, kind: str, value: str) -> list[int]:
-        if kind == "family":
-            return [key for key, row in self.papers.items() if row.family == value]
-        if kind == "author":
-            name = value.casefold()
-            return [key for key, row in self.papers.items() if name in (str(one).casefold() for one in row.authors)]
+        if kind in ("family", "author"):
+            name = value if kind == "family" else value.casefold()
+            return self._papers(value, self._known.get((kind, name), []))
         if kind == "search":
             try:
-                asked = query.read({**parse_qs(value), "limit": [str(query.LIMIT)]})
+                asked = query.read(parse_qs(value))
             except query.BadQuery:  # kept by an older version
-                return []
-            return [hit.paper for hit in rank.search(asked).hits if hit.paper in self.papers]
-        return list(self.papers)
+                return Section("", ())
+            return self._papers(f"Search: {asked}", rank.among(asked, self.keys) if self._searchable else [])
+        return self._papers("New papers", self.keys[:MOST])
 
-    def _item(self, key: int) -> Item:
-        if key not in self._items:
-            context = {"card": cards.card(self.papers[key], records.record_index()), "site": self.site}
-            text = render_to_string("digest/paper.txt", context).strip()
-            html = SafeString(render_to_string("digest/paper.html", context).strip())
-            self._items[key] = Item(f"paper {key}", text, html)
-        return self._items[key]
+    def _papers(self, title: str, keys: Sequence[int]) -> Section:
+        """The first with what they say, the next by their titles, the rest as a number: none is passed over."""
+        wanted = [(key, place >= MOST) for place, key in enumerate(keys[:LISTED])]
+        rows = shapes.by_key(key for key, brief in wanted if (key, brief) not in self._items)
+        for key, brief in wanted:
+            if key in rows:
+                context = {"card": cards.card(rows[key], records.record_index()), "site": self.site, "brief": brief}
+                text = render_to_string("digest/paper.txt", context).strip()
+                html = SafeString(render_to_string("digest/paper.html", context).strip())
+                self._items[key, brief] = Item(f"paper {key}", text, html)
+        items = tuple(self._items[one] for one in wanted if one in self._items)
+        return Section(title, items, max(0, len(keys) - LISTED))
 
     def _claim(self, value: str) -> Iterable[Item]:
         slug, _, claim = value.partition(":")

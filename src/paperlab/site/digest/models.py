@@ -9,9 +9,10 @@ SENDING, SENT, UNSURE, REFUSED, NOTHING = "sending", "sent", "unsure", "refused"
 class Subscription(models.Model):
     """An address that wants the digest. every: day or week. interests: [[kind, value], …]; none: all that is trending.
 
-    state: pending until confirmed by the mailed link, suppressed once its mail was refused for good. digest: of the
-    token that confirms. wanted: a letter that asks to confirm is due. nonce: what its links are made with. changes:
-    what is asked for, and comes true once it is confirmed. reason: why its mail was refused.
+    state: pending until confirmed by the mailed link, suppressed once there was nobody at the address: until somebody
+    there confirms again. digest: of the token that confirms; expires: of that token, None once it was used. wanted: a
+    letter that asks to confirm is due. nonce: what its links are made with. changes: what is asked for, and comes true
+    once it is confirmed. reason: why its mail was refused.
     """
 
     email = models.CharField(max_length=150, unique=True)
@@ -53,3 +54,22 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.day}: {self.state}"
+
+
+class Trouble(models.Model):
+    """What the relay has against this site's mail now: one row, or none. kind: see `post.NotTaken`. run: equal refusals
+    in a row. reason: the last one's words."""
+
+    kind = models.CharField(max_length=60)
+    run = models.PositiveIntegerField(default=0)
+    reason = models.TextField()
+    since = models.DateTimeField(auto_now_add=True)
+    at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        """In the administration."""
+
+        verbose_name_plural = "trouble"
+
+    def __str__(self) -> str:
+        return f"{self.run} times since {self.since}: {self.reason}"

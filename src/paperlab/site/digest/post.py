@@ -1,7 +1,8 @@
 """Send a letter: to a relay (PAPERLAB_SMTP), or as a file into the outbox.
 
 What a relay has not answered may have been sent. So there are three outcomes, and only one of them may be tried again:
-handed over, surely not handed over, and unsure.
+handed over, surely not handed over, and unsure. Of a refusal the code's class says little: "554 5.7.1" refuses this
+site, "552 5.2.2" a full mailbox, and only 5.1.1 and its like say that there is nobody at the address.
 """
 
 import os
@@ -13,7 +14,7 @@ import time
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from paperlab.core.home import home
@@ -29,12 +30,40 @@ class Away(OSError):
     """The relay cannot be reached or will not talk: nothing was handed over, later may be better."""
 
 
-class NotTaken(Exception):
-    """The relay refused this letter. for_good: its address takes no mail (5xx)."""
+class Refusing(Away):
+    """The relay refuses this site rather than one letter: the next one would fare no better."""
 
-    def __init__(self, message: str, *, for_good: bool) -> None:
-        self.for_good = for_good
-        super().__init__(message)
+
+# RFC 3463 and 7505: no such mailbox, no such domain, no such form of address, moved away, takes no mail. The other
+# 5.1.x are about the sender.
+_GONE = re.compile(r"5\.1\.(1|2|3|6|10)(?!\d)")
+_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\d)")
+# Relays without such a status say it in words.
+_NOBODY = re.compile(
+    r"\b(no such|unknown|invalid|non-?existent)\b.{0,40}\b(user|mailbox|recipient|account)\b"
+    r"|\b(user|mailbox|recipient|account|address)\b.{0,60}"
+    r"\b(unknown|does(n't| not) exist|not found|no longer exists)\b",
+    re.IGNORECASE,
+)
+
+
+def is_gone(status: str) -> bool:
+    """Whether an enhanced status code (RFC 3463) says that there is nobody at an address."""
+    return bool(_GONE.match(status.strip()))
+
+
+class NotTaken(Exception):
+    """The relay refused this letter. kind: the command that it refused and its codes, to know equal refusals by.
+    gone: there is nobody at the address."""
+
+    def __init__(self, step: str, code: int, reply: str) -> None:
+        status = _STATUS.match(reply)
+        self.kind = f"{step} {code} {status[0] if status else ''}".strip()
+        if status:
+            self.gone = 500 <= code < 600 and is_gone(status[0])
+        else:
+            self.gone = code in (550, 551, 553) and bool(_NOBODY.search(reply)) and "sender" not in reply.lower()
+        super().__init__(f"{code} {reply}".strip())
 
 
 class Unsure(Exception):
@@ -112,23 +141,20 @@ class Smtp:
 
     def hand_over(self, letter: EmailMessage) -> None:
         """One transaction. Until the text has begun to flow, nothing can have been sent."""
+        sender, to = address(letter, "From"), address(letter, "To")
         relay = self._open()
         try:
             relay.ehlo_or_helo_if_needed()
-            for step, words in (("mail", str(letter["From"])), ("rcpt", str(letter["To"]))):
-                address = words.rpartition("<")[2].rstrip(">")
-                code, reply = relay.mail(address) if step == "mail" else relay.rcpt(address)
-                if code == 421:
-                    raise smtplib.SMTPServerDisconnected(reply.decode("utf-8", "replace"))
-                if code not in (250, 251):
-                    relay.rset()
-                    text = f"{code} {reply.decode('utf-8', 'replace')}"
-                    # A sender that is refused says nothing about who was to get the letter.
-                    raise NotTaken(text, for_good=step == "rcpt" and 500 <= code < 600)
-            relay.putcmd("data")
-            code, reply = relay.getreply()
-            if code != 354:
-                raise NotTaken(f"{code} {reply.decode('utf-8', 'replace')}", for_good=False)
+            for step, words, wanted in (
+                ("MAIL", f"FROM:<{sender}>", (250,)),
+                ("RCPT", f"TO:<{to}>", (250, 251)),
+                ("DATA", "", (354,)),
+            ):
+                code, reply = relay.docmd(step, words)
+                if code not in wanted:
+                    self._refused(relay, step, code, reply)
+        except Away:
+            raise
         except (OSError, smtplib.SMTPException) as error:
             self.close()
             raise Away(f"the relay {self.host}:{self.port}: {' '.join(str(error).split())}") from error
@@ -140,7 +166,22 @@ class Smtp:
             self.close()
             raise Unsure(f"the relay {self.host}:{self.port} went away: {' '.join(str(error).split())}") from error
         if code != 250:
-            raise NotTaken(f"{code} {reply.decode('utf-8', 'replace')}", for_good=False)
+            self._refused(relay, "text", code, reply)
+
+    def _refused(self, relay: smtplib.SMTP, step: str, code: int, reply: bytes) -> NoReturn:
+        """Raises Away where the relay closes, Refusing where it will have nothing from us, else NotTaken."""
+        text = " ".join(reply.decode("utf-8", "replace").split())
+        if code == 421 or not 400 <= code < 600:
+            self.close()
+            raise Away(f"the relay {self.host}:{self.port}: {code} {text}")
+        try:
+            if step != "text":
+                relay.rset()
+        except (OSError, smtplib.SMTPException):  # it has said what it had to say, and hung up
+            self.close()
+        if step == "MAIL" or code in (454, 530, 535, 538):  # the sender, or who we are: nothing to do with who reads it
+            raise Refusing(f"the relay {self.host}:{self.port} refuses mail of this site: {code} {text}")
+        raise NotTaken(step, code, text)
 
     def close(self) -> None:
         """End the connection."""
@@ -169,6 +210,17 @@ def read(url: str) -> Smtp | None:
             usual = 465 if whole else 587 if user else 25
             return Smtp(host, port or usual, user, password, "whole" if whole else tls)
     raise SmtpError("PAPERLAB_SMTP: expected smtp://user:password@host:port?tls=start, or smtps://user:password@host")
+
+
+def address(letter: EmailMessage, header: str) -> str:
+    """The one address of a header as the envelope has it. Raises ValueError where there is not one.
+
+    By the header's own parser: in "x<victim@example.org"@evil.org the angle bracket is a letter of a name.
+    """
+    found = [one.addr_spec for one in getattr(letter[header], "addresses", ())]
+    if len(found) != 1 or not found[0].isascii() or letter[header].defects:
+        raise ValueError(f"{header}: expected one address in ASCII, not {str(letter[header])[:80]!r}")
+    return str(found[0])
 
 
 def post(folder: Path | None = None) -> Post:

@@ -1,8 +1,10 @@
 """Subscribe, confirm, unsubscribe. The answers are the same whoever is subscribed."""
 
 import secrets
+from datetime import timedelta
 from urllib.parse import urlencode
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -12,11 +14,12 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods
 
 from paperlab.core.paper import FAMILIES
-from paperlab.site.digest import letters
+from paperlab.site.digest import letters, send
 from paperlab.site.digest.models import ACTIVE, STOPPED, SUPPRESSED, Subscription
 from paperlab.site.people import actions, signing, who
 
 MOST = 50  # interests
+AGAIN = timedelta(days=7)  # between two e-mails to an address at which there was nobody
 
 
 def _interests(request: HttpRequest) -> list[tuple[str, str]]:
@@ -34,25 +37,33 @@ def _interests(request: HttpRequest) -> list[tuple[str, str]]:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def subscribe(request: HttpRequest) -> HttpResponse:
-    """The form; by POST, a letter that asks whether its owner wants the digest."""
-    context = {"families": FAMILIES, "claim": request.GET.get("claim", "")[:300], "wrong": ""}
+    """The form; by POST, an e-mail that asks whether the owner of the address wants the digest."""
+    context = {
+        "families": FAMILIES,
+        "claim": request.GET.get("claim", "")[:300],
+        "hour": f"{int(settings.PAPERLAB_DIGEST_HOUR)}:00",
+        "zone": str(send.zone()),
+        "wrong": "",
+    }
     if request.method != "POST":
         return render(request, "digest/subscribe.html", context)
     try:
         email, interests = signing.address(request.POST.get("email", "")), _interests(request)
     except ValidationError:
-        context["wrong"] = "This is no e-mail address."
+        context["wrong"] = "This is not an e-mail address that we can write to."
     except actions.Refused as error:
         context["wrong"] = str(error)
     if context["wrong"]:
         return render(request, "digest/subscribe.html", context, status=400)
-    if wait := who.slow_down(request, "subscribe", email):
+    if wait := who.slow_down(request, "subscribe", signing.mailbox(email)):
         return wait
     every = "week" if request.POST.get("every") == "week" else "day"
     changes = {"every": every, "interests": interests}
     row, _ = Subscription.objects.get_or_create(email=email, defaults={"nonce": secrets.token_hex(12)})
-    # Nothing changes before the owner of the address says so; who has stopped the digest for good gets no letter.
-    Subscription.objects.filter(pk=row.pk).exclude(state=SUPPRESSED).update(changes=changes, wanted=True)
+    # Nothing changes before the owner of the address says so. Where there was nobody, somebody may be by now.
+    asked_lately = row.expires is not None and row.expires > timezone.now() - AGAIN + letters.CONFIRM
+    if row.state != SUPPRESSED or not asked_lately:
+        Subscription.objects.filter(pk=row.pk).update(changes=changes, wanted=True)
     return render(request, "digest/sent.html", {"email": email})
 
 
@@ -60,23 +71,18 @@ def subscribe(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def confirm(request: HttpRequest, token: str) -> HttpResponse:
     """The mailed link: reading it asks, the button confirms, once."""
-    rows = Subscription.objects.filter(digest=signing.digest(token), expires__gt=timezone.now())
-    row = rows.first()
-    if row is None:
-        return render(request, "people/spent.html", status=410)
+    now = timezone.now()
+    row = Subscription.objects.filter(digest=signing.digest(token)).first()
+    if row is None or row.expires is None or row.expires <= now:
+        how = "unknown" if row is None else "used" if row.expires is None else "expired"
+        return signing.spent(request, how, good_for="two days", again="/subscribe")
     if request.method == "POST":
-        changed = {
-            "state": ACTIVE,
-            "confirmed": timezone.now(),
-            "digest": "",
-            "expires": None,
-            "changes": {},
-            "reason": "",
-        }
+        changed = {"state": ACTIVE, "confirmed": now, "expires": None, "changes": {}, "reason": ""}
         wanted = {key: row.changes[key] for key in ("every", "interests") if key in row.changes}
-        if not rows.exclude(state=SUPPRESSED).update(**changed, **wanted):
-            return render(request, "people/spent.html", status=410)
-        return render(request, "digest/confirmed.html", {"every": wanted.get("every", row.every)})
+        if not Subscription.objects.filter(digest=row.digest, expires__gt=now).update(**changed, **wanted):
+            return signing.spent(request, "used", good_for="two days", again="/subscribe")
+        context = {"every": wanted.get("every", row.every), "zone": str(send.zone())}
+        return render(request, "digest/confirmed.html", context)
     answer = render(request, "digest/confirm.html", {"email": row.email})
     answer.headers["Referrer-Policy"] = "same-origin"
     return answer
@@ -91,7 +97,7 @@ def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
     if row is None:
         raise Http404("no such link")
     if request.method == "POST":
-        Subscription.objects.filter(pk=row.pk).exclude(state=SUPPRESSED).update(state=STOPPED, wanted=False, digest="")
+        Subscription.objects.filter(pk=row.pk).update(state=STOPPED, wanted=False, digest="")
         return render(request, "digest/stopped.html")
     answer = render(request, "digest/unsubscribe.html", {"stopped": row.state != ACTIVE})
     answer.headers["Referrer-Policy"] = "same-origin"

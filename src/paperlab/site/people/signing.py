@@ -11,6 +11,7 @@ from django.core.validators import validate_email
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
+from django.utils.encoding import punycode
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
@@ -23,12 +24,28 @@ GOOD_FOR = timedelta(minutes=15)
 
 
 def address(text: str) -> str:
-    """An e-mail address in its one form. Raises ValidationError."""
+    """An e-mail address in its one form, in ASCII. Raises ValidationError.
+
+    A name in quotes may hold anything ("x<victim@example.org"@evil.org), nobody has one, and programs on the way of a
+    letter take it for another address.
+    """
     plain = text.strip().lower()
     if len(plain) > 150:
         raise ValidationError("the address is longer than 150 characters")
     validate_email(plain)
-    return plain
+    name, _, host = plain.rpartition("@")
+    if '"' in name:
+        raise ValidationError("the address has a name in quotes")
+    try:
+        return f"{name}@{punycode(host)}"
+    except UnicodeError as error:
+        raise ValidationError("the address has no host that mail could go to") from error
+
+
+def mailbox(email: str) -> str:
+    """Whose mailbox an address is, as far as one sees: me+anything@example.org is me@example.org."""
+    name, _, host = email.rpartition("@")
+    return f"{name.partition('+')[0]}@{host}"
 
 
 def digest(token: str) -> str:
@@ -58,7 +75,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             return render(request, "people/sign_in.html", context, status=400)
         login(request, user)
         return redirect(who.back(request, "/"))
-    if wait := who.slow_down(request, "sign-in", email):
+    if wait := who.slow_down(request, "sign-in", mailbox(email)):
         return wait
     SignIn.objects.create(email=email, next=who.back(request, ""))
     return render(request, "people/sent.html", {"email": email})
@@ -78,15 +95,27 @@ def written(row: SignIn, token: str) -> bool:
     return bool(SignIn.objects.filter(pk=row.pk, digest="").update(digest=digest(token), expires=until))
 
 
+def spent(request: HttpRequest, how: str, *, good_for: str, again: str) -> HttpResponse:
+    """The page for a mailed link that does not work. how: used, expired or unknown; again: where to ask for another."""
+    context = {"how": how, "good_for": good_for, "again": again}
+    return render(request, "people/spent.html", context, status=410)
+
+
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def link(request: HttpRequest, token: str) -> HttpResponse:
     """The mailed link: reading it asks, for programs read mail too; only the button signs in, and only once."""
     now = timezone.now()
-    rows = SignIn.objects.filter(digest=digest(token), used=None, expires__gt=now)
-    row = rows.first()
-    if row is None or (request.method == "POST" and not rows.update(used=now)):
-        answer = render(request, "people/spent.html", status=410)
+    row = SignIn.objects.filter(digest=digest(token)).first()
+    how = "" if row else "unknown"
+    if row and row.used:
+        how = "used"
+    elif row and (row.expires is None or row.expires <= now):
+        how = "expired"
+    elif row and request.method == "POST" and not SignIn.objects.filter(pk=row.pk, used=None).update(used=now):
+        how = "used"
+    if row is None or how:
+        answer = spent(request, how, good_for="15 minutes", again="/sign-in")
     elif request.method == "POST":
         user, _ = User.objects.get_or_create(username=row.email, defaults={"email": row.email})
         if user.is_active:

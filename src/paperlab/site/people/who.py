@@ -22,11 +22,13 @@ HERE = "you"  # the name of the one person on a machine of one's own
 View = Callable[..., HttpResponse]
 # How often one client, or one account, may do a thing: so many a second on the long run, so many at once.
 RATES = {
-    "sign-in": limits.Rate(1 / 60, 5),  # letters to one address, from one client
+    "sign-in": limits.Rate(1 / 60, 5),
+    "sign-in to": limits.Rate(10 / 86_400, 5),  # e-mails to one address, whoever asks for them
     "password": limits.Rate(1 / 120, 8),
     "write": limits.Rate(1 / 5, 30),
     "submit": limits.Rate(1 / 60, 10),
     "subscribe": limits.Rate(1 / 60, 5),
+    "subscribe to": limits.Rate(2 / 86_400, 3),
 }
 
 
@@ -71,11 +73,13 @@ def slow_down(request: HttpRequest, what: str, *names: str) -> HttpResponse | No
     if local(request):
         return None
     client = limits.client(request.META.get("REMOTE_ADDR") or "")
-    taken = [_buckets(what).take(f"{what} {name}") for name in (client, *names)]
+    to = f"{what} to" if f"{what} to" in RATES else what
+    taken = [_buckets(what).take(f"{what} {client}"), *(_buckets(to).take(f"{to} {name}") for name in names)]
     wait = max(one.wait for one in taken)
     if all(one.allowed for one in taken):
         return None
-    answer = refused(request, 429, "Too often", f"Wait {max(1, round(wait))} seconds, then try again.")
+    said = f"{max(1, round(wait))} seconds" if wait < 120 else f"{wait / 60:.0f} minutes"
+    answer = refused(request, 429, "Too often", f"Wait {said}, then try again.")
     answer.headers["Retry-After"] = str(max(1, round(wait)))
     return answer
 

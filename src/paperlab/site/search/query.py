@@ -67,6 +67,12 @@ class Query:
         pairs += [("limit", str(self.limit) if self.limit != 20 else ""), ("offset", str(self.offset or ""))]
         return [(name, value) for name, value in pairs if value]
 
+    def __str__(self) -> str:
+        """As people say it: its words, then its filters."""
+        filters = [(name, value) for name, value in self.params() if name not in ("q", "limit", "offset")]
+        said = [name if name in ("code", "runnable") else f"{name}: {value}" for name, value in filters]
+        return ", ".join([*([self.text] if self.text else []), *said])
+
 
 @dataclass(frozen=True)
 class Within:

@@ -12,9 +12,10 @@ here takes no part, instead of pulling the words down as it does in rank fusion.
 import contextlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from paperlab.core.methods import abstract_only, methods
@@ -24,7 +25,7 @@ from paperlab.site.search import index
 from paperlab.site.search.engine import Engine
 from paperlab.site.search.query import DEPTH, EVERYTHING, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
 from paperlab.site.search.spelling import american
-from paperlab.site.search.words import STEMS, Asked, asked
+from paperlab.site.search.words import PROSE, STEMS, Asked, asked
 from paperlab.site.store import clean
 from paperlab.site.store.models import Paper
 
@@ -95,6 +96,51 @@ def related(paper: int, limit: int = 10) -> tuple[Hit, ...]:
         near = [row for row in engine.words(words, EVERYTHING, limit + 1) if row[0] != paper] if words else []
         ranked = [(key, score, Why(words=score, words_rank=rank)) for rank, (key, score) in enumerate(near, 1)]
     return _shown(ranked[:limit], Asked())
+
+
+def among(query: Query, keys: Collection[int]) -> list[int]:
+    """Those of some papers that a query is about, best first: for who follows a search and is told what is new.
+
+    They hold its filters and every word of its text (of prose: stand among the first of the whole store), or they are
+    as near to it in meaning as papers that hold its words are. All are looked through: the first hits of the whole
+    store, cut to the new papers, would leave out nearly all of these. Slips are not mended: who follows a name that no
+    paper holds yet waits for it.
+    """
+    _follow([])
+    engine, text, checked = index.engine(), clean.line(query.text[:TEXT_LIMIT]), _keys(query)
+    within = Within(query, frozenset(keys) if checked is None else checked & frozenset(keys))
+    if not within.keys:
+        return []
+    words = asked(text)
+    if not text:
+        return engine.listed(words, within, "day", len(within.keys))
+    if len(words.terms) > PROSE:
+        bm25 = {key: score for key, score in engine.words(words, Within(query), POOL) if key in within.keys}
+    else:
+        bm25 = dict(engine.words(words, within, len(within.keys), strict=True)) if words else {}
+    vector, cosines = _vector(engine, text, []), {}
+    if vector is not None:
+        near = {} if words.phrases else _as_near(engine, vector, words, within)
+        bm25 |= engine.word_scores(words, [key for key in near if key not in bm25]) if words else {}
+        cosines = engine.meaning_scores(vector, {*bm25, *near})
+    scores = fused(bm25, cosines, engine.background(vector) if vector is not None else 0.0, WEIGHT * engine.trust)
+    return sorted(scores, key=lambda key: (-scores[key], key))
+
+
+def _as_near(engine: Engine, vector: Any, words: Asked, within: Within) -> dict[int, float]:
+    """The papers within that are nearer in meaning than the middle one of those of the whole store that hold the words
+    best; where none does, than all but POOL papers. None for a word that no paper holds: its meaning is anybody's
+    guess."""
+    holding = engine.words(words, EVERYTHING, POOL, strict=True) if words else []
+    if holding:
+        least = median(engine.meaning_scores(vector, [key for key, _ in holding]).values() or [1.0])
+    elif all(engine.total(Asked((term,)), EVERYTHING, strict=True) for term in words.terms):
+        least = min((cosine for _, cosine in engine.meaning(vector, EVERYTHING, POOL)), default=1.0)
+    else:
+        return {}
+    assert within.keys is not None
+    held = engine.listed(Asked(), within, "day", len(within.keys)) if within.query.filtered else within.keys
+    return {key: cosine for key, cosine in engine.meaning_scores(vector, held).items() if cosine >= least}
 
 
 def _follow(notes: list[str]) -> None:
