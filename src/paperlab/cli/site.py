@@ -126,3 +126,15 @@ def digest(
     if as_json:
         return write_json([row])
     typer.echo(command.sentence(row, dry=dry_run))
+
+
+@commands.command()
+@takes_verbosity
+def mcp() -> None:
+    """Answer an agent on standard input (Model Context Protocol)."""
+    from paperlab.site.start import start
+
+    start()
+    from paperlab.site.agents.server import server
+
+    server().run("stdio")

@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path, re_path
 
+from paperlab.site.agents.views import mcp
 from paperlab.site.api.app import api
 from paperlab.site.api.docs import docs, missing
 
@@ -11,6 +12,7 @@ urlpatterns = [
     re_path(r"^api/?$", docs),
     path("api/", api.urls),
     re_path(r"^api(/.*)?$", missing),
+    re_path(r"^mcp/?$", mcp),
     path("", include("paperlab.site.runs.urls")),
     path("", include("paperlab.site.people.urls")),
     path("", include("paperlab.site.digest.urls")),

@@ -54,7 +54,7 @@ def tag(request: HttpRequest) -> str:
 
 
 class Guard:
-    """Middleware around everything under /api/; other addresses pass it untouched."""
+    """Middleware around everything under /api/; /mcp is only counted, other addresses pass it untouched."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -63,11 +63,12 @@ class Guard:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """The answer to a request."""
-        if not (request.path_info == "/api" or request.path_info.startswith("/api/")):
+        agents = request.path_info.rstrip("/") == "/mcp"
+        if not (agents or request.path_info == "/api" or request.path_info.startswith("/api/")):
             return self.get_response(request)
-        if request.method == "OPTIONS":
+        if request.method == "OPTIONS" and not agents:
             return HttpResponse(status=204, headers={**CORS, **_PREFLIGHT, "Allow": _METHODS})
-        headers, taken = dict(CORS), self._take(request)
+        headers, taken = {} if agents else dict(CORS), self._take(request)
         if taken is not None and self.buckets is not None:
             headers["RateLimit-Policy"] = self.buckets.rate.policy
             headers["RateLimit"] = f'"client";r={taken.remaining};t={round(taken.full)}'
@@ -75,7 +76,7 @@ class Guard:
                 wait = max(1, -int(-taken.wait // 1))
                 problem = Problem(429, f"more requests than {self.buckets.rate.per_second:g} a second; wait {wait} s")
                 return response(problem, {**headers, "Retry-After": str(wait)})
-        answer = self._answer(request)
+        answer = self.get_response(request) if agents else self._answer(request)
         for name, value in headers.items():
             answer.headers.setdefault(name, value)
         return answer
