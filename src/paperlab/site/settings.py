@@ -138,6 +138,7 @@ INSTALLED_APPS = [
     "paperlab.site.runs",  # these before the pages: they fill their places
     "paperlab.site.people",
     "paperlab.site.tokens",
+    "paperlab.site.groups",
     "paperlab.site.digest",
     "paperlab.site.pages",
 ]

@@ -18,6 +18,7 @@ urlpatterns = [
     path("", include("paperlab.site.runs.urls")),
     path("", include("paperlab.site.people.urls")),
     path("", include("paperlab.site.tokens.urls")),
+    path("", include("paperlab.site.groups.urls")),
     path("", include("paperlab.site.digest.urls")),
     path("", include("paperlab.site.pages.urls")),
 ]

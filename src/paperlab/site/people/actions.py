@@ -186,6 +186,7 @@ def votes(papers: list[int]) -> dict[int, int]:
 def export(user: User) -> dict[str, Any]:
     """All that is known of a person."""
     from paperlab.site.digest.models import Subscription
+    from paperlab.site.groups.actions import exported as groups
     from paperlab.site.tokens.actions import exported as tokens
 
     def name(paper: Paper) -> str:
@@ -224,6 +225,7 @@ def export(user: User) -> dict[str, Any]:
         "submissions": [{"arxiv": s.arxiv, "state": s.state} for s in Submission.objects.filter(user=user)],
         "subscriptions": [{"email": s.email, "state": s.state, "every": s.every} for s in subscribed],
         "tokens": tokens(user),
+        "groups": groups(user),
     }
 
 
