@@ -29,7 +29,8 @@ Submission.objects.update(reason="again")
 only = Paper.objects.get(arxiv="2401.00001")
 print(json.dumps({
     "rows": rows, "submission": submission, "comments": [c.body for c in only.site_comments.all()],
-    "votes": only.votes.count(), "run": as_json(Run.objects.get())["progress"],
+    "votes": only.votes.count(),
+    "run": as_json(Run.objects.get())["progress"],
     "gptq": [Paper.objects.get(slug="gptq").pk, Paper.objects.get(slug="gptq").kept_set.count()],
 }))
 """

@@ -30,6 +30,7 @@ EXTRA_OF_COMMAND = {
     "import": "site",
     "up": "site",
     "digest": "site",
+    "mcp": "mcp",
 }
 
 

@@ -130,3 +130,15 @@ def digest(
         typer.echo(command.sentence(row, dry=dry_run), err=failed)
     if failed:
         raise typer.Exit(1)
+
+
+@commands.command()
+@takes_verbosity
+def mcp() -> None:
+    """Answer an agent on standard input (Model Context Protocol)."""
+    from paperlab.site.start import start
+
+    start()
+    from paperlab.site.agents.server import server
+
+    server().run("stdio")

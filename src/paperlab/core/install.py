@@ -29,6 +29,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "latex2mathml": ("site",),
     "markdown_it": ("site",),
     "markupsafe": ("lab",),
+    "mcp": ("mcp",),
     "nh3": ("site",),
     "ninja": ("site",),  # of django-ninja; the build tool of this name is not imported
     "numpy": ("lab", "engine", "serve", "site"),

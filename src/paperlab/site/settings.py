@@ -166,6 +166,8 @@ INSTALLED_APPS = [
     "paperlab.site.store",
     "paperlab.site.runs",  # these before the pages: they fill their places
     "paperlab.site.people",
+    "paperlab.site.tokens",
+    "paperlab.site.groups",
     "paperlab.site.digest",
     "paperlab.site.pages",
 ]

@@ -3,16 +3,22 @@
 from django.contrib import admin
 from django.urls import include, path, re_path
 
+from paperlab.site.agents.views import mcp
 from paperlab.site.api.app import api
 from paperlab.site.api.docs import docs, missing
+from paperlab.site.tokens.me import api as personal
 
 urlpatterns = [
     path("admin/", admin.site.urls),
     re_path(r"^api/?$", docs),
+    path("api/me/", personal.urls),
     path("api/", api.urls),
     re_path(r"^api(/.*)?$", missing),
+    re_path(r"^mcp/?$", mcp),
     path("", include("paperlab.site.runs.urls")),
     path("", include("paperlab.site.people.urls")),
+    path("", include("paperlab.site.tokens.urls")),
+    path("", include("paperlab.site.groups.urls")),
     path("", include("paperlab.site.digest.urls")),
     path("", include("paperlab.site.pages.urls")),
 ]

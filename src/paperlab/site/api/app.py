@@ -34,7 +34,7 @@ _DESCRIBED = {
     "304": {"description": "Not changed since the ETag that was sent."},
     "400": "A parameter is bad; `errors` names each.",
     "404": "There is no such thing.",
-    "405": "The API is only read.",
+    "405": "This address takes other methods.",
     "429": "Too many requests; `Retry-After` says how many seconds to wait.",
     "500": "The site failed.",
     "503": "The database is busy.",
@@ -47,7 +47,8 @@ class Api(NinjaAPI):
     def validation_error_from_error_contexts(self, error_contexts: list[ValidationErrorContext]) -> ValidationError:
         """Ninja's error, which also knows what could have been asked."""
         error = super().validation_error_from_error_contexts(error_contexts)
-        error.names = [name for c in error_contexts for name in c.model.__ninja_flatten_map__]  # type: ignore[attr-defined]
+        of = [getattr(c.model, "__ninja_flatten_map__", {}) for c in error_contexts]  # a body alone has none
+        error.names = [name for names in of for name in names]  # type: ignore[attr-defined]
         return error
 
     def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
@@ -119,6 +120,15 @@ def _busy(request: HttpRequest, error: DatabaseError) -> HttpResponse:
     return response(of_status(503), {"Retry-After": "1"})
 
 
+# What every part of the API answers to what can go wrong.
+handlers: tuple[tuple[Any, Any], ...] = (
+    (Problem, _problem),
+    (ValidationError, _invalid),
+    (BadQuery, _unread),
+    (DatabaseError, _busy),
+)
+
+
 def _json(body: Any, *, following: str | None = None, total: int | None = None) -> HttpResponse:
     answer = HttpResponse(
         json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace"),
@@ -139,7 +149,8 @@ def _next(request: HttpRequest, **changed: str) -> str:
     return f"{request.path}?{query.urlencode()}"
 
 
-def _find(name: str) -> Paper:
+def find(name: str) -> Paper:
+    """The paper of a name. Raises Problem."""
     row = shapes.find(name)
     if row is None:
         raise Problem(404, f"no paper {name[:120]!r}; /api/papers/search?q=… finds papers by words")
@@ -225,7 +236,7 @@ def daily_papers(request: HttpRequest, asked: Query[params.DailyParams]) -> Http
 def related(request: HttpRequest, asked: Query[params.RelatedParams], paper: str = NAME) -> HttpResponse:
     """Papers near in meaning, nearest first."""
     params.known(request, params.RelatedParams)
-    return _json(hits.related(_find(paper), asked.limit))
+    return _json(hits.related(find(paper), asked.limit))
 
 
 @api.get(
@@ -238,7 +249,7 @@ def related(request: HttpRequest, asked: Query[params.RelatedParams], paper: str
 def records_of(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """Every execution of the paper's checks, without the samples; those that no longer count too."""
     params.known(request, params.Nothing)
-    row, known = _find(paper), records.record_index()
+    row, known = find(paper), records.record_index()
     names = [place.id for place in known.places.values() if row.slug and place.paper == row.slug]
     body = [record for name in names if (record := records.read(name)) is not None]
     return _dated(_json({"records": body}), known)
@@ -254,7 +265,7 @@ def records_of(request: HttpRequest, paper: str = NAME) -> HttpResponse:
 def verdicts_on(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """What the checks of the paper's claims said here. `state` says which of them count today."""
     params.known(request, params.Nothing)
-    row, known = _find(paper), records.record_index()
+    row, known = find(paper), records.record_index()
     body = known.by_paper.get(row.slug, []) if row.slug else []
     return _dated(_json({"verdicts": body, "next_cursor": None}), known)
 
@@ -264,7 +275,7 @@ def one_paper(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """A paper by arXiv id (2403.02775, 2403.02775v2, math/0601001, math.AG/0601001v1) or slug, with its versions, the
     days on which it was in a list, and its claims."""
     params.known(request, params.Nothing)
-    return _json(shapes.detail(_find(paper), records.record_index()))
+    return _json(shapes.detail(find(paper), records.record_index()))
 
 
 def _dated(answer: HttpResponse, known: records.RecordIndex) -> HttpResponse:

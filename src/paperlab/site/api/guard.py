@@ -32,6 +32,7 @@ _PREFLIGHT = {
     "Access-Control-Max-Age": "86400",
 }
 _METHODS = "GET, HEAD, OPTIONS"
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="paperlab"'}
 # Ranking depends on the search index, which is a moment behind the store: these are tagged by what they say.
 _RANKED = ("/api/papers/search", "/api/search")
 
@@ -54,7 +55,7 @@ def tag(request: HttpRequest) -> str:
 
 
 class Guard:
-    """Middleware around everything under /api/; other addresses pass it untouched."""
+    """Middleware around everything under /api/; /mcp is only counted, other addresses pass it untouched."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -63,11 +64,15 @@ class Guard:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """The answer to a request."""
-        if not (request.path_info == "/api" or request.path_info.startswith("/api/")):
+        agents = request.path_info.rstrip("/") == "/mcp"
+        if not (agents or request.path_info == "/api" or request.path_info.startswith("/api/")):
             return self.get_response(request)
-        if request.method == "OPTIONS":
+        if request.method == "OPTIONS" and not agents and not request.path_info.startswith("/api/me"):
             return HttpResponse(status=204, headers={**CORS, **_PREFLIGHT, "Allow": _METHODS})
-        headers, taken = dict(CORS), self._take(request)
+        personal = request.path_info == "/api/me" or request.path_info.startswith("/api/me/")
+        headers = {} if agents or personal else dict(CORS)  # what is somebody's own is for no web page elsewhere
+        refused = self._identify(request)
+        taken = self._take(request)
         if taken is not None and self.buckets is not None:
             headers["RateLimit-Policy"] = self.buckets.rate.policy
             headers["RateLimit"] = f'"client";r={taken.remaining};t={round(taken.full)}'
@@ -75,7 +80,12 @@ class Guard:
                 wait = max(1, -int(-taken.wait // 1))
                 problem = Problem(429, f"more requests than {self.buckets.rate.per_second:g} a second; wait {wait} s")
                 return response(problem, {**headers, "Retry-After": str(wait)})
-        answer = self._answer(request)
+        if refused is not None:
+            return response(refused, {**headers, **(CHALLENGE if refused.status == 401 else {"Retry-After": "1"})})
+        if agents:
+            answer = self.get_response(request)
+        else:
+            answer = self._personal(request) if personal else self._answer(request)
         for name, value in headers.items():
             answer.headers.setdefault(name, value)
         return answer
@@ -85,7 +95,37 @@ class Guard:
         address = request.META.get("REMOTE_ADDR") or ""
         if self.buckets is None or (settings.PAPERLAB_LOCAL and limits.is_loopback(address)):
             return None
-        return self.buckets.take(limits.client(address))
+        token = getattr(request, "paperlab_token", None)
+        return self.buckets.take(f"token {token.pk}" if token is not None else limits.client(address))
+
+    @staticmethod
+    def _identify(request: HttpRequest) -> Problem | None:
+        """Note whose token the request carries; the problem of one that is not good."""
+        from paperlab.site.tokens import actions
+
+        try:
+            request.paperlab_token = actions.of(request)
+        except Problem as problem:
+            return problem
+        except DatabaseError:
+            return of_status(503)
+        return None
+
+    def _personal(self, request: HttpRequest) -> HttpResponseBase:
+        """The answer to a token, kept by nobody on the way."""
+        if request.method not in ("GET", "HEAD", "POST", "PUT", "DELETE"):
+            return response(of_status(405), {"Allow": "GET, HEAD, POST, PUT, DELETE"})
+        head = request.method == "HEAD"
+        if head:
+            request.method = "GET"
+        answer = self.get_response(request)
+        if answer.status_code >= 400 and answer.headers.get("Content-Type") != TYPE:
+            kept = {name: answer.headers[name] for name in ("Allow", "Retry-After") if name in answer.headers}
+            answer = response(of_status(answer.status_code), kept)
+        if answer.status_code == 401:
+            answer.headers["WWW-Authenticate"] = CHALLENGE["WWW-Authenticate"]
+        answer.headers["Cache-Control"] = "private, no-store"
+        return _headers_only(answer) if head else answer
 
     def _answer(self, request: HttpRequest) -> HttpResponseBase:
         if request.method not in ("GET", "HEAD"):

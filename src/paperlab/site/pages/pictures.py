@@ -21,13 +21,15 @@ from paperlab.site.records import record_index
 SIZE = (1200, 630)
 _FONT = Path(__file__).parent / "static" / "pages" / "vendor" / "newsreader-5.3.0.woff2"
 _GROUND, _INK, _SOFT, _LINK = "#f7f7f4", "#1b1f24", "#57606b", "#0a5ca8"
-_COLOURS = {
+COLOURS = {  # of each class of verdict: ink, ground
     "holds": ("#0b5d1e", "#ddf3e0"),
     "direction": ("#0f5264", "#d9eff4"),
+    "weaker": ("#0f5264", "#d9eff4"),
     "fails": ("#8f1d14", "#fbe3e0"),
     "undecided": ("#414b58", "#e4e8ee"),
     "apart": ("#553489", "#ece4f8"),
     "error": ("#6f4400", "#fcebc4"),
+    "unfaithful": ("#6f4400", "#fcebc4"),
     "unrun": ("#57606b", "#eef0ee"),
 }
 _LETTERS = frozenset(map(chr, [*range(0x20, 0x7F), *range(0xA0, 0x100), *map(ord, "–—‘’“”…−′€•ıŒœ→")]))
@@ -84,7 +86,7 @@ def draw(title: str, under: str, badges: Badges) -> bytes:
     pen.text((80, y + 14), wrapped(under, _font(30, 400), 1040, 1)[0] if under else "", font=_font(30, 400), fill=_SOFT)
     x, small = 80.0, _font(34, 600)
     for kind, words in badges:
-        ink, ground = _COLOURS.get(kind, _COLOURS["undecided"])
+        ink, ground = COLOURS.get(kind, COLOURS["undecided"])
         wide = small.getlength(words) + 48
         if x + wide > 1130:
             break

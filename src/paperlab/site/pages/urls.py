@@ -10,6 +10,7 @@ from paperlab.site.pages import (
     lists,
     paper,
     pictures,
+    readme_badge,
     robots,
     searching,
     static_files,
@@ -45,6 +46,7 @@ urlpatterns = [
     path("opensearch.xml", robots.opensearch),
     re_path(r"^papers/(?P<name>.+)\.bib$", paper.cite),
     re_path(r"^papers/(?P<name>.+)/card\.png$", pictures.card),
+    re_path(r"^badge/(?P<name>.+)\.svg$", readme_badge.badge),
     re_path(r"^papers/(?P<name>.+?)/?$", paper.paper),
     re_path(r"^static/(?P<path>.+)$", static_files.serve),
 ]

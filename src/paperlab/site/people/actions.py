@@ -186,6 +186,8 @@ def votes(papers: list[int]) -> dict[int, int]:
 def export(user: User) -> dict[str, Any]:
     """All that is known of a person."""
     from paperlab.site.digest.models import Subscription
+    from paperlab.site.groups.actions import exported as groups
+    from paperlab.site.tokens.actions import exported as tokens
 
     def name(paper: Paper) -> str:
         return paper.arxiv or paper.slug or f"~{paper.pk}"
@@ -222,6 +224,8 @@ def export(user: User) -> dict[str, Any]:
         "follows": [{"kind": f.kind, "value": f.value, "at": str(f.at)} for f in Follow.objects.filter(user=user)],
         "submissions": [{"arxiv": s.arxiv, "state": s.state} for s in Submission.objects.filter(user=user)],
         "subscriptions": [{"email": s.email, "state": s.state, "every": s.every} for s in subscribed],
+        "tokens": tokens(user),
+        "groups": groups(user),
     }
 
 

@@ -27,10 +27,7 @@ PAGE = 50
 FORGET = "delete"  # the word that confirms
 
 
-def _user(request: HttpRequest) -> User:
-    user = request.user
-    assert isinstance(user, User)  # `who.person` has seen to it
-    return user
+_user = who.user
 
 
 def _on(request: HttpRequest) -> bool:

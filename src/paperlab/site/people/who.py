@@ -37,6 +37,13 @@ def local(request: HttpRequest) -> bool:
     return bool(settings.PAPERLAB_LOCAL and limits.is_loopback(request.META.get("REMOTE_ADDR") or ""))
 
 
+def user(request: HttpRequest) -> User:
+    """The person, in a view for people (`person`)."""
+    found = request.user
+    assert isinstance(found, User)  # `person` has seen to it
+    return found
+
+
 class Here:
     """Middleware behind Django's own: at one's own machine, nobody needs to sign in."""
 

@@ -56,6 +56,12 @@ def paper_url(row: Paper) -> str:
     return addresses.paper(row)
 
 
+@register.simple_tag
+def paper_name(row: Paper) -> str:
+    """The name by which a paper is asked for."""
+    return addresses.name(row)
+
+
 @register.inclusion_tag("people/comments.html", takes_context=True)
 def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
     """The comments on a paper, and the reader's forms."""

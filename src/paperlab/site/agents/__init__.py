@@ -1,0 +1,1 @@
+"""A Model Context Protocol server over the site's store: search, papers, verdicts, records and methods, only read."""

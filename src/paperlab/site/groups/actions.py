@@ -1,0 +1,132 @@
+"""What members do: found a group, invite and join, share collections, plan and keep the journal club."""
+
+from datetime import date, timedelta
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core import signing
+from django.db import transaction
+
+from paperlab.site.api import shapes
+from paperlab.site.groups.models import Group, Meeting, Member, Shared
+from paperlab.site.people import actions as people
+from paperlab.site.people.models import Collection
+from paperlab.site.store import clean
+from paperlab.site.store.models import Paper
+
+MOST = {"groups": 50, "members": 200, "collections": 50, "meetings": 1_000}
+TEXT = 4_000  # characters of a text about a group, or of notes
+NAME = 80  # of a presenter's name
+INVITED = timedelta(days=14)
+_SALT = "paperlab.groups"
+FIRST, LAST = date(1990, 1, 1), date(2100, 1, 1)
+
+
+class Refused(ValueError):
+    """What is not possible; the message says why."""
+
+
+def _name(text: str) -> str:
+    name = clean.line(text)
+    if not name or len(name) > 120:
+        raise Refused("a group needs a name of at most 120 characters")
+    return name
+
+
+def _text(value: str, what: str) -> str:
+    plain = clean.text(value).strip()
+    if len(plain) > TEXT:
+        raise Refused(f"{what} has {len(plain):,} characters; {TEXT:,} are the most")
+    return plain
+
+
+def found(user: User, name: str, about: str) -> Group:
+    """A new group that its founder leads. Raises Refused."""
+    name, about = _name(name), _text(about, "the text")
+    if Member.objects.filter(user=user).count() >= MOST["groups"]:
+        raise Refused(f"{MOST['groups']} groups are the most")
+    with transaction.atomic():
+        group = Group.objects.create(name=name, about=about)
+        Member.objects.create(group=group, user=user, leads=True)
+    return group
+
+
+def change(group: Group, name: str, about: str, public: bool) -> None:
+    """Change what a group is called, says, and shows. Raises Refused."""
+    group.name, group.about, group.public = _name(name), _text(about, "the text"), public
+    group.save(update_fields=["name", "about", "public"])
+
+
+def invitation(group: Group) -> str:
+    """The word of the link by which others join, good for two weeks."""
+    return signing.dumps([group.pk, group.invitation], salt=_SALT)
+
+
+def invited(word: str) -> Group | None:
+    """The group of an invitation; None where it is none, too old, or taken back."""
+    try:
+        pk, number = signing.loads(word, salt=_SALT, max_age=INVITED)
+    except (signing.BadSignature, ValueError, TypeError):
+        return None
+    return Group.objects.filter(pk=pk, invitation=number).first()
+
+
+def join(group: Group, user: User) -> None:
+    """Make somebody a member; twice is once. Raises Refused."""
+    if group.members.count() >= MOST["members"]:
+        raise Refused(f"{MOST['members']} members are the most")
+    Member.objects.get_or_create(group=group, user=user)
+
+
+def share(group: Group, user: User, collection: int, on: bool) -> None:
+    """Share one's own collection with the group, or no longer. Raises Refused."""
+    own = Collection.objects.filter(pk=collection, user=user).first()
+    if own is None:
+        raise Refused("choose one of your own collections")
+    if not on:
+        Shared.objects.filter(group=group, collection=own).delete()
+        return
+    if group.shared.count() >= MOST["collections"]:
+        raise Refused(f"{MOST['collections']} collections are the most")
+    Shared.objects.get_or_create(group=group, collection=own)
+
+
+def _paper(name: str) -> Paper:
+    row = None if "\0" in name else shapes.find(name[:200])
+    if row is None:
+        raise Refused(f"no paper {name[:80]!r} here: give its arXiv id, such as 2403.02775, or the name in its address")
+    return row
+
+
+def add(group: Group, collection: int, name: str, note: str) -> None:
+    """Put a paper into a collection that is shared with the group. Raises Refused."""
+    row = group.shared.filter(collection=collection).select_related("collection").first()
+    if row is None:
+        raise Refused("this collection is no longer shared with the group")
+    people.keep(row.collection, _paper(name), True, _text(note, "the note") or None)
+
+
+def meet(group: Group, day: str, paper: str, presenter: str, notes: str, row: Meeting | None = None) -> Meeting:
+    """Plan a meeting, or change one. Raises Refused."""
+    try:
+        on = date.fromisoformat(day)
+    except ValueError:
+        raise Refused(f"the date is expected as YYYY-MM-DD, not {day[:40]!r}") from None
+    if not FIRST <= on < LAST:
+        raise Refused(f"the date {on} is not between {FIRST.year} and {LAST.year}")
+    found_paper, name = _paper(paper), clean.line(presenter)
+    if len(name) > NAME:
+        raise Refused(f"the presenter's name has {len(name)} characters; {NAME} are the most")
+    if row is None:
+        if group.meetings.count() >= MOST["meetings"]:
+            raise Refused(f"{MOST['meetings']:,} meetings are the most")
+        row = Meeting(group=group)
+    row.day, row.paper, row.presenter, row.notes = on, found_paper, name, _text(notes, "the notes")
+    row.save()
+    return row
+
+
+def exported(user: User) -> list[dict[str, Any]]:
+    """Somebody's groups as their export has them."""
+    rows = Member.objects.filter(user=user).select_related("group")
+    return [{"name": one.group.name, "leads": one.leads, "joined": str(one.joined)} for one in rows]
