@@ -25,6 +25,8 @@ RATES = {
     "sign-in": limits.Rate(1 / 60, 5),  # letters to one address, from one client
     "password": limits.Rate(1 / 120, 8),
     "write": limits.Rate(1 / 5, 30),
+    "comment": limits.Rate(1 / 60, 10),
+    "report": limits.Rate(1 / 60, 5),
     "submit": limits.Rate(1 / 60, 10),
     "subscribe": limits.Rate(1 / 60, 5),
 }
