@@ -11,8 +11,10 @@ PAGES = [
     "/search?q=quantization&verdict=holds", "/search?q=zzzzqqq&family=tts", "/search?year=soon", "/papers/easyquant",
     "/papers/2401.00095", "/papers/2401.00096", "/papers/mova", "/compare", "/compare/quantization",
     "/compare/quantization?at=time&sort=-bytes", "/compare/tts", "/coverage?family=quantization", "/about", "/feeds",
-    "/api/", "/account", "/collections", "/collections/1", "/comments/1", "/submit", "/subscribe", "/sign-in", "/runs/",
-    "/runs/1", "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing", "/papers/nothere", "/broken",
+    "/api/", "/account", "/collections", "/collections/1", "/moderation", "/moderation?show=latest",
+    "/moderation?show=closed", "/moderation?show=trail", "/comments/1", "/comments/2/report", "/submit", "/subscribe",
+    "/sign-in", "/runs/", "/runs/1", "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing",
+    "/papers/nothere", "/broken",
 ]  # fmt: skip
 STATUS = {
     "/papers/nothere": 404, "/search?year=soon": 400, "/broken": 500, "/unsubscribe/nothing": 404,
