@@ -39,7 +39,7 @@ def people() -> None:
     from django.contrib.auth.models import User
 
     from paperlab.core.methods import methods
-    from paperlab.site.people import actions, who
+    from paperlab.site.people import actions, moderation, who
     from paperlab.site.runs import queue
     from paperlab.site.runs.models import Beat
     from paperlab.site.store.models import Paper
@@ -48,7 +48,10 @@ def people() -> None:
     other = User.objects.create(username="other@example.org", first_name="Ada L. <b>" + "Long" * 7)
     paper, long = Paper.objects.get(arxiv="2401.00095"), "Donaudampfschifffahrtsgesellschaft" * 6
     actions.comment(reader, paper, f"**So** it is: `{long}`\n\n> {long}\n\n- one\n- two\n\n```\n{long}\n```", "1")
-    actions.comment(other, paper, f"<script>alert(1)</script> {long} https://example.org/{long}", "2")
+    said = actions.comment(other, paper, f"<script>alert(1)</script> {long} https://example.org/{long}", "2")
+    third = User.objects.create(username="third@example.org")
+    actions.report(third, said, "abuse", f"<b>See this</b>: {long}")
+    moderation.close(reader, third, True, moderation.told("spam", long))
     kept = actions.collect(reader, f"To read {long[:60]}", f"A note on {long}")
     actions.keep(kept, paper, True, f"Why: {long}")
     actions.keep(kept, Paper.objects.get(arxiv="2401.00120"), True)

@@ -135,7 +135,7 @@ def sign_in(place: SimpleNamespace, seen: Watched, to: str) -> Any:
     page.locator("#comments").get_by_role("link", name="Sign in").click()
     page.get_by_label("E-mail address").fill(to)
     page.get_by_role("button", name="Send me a link").click()
-    page.get_by_role("heading", name="Look into your mail").wait_for()
+    page.get_by_role("heading", name="Check your inbox").wait_for()
     page = seen.go(link(letter(place, to, "sign in"), "/sign-in/"))
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url("**/papers/easyquant")
@@ -157,13 +157,18 @@ def test_an_account_from_its_first_letter_to_its_end(
     assert vote.get_attribute("aria-pressed") == "false"
     vote.click()
     page.locator("header [data-vote][aria-pressed=true]").wait_for()
-    assert page.locator("header [data-vote]").inner_text().split()[1:] == ["1", "vote", "here"]
+    assert page.locator("header [data-vote]").inner_text().split()[1:3] == ["1", "(1"]
+    assert "not in trending yet" in page.locator("header [data-vote]").inner_text()  # a new account
 
     page = seen.go("/account")
-    page.get_by_label("Beside your comments").fill(to)
+    page.get_by_label("Shown with your comments").fill(to)
     page.get_by_role("button", name="Save").click()
     assert "no e-mail address" in page.get_by_role("alert").inner_text()
-    page.get_by_label("Beside your comments").fill("Ada <i>L.</i>")
+    page.get_by_label("Shown with your comments").fill("Ada <i>L.</i>")
+    page.get_by_role("button", name="Save").click()
+    assert "cannot be in a name" in page.get_by_role("alert").inner_text()
+    assert page.get_by_label("Shown with your comments").input_value() == "Ada <i>L.</i>"
+    page.get_by_label("Shown with your comments").fill("Ada L.")
     page.get_by_role("button", name="Save").click()
     page.wait_for_function("() => !document.querySelector('[role=alert]')")
     if scripts:
@@ -174,13 +179,13 @@ def test_an_account_from_its_first_letter_to_its_end(
 
     attack = "**bold** <script>alert(1)</script> <img src=x onerror=alert(2)> [x](javascript:alert(3))"
     page.get_by_label("Your comment, in Markdown").fill(attack)
-    page.get_by_role("button", name="Say it").click()
+    page.get_by_role("button", name="Post").click()
     comment = page.locator(".comment")
     comment.wait_for()
     assert comment.locator("strong", has_text="bold").count() == 1
     assert "<script>alert(1)</script> <img src=x onerror=alert(2)>" in comment.inner_text()
     assert comment.locator("script, img, a[href^=javascript]").count() == 0
-    assert comment.inner_text().startswith("Ada <i>L.</i>")
+    assert comment.inner_text().startswith("Ada L.")
     assert to not in page.content()
 
     page.get_by_role("button", name="Mark as read").click()
@@ -190,7 +195,7 @@ def test_an_account_from_its_first_letter_to_its_end(
     mine = page.locator("#yours")
     mine.get_by_label("new one, named").fill("To try")
     mine.get_by_label("Note").fill("<b>at home</b> & soon")
-    mine.get_by_role("button", name="Keep").click()
+    mine.get_by_role("button", name="Save").click()
     page.get_by_role("link", name="To try").click()
     page.wait_for_url("**/collections/*")
     assert page.get_by_text("<b>at home</b> & soon", exact=True).is_visible()
@@ -220,9 +225,9 @@ def test_an_account_from_its_first_letter_to_its_end(
 
     page = seen.go("/account")
     with page.expect_download() as told:
-        page.get_by_role("link", name="All that is known of you").click()
+        page.get_by_role("link", name="Download my data").click()
     known = json.loads(Path(told.value.path()).read_text())
-    assert (known["account"]["email"], known["account"]["name"]) == (to, "Ada <i>L.</i>")
+    assert (known["account"]["email"], known["account"]["name"]) == (to, "Ada L.")
     assert [one["paper"] for one in known["votes"]] == ["2403.02775"]
     assert known["comments"][0]["body"] == attack
     assert known["collections"][0]["papers"][0]["note"] == "<b>at home</b> & soon"

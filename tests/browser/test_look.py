@@ -11,8 +11,9 @@ PAGES = [
     "/search?q=quantization&verdict=holds", "/search?q=zzzzqqq&family=tts", "/search?year=soon", "/papers/easyquant",
     "/papers/2401.00095", "/papers/2401.00096", "/papers/mova", "/compare", "/compare/quantization",
     "/compare/quantization?at=time&sort=-bytes&method=gptq", "/compare/tts", "/coverage?family=quantization", "/about",
-    "/feeds", "/api/", "/account", "/collections", "/collections/1", "/comments/1", "/submit", "/subscribe", "/sign-in",
-    "/runs/", "/runs/1", "/runs/2", "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing",
+    "/feeds", "/api/", "/account", "/collections", "/collections/1", "/moderation", "/moderation?show=latest",
+    "/moderation?show=closed", "/moderation?show=trail", "/comments/1", "/comments/2/report", "/submit", "/subscribe",
+    "/sign-in", "/runs/", "/runs/1", "/runs/2", "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing",
     "/papers/nothere", "/broken",
 ]  # fmt: skip
 STATUS = {

@@ -30,6 +30,7 @@ only = Paper.objects.get(arxiv="2401.00001")
 print(json.dumps({
     "rows": rows, "submission": submission, "comments": [c.body for c in only.site_comments.all()],
     "votes": only.votes.count(),
+    "counts": [[str(one.day), str(one.counts)] for one in (*Vote.objects.all(), *Comment.objects.all())],
     "run": as_json(Run.objects.get())["progress"],
     "gptq": [Paper.objects.get(slug="gptq").pk, Paper.objects.get(slug="gptq").kept_set.count()],
 }))
@@ -64,6 +65,7 @@ def test_a_database_of_the_first_version_is_used_as_it_is(tmp_path: Path) -> Non
     assert found["rows"]["catalogue.paper"] > 300  # the bundled papers came in, the old row of one of them stayed
     assert found["gptq"] == [1, 1]
     assert (found["comments"], found["votes"]) == (["an old comment"], 1)
+    assert found["counts"] == [["2024-01-03", "2024-01-03"]] * 2  # not a day of the migration
     assert found["submission"] == ["failed", "arXiv did not answer"]
     assert found["run"] == {"stage": "quick_lm, quick", "arms": {"gptq": ["scored", 4, 8]}}
     assert sqlite3.connect(file).execute("SELECT said FROM people_submission").fetchall() == [("again",)]

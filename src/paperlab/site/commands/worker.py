@@ -142,9 +142,14 @@ def jobs() -> list[Job]:
 def light() -> list[Job]:
     """The jobs that wait for others rather than compute: they run in a thread of their own."""
     from paperlab.site.digest import letters, send
-    from paperlab.site.people import fetching
+    from paperlab.site.people import counting, fetching
 
-    return [Job("letters", letters.urgent), Job("submissions", fetching.fetch), Job("digest", send.due())]
+    return [
+        Job("letters", letters.urgent),
+        Job("submissions", fetching.fetch),
+        Job("digest", send.due()),
+        Job("new accounts' votes", counting.arrivals()),
+    ]
 
 
 def arriving() -> list[Job]:

@@ -1,8 +1,7 @@
 """Actions of people on papers: vote, comment, collect, read, follow, submit. Each change is one transaction."""
 
-import re
 import secrets
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -12,8 +11,11 @@ from django.db.models import Count
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
+from paperlab.site.people import names
+from paperlab.site.people.counting import TRIAL, today
 from paperlab.site.people.markdown import LIMIT
-from paperlab.site.people.models import Collection, Comment, Follow, Kept, Read, Submission, Vote
+from paperlab.site.people.models import Collection, Comment, Follow, Kept, NameLook, Read, Report, Submission, Vote
+from paperlab.site.people.who import HERE
 from paperlab.site.search import query
 from paperlab.site.store import clean, write
 from paperlab.site.store.models import Paper
@@ -21,16 +23,11 @@ from paperlab.site.store.models import Paper
 KINDS = ("family", "author", "search", "claim")
 MOST = 500  # collections, follows of one person
 NOTE = 4_000  # characters
-NAME = 40
+AGAIN = timedelta(hours=1)  # after which somebody may say the same words once more
 
 
 class Refused(ValueError):
     """An action that is not possible; the message says why."""
-
-
-def today() -> date:
-    """The day that it is, in UTC."""
-    return datetime.now(UTC).date()
 
 
 def once() -> str:
@@ -38,33 +35,48 @@ def once() -> str:
     return secrets.token_urlsafe(16)
 
 
-def _moved(papers: list[Paper]) -> None:
+def moved(papers: list[Paper]) -> None:
     """The papers' places in trending have changed: the index is to look at them again."""
     if papers:
         write.number(papers, write.lock())
 
 
+def first_day(user: User) -> date:
+    """The day on which a vote or a comment that somebody gives now counts for trending."""
+    if user.is_staff or user.username == HERE:
+        return today()
+    return max(today(), user.date_joined.astimezone(UTC).date() + timedelta(TRIAL))
+
+
 def rename(user: User, text: str) -> None:
     """Set the name shown with one's comments; empty: none, only a number. Raises Refused."""
-    name = clean.line(text)
-    if len(name) > NAME:
-        raise Refused(f"the name has {len(name)} characters; {NAME} are the most")
-    if "@" in name:
-        raise Refused("everybody sees the name: no e-mail address can be one")
-    if re.fullmatch(r"(you|reader\s*\d+)", name.casefold()):
-        raise Refused(f"{name!r} is what the site calls others")
-    User.objects.filter(pk=user.pk).update(first_name=name)
+    try:
+        name = names.read(text, staff=user.is_staff)
+    except names.BadName as error:
+        raise Refused(str(error)) from error
+    looks = {look[:255] for look in names.skeletons(name)}
+    taken = f"somebody else is named {name!r}, or so that it looks the same; add a word or an initial"
+    try:
+        with transaction.atomic():
+            if NameLook.objects.filter(look__in=looks).exclude(user=user).exists():
+                raise Refused(taken)
+            NameLook.objects.filter(user=user).delete()
+            NameLook.objects.bulk_create([NameLook(user=user, look=look) for look in looks])
+            User.objects.filter(pk=user.pk).update(first_name=name)
+    except IntegrityError as error:  # taken in this moment
+        raise Refused(taken) from error
 
 
 def vote(user: User, paper: Paper, on: bool) -> None:
     """Give a paper one's vote, or take it back; doing it twice changes nothing."""
     with transaction.atomic():
         if on:
-            changed = Vote.objects.get_or_create(user=user, paper=paper, defaults={"day": today()})[1]
+            days = {"day": today(), "counts": first_day(user)}
+            changed = Vote.objects.get_or_create(user=user, paper=paper, defaults=days)[1]
         else:
             changed = bool(Vote.objects.filter(user=user, paper=paper).delete()[0])
         if changed:
-            _moved([paper])
+            moved([paper])
 
 
 def _body(text: str) -> str:
@@ -79,10 +91,17 @@ def _body(text: str) -> str:
 def comment(user: User, paper: Paper, text: str, token: str) -> Comment:
     """Add a comment; the same form sent again is the same comment. Raises Refused."""
     body, token = _body(text), f"{user.pk} {token or once()}"[:64]
+    made = Comment.objects.filter(once=token).first()
+    if made is not None:
+        return made
+    if Comment.objects.filter(user=user, body=body, at__gt=datetime.now(UTC) - AGAIN).exists():
+        raise Refused("you have posted the same words within the last hour")
     try:
         with transaction.atomic():
-            made = Comment.objects.create(user=user, paper=paper, body=body, once=token, day=today())
-            _moved([paper])
+            made = Comment.objects.create(
+                user=user, paper=paper, body=body, once=token, day=today(), counts=first_day(user)
+            )
+            moved([paper])
             return made
     except IntegrityError:
         return Comment.objects.get(once=token)
@@ -98,7 +117,7 @@ def delete_comment(row: Comment) -> None:
     with transaction.atomic():
         paper = row.paper
         row.delete()
-        _moved([paper])
+        moved([paper])
 
 
 def collect(user: User, name: str, note: str = "") -> Collection:
@@ -178,9 +197,27 @@ def submit(user: User, text: str) -> Paper | Submission:
 
 
 def votes(papers: list[int]) -> dict[int, int]:
-    """How many people here voted for each paper."""
-    rows = Vote.objects.filter(paper__in=papers).values_list("paper").annotate(Count("pk")).order_by()
-    return dict(rows)
+    """How many people here voted for each paper; closed accounts have no vote."""
+    rows = Vote.objects.filter(paper__in=papers, user__is_active=True)
+    return dict(rows.values_list("paper").annotate(Count("pk")).order_by())
+
+
+def new_votes(papers: list[int]) -> dict[int, int]:
+    """How many of these votes are of new accounts, and do not count for trending yet."""
+    rows = Vote.objects.filter(paper__in=papers, user__is_active=True, counts__gt=today())
+    return dict(rows.values_list("paper").annotate(Count("pk")).order_by())
+
+
+def report(user: User, row: Comment, reason: str, note: str) -> None:
+    """Tell the moderators about a comment, once; again where it was edited since they saw to it. Raises Refused."""
+    if row.user_id == user.pk:
+        raise Refused("this comment is your own; you can edit or delete it")
+    if reason not in Report.REASONS:
+        raise Refused("choose a reason")
+    words = {"reason": reason, "note": clean.line(note)[:500]}
+    made, new = Report.objects.get_or_create(user=user, comment=row, defaults=words)
+    if not new and made.closed and row.edited and row.edited > made.closed:
+        Report.objects.filter(pk=made.pk).update(closed=None, at=datetime.now(UTC), **words)
 
 
 def export(user: User) -> dict[str, Any]:
@@ -201,11 +238,16 @@ def export(user: User) -> dict[str, Any]:
             "last": str(user.last_login),
         },
         "votes": [
-            {"paper": name(v.paper), "day": str(v.day)} for v in Vote.objects.filter(user=user).select_related("paper")
+            {"paper": name(v.paper), "day": str(v.day), "counts": str(v.counts)}
+            for v in Vote.objects.filter(user=user).select_related("paper")
         ],
         "comments": [
-            {"paper": name(c.paper), "at": str(c.at), "body": c.body}
+            {"paper": name(c.paper), "at": str(c.at), "body": c.body, "hidden": c.hidden}
             for c in Comment.objects.filter(user=user).select_related("paper")
+        ],
+        "reports": [
+            {"comment": r.comment_id, "at": str(r.at), "reason": r.reason, "note": r.note}
+            for r in Report.objects.filter(user=user)
         ],
         "collections": [
             {
@@ -238,4 +280,4 @@ def forget(user: User) -> None:
         if user.email:
             Subscription.objects.filter(email=user.email).delete()
         user.delete()
-        _moved(papers)
+        moved(papers)

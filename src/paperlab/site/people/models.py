@@ -1,8 +1,11 @@
 """Tables of people's accounts, votes, comments and lists. All of it goes with the account, and is in its export."""
 
+from typing import ClassVar
+
 from django.conf import settings
 from django.db import models
 
+from paperlab.site.people.counting import today
 from paperlab.site.store.models import Paper
 
 
@@ -25,11 +28,12 @@ class SignIn(models.Model):
 
 
 class Vote(models.Model):
-    """One of a person for a paper. day: when, in UTC; it counts for trending on that day."""
+    """One of a person for a paper. day: when, in UTC. counts: the day on which it counts for trending."""
 
     user = _user()
     paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="votes")
     day = models.DateField()
+    counts = models.DateField(default=today, db_index=True)
 
     class Meta:
         """Once."""
@@ -41,15 +45,21 @@ class Vote(models.Model):
 
 
 class Comment(models.Model):
-    """A comment in Markdown. once: what its form was sent with; the same form sent twice is one comment."""
+    """A comment in Markdown. once: what its form was sent with; the same form sent twice is one comment.
+
+    counts: the day on which it counts for trending. hidden: by a moderator, and shown to its writer alone. Those of an
+    account that is closed are shown to nobody.
+    """
 
     user = _user()
     paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="site_comments")
     body = models.TextField()
     once = models.CharField(max_length=64, unique=True)
     day = models.DateField()
+    counts = models.DateField(default=today, db_index=True)
     at = models.DateTimeField(auto_now_add=True)
     edited = models.DateTimeField(null=True, blank=True)
+    hidden = models.BooleanField(default=False)
 
     class Meta:
         """In the order in which they were written."""
@@ -147,3 +157,72 @@ class Submission(models.Model):
 
     def __str__(self) -> str:
         return f"{self.arxiv}: {self.state}"
+
+
+class NameLook(models.Model):
+    """How the name of an account looks, in the forms of `names.skeletons`: no other account may look like it."""
+
+    user = _user()
+    look = models.CharField(max_length=255, unique=True)
+
+    def __str__(self) -> str:
+        return f"{self.user_id}: {self.look}"
+
+
+class Report(models.Model):
+    """A reader's word to the moderators about a comment. reason: one of REASONS. closed: when a moderator saw to it."""
+
+    REASONS: ClassVar = {
+        "spam": "Spam or advertising",
+        "abuse": "Insults, threats or hate",
+        "private": "Somebody's private data",
+        "false": "Pretends to be somebody else, or misleads",
+        "other": "Something else",
+    }
+
+    user = _user()
+    comment = models.ForeignKey(Comment, on_delete=models.CASCADE, related_name="reports")
+    reason = models.CharField(max_length=10)
+    note = models.CharField(max_length=500, blank=True, default="")
+    at = models.DateTimeField(auto_now_add=True)
+    closed = models.DateTimeField(null=True, blank=True, db_index=True)
+
+    class Meta:
+        """One of a person for a comment."""
+
+        constraints = (models.UniqueConstraint(fields=("comment", "user"), name="reported_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.comment_id}: {self.reason}"
+
+
+class Decision(models.Model):
+    """What a moderator did, never changed. act: one of ACTS. reason: as its account was told.
+
+    about, by_name: in words, without anybody's address or text, for what stays when an account or a comment is gone.
+    """
+
+    ACTS: ClassVar = {
+        "hide": "hid the comment",
+        "show": "showed the comment again",
+        "dismiss": "dismissed the reports",
+        "close": "closed the account",
+        "open": "opened the account again",
+    }
+
+    at = models.DateTimeField(auto_now_add=True)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="decided")
+    by_name = models.CharField(max_length=60)
+    act = models.CharField(max_length=10)
+    account = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    comment = models.ForeignKey(Comment, on_delete=models.SET_NULL, null=True, related_name="decisions")
+    about = models.CharField(max_length=200)
+    reason = models.CharField(max_length=500, blank=True, default="")
+
+    class Meta:
+        """The last first."""
+
+        ordering = ("-at", "-pk")
+
+    def __str__(self) -> str:
+        return f"{self.by_name}: {self.act}, {self.about}"

@@ -17,10 +17,11 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
 from paperlab.site.pages import addresses
-from paperlab.site.people import who
+from paperlab.site.people import moderation, who
 from paperlab.site.people.models import SignIn
 
 GOOD_FOR = timedelta(minutes=15)
+BY_LINK = "by link"  # in a session: when it began, if by a mailed link
 
 
 def address(text: str) -> str:
@@ -53,6 +54,17 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
+def is_fresh(request: HttpRequest) -> bool:
+    """Whether this session was begun by a mailed link just now: whoever reads the mail may set a new password."""
+    began = request.session.get(BY_LINK)
+    return began is not None and timezone.now().timestamp() - float(began) < GOOD_FOR.total_seconds()
+
+
+def _closed(request: HttpRequest, user: User) -> HttpResponse:
+    """What the person of a closed account is told, who has shown that it is theirs."""
+    return render(request, "people/closed.html", {"why": moderation.why_closed(user)}, status=403)
+
+
 @never_cache
 @sensitive_post_parameters("password")
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -64,14 +76,20 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     try:
         email = address(request.POST.get("email", ""))
     except ValidationError:
-        context |= {"wrong": "This is no e-mail address.", "email": request.POST.get("email", "")[:150]}
+        context |= {
+            "wrong": "Enter an e-mail address, such as name@example.org.",
+            "email": request.POST.get("email", "")[:150],
+        }
         return render(request, "people/sign_in.html", context, status=400)
     if password := request.POST.get("password", ""):
         if wait := who.slow_down(request, "password", email):
             return wait
-        user = authenticate(request, username=email, password=password[:4096])
+        closed = User.objects.filter(username=email, is_active=False).first()
+        if closed is not None and closed.check_password(password[:4096]):  # nobody else is told of it
+            return _closed(request, closed)
+        user = None if closed is not None else authenticate(request, username=email, password=password[:4096])
         if user is None:
-            context |= {"wrong": "Address and password do not belong together.", "email": email}
+            context |= {"wrong": "The e-mail address or the password is wrong.", "email": email}
             return render(request, "people/sign_in.html", context, status=400)
         login(request, user)
         return redirect(who.back(request, "/"))
@@ -120,7 +138,10 @@ def link(request: HttpRequest, token: str) -> HttpResponse:
         user, _ = User.objects.get_or_create(username=row.email, defaults={"email": row.email})
         if user.is_active:
             login(request, user, backend="django.contrib.auth.backends.ModelBackend")
-        answer = redirect(addresses.inside(row.next, "/"))
+            request.session[BY_LINK] = now.timestamp()
+            answer = redirect(addresses.inside(row.next, "/"))
+        else:
+            answer = _closed(request, user)
     else:
         answer = render(request, "people/link.html", {"email": row.email})
     answer.headers["Referrer-Policy"] = "same-origin"

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from paperlab.site.people import signing, views
+from paperlab.site.people import moderating, signing, views
 
 urlpatterns = [
     path("sign-in", signing.sign_in),
@@ -14,6 +14,8 @@ urlpatterns = [
     path("collections", views.collections),
     path("collections/<int:pk>", views.collection),
     path("comments/<int:pk>", views.comment),
+    path("comments/<int:pk>/report", moderating.report),
+    path("moderation", moderating.page),
     path("follow", views.follow),
     path("submit", views.submit),
     re_path(r"^papers/(?P<name>.+)/vote$", views.vote),

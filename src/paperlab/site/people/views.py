@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from paperlab.site.pages import addresses, cards
 from paperlab.site.pages.paper import find
 from paperlab.site.pages.refused import refused
-from paperlab.site.people import actions, who
+from paperlab.site.people import actions, moderating, signing, who
 from paperlab.site.people.models import Collection, Comment, Follow, Submission
 from paperlab.site.runs import queue
 from paperlab.site.search import families
@@ -68,6 +68,7 @@ def vote(request: HttpRequest, name: str) -> HttpResponse:
         "url": addresses.paper(paper),
         "mine": _on(request),
         "count": actions.votes([paper.pk]).get(paper.pk, 0),
+        "fresh": actions.new_votes([paper.pk]).get(paper.pk, 0),
     }
     return _piece(request, "people/vote.html", context, context["url"])
 
@@ -82,16 +83,31 @@ def read(request: HttpRequest, name: str) -> HttpResponse:
     return redirect(who.back(request, addresses.paper(paper)))
 
 
+def _sentence(error: actions.Refused) -> str:
+    return f"{str(error)[:1].upper()}{str(error)[1:]}."
+
+
+def _unposted(request: HttpRequest, where: str, wrong: str, status: int = 400) -> HttpResponse:
+    """The form of a comment that was not taken, with its text."""
+    context = {"wrong": wrong, "back": where, "to": f"{where}/comment", "body": request.POST.get("body", "")}
+    return render(request, "people/comment.html", {**context, "once": request.POST.get("once", "")}, status=status)
+
+
 @never_cache
 @require_POST
 @who.person
 def add_comment(request: HttpRequest, name: str) -> HttpResponse:
     """Comment on a paper."""
-    paper = find(name)
+    paper, user = find(name), _user(request)
+    if slow := who.slow_down(request, "comment", f"user {user.pk}"):
+        wait = slow.headers["Retry-After"]
+        answer = _unposted(request, addresses.paper(paper), f"Too many comments; post it in {wait} seconds.", 429)
+        answer.headers["Retry-After"] = wait
+        return answer
     try:
-        made = actions.comment(_user(request), paper, request.POST.get("body", ""), request.POST.get("once", ""))
+        made = actions.comment(user, paper, request.POST.get("body", ""), request.POST.get("once", ""))
     except actions.Refused as error:
-        return refused(request, 400, "Not said", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        return _unposted(request, addresses.paper(paper), _sentence(error))
     return redirect(f"{addresses.paper(paper)}#comment-{made.pk}")
 
 
@@ -102,15 +118,17 @@ def comment(request: HttpRequest, pk: int) -> HttpResponse:
     """Edit or delete one's own comment; those of others are not found."""
     made = get_object_or_404(Comment.objects.select_related("paper"), pk=pk, user=_user(request))
     where = addresses.paper(made.paper)
+    context = {"comment": made, "back": where, "body": made.body}
     if request.method != "POST":
-        return render(request, "people/comment.html", {"comment": made, "back": where})
+        return render(request, "people/comment.html", context)
     if request.POST.get("do") == "delete":
         actions.delete_comment(made)
         return redirect(f"{where}#comments")
     try:
         actions.edit_comment(made, request.POST.get("body", ""))
     except actions.Refused as error:
-        return refused(request, 400, "Not changed", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        context |= {"wrong": _sentence(error), "body": request.POST.get("body", "")}
+        return render(request, "people/comment.html", context, status=400)
     return redirect(f"{where}#comment-{made.pk}")
 
 
@@ -127,7 +145,7 @@ def keep(request: HttpRequest, name: str) -> HttpResponse:
         try:
             collection = actions.collect(user, request.POST.get("new", ""))
         except actions.Refused as error:
-            return refused(request, 400, "Not kept", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            return refused(request, 400, "Not saved", f"{str(error)[:1].upper()}{str(error)[1:]}.")
     actions.keep(collection, paper, _on(request), request.POST.get("note"))
     return redirect(who.back(request, addresses.paper(paper)))
 
@@ -141,7 +159,7 @@ def collections(request: HttpRequest) -> HttpResponse:
         try:
             made = actions.collect(_user(request), request.POST.get("name", ""), request.POST.get("note", ""))
         except actions.Refused as error:
-            return refused(request, 400, "Not made", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            return refused(request, 400, "Not created", f"{str(error)[:1].upper()}{str(error)[1:]}.")
         return redirect(f"/collections/{made.pk}")
     return render(request, "people/collections.html", {"rows": Collection.objects.filter(user=_user(request))})
 
@@ -196,8 +214,31 @@ def submit(request: HttpRequest) -> HttpResponse:
     return render(request, "people/submit.html", context, status=400 if wrong else 200)
 
 
+def _has_password(user: User) -> bool:
+    return user.has_usable_password() and bool(user.password)
+
+
+def _new_password(request: HttpRequest, user: User) -> str:
+    """Set, change or remove a password; what was wrong, "" if nothing. Whoever has one shows it, or came by a link."""
+    password = request.POST.get("password", "")[:4096]
+    old = request.POST.get("old", "")[:4096]
+    if _has_password(user) and not signing.is_fresh(request) and not user.check_password(old):
+        return "This is not your current password. If you forgot it, sign out and sign in by an e-mailed link."
+    try:
+        if password:
+            validate_password(password, user)
+            user.set_password(password)
+        else:
+            user.set_unusable_password()
+    except ValidationError as error:
+        return " ".join(error.messages)
+    user.save(update_fields=["password"])
+    update_session_auth_hash(request, user)  # other sessions end with the old password
+    return ""
+
+
 @never_cache
-@sensitive_post_parameters("password")
+@sensitive_post_parameters("password", "old")
 @require_http_methods(["GET", "HEAD", "POST"])
 @who.person
 def account(request: HttpRequest) -> HttpResponse:
@@ -208,24 +249,21 @@ def account(request: HttpRequest) -> HttpResponse:
             actions.rename(user, request.POST["name"])
             return redirect("/account")
         except actions.Refused as error:
-            wrong = f"{str(error)[:1].upper()}{str(error)[1:]}."
+            wrong = _sentence(error)
     elif request.method == "POST":
-        password = request.POST.get("password", "")[:4096]
-        try:
-            if password:
-                validate_password(password, user)
-                user.set_password(password)
-            else:
-                user.set_unusable_password()
-            user.save(update_fields=["password"])
-            update_session_auth_hash(request, user)  # other sessions end with the old password
+        known = _has_password(user) and not signing.is_fresh(request)
+        if known and (wait := who.slow_down(request, "password", user.username)):
+            return wait
+        wrong = _new_password(request, user)
+        if not wrong:
             return redirect("/account")
-        except ValidationError as error:
-            wrong = " ".join(error.messages)
     context = {
         "wrong": wrong,
+        "name": request.POST.get("name", user.first_name),
         "local": who.local(request) and user.username == who.HERE,
-        "password": user.has_usable_password() and bool(user.password),
+        "moderator": moderating.may(request),
+        "password": _has_password(user),
+        "by_link": signing.is_fresh(request),
         "follows": Follow.objects.filter(user=user),
         "forget": FORGET,
     }

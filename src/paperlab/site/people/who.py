@@ -26,6 +26,8 @@ RATES = {
     "sign-in to": limits.Rate(10 / 86_400, 5),  # e-mails to one address, whoever asks for them
     "password": limits.Rate(1 / 120, 8),
     "write": limits.Rate(1 / 5, 30),
+    "comment": limits.Rate(1 / 60, 10),
+    "report": limits.Rate(1 / 60, 5),
     "submit": limits.Rate(1 / 60, 10),
     "subscribe": limits.Rate(1 / 60, 5),
     "subscribe to": limits.Rate(2 / 86_400, 3),

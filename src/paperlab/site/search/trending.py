@@ -2,9 +2,10 @@
 
     trending(paper, day) = sum over the days it was listed, up to `day`, of
                            (1 + votes + comments / 2) * 2^(-(day - listed) / HALF_LIFE)
-                         + the same without the 1 over the votes and comments of people here, each on its own day
+                         + the same without the 1 over the votes and comments of people here, each on the day on
+                           which it counts: its own, or the third day of a new account; none that moderators hid
 
-In force since 2026-11-21. The order of papers does not depend on `day` as long as nothing is listed later, because
+In force since 2026-11-30. The order of papers does not depend on `day` as long as nothing is listed later, because
 every score shrinks by the same factor: log2 of the sum, counted from year 1, is a number that an index can keep.
 """
 
@@ -12,10 +13,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
-from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 
+from paperlab.site.people.counting import today
 from paperlab.site.people.models import Comment, Vote
 from paperlab.site.store.models import Sighting
 
@@ -29,21 +30,27 @@ def points(upvotes: int | None, comments: int | None) -> float:
     return 1 + (upvotes or 0) + (comments or 0) / 2
 
 
-def _days(**which: Any) -> Iterator[tuple[int, date, float]]:
+def _days(
+    lists: QuerySet[Sighting], votes: QuerySet[Vote], comments: QuerySet[Comment]
+) -> Iterator[tuple[int, date, float]]:
     """(paper, day, what that day is worth) of the lists and of the people here."""
-    rows = Sighting.objects.filter(**which).values_list("paper", "day", "upvotes", "comments")
-    for paper, day, upvotes, comments in rows:
-        yield paper, day, points(upvotes, comments)
-    for model, worth in ((Vote, 1.0), (Comment, 0.5)):
-        counted = model.objects.filter(**which).values_list("paper", "day").annotate(count=Count("pk")).order_by()
-        for paper, day, count in counted:
+    for paper, day, upvotes, count in lists.values_list("paper", "day", "upvotes", "comments"):
+        yield paper, day, points(upvotes, count)
+    shown = ((votes, 1.0), (comments.filter(hidden=False), 0.5))
+    for rows, worth in shown:
+        here = rows.filter(user__is_active=True).values_list("paper", "counts").annotate(count=Count("pk")).order_by()
+        for paper, day, count in here:
             yield paper, day, worth * count
 
 
 def trending(on: date, limit: int = 50) -> list[tuple[int, float]]:
     """The papers that are talked about on a day: (key, score), highest first; later votes are not looked at."""
     scores: dict[int, float] = defaultdict(float)
-    for paper, day, worth in _days(day__lte=on, day__gt=on - timedelta(WINDOW), paper__withdrawn=False):
+    after = on - timedelta(WINDOW)
+    lists = Sighting.objects.filter(day__lte=on, day__gt=after, paper__withdrawn=False)
+    votes = Vote.objects.filter(counts__lte=on, counts__gt=after, paper__withdrawn=False)
+    comments = Comment.objects.filter(counts__lte=on, counts__gt=after, paper__withdrawn=False)
+    for paper, day, worth in _days(lists, votes, comments):
         scores[paper] += worth * 2 ** (-(on - day).days / HALF_LIFE)
     return sorted(scores.items(), key=lambda row: (-row[1], row[0]))[:limit]
 
@@ -51,7 +58,11 @@ def trending(on: date, limit: int = 50) -> list[tuple[int, float]]:
 def static(papers: Iterable[int]) -> dict[int, float]:
     """The number that orders papers as `trending` does, whatever the day: log2 of the sum, the day being year 1."""
     logs: dict[int, list[float]] = defaultdict(list)
-    for paper, day, worth in _days(paper__in=list(papers)):
+    keys, now = list(papers), today()
+    lists = Sighting.objects.filter(paper__in=keys)
+    votes = Vote.objects.filter(paper__in=keys, counts__lte=now)
+    comments = Comment.objects.filter(paper__in=keys, counts__lte=now)
+    for paper, day, worth in _days(lists, votes, comments):
         logs[paper].append(math.log2(worth) + day.toordinal() / HALF_LIFE)
     # 2^(day/3) has thousands of digits: the largest is taken out of the sum
     return {paper: max(some) + math.log2(sum(2 ** (one - max(some)) for one in some)) for paper, some in logs.items()}

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django import template
+from django.db.models import Q
 from django.http import HttpRequest
 
 from paperlab.core.methods import methods
@@ -34,6 +35,7 @@ def _known(context: dict[str, Any], key: int) -> tuple[dict[int, int], set[int]]
             else set()
         )
         request.paperlab_votes, request.paperlab_mine = counts, mine
+        request.paperlab_new_votes = actions.new_votes(keys)
     return counts, request.paperlab_mine
 
 
@@ -46,6 +48,7 @@ def vote_button(context: dict[str, Any], key: int, url: str) -> dict[str, Any]:
     request = context["request"]
     return {
         "request": request, "key": key, "url": url, "count": votes[key], "mine": key in mine,
+        "fresh": request.paperlab_new_votes.get(key, 0),
         "csrf_token": context.get("csrf_token"),
     }  # fmt: skip
 
@@ -69,7 +72,12 @@ def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
     if request is None:
         return {}
     user = request.user if request.user.is_authenticated else None
-    comments = list(Comment.objects.filter(paper=row).select_related("user")[:SHOWN])
+    mine = Q(user=user.pk) if user is not None else Q(pk=None)
+    rows = Comment.objects.filter(mine | Q(hidden=False), paper=row, user__is_active=True).select_related("user")
+    comments = list(rows[:SHOWN])
+    for one in comments:
+        if one.hidden:
+            one.why = one.decisions.filter(act="hide").values_list("reason", flat=True).first() or ""
     claims = [
         f"{method.slug}:{check.claim}"
         for method in methods().values()
