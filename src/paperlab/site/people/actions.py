@@ -183,6 +183,12 @@ def votes(papers: list[int]) -> dict[int, int]:
     return dict(rows)
 
 
+def all_votes(here: int, elsewhere: int | None) -> dict[str, Any]:
+    """One number of votes, and where they come from in words."""
+    parts = [f"{here:,} here"] + ([] if elsewhere is None else [f"{elsewhere:,} on daily lists"])
+    return {"total": here + (elsewhere or 0), "sources": ", ".join(parts)}
+
+
 def export(user: User) -> dict[str, Any]:
     """All that is known of a person."""
     from paperlab.site.digest.models import Subscription
