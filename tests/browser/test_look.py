@@ -233,3 +233,21 @@ def test_a_plot_is_looked_at_closer(opened: Any) -> None:
     plain = opened(scripts=False).go("/compare/quantization")
     assert plain.locator("svg.plot a.mark").count() > 20
     assert plain.get_by_role("button", name="Closer").count() == 0
+
+
+def test_lists_are_dense_and_begin_early(opened: Any) -> None:
+    watched = opened()
+    page = watched.page
+    tops = "() => [...document.querySelectorAll('[data-card] .name')].map((one) => one.getBoundingClientRect())"
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto(watched.site + "/")
+    cards = page.evaluate(
+        "() => [...document.querySelectorAll('[data-card]')].map((one) => one.getBoundingClientRect().bottom)"
+    )
+    assert sum(bottom <= 900 for bottom in cards) >= 5
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(watched.site + "/")
+    assert page.evaluate(tops)[0]["top"] <= 300
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto(watched.site + "/coverage?family=quantization")
+    assert page.evaluate("() => document.documentElement.scrollHeight") <= 3 * 900

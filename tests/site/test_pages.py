@@ -77,8 +77,43 @@ def test_a_first_start_is_full_and_shows_what_was_checked(ask: Ask, bundled: Non
     text = ask("/").content.decode()
     assert text.count("data-card") == 30
     assert "Recently checked" in text
+    checked = len(record_index().mains)
+    first = [card.split("</article>")[0] for card in text.split("data-card")[1 : checked + 1]]
+    assert 5 < checked < 30
+    assert all('class="badge' in card for card in first)  # what was run leads
+    assert f"<h1>{checked} papers checked</h1>" in text
+    shown = [link for link in ask("/").page.links + ask("/?from=30").page.links if link.startswith("/papers/")]
+    assert len(set(shown)) >= 60  # none twice, none left out where the checked end
     assert text.count('class="badge holds"') >= 3
     assert "More papers" in text
+
+
+def test_a_card_leads_to_what_the_paper_has(ask: Ask) -> None:
+    links = [{"kind": "model", "url": "https://models.example/a"}, {"kind": "model", "url": "https://models.example/b"}]
+    links.append({"kind": "project", "url": "javascript:alert(1)"})
+    facts = {"code": "https://code.example/x", "stars": 1234, "links": links, "keywords": ["sparse <b>"]}
+    take([listed(1, day(0), 5, extra={"organization": "A & B Lab"}, **facts)])
+    text = ask("/?date=2024-05-27").content.decode()
+    for what in (
+        'href="https://arxiv.org/abs/2401.00001"', 'href="https://arxiv.org/pdf/2401.00001"',
+        'href="https://code.example/x"', "code ★ 1,234", 'href="https://models.example/a"', "model +1",
+        "A &amp; B Lab", "sparse &lt;b&gt;", 'title="0 here, 5 on daily lists"',
+    ):  # fmt: skip
+        assert what in text, what
+    assert "javascript:" not in text
+
+
+def test_the_main_claim_stands_first_with_its_figures(ask: Ask, bundled: None) -> None:
+    text = ask("/papers/easyquant").content.decode()
+    rows = record_index().mains["easyquant"]
+    begin = text.index('class="result"')
+    table = text[begin : text.index("</header>", begin)]
+    assert text.index("</h1>") < text.index('class="result"') < text.index("What the paper says")
+    for row in rows:
+        assert row["model"] in table
+        assert row["figures"] in table
+    claim = text.index('id="claims"')
+    assert text.index('class="claim', claim) < text.index(escape(rows[0]["says"][:40]), claim)
 
 
 def day(n: int) -> date:
@@ -314,12 +349,19 @@ def test_figures_of_a_family_come_as_csv(ask: Ask) -> None:
 def test_coverage_has_honest_denominators(ask: Ask, bundled: None) -> None:
     from paperlab.core.paper import papers
 
-    text = ask("/coverage").content.decode()
-    assert f"{len(papers())} of {len(papers())} papers" in text
+    text = ask("/coverage?state=all").content.decode()
+    assert f"Papers 1 to 20 of {len(papers())}" in text
+    listed: list[str] = []
+    address = "/coverage?state=all"
+    while address:
+        links = ask(address).page.links
+        listed += [link for link in links if link.startswith("/papers/")]
+        address = next((f"/coverage{link}" for link in links if f"from={len(listed)}#" in link), "")
+    assert sorted(listed) == sorted(f"/papers/{slug}" for slug in papers())  # page by page, each of them once
     from paperlab.site.records import coverage
 
     total = coverage()["total"]["claims"]
-    assert f"{total['held']} of {total['tried']} claims tried held" in text
+    assert f"{total['held']} of {total['tried']} checked claims held in every setting" in text
     shown = {link for link in ask("/coverage?state=planned").page.links if link.startswith("/papers/")}
     assert shown
     assert "/papers/easyquant" not in shown

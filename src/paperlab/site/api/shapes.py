@@ -8,7 +8,7 @@ from paperlab.site.records import RecordIndex, runnable
 from paperlab.site.store import clean
 from paperlab.site.store.models import Paper
 
-UNREAD = ("origins", "extra", "title_key")  # columns that no answer needs
+UNREAD = ("origins", "title_key")  # columns that no answer needs
 
 
 def public_id(row: Paper) -> str:

@@ -1,6 +1,6 @@
 """Cards: a paper as lists show it, made without a query of its own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -23,6 +23,8 @@ SIGNS = words.SIGNS | {
     ),
 }
 NAMES = 3  # authors that a card names
+KEYWORDS = 4  # that a card shows
+LINKS = {"project": "project", "model": "model", "dataset": "data"}  # kinds of links that a card shows, as it says them
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,15 @@ class Badge:
 
 
 @dataclass(frozen=True)
+class Link:
+    """An address outside, what a card calls it, and what more there is to say of it."""
+
+    url: str
+    label: str
+    means: str = ""
+
+
+@dataclass(frozen=True)
 class Card:
     """What a list shows of a paper."""
 
@@ -76,8 +87,9 @@ class Card:
     badges: tuple[Badge, ...]
     votes: int | None
     comments: int | None
-    code: str
-    arxiv: str
+    links: tuple[Link, ...]
+    organisation: str
+    keywords: tuple[str, ...]
     withdrawn: bool
     snippet: SafeString | None = None
     why: object = None
@@ -112,10 +124,35 @@ def card(row: Paper, known: RecordIndex, votes: int | None = None, comments: int
         badges=badges(row.slug, known),
         votes=row.upvotes if votes is None else votes,
         comments=row.comments if comments is None else comments,
-        code=addresses.web(row.code),
-        arxiv=row.arxiv or "",
+        links=tuple(links(row)),
+        organisation=organisation(row),
+        keywords=tuple(str(word) for word in row.keywords[:KEYWORDS]),
         withdrawn=row.withdrawn,
     )
+
+
+def organisation(row: Paper) -> str:
+    """Who a paper comes from, as a daily list said; "" where none did."""
+    said = (source.get("organization") for source in row.extra.values() if isinstance(source, dict))
+    return next((name[:80] for name in said if isinstance(name, str) and name), "")
+
+
+def links(row: Paper) -> Iterator[Link]:
+    """Where a paper, its code, models and data are: one of each kind, with how many more there are."""
+    if row.arxiv:
+        yield Link(f"https://arxiv.org/abs/{row.arxiv}", "arXiv", row.arxiv)
+        yield Link(f"https://arxiv.org/pdf/{row.arxiv}", "PDF")
+    if code := addresses.web(row.code):
+        stars = "" if row.stars is None else f" ★ {row.stars:,}"
+        yield Link(code, f"code{stars}", "" if row.stars is None else f"{row.stars:,} stars")
+    of_kind: dict[str, list[str]] = {}
+    for one in row.links:
+        if isinstance(one, dict) and one.get("kind") in LINKS and (url := addresses.web(str(one.get("url") or ""))):
+            of_kind.setdefault(one["kind"], []).append(url)
+    for kind, label in LINKS.items():
+        if urls := of_kind.get(kind):
+            more = f" +{len(urls) - 1}" if len(urls) > 1 else ""
+            yield Link(urls[0], label + more, f"{len(urls)} in all, on the paper's page" if more else "")
 
 
 Place = tuple[int, int | None, int | None]  # a paper's key, votes, comments

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -12,6 +13,7 @@ from paperlab.core.paper import FAMILIES, Paper, papers
 from paperlab.core.standings import MIXED
 from paperlab.core.verdict import WORDS
 from paperlab.site.pages import cards, text
+from paperlab.site.pages.lists import offset
 from paperlab.site.records import RecordIndex, coverage, record_index, runnable
 
 STATES = {
@@ -20,6 +22,7 @@ STATES = {
     "planned": "an experiment is planned, no check is written",
     "nothing to run": "no experiment of ours could say anything",
 }
+PAGE = 20  # papers on a page
 EFFORT = {"S": "small", "M": "medium", "L": "large"}
 
 
@@ -59,9 +62,10 @@ def page(request: HttpRequest) -> HttpResponse:
     """The catalogue by family and state."""
     family, state = request.GET.get("family", ""), request.GET.get("state", "")
     family = family if family in FAMILIES else ""
-    state = state if state in STATES else ""
+    if state not in STATES:  # what was checked comes first; a family is shown whole
+        state = "" if state or family else "checked"
     context = {
-        "body": _body(record_index().mark, family, state),
+        "body": _body(record_index().mark, family, state, offset(request)),
         "atom": "/feeds/checks.atom",
         "atom_title": "What was checked",
     }
@@ -69,14 +73,18 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 @lru_cache(maxsize=64)
-def _body(mark: str, family: str, state: str) -> SafeString:
-    """The page within its frame, which changes only with the records."""
+def _body(mark: str, family: str, state: str, start: int) -> SafeString:
+    """The page within its frame, which changes only with the records. start: how many papers come before its first."""
     known, covered = record_index(), coverage()
     everything = [row(paper, known) for paper in papers().values()]
     counted = {name: sum(one.state == name for one in everything) for name in STATES}
     shown = [
         one for one in everything if (not family or one.paper.family == family) and (not state or one.state == state)
     ]
+
+    def asked(place: int) -> str:
+        return urlencode({"family": family, "state": state or "all", **({"from": place} if place else {})})
+
     order = list(STATES)
     shown.sort(key=lambda one: (order.index(one.state), one.paper.family, one.paper.slug))
     context = {
@@ -85,8 +93,13 @@ def _body(mark: str, family: str, state: str) -> SafeString:
         "families": [(name, covered["families"][name]) for name in FAMILIES if name in covered["families"]],
         "states": [(name, means, counted[name]) for name, means in STATES.items()],
         "verdicts": [(word, covered["total"]["verdicts"][word]) for word in (*WORDS, MIXED)],
-        "rows": shown,
-        "papers": len(everything),
+        "rows": shown[start : start + PAGE],
+        "first": start + 1,
+        "last": min(start + PAGE, len(shown)),
+        "found": len(shown),
+        "start": start,
+        "before": asked(max(0, start - PAGE)) if start else None,
+        "next": asked(start + PAGE) if start + PAGE < len(shown) else "",
         "family": family,
         "state": state,
     }

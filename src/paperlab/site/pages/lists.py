@@ -74,14 +74,21 @@ def home(request: HttpRequest) -> HttpResponse:
 
 
 def bundled(request: HttpRequest) -> HttpResponse:
-    """The first page of a site that has nothing but the catalogue: what was checked, the newest, the families."""
+    """The first page of a site that has nothing but the catalogue: what was checked last first, then the newest."""
     start = offset(request)
-    rows = Paper.objects.filter(slug__isnull=False, withdrawn=False).order_by("-year", "-arxiv", "-pk")
-    total = rows.count()
-    shown = list(rows.defer(*shapes.UNREAD)[start : start + PAGE])
+    last = last_checked()
+    rows = Paper.objects.filter(slug__isnull=False, withdrawn=False).defer(*shapes.UNREAD)
+    checked = sorted(rows.filter(slug__in=last), key=lambda row: (last[row.slug or ""], row.slug or ""), reverse=True)
+    others = rows.exclude(slug__in=last).order_by("-year", "-arxiv", "-pk")
+    total = len(checked) + others.count()
+    shown = checked[start : start + PAGE]
+    if room := PAGE - len(shown):
+        begin = max(0, start - len(checked))
+        shown += others[begin : begin + room]
     context = {
         "cards": cards.of_rows(shown),
         "total": total,
+        "checked": len(checked),
         "next": further(request, start, len(shown), total),
         "start": start,
         "atom": "/feeds/new.atom",
@@ -128,13 +135,19 @@ def papers(request: HttpRequest) -> HttpResponse:
     return render(request, "pages/papers.html", context)
 
 
+def last_checked() -> dict[str, str]:
+    """When each paper whose main claim has a verdict today was last run, by slug."""
+    known = record_index()
+    return {
+        slug: max(row["started"] for row in rows)
+        for slug, rows in known.by_paper.items()
+        if slug in catalogue() and known.mains.get(slug)
+    }
+
+
 def recently_checked(limit: int = CHECKED) -> list[dict[str, Any]]:
     """The papers whose claims were checked last, with what came out and when; titles from the catalogue."""
-    known, listed = record_index(), []
-    last: dict[str, str] = {}
-    for slug, rows in known.by_paper.items():
-        if slug in catalogue() and known.mains.get(slug):
-            last[slug] = max(row["started"] for row in rows)
+    known, listed, last = record_index(), [], last_checked()
     for slug in sorted(last, key=lambda slug: (last[slug], slug), reverse=True)[:limit]:
         paper = catalogue()[slug]
         listed.append(

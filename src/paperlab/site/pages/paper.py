@@ -71,6 +71,10 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
     ours = catalogue().get(row.slug or "")
     checks = checked(row.slug or "", record_index().mark)
     hits = rank.related(row.pk, RELATED)
+    main = record_index().mains.get(row.slug or "", [])
+    first = {(one["method"], one["claim"]) for one in main}
+    claims = [c for c in checks if c.check.role == "claim"]
+    claims.sort(key=lambda c: (c.method, c.check.claim) not in first)  # the main claim, then as the cards have them
     described = text.beginning(text.plain(row.summary or row.upstream_summary or row.abstract), 200)
     context = {
         "row": row,
@@ -84,11 +88,11 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "code": addresses.web(row.code),
         "links": _links(row),
         "ours": ours,
-        "claims": [c for c in checks if c.check.role == "claim"],
+        "claims": claims,
         "questions": [c for c in checks if c.check.role == "question"],
         "controls": [c for c in checks if c.check.role not in ("claim", "question")],
         "badges": cards.badges(row.slug, record_index()),
-        "main": record_index().mains.get(row.slug or "", []),
+        "main": main,
         "runnable": (row.slug or "") in runnable(),
         "uses": uses(row.slug or ""),
         "read": [said for method in _methods(row.slug or "") if (said := what_was_read(method.card))],

@@ -220,6 +220,13 @@ def report(user: User, row: Comment, reason: str, note: str) -> None:
         Report.objects.filter(pk=made.pk).update(closed=None, at=datetime.now(UTC), **words)
 
 
+def all_votes(here: int, elsewhere: int | None, fresh: int = 0) -> dict[str, Any]:
+    """One number of votes, and where they come from in words. fresh: of those here, how many are of new accounts."""
+    parts = [f"{here:,} here" + (f" ({fresh:,} from new accounts, not in trending yet)" if fresh else "")]
+    parts += [] if elsewhere is None else [f"{elsewhere:,} on daily lists"]
+    return {"total": here + (elsewhere or 0), "sources": ", ".join(parts)}
+
+
 def export(user: User) -> dict[str, Any]:
     """All that is known of a person."""
     from paperlab.site.digest.models import Subscription

@@ -64,11 +64,11 @@ def vote(request: HttpRequest, name: str) -> HttpResponse:
     paper = find(name)
     actions.vote(_user(request), paper, _on(request))
     context = {
-        "key": paper.pk,
         "url": addresses.paper(paper),
         "mine": _on(request),
-        "count": actions.votes([paper.pk]).get(paper.pk, 0),
-        "fresh": actions.new_votes([paper.pk]).get(paper.pk, 0),
+        **actions.all_votes(
+            actions.votes([paper.pk]).get(paper.pk, 0), paper.upvotes, actions.new_votes([paper.pk]).get(paper.pk, 0)
+        ),
     }
     return _piece(request, "people/vote.html", context, context["url"])
 

@@ -40,16 +40,15 @@ def _known(context: dict[str, Any], key: int) -> tuple[dict[int, int], set[int]]
 
 
 @register.inclusion_tag("people/vote.html", takes_context=True)
-def vote_button(context: dict[str, Any], key: int, url: str) -> dict[str, Any]:
-    """The vote for one paper."""
+def vote_button(context: dict[str, Any], key: int, url: str, elsewhere: int | None = None) -> dict[str, Any]:
+    """The vote for one paper. elsewhere: the votes that daily lists showed."""
     if "request" not in context:
         return {}
     votes, mine = _known(context, key)
     request = context["request"]
     return {
-        "request": request, "key": key, "url": url, "count": votes[key], "mine": key in mine,
-        "fresh": request.paperlab_new_votes.get(key, 0),
-        "csrf_token": context.get("csrf_token"),
+        "request": request, "url": url, "mine": key in mine, "csrf_token": context.get("csrf_token"),
+        **actions.all_votes(votes[key], elsewhere, request.paperlab_new_votes.get(key, 0)),
     }  # fmt: skip
 
 
