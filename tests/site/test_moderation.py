@@ -161,7 +161,7 @@ def test_an_account_is_closed_told_why_and_opened_again(paper: Any, staff: Any) 
     troll.post(f"{WHERE}/comment", {"body": "rude words"})
     troll.post(f"{WHERE}/vote")
     troll.post("/account", {"password": "correct horse battery"})
-    assert "1 vote here" in seen(browser())
+    assert " vote: 1 here" in seen(browser())
     assert trending(today()) == [(paper.pk, 1.5)]
     asked = browser()
     asked.post("/sign-in", {"email": email})
@@ -172,7 +172,7 @@ def test_an_account_is_closed_told_why_and_opened_again(paper: Any, staff: Any) 
     assert troll.get("/account").headers["Location"].startswith("/sign-in")  # the session has ended
     assert troll.post(f"{WHERE}/comment", {"body": "more"}).headers["Location"].startswith("/sign-in")
     assert "rude words" not in seen(reader)
-    assert "vote here" not in seen(browser())
+    assert " vote: " not in seen(browser())
     assert trending(today()) == []
     for answer in (
         asked.post(link),
@@ -325,8 +325,8 @@ def test_votes_of_new_accounts_wait_and_the_count_says_so(paper: Any, monkeypatc
     old.post(f"{WHERE}/vote")
     piece = new.post(f"{WHERE}/vote", headers={"HX-Request": "true"}).content.decode()
     new.post(f"{WHERE}/comment", {"body": "said"})
-    assert " votes here, 1 from new accounts: not in trending yet</span>" in piece
-    assert "2 votes here (1 from new accounts, not in trending yet)" in seen(browser())
+    assert " votes: 2 here (1 from new accounts, not in trending yet)</span>" in piece
+    assert " votes: 2 here (1 from new accounts, not in trending yet)" in seen(browser())
     assert trending(now) == [(paper.pk, 1.0)]
     assert static([paper.pk])[paper.pk] == pytest.approx(now.toordinal() / 3)
     later = now + timedelta(2)
