@@ -123,6 +123,7 @@ def fetched(text: str | None) -> dict[str, int]:
 
 def last_address(folder: Path) -> str:
     """Where `paperlab up` listened last, for the links in mail; its usual address if it never did."""
+    try:
         text = (folder / "address").read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         text = ""
@@ -131,6 +132,7 @@ def last_address(folder: Path) -> str:
 
 def timezone(name: str | None) -> str:
     """The name of a time zone. Raises SettingError."""
+    try:
         return ZoneInfo(name).key if name and name != "UTC" else "UTC"
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise SettingError(f"PAPERLAB_TIMEZONE {name!r}: expected a name such as Europe/Berlin, or UTC") from error
