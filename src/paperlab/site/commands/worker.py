@@ -125,8 +125,14 @@ def light() -> list[Job]:
     """The jobs that wait for others rather than compute: they run in a thread of their own."""
     from paperlab.site.digest import letters, send
     from paperlab.site.people import fetching
+    from paperlab.site.replies import actions as replies
 
-    return [Job("letters", letters.urgent), Job("submissions", fetching.fetch), Job("digest", send.due())]
+    return [
+        Job("letters", letters.urgent),
+        Job("submissions", fetching.fetch),
+        Job("replies", replies.check),
+        Job("digest", send.due()),
+    ]
 
 
 def _work_light(stop: threading.Event) -> None:
