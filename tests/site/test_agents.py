@@ -37,7 +37,7 @@ def site(home: Path) -> Iterator[str]:
 def ask(target: Any, talk: Callable[[Client], Awaitable[Any]], **options: Any) -> Any:
     async def go() -> Any:
         async with Client(target, **options) as client:
-            return await asyncio.wait_for(talk(client), 60)
+            return await asyncio.wait_for(talk(client), 240)
 
     return asyncio.run(go())
 
@@ -160,7 +160,7 @@ def test_nothing_but_messages_on_standard_output_and_the_end_of_input_ends_it(ho
     lines = [json.dumps(hello), "no JSON", json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/list"})]
     done = subprocess.run(
         [sys.executable, "-m", "paperlab", "mcp", "-v"], input="\n".join(lines) + "\n", env=environment(home),
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
@@ -185,16 +185,18 @@ def test_the_site_answers_the_same_over_http(site: str, mode: str) -> None:
 def test_over_http_pages_of_others_large_bodies_and_reading_are_refused(site: str) -> None:
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     accepts = {"Accept": "application/json, text/event-stream"}
-    assert httpx.post(f"{site}/mcp", json=message, headers=accepts).status_code == 200
-    foreign = httpx.post(f"{site}/mcp", json=message, headers={**accepts, "Origin": "https://evil.example"})
+    assert httpx.post(f"{site}/mcp", json=message, headers=accepts, timeout=60).status_code == 200
+    foreign = httpx.post(f"{site}/mcp", json=message, headers={**accepts, "Origin": "https://evil.example"}, timeout=60)
     assert foreign.status_code == 403
     assert "result" not in foreign.text
-    rebound = httpx.post(f"{site}/mcp", json=message, headers={**accepts, "Host": "evil.example"})
+    rebound = httpx.post(f"{site}/mcp", json=message, headers={**accepts, "Host": "evil.example"}, timeout=60)
     assert rebound.status_code == 400
-    assert httpx.post(f"{site}/mcp", content=b"{" * 150_000, headers=accepts).status_code == 413
-    got = httpx.get(f"{site}/mcp")
+    assert httpx.post(f"{site}/mcp", content=b"{" * 150_000, headers=accepts, timeout=60).status_code == 413
+    got = httpx.get(f"{site}/mcp", timeout=60)
     assert (got.status_code, got.headers["allow"]) == (405, "POST")
     assert got.headers["content-type"] == "application/problem+json"
-    bad = httpx.post(f"{site}/mcp", content=b"no JSON", headers={**accepts, "Content-Type": "application/json"})
+    bad = httpx.post(
+        f"{site}/mcp", content=b"no JSON", headers={**accepts, "Content-Type": "application/json"}, timeout=60
+    )
     assert bad.status_code == 400
     assert bad.json()["error"]["code"] == -32700

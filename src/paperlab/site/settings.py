@@ -12,9 +12,13 @@ PAPERLAB_DIGEST_HOUR the hour from which yesterday's digest goes, and on Monday 
 PAPERLAB_TIMEZONE    where it is that hour, such as Europe/Berlin; default: UTC
 PAPERLAB_RUN_HOURS   after which a full run is stopped, a quick one after a quarter of them; default: 4
 PAPERLAB_RUN_MEMORY  gigabytes that a run may take; default: three quarters of the machine's
+PAPERLAB_REPLIES     how authors may show who they are to reply to verdicts: code, orcid, or both; default: no replies
+PAPERLAB_REPOSITORIES  HOST=address of a file with {repository} and {file}, by spaces; default: GitHub's, GitLab's
+PAPERLAB_ORCID_CLIENT, PAPERLAB_ORCID_SECRET  of the site's client at ORCID; PAPERLAB_ORCID: its address
 """
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -138,6 +142,29 @@ def timezone(name: str | None) -> str:
         raise SettingError(f"PAPERLAB_TIMEZONE {name!r}: expected a name such as Europe/Berlin, or UTC") from error
 
 
+def replies(text: str) -> tuple[str, ...]:
+    """The ways in which authors may prove themselves. Raises SettingError."""
+    ways = tuple(dict.fromkeys(text.replace(",", " ").split()))
+    if strange := [way for way in ways if way not in ("code", "orcid")]:
+        raise SettingError(f"PAPERLAB_REPLIES {strange[0]!r}: expected code, orcid, or both separated by a comma")
+    return ways
+
+
+def repositories(text: str) -> dict[str, str]:
+    """Where the files of a host's repositories are read. Raises SettingError."""
+    found = dict(one.partition("=")[::2] for one in text.split())
+    for host, address in found.items():
+        if not (
+            host and address.startswith(("http://", "https://")) and {"{repository}", "{file}"} <= _fields(address)
+        ):
+            raise SettingError(f"PAPERLAB_REPOSITORIES {host!r}: expected HOST=https://…/{{repository}}/…/{{file}}")
+    return found
+
+
+def _fields(address: str) -> set[str]:
+    return set(re.findall(r"\{\w*\}", address))
+
+
 DATABASES = {"default": database(os.environ.get("PAPERLAB_DATABASE"), home())}
 SECRET_KEY = secret(home())
 DEBUG = False
@@ -158,6 +185,15 @@ PAPERLAB_FETCH = fetched(os.environ.get("PAPERLAB_FETCH"))
 PAPERLAB_TIMEZONE = timezone(os.environ.get("PAPERLAB_TIMEZONE"))
 PAPERLAB_RUN_HOURS = positive("PAPERLAB_RUN_HOURS", 4.0)
 PAPERLAB_RUN_MEMORY = positive("PAPERLAB_RUN_MEMORY", None)
+PAPERLAB_REPLIES = replies(os.environ.get("PAPERLAB_REPLIES", ""))
+PAPERLAB_REPOSITORIES = repositories(
+    os.environ.get("PAPERLAB_REPOSITORIES")
+    or "github.com=https://raw.githubusercontent.com/{repository}/HEAD/{file} "
+    "gitlab.com=https://gitlab.com/{repository}/-/raw/HEAD/{file}"
+)
+PAPERLAB_ORCID = (os.environ.get("PAPERLAB_ORCID") or "https://orcid.org").rstrip("/")
+PAPERLAB_ORCID_CLIENT = os.environ.get("PAPERLAB_ORCID_CLIENT", "")
+PAPERLAB_ORCID_SECRET = os.environ.get("PAPERLAB_ORCID_SECRET", "")
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -170,6 +206,7 @@ INSTALLED_APPS = [
     "paperlab.site.people",
     "paperlab.site.tokens",
     "paperlab.site.groups",
+    "paperlab.site.replies",
     "paperlab.site.digest",
     "paperlab.site.pages",
 ]

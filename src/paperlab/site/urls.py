@@ -19,6 +19,7 @@ urlpatterns = [
     path("", include("paperlab.site.people.urls")),
     path("", include("paperlab.site.tokens.urls")),
     path("", include("paperlab.site.groups.urls")),
+    path("", include("paperlab.site.replies.urls")),
     path("", include("paperlab.site.digest.urls")),
     path("", include("paperlab.site.pages.urls")),
 ]

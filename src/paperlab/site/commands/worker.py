@@ -143,10 +143,12 @@ def light() -> list[Job]:
     """The jobs that wait for others rather than compute: they run in a thread of their own."""
     from paperlab.site.digest import letters, send
     from paperlab.site.people import counting, fetching
+    from paperlab.site.replies import actions as replies
 
     return [
         Job("letters", letters.urgent),
         Job("submissions", fetching.fetch),
+        Job("replies", replies.check),
         Job("digest", send.due()),
         Job("new accounts' votes", counting.arrivals()),
     ]

@@ -231,6 +231,7 @@ def export(user: User) -> dict[str, Any]:
     """All that is known of a person."""
     from paperlab.site.digest.models import Subscription
     from paperlab.site.groups.actions import exported as groups
+    from paperlab.site.replies.actions import exported as replies
     from paperlab.site.tokens.actions import exported as tokens
 
     def name(paper: Paper) -> str:
@@ -275,6 +276,7 @@ def export(user: User) -> dict[str, Any]:
         "subscriptions": [{"email": s.email, "state": s.state, "every": s.every} for s in subscribed],
         "tokens": tokens(user),
         "groups": groups(user),
+        "replies": replies(user),
     }
 
 

@@ -1,0 +1,39 @@
+"""The table of authors' replies."""
+
+from django.conf import settings
+from django.db import models
+
+from paperlab.site.store.models import Paper
+
+UNPROVED, CHECKING, WAITING, SHOWN, REFUSED = "unproved", "checking", "waiting", "shown", "refused"
+
+
+class Reply(models.Model):
+    """What an author says. claim: "method:claim", or empty for the paper as a whole. name: under which it stands.
+
+    state: unproved (nobody knows yet that they are an author), checking (the worker looks into the repository),
+    waiting (for the site's owner), shown, refused. proof: "code" or "orcid"; source: the repository or the ORCID iD
+    that it came from. reason: why it was not proved, or what the owner should know.
+    """
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
+    paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="replies")
+    claim = models.CharField(max_length=250, blank=True, default="")
+    name = models.CharField(max_length=80)
+    body = models.TextField()
+    state = models.CharField(max_length=10, default=UNPROVED, db_index=True)
+    proof = models.CharField(max_length=10, blank=True, default="")
+    source = models.CharField(max_length=300, blank=True, default="")
+    reason = models.TextField(blank=True, default="")
+    made = models.DateTimeField(auto_now_add=True)
+    proved = models.DateTimeField(null=True, blank=True)
+    decided = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """The oldest first; one for each claim and person."""
+
+        ordering = ("made", "pk")
+        constraints = (models.UniqueConstraint(fields=("user", "paper", "claim"), name="one_reply_each"),)
+
+    def __str__(self) -> str:
+        return f"{self.pk} on {self.paper_id}, {self.state}"
