@@ -101,11 +101,16 @@ def compounds(text: str) -> list[str]:
     return list(dict.fromkeys(word for word in joined if 3 <= len(word) <= 60))
 
 
-_SIGNED = re.compile(r"(?<![\w+#*])([A-Za-z]\w{0,11})(\+{1,2}|#|\*)(?![\w+#*])")
+_SIGN = re.compile(r"(?:\+{1,2}|#|\*)(?![\w+#*])")  # looked for first: most texts have none
+_BEFORE = re.compile(r"(?<![\w+#*])[A-Za-z]\w{0,11}\Z")
 _SIGNS = {"+": "plus", "++": "plusplus", "#": "sharp", "*": "star"}
 
 
 def signed(text: str) -> list[str]:
     """Names that are not what they are without their sign: "C++" gives "cplusplus", "A*" gives "astar"."""
-    found = (match[1].lower() + _SIGNS[match[2]] for match in _SIGNED.finditer(text))
+    found = (
+        name[0].lower() + _SIGNS[sign[0]]
+        for sign in _SIGN.finditer(text)
+        if (name := _BEFORE.search(text, max(0, sign.start() - 14), sign.start()))
+    )
     return list(dict.fromkeys(found))[:50]

@@ -117,7 +117,7 @@ def names(values: object) -> list[str]:
     or that somebody signs for is a name of its own; "Jr." belongs to who stands before it.
     """
     if isinstance(values, str):
-        plain = " ".join(_without_brackets(_text(values)).split())
+        plain = " ".join(_without_brackets(_text(values)).replace("\0", "").split())
         plain = _SEVERAL.sub("\0", plain)  # "ATLAS and CMS Collaborations" is one name, or none
         parts = re.split(r"\s*,\s+(?:and\s+)?|\s+and\s+|\s*;\s*|(?<=\w):\s+", plain)
         single: list[str] = []
@@ -136,8 +136,9 @@ def names(values: object) -> list[str]:
 
 def _text(name: str) -> str:
     """A name without HTML, which some feeds have in it."""
-    plain = name if name.isalpha() else html.unescape(_TAG.sub("", name)).replace("\0", "")
-    return _TAG.sub("", plain) if "<" in plain else plain
+    if "<" not in name and "&" not in name:
+        return name
+    return _TAG.sub("", html.unescape(_TAG.sub("", name)))
 
 
 def _without_brackets(text: str) -> str:
