@@ -12,7 +12,9 @@ from paperlab.core.paper import FAMILIES, Paper, papers
 from paperlab.core.standings import MIXED
 from paperlab.core.verdict import WORDS
 from paperlab.site.pages import cards, text
+from paperlab.site.people import mine
 from paperlab.site.records import RecordIndex, coverage, record_index, runnable
+from paperlab.site.store import models as store
 
 STATES = {
     "checked": "at least one verdict",
@@ -60,8 +62,14 @@ def page(request: HttpRequest) -> HttpResponse:
     family, state = request.GET.get("family", ""), request.GET.get("state", "")
     family = family if family in FAMILIES else ""
     state = state if state in STATES else ""
+    wanted = mine.read(request)
+    slugs = None
+    if wanted.active:
+        rows = wanted.narrow(store.Paper.objects.filter(slug__isnull=False).order_by())
+        slugs = frozenset(rows.values_list("slug", flat=True))
+    choices = render_to_string("pages/places/mine.html", {"mine": wanted})
     context = {
-        "body": _body(record_index().mark, family, state),
+        "body": _body(record_index().mark, family, state, slugs, choices, wanted.more),
         "atom": "/feeds/checks.atom",
         "atom_title": "What was checked",
     }
@@ -69,13 +77,22 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 @lru_cache(maxsize=64)
-def _body(mark: str, family: str, state: str) -> SafeString:
-    """The page within its frame, which changes only with the records."""
+def _body(
+    mark: str, family: str, state: str, slugs: frozenset[str] | None, choices: SafeString, more: str
+) -> SafeString:
+    """The page within its frame, which changes only with the records. slugs: the only papers to list; None: all.
+
+    choices, more: the reader's own filters, as links and as the end of an address.
+    """
     known, covered = record_index(), coverage()
     everything = [row(paper, known) for paper in papers().values()]
     counted = {name: sum(one.state == name for one in everything) for name in STATES}
     shown = [
-        one for one in everything if (not family or one.paper.family == family) and (not state or one.state == state)
+        one
+        for one in everything
+        if (not family or one.paper.family == family)
+        and (not state or one.state == state)
+        and (slugs is None or one.paper.slug in slugs)
     ]
     order = list(STATES)
     shown.sort(key=lambda one: (order.index(one.state), one.paper.family, one.paper.slug))
@@ -89,5 +106,7 @@ def _body(mark: str, family: str, state: str) -> SafeString:
         "papers": len(everything),
         "family": family,
         "state": state,
+        "choices": choices,
+        "more": more,
     }
     return render_to_string("pages/parts/coverage.html", context)

@@ -44,6 +44,7 @@ urlpatterns = [
     re_path(r"^sitemap-(?P<number>[0-9]{1,9})\.xml$", robots.piece),
     path("opensearch.xml", robots.opensearch),
     re_path(r"^papers/(?P<name>.+)\.bib$", paper.cite),
+    re_path(r"^papers/(?P<name>.+)\.ris$", paper.cite_ris),
     re_path(r"^papers/(?P<name>.+)/card\.png$", pictures.card),
     re_path(r"^papers/(?P<name>.+?)/?$", paper.paper),
     re_path(r"^static/(?P<path>.+)$", static_files.serve),
