@@ -49,7 +49,8 @@ def people() -> None:
     actions.comment(reader, paper, f"**So** it is: `{long}`\n\n> {long}\n\n- one\n- two\n\n```\n{long}\n```", "1")
     actions.comment(other, paper, f"<script>alert(1)</script> {long} https://example.org/{long}", "2")
     kept = actions.collect(reader, f"To read {long[:60]}", f"A note on {long}")
-    actions.keep(kept, paper, True, f"Why: {long}")
+    actions.keep(kept, paper, True, f"Why: {long}", f"sparse, {long[:40]}")
+    actions.share(kept, True)
     actions.keep(kept, Paper.objects.get(arxiv="2401.00120"), True)
     for kind, value in (("family", "quantization"), ("author", long), ("search", f"q={long}&code=1")):
         actions.follow(reader, kind, value, True)

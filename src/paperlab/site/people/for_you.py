@@ -127,8 +127,9 @@ def _left(user: int, liked: Iterable[int]) -> list[int]:
     )
     beside = set(Sighting.objects.filter(day__in=days).values_list("paper", flat=True)[: 4 * LEFT])
     beside |= set(Paper.objects.filter(published__in=days).order_by().values_list("pk", flat=True)[: 4 * LEFT])
-    if len(beside) < LEFT:  # lists of a few days hold little: the newest papers of all were there to be seen too
-        beside |= set(Paper.objects.order_by("-published", "-pk").values_list("pk", flat=True)[: LEFT // 2])
+    if len(beside) < LEFT and days:  # lists of a few days hold little: what came before them could be seen too
+        before = Paper.objects.filter(published__lt=max(days)).order_by("-published", "-pk")
+        beside |= set(before.values_list("pk", flat=True)[: LEFT // 2])
     # What somebody marked as unread is for later: it was not left.
     later = Read.objects.filter(user=user, state=UNREAD).values_list("paper", flat=True)
     left = sorted(beside.difference(keys, later))
