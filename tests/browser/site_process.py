@@ -53,7 +53,8 @@ def people() -> None:
     actions.report(third, said, "abuse", f"<b>See this</b>: {long}")
     moderation.close(reader, third, True, moderation.told("spam", long))
     kept = actions.collect(reader, f"To read {long[:60]}", f"A note on {long}")
-    actions.keep(kept, paper, True, f"Why: {long}")
+    actions.keep(kept, paper, True, f"Why: {long}", f"sparse, {long[:40]}")
+    actions.share(kept, True)
     actions.keep(kept, Paper.objects.get(arxiv="2401.00120"), True)
     for kind, value in (("family", "quantization"), ("author", long), ("search", f"q={long}&code=1")):
         actions.follow(reader, kind, value, True)

@@ -13,8 +13,9 @@ PAGES = [
     "/compare/quantization?at=time&sort=-bytes&method=gptq", "/compare/tts", "/coverage?family=quantization", "/about",
     "/feeds", "/api/", "/account", "/collections", "/collections/1", "/moderation", "/moderation?show=latest",
     "/moderation?show=closed", "/moderation?show=trail", "/comments/1", "/comments/2/report", "/submit", "/subscribe",
-    "/sign-in", "/runs/", "/runs/1", "/runs/2", "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing",
-    "/papers/nothere", "/broken",
+    "/sign-in", "/for-you", "/for-you?days=30", "/library", "/library?mine=saved&hide=read", "/?mine=unread",
+    "/papers?mine=voted", "/coverage?mine=saved", "/search?q=attention&mine=unread", "/runs/", "/runs/1", "/runs/2",
+    "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing", "/papers/nothere", "/broken",
 ]  # fmt: skip
 STATUS = {
     "/papers/nothere": 404, "/search?year=soon": 400, "/broken": 500, "/unsubscribe/nothing": 404,

@@ -26,6 +26,7 @@ def store(tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     from django.db import transaction
 
     from paperlab.site.pages import feed
+    from paperlab.site.people import for_you
     from paperlab.site.search import index
     from paperlab.site.store.models import Paper
 
@@ -35,7 +36,9 @@ def store(tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(index, "_opened", index.Embedded())
     monkeypatch.setenv("PAPERLAB_ENCODER", "none")
 
-    feed._talked_about.cache_clear()  # a store that is taken back counts its revisions anew
+    # A store that is taken back counts its revisions and its rows anew.
+    for kept in (feed._talked_about, for_you._taste, for_you._ranked):
+        kept.cache_clear()
     with transaction.atomic():
         assert not Paper.objects.exists()
         yield

@@ -296,6 +296,7 @@ def test_the_number_of_queries_does_not_grow_with_the_list(ask: Ask) -> None:
     for numbers in (range(1, 4), range(4, 31)):
         take([listed(n, day(0), n) for n in numbers])
         ask("/search?q=quantization")  # takes the new ones into the index
+        ask("/papers/2401.00001")  # notes that it was opened, once
         counts.append([])
         for address in addresses:
             with CaptureQueriesContext(connection) as asked:

@@ -19,7 +19,7 @@ def public_id(row: Paper) -> str:
 def find(name: str) -> Paper | None:
     """The paper of a public id, an arXiv id with a version, or an arXiv address; None if there is none."""
     bare = name.strip()
-    rows = Paper.objects.defer(*UNREAD)
+    rows = Paper.objects.defer("origins", "title_key")
     if bare.startswith("~"):
         number = bare[1:]
         return (

@@ -14,7 +14,9 @@ from paperlab.core.standings import MIXED
 from paperlab.core.verdict import WORDS
 from paperlab.site.pages import cards, text
 from paperlab.site.pages.lists import offset
+from paperlab.site.people import mine
 from paperlab.site.records import RecordIndex, coverage, record_index, runnable
+from paperlab.site.store import models as store
 
 STATES = {
     "checked": "at least one verdict",
@@ -64,8 +66,14 @@ def page(request: HttpRequest) -> HttpResponse:
     family = family if family in FAMILIES else ""
     if state not in STATES:  # what was checked comes first; a family is shown whole
         state = "" if state or family else "checked"
+    wanted = mine.read(request)
+    slugs = None
+    if wanted.active:
+        rows = wanted.narrow(store.Paper.objects.filter(slug__isnull=False).order_by())
+        slugs = frozenset(rows.values_list("slug", flat=True))
+    choices = render_to_string("pages/places/mine.html", {"mine": wanted})
     context = {
-        "body": _body(record_index().mark, family, state, offset(request)),
+        "body": _body(record_index().mark, family, state, offset(request), slugs, choices, wanted.more),
         "atom": "/feeds/checks.atom",
         "atom_title": "What was checked",
     }
@@ -73,17 +81,27 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 @lru_cache(maxsize=64)
-def _body(mark: str, family: str, state: str, start: int) -> SafeString:
-    """The page within its frame, which changes only with the records. start: how many papers come before its first."""
+def _body(
+    mark: str, family: str, state: str, start: int, slugs: frozenset[str] | None, choices: SafeString, more: str
+) -> SafeString:
+    """The page within its frame, which changes only with the records. start: how many papers come before its first.
+
+    slugs: the only papers to list; None: all. choices, more: the reader's own filters, as links and as the end of an
+    address.
+    """
     known, covered = record_index(), coverage()
     everything = [row(paper, known) for paper in papers().values()]
     counted = {name: sum(one.state == name for one in everything) for name in STATES}
     shown = [
-        one for one in everything if (not family or one.paper.family == family) and (not state or one.state == state)
+        one
+        for one in everything
+        if (not family or one.paper.family == family)
+        and (not state or one.state == state)
+        and (slugs is None or one.paper.slug in slugs)
     ]
 
     def asked(place: int) -> str:
-        return urlencode({"family": family, "state": state or "all", **({"from": place} if place else {})})
+        return urlencode({"family": family, "state": state or "all", **({"from": place} if place else {})}) + more
 
     order = list(STATES)
     shown.sort(key=lambda one: (order.index(one.state), one.paper.family, one.paper.slug))
@@ -102,5 +120,7 @@ def _body(mark: str, family: str, state: str, start: int) -> SafeString:
         "next": asked(start + PAGE) if start + PAGE < len(shown) else "",
         "family": family,
         "state": state,
+        "choices": choices,
+        "more": more,
     }
     return render_to_string("pages/parts/coverage.html", context)

@@ -12,6 +12,7 @@ from django.db.models import Exists, F, Max, Min, OuterRef, QuerySet
 from django.db.models.functions import Coalesce
 
 from paperlab.site.pages.cards import Place
+from paperlab.site.people.mine import EVERYTHING, Mine
 from paperlab.site.search.trending import WINDOW, trending
 from paperlab.site.store.models import Counter, Paper, Sighting
 
@@ -104,18 +105,18 @@ def _published(span: Span) -> "QuerySet[Paper]":
     return Paper.objects.filter(published__range=(span.first, span.last), withdrawn=False).exclude(Exists(listed))
 
 
-def places(span: Span, offset: int, limit: int) -> tuple[list[Place], int]:
-    """A piece of the span's papers, and how many there are."""
+def places(span: Span, offset: int, limit: int, mine: Mine = EVERYTHING) -> tuple[list[Place], int]:
+    """A piece of the span's papers, and how many there are. mine: which of them the reader wants to see."""
+    sighted = mine.narrow(_sighted(span), "paper")
     listed = (
-        _sighted(span)
-        .values("paper")
+        sighted.values("paper")
         .annotate(
             votes=Max(Coalesce("paper__upvotes", "upvotes")), comment_count=Max(Coalesce("paper__comments", "comments"))
         )
         .order_by(F("votes").desc(nulls_last=True), "paper")
     )
-    of_lists = _sighted(span).values("paper").distinct().count()
-    rest = _published(span)
+    of_lists = sighted.values("paper").distinct().count()
+    rest = mine.narrow(_published(span))
     total = of_lists + rest.count()
     page: list[Place] = [
         (row["paper"], row["votes"], row["comment_count"])

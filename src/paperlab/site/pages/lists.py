@@ -15,6 +15,7 @@ from paperlab.site.api import cursor, shapes
 from paperlab.site.api.problems import Problem
 from paperlab.site.pages import addresses, cards, feed, text
 from paperlab.site.pages.refused import refused
+from paperlab.site.people import mine
 from paperlab.site.records import record_index, runnable
 from paperlab.site.store.models import Paper
 
@@ -51,14 +52,15 @@ def home(request: HttpRequest) -> HttpResponse:
         if day is None:
             return bundled(request)
         span = feed.around(day, "day")
-    start = offset(request)
-    places, total = feed.places(span, start, PAGE)
+    start, wanted = offset(request), mine.read(request)
+    places, total = feed.places(span, start, PAGE, wanted)
     before, after = feed.neighbours(span)
     context = {
         "span": span,
         "is_today": span == feed.around(now, "day"),
         "late": not asked and span.first != now,
         "now": {kind: feed.around(span.first if asked else now, kind) for kind in ("day", "week", "month")},
+        "mine": wanted,
         "today": now,
         "cards": cards.cards(places),
         "total": total,
@@ -75,9 +77,9 @@ def home(request: HttpRequest) -> HttpResponse:
 
 def bundled(request: HttpRequest) -> HttpResponse:
     """The first page of a site that has nothing but the catalogue: what was checked last first, then the newest."""
-    start = offset(request)
+    start, wanted = offset(request), mine.read(request)
     last = last_checked()
-    rows = Paper.objects.filter(slug__isnull=False, withdrawn=False).defer(*shapes.UNREAD)
+    rows = wanted.narrow(Paper.objects.filter(slug__isnull=False, withdrawn=False).defer(*shapes.UNREAD))
     checked = sorted(rows.filter(slug__in=last), key=lambda row: (last[row.slug or ""], row.slug or ""), reverse=True)
     others = rows.exclude(slug__in=last).order_by("-year", "-arxiv", "-pk")
     total = len(checked) + others.count()
@@ -86,9 +88,11 @@ def bundled(request: HttpRequest) -> HttpResponse:
         begin = max(0, start - len(checked))
         shown += others[begin : begin + room]
     context = {
+        "mine": wanted,
         "cards": cards.of_rows(shown),
         "total": total,
-        "checked": len(checked),
+        "checked": len(last),
+        "papers": len(catalogue()),
         "next": further(request, start, len(shown), total),
         "start": start,
         "atom": "/feeds/new.atom",
@@ -101,9 +105,13 @@ def bundled(request: HttpRequest) -> HttpResponse:
 def trending(request: HttpRequest) -> HttpResponse:
     """What is talked about."""
     on, places = feed.talked_about()
-    start = offset(request)
+    start, wanted = offset(request), mine.read(request)
+    if wanted.active:
+        kept = set(wanted.keep(key for key, _, _ in places))
+        places = [place for place in places if place[0] in kept]
     page = places[start : start + PAGE]
     context = {
+        "mine": wanted,
         "on": on,
         "cards": cards.cards(page),
         "next": further(request, start, len(page), len(places)),
@@ -117,7 +125,8 @@ def trending(request: HttpRequest) -> HttpResponse:
 
 def papers(request: HttpRequest) -> HttpResponse:
     """Every paper, the newest first."""
-    rows = Paper.objects.defer(*shapes.UNREAD).filter(withdrawn=False)
+    wanted = mine.read(request)
+    rows = wanted.narrow(Paper.objects.defer(*shapes.UNREAD).filter(withdrawn=False))
     try:
         one_more = cursor.page(rows, "published", request.GET.get("cursor", ""), PAGE + 1)
     except Problem as problem:
@@ -126,7 +135,8 @@ def papers(request: HttpRequest) -> HttpResponse:
     behind = cursor.of(page[-1], "published") if len(one_more) > PAGE else ""
     context = {
         "cards": cards.of_rows(page),
-        "next": f"/papers?cursor={behind}" if behind else "",
+        "mine": wanted,
+        "next": f"/papers?cursor={behind}{wanted.more}" if behind else "",
         "start": 0,
         "atom": "/feeds/new.atom",
         "atom_title": "Newest papers",
@@ -193,12 +203,13 @@ def family(request: HttpRequest, name: str) -> HttpResponse:
     """One family's papers, the newest first."""
     if name not in FAMILIES:
         raise Http404(f"no family {name[:40]!r}")
-    start = offset(request)
-    rows = Paper.objects.filter(family=name, withdrawn=False).order_by("-year", "-published", "-pk")
+    start, wanted = offset(request), mine.read(request)
+    rows = wanted.narrow(Paper.objects.filter(family=name, withdrawn=False).order_by("-year", "-published", "-pk"))
     total = rows.count()
     shown = list(rows.defer(*shapes.UNREAD)[start : start + PAGE])
     context = {
         "name": name,
+        "mine": wanted,
         "cards": cards.of_rows(shown),
         "total": total,
         "runnable": sum(1 for slug in runnable() if slug in catalogue() and catalogue()[slug].family == name),

@@ -17,7 +17,8 @@ from paperlab.core.paper import papers as catalogue
 from paperlab.core.signature import Parameter, show
 from paperlab.core.words import check_sentence, what_was_read
 from paperlab.site.api import shapes
-from paperlab.site.pages import addresses, cards, figures, text
+from paperlab.site.pages import addresses, cards, citing, figures, text
+from paperlab.site.people import mine
 from paperlab.site.records import record_index, runnable
 from paperlab.site.search import rank
 from paperlab.site.store import clean
@@ -102,8 +103,11 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "days": list(row.sightings.order_by("-day").values("day", "source", "upvotes", "comments")[:10]),
         "described": described,
         "site": f"{request.scheme}://{request.get_host()}",
+        "references": citing.tags(row, f"{request.scheme}://{request.get_host()}"),
     }
-    return render(request, "pages/paper.html", context)
+    answer = render(request, "pages/paper.html", context)
+    mine.opened(request, row)
+    return answer
 
 
 def _links(row: Paper) -> list[tuple[str, str]]:
@@ -217,6 +221,12 @@ def bibtex(row: Paper) -> str:
         fields.append(("url", f"{{https://arxiv.org/abs/{row.arxiv}}}"))
     inside = ",\n".join(f"  {name:<13} = {value}" for name, value in fields)
     return f"@misc{{{key},\n{inside}\n}}\n"
+
+
+def cite_ris(request: HttpRequest, name: str) -> HttpResponse:
+    """The paper as a .ris file."""
+    row = find(name)
+    return citing.answer(citing.ris(row), "ris", addresses.name(row))
 
 
 def cite(request: HttpRequest, name: str) -> HttpResponse:

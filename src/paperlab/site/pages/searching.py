@@ -13,6 +13,7 @@ from paperlab.core.standings import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
 from paperlab.site.pages import cards
 from paperlab.site.pages.lists import sidebar
+from paperlab.site.people import mine
 from paperlab.site.search import query, rank
 
 YEARS = 12  # of the year facet
@@ -31,8 +32,9 @@ def search(request: HttpRequest) -> HttpResponse:
             asked, problems = query.read(kept), wrong.problems
         except query.BadQuery as still:  # a filter inside the words
             asked, problems = query.Query(), {**wrong.problems, **still.problems}
-    empty = not asked.text and not asked.filtered
-    results = query.Results() if problems else rank.search(asked, facets=True)
+    wanted = mine.read(request)
+    empty = not (asked.text or asked.filtered or wanted.active)
+    results = query.Results() if problems else rank.search(asked, facets=True, only=wanted.only, without=wanted.without)
     listed = cards.cards([(hit.paper, None, None) for hit in results.hits])
     context = {
         "asked": asked,
@@ -43,9 +45,10 @@ def search(request: HttpRequest) -> HttpResponse:
         "facets": _facets(results.facets, asked),
         "words": [(word, word in asked.verdict) for word in (*WORDS, MIXED, NOT_RUN)],
         "sorts": query.SORTS,
-        "active": _active(asked),
-        "next": _address(replace(asked, offset=asked.offset + asked.limit)) if _more(asked, results) else "",
-        "previous": _address(replace(asked, offset=max(0, asked.offset - asked.limit))) if asked.offset else "",
+        "active": _active(asked, wanted),
+        "mine": wanted,
+        "next": _address(replace(asked, offset=asked.offset + asked.limit), wanted) if _more(asked, results) else "",
+        "previous": _address(replace(asked, offset=max(0, asked.offset - asked.limit)), wanted) if asked.offset else "",
         "last": asked.offset + len(results.hits),
         "milliseconds": round(results.seconds * 1000),
         "empty": empty,
@@ -61,8 +64,8 @@ def _kept(asked: query.Query) -> list[tuple[str, str]]:
     return [(name, value) for name, value in asked.params() if name not in ("offset", "limit", "sort")]
 
 
-def _address(asked: query.Query) -> str:
-    return "/search?" + urlencode(asked.params())
+def _address(asked: query.Query, wanted: mine.Mine) -> str:
+    return "/search?" + urlencode([*asked.params(), *wanted.fields])
 
 
 def _more(asked: query.Query, results: query.Results) -> bool:
@@ -89,7 +92,7 @@ def _facets(counted: Mapping[str, Mapping[str, int]], asked: query.Query) -> lis
     return facets
 
 
-def _active(asked: query.Query) -> list[tuple[str, str]]:
+def _active(asked: query.Query, wanted: mine.Mine) -> list[tuple[str, str]]:
     """Each filter in words, and the address without it."""
     filters = []
     for name in ("family", "category", "author", "verdict"):
@@ -97,13 +100,13 @@ def _active(asked: query.Query) -> list[tuple[str, str]]:
         for value in values:
             rest: dict[str, Any] = {name: tuple(v for v in values if v != value)}
             without = replace(asked, offset=0, **rest)
-            filters.append((f"{name}: {value}", _address(without)))
+            filters.append((f"{name}: {value}", _address(without, wanted)))
     if asked.years != (None, None):
         first, last = asked.years
         years_text = f"{first}" if first == last else f"{first or '…'} to {last or '…'}"
-        filters.append((f"year: {years_text}", _address(replace(asked, years=(None, None), offset=0))))
+        filters.append((f"year: {years_text}", _address(replace(asked, years=(None, None), offset=0), wanted)))
     if asked.code:
-        filters.append(("has code", _address(replace(asked, code=False, offset=0))))
+        filters.append(("has code", _address(replace(asked, code=False, offset=0), wanted)))
     if asked.runnable:
-        filters.append(("can be run", _address(replace(asked, runnable=False, offset=0))))
+        filters.append(("can be run", _address(replace(asked, runnable=False, offset=0), wanted)))
     return filters

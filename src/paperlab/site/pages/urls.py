@@ -45,6 +45,7 @@ urlpatterns = [
     re_path(r"^sitemap-(?P<number>[0-9]{1,9})\.xml$", robots.piece),
     path("opensearch.xml", robots.opensearch),
     re_path(r"^papers/(?P<name>.+)\.bib$", paper.cite),
+    re_path(r"^papers/(?P<name>.+)\.ris$", paper.cite_ris),
     re_path(r"^papers/(?P<name>.+)/card\.png$", pictures.card),
     re_path(r"^badge/(?P<name>.+)\.svg$", readme_badge.badge),
     re_path(r"^papers/(?P<name>.+?)/?$", paper.paper),

@@ -11,10 +11,24 @@ from django.db.models import Count
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
-from paperlab.site.people import names
+from paperlab.site.people import links, mine, names
 from paperlab.site.people.counting import TRIAL, today
 from paperlab.site.people.markdown import LIMIT
-from paperlab.site.people.models import Collection, Comment, Follow, Kept, NameLook, Read, Report, Submission, Vote
+from paperlab.site.people.models import (
+    READ,
+    UNREAD,
+    Choice,
+    Collection,
+    Comment,
+    Follow,
+    Kept,
+    NameLook,
+    Read,
+    Report,
+    Submission,
+    Tag,
+    Vote,
+)
 from paperlab.site.people.who import HERE
 from paperlab.site.search import query
 from paperlab.site.store import clean, write
@@ -24,6 +38,7 @@ KINDS = ("family", "author", "search", "claim")
 MOST = 500  # collections, follows of one person
 NOTE = 4_000  # characters
 AGAIN = timedelta(hours=1)  # after which somebody may say the same words once more
+TAGS, TAG = 20, 40  # tags on one paper, characters of one
 
 
 class Refused(ValueError):
@@ -130,21 +145,62 @@ def collect(user: User, name: str, note: str = "") -> Collection:
     return Collection.objects.get_or_create(user=user, name=name, defaults={"note": note[:NOTE].replace("\0", "")})[0]
 
 
-def keep(collection: Collection, paper: Paper, on: bool, note: str | None = None) -> None:
-    """Put a paper into a collection with a note, or take it out."""
+def name_collection(collection: Collection, text: str) -> None:
+    """Give a collection another name. Raises Refused."""
+    name = clean.line(text)[:120]
+    if not name:
+        raise Refused("a collection needs a name")
+    others = Collection.objects.filter(user=collection.user_id, name=name).exclude(pk=collection.pk)
+    if others.exists():
+        raise Refused(f"you have another collection named {name!r}")
+    Collection.objects.filter(pk=collection.pk).update(name=name)
+
+
+def share(collection: Collection, on: bool) -> None:
+    """Let whoever has its link see a collection, or no longer: shared again, it has another link."""
+    if on and collection.shared:
+        return
+    Collection.objects.filter(pk=collection.pk).update(shared=links.fresh() if on else "")
+
+
+def read_tags(text: str) -> list[str]:
+    """The tags of a line, between commas. Raises Refused."""
+    names = list(dict.fromkeys(name for part in text.split(",") if (name := clean.line(part).lower())))
+    if len(names) > TAGS:
+        raise Refused(f"{len(names)} tags; {TAGS} are the most on one paper")
+    if long := [name for name in names if len(name) > TAG]:
+        raise Refused(f"the tag {long[0][:60]!r} has {len(long[0])} characters; {TAG} are the most")
+    return names
+
+
+def keep(collection: Collection, paper: Paper, on: bool, note: str | None = None, tags: str | None = None) -> None:
+    """Put a paper into a collection, with a note and with tags between commas, or take it out. None: as they were.
+    Raises Refused."""
     if not on:
         Kept.objects.filter(collection=collection, paper=paper).delete()
         return
+    names = None if tags is None else read_tags(tags)
     changed = {} if note is None else {"note": note[:NOTE].replace("\0", "")}
-    Kept.objects.update_or_create(collection=collection, paper=paper, defaults=changed)
+    with transaction.atomic():
+        row = Kept.objects.update_or_create(collection=collection, paper=paper, defaults=changed)[0]
+        if names is not None:
+            row.tags.exclude(name__in=names).delete()
+            Tag.objects.bulk_create([Tag(kept=row, name=name) for name in names], ignore_conflicts=True)
 
 
 def read(user: User, paper: Paper, on: bool) -> None:
-    """Mark a paper as read, or as unread."""
-    if on:
-        Read.objects.get_or_create(user=user, paper=paper)
-    else:
-        Read.objects.filter(user=user, paper=paper).delete()
+    """Mark a paper as read, or as unread; what is marked as unread stays so when it is opened again."""
+    Read.objects.update_or_create(user=user, paper=paper, defaults={"state": READ if on else UNREAD})
+
+
+def remember(user: User, on: bool) -> None:
+    """Keep from now on which papers somebody opens, or no longer."""
+    Choice.objects.update_or_create(user=user, defaults={"remember": on})
+
+
+def forget_reading(user: User) -> None:
+    """Delete which papers somebody has opened or marked."""
+    Read.objects.filter(user=user).delete()
 
 
 def interest(kind: str, value: str) -> tuple[str, str]:
@@ -261,16 +317,24 @@ def export(user: User) -> dict[str, Any]:
             {
                 "name": c.name,
                 "note": c.note,
+                "shared": bool(c.shared),
                 "papers": [
-                    {"paper": name(k.paper), "note": k.note, "added": str(k.added)}
-                    for k in c.kept.select_related("paper")
+                    {
+                        "paper": name(k.paper),
+                        "note": k.note,
+                        "tags": [tag.name for tag in k.tags.all()],
+                        "added": str(k.added),
+                    }
+                    for k in c.kept.select_related("paper").prefetch_related("tags")
                 ],
             }
             for c in Collection.objects.filter(user=user)
         ],
         "read": [
-            {"paper": name(r.paper), "at": str(r.at)} for r in Read.objects.filter(user=user).select_related("paper")
+            {"paper": name(r.paper), "state": r.state, "at": str(r.at)}
+            for r in Read.objects.filter(user=user).select_related("paper")
         ],
+        "choices": {"remember": mine.choice(user.pk).remember},
         "follows": [{"kind": f.kind, "value": f.value, "at": str(f.at)} for f in Follow.objects.filter(user=user)],
         "submissions": [{"arxiv": s.arxiv, "state": s.state} for s in Submission.objects.filter(user=user)],
         "subscriptions": [{"email": s.email, "state": s.state, "every": s.every} for s in subscribed],

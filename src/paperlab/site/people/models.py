@@ -71,11 +71,12 @@ class Comment(models.Model):
 
 
 class Collection(models.Model):
-    """A list of papers of one's own, with a note."""
+    """A list of papers of one's own, with a note. shared: what its link is made with; empty: nobody else sees it."""
 
     user = _user()
     name = models.CharField(max_length=120)
     note = models.TextField(blank=True, default="")
+    shared = models.CharField(max_length=32, blank=True, default="", db_index=True)
     made = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -106,12 +107,32 @@ class Kept(models.Model):
         return f"{self.paper_id} in {self.collection_id}"
 
 
+class Tag(models.Model):
+    """A word of one's own on a paper in a collection."""
+
+    kept = models.ForeignKey(Kept, on_delete=models.CASCADE, related_name="tags")
+    name = models.CharField(max_length=40)
+
+    class Meta:
+        """Each once, by name."""
+
+        ordering = ("name",)
+        constraints = (models.UniqueConstraint(fields=("kept", "name"), name="tagged_once"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+OPENED, READ, UNREAD = "opened", "read", "unread"
+
+
 class Read(models.Model):
-    """A paper that somebody has read."""
+    """A paper that somebody opened. state: opened, read (marked by hand), or unread (marked by hand: stays unread)."""
 
     user = _user()
     paper = models.ForeignKey(Paper, on_delete=models.CASCADE)
-    at = models.DateTimeField(auto_now_add=True)
+    state = models.CharField(max_length=6, default=READ)
+    at = models.DateTimeField(auto_now=True)
 
     class Meta:
         """Once."""
@@ -120,6 +141,17 @@ class Read(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user_id}: {self.paper_id}"
+
+
+class Choice(models.Model):
+    """What somebody chose. remember: keep which papers they open. feed: what the link of their feed is made with."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, primary_key=True)
+    remember = models.BooleanField(default=True)
+    feed = models.CharField(max_length=32, blank=True, default="", db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.user_id}"
 
 
 class Follow(models.Model):

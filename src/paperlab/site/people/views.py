@@ -7,14 +7,13 @@ from django.contrib.auth import logout, update_session_auth_hash
 from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
-from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from paperlab.site.pages import addresses, cards
+from paperlab.site.pages import addresses
 from paperlab.site.pages.paper import find
 from paperlab.site.pages.refused import refused
 from paperlab.site.people import actions, moderating, signing, who
@@ -25,9 +24,6 @@ from paperlab.site.store.models import Paper
 
 PAGE = 50
 FORGET = "delete"  # the word that confirms
-
-
-_user = who.user
 
 
 def _on(request: HttpRequest) -> bool:
@@ -62,7 +58,7 @@ def family(request: HttpRequest, name: str) -> HttpResponse:
 def vote(request: HttpRequest, name: str) -> HttpResponse:
     """Vote for a paper, or no longer."""
     paper = find(name)
-    actions.vote(_user(request), paper, _on(request))
+    actions.vote(who.user(request), paper, _on(request))
     context = {
         "url": addresses.paper(paper),
         "mine": _on(request),
@@ -79,7 +75,7 @@ def vote(request: HttpRequest, name: str) -> HttpResponse:
 def read(request: HttpRequest, name: str) -> HttpResponse:
     """Mark a paper as read, or as unread."""
     paper = find(name)
-    actions.read(_user(request), paper, _on(request))
+    actions.read(who.user(request), paper, _on(request))
     return redirect(who.back(request, addresses.paper(paper)))
 
 
@@ -98,7 +94,7 @@ def _unposted(request: HttpRequest, where: str, wrong: str, status: int = 400) -
 @who.person
 def add_comment(request: HttpRequest, name: str) -> HttpResponse:
     """Comment on a paper."""
-    paper, user = find(name), _user(request)
+    paper, user = find(name), who.user(request)
     if slow := who.slow_down(request, "comment", f"user {user.pk}"):
         wait = slow.headers["Retry-After"]
         answer = _unposted(request, addresses.paper(paper), f"Too many comments; post it in {wait} seconds.", 429)
@@ -116,7 +112,7 @@ def add_comment(request: HttpRequest, name: str) -> HttpResponse:
 @who.person
 def comment(request: HttpRequest, pk: int) -> HttpResponse:
     """Edit or delete one's own comment; those of others are not found."""
-    made = get_object_or_404(Comment.objects.select_related("paper"), pk=pk, user=_user(request))
+    made = get_object_or_404(Comment.objects.select_related("paper"), pk=pk, user=who.user(request))
     where = addresses.paper(made.paper)
     context = {"comment": made, "back": where, "body": made.body}
     if request.method != "POST":
@@ -137,7 +133,7 @@ def comment(request: HttpRequest, pk: int) -> HttpResponse:
 @who.person
 def keep(request: HttpRequest, name: str) -> HttpResponse:
     """Put a paper into a collection (by number, or by the name of a new one), or take it out."""
-    paper, user = find(name), _user(request)
+    paper, user = find(name), who.user(request)
     number = request.POST.get("collection", "")
     if number.isascii() and number.isdigit() and len(number) < 19:
         collection = get_object_or_404(Collection, pk=int(number), user=user)
@@ -146,7 +142,10 @@ def keep(request: HttpRequest, name: str) -> HttpResponse:
             collection = actions.collect(user, request.POST.get("new", ""))
         except actions.Refused as error:
             return refused(request, 400, "Not saved", f"{str(error)[:1].upper()}{str(error)[1:]}.")
-    actions.keep(collection, paper, _on(request), request.POST.get("note"))
+    try:
+        actions.keep(collection, paper, _on(request), request.POST.get("note"), request.POST.get("tags"))
+    except actions.Refused as error:
+        return refused(request, 400, "Not saved", f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return redirect(who.back(request, addresses.paper(paper)))
 
 
@@ -157,30 +156,11 @@ def collections(request: HttpRequest) -> HttpResponse:
     """One's collections; by POST, a new one."""
     if request.method == "POST":
         try:
-            made = actions.collect(_user(request), request.POST.get("name", ""), request.POST.get("note", ""))
+            made = actions.collect(who.user(request), request.POST.get("name", ""), request.POST.get("note", ""))
         except actions.Refused as error:
             return refused(request, 400, "Not created", f"{str(error)[:1].upper()}{str(error)[1:]}.")
         return redirect(f"/collections/{made.pk}")
-    return render(request, "people/collections.html", {"rows": Collection.objects.filter(user=_user(request))})
-
-
-@never_cache
-@require_http_methods(["GET", "HEAD", "POST"])
-@who.person
-def collection(request: HttpRequest, pk: int) -> HttpResponse:
-    """One collection; by POST, its note, or its end."""
-    row = get_object_or_404(Collection, pk=pk, user=_user(request))
-    if request.method == "POST":
-        if request.POST.get("do") == "delete":
-            row.delete()
-            return redirect("/collections")
-        row.note = request.POST.get("note", "")[: actions.NOTE].replace("\0", "")
-        row.save(update_fields=["note"])
-        return redirect(f"/collections/{pk}")
-    page = Paginator(row.kept.select_related("paper"), PAGE).get_page(request.GET.get("page"))
-    kept = list(page)
-    shown = zip(kept, cards.of_rows([one.paper for one in kept]), strict=True)
-    return render(request, "people/collection.html", {"row": row, "page": page, "kept": list(shown)})
+    return render(request, "people/collections.html", {"rows": Collection.objects.filter(user=who.user(request))})
 
 
 @never_cache
@@ -189,7 +169,7 @@ def collection(request: HttpRequest, pk: int) -> HttpResponse:
 def follow(request: HttpRequest) -> HttpResponse:
     """Follow a family, an author, a search or a claim, or no longer."""
     try:
-        actions.follow(_user(request), request.POST.get("kind", ""), request.POST.get("value", ""), _on(request))
+        actions.follow(who.user(request), request.POST.get("kind", ""), request.POST.get("value", ""), _on(request))
     except actions.Refused as error:
         return refused(request, 400, "Not followed", f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return redirect(who.back(request, "/account"))
@@ -200,7 +180,7 @@ def follow(request: HttpRequest) -> HttpResponse:
 @who.person
 def submit(request: HttpRequest) -> HttpResponse:
     """Ask for a paper by its arXiv id."""
-    wrong, user = "", _user(request)
+    wrong, user = "", who.user(request)
     if request.method == "POST":
         if wait := who.slow_down(request, "submit", f"user {user.pk}"):
             return wait
@@ -243,7 +223,7 @@ def _new_password(request: HttpRequest, user: User) -> str:
 @who.person
 def account(request: HttpRequest) -> HttpResponse:
     """What one has here; by POST, a name or a password."""
-    user, wrong = _user(request), ""
+    user, wrong = who.user(request), ""
     if request.method == "POST" and "name" in request.POST:
         try:
             actions.rename(user, request.POST["name"])
@@ -275,7 +255,7 @@ def account(request: HttpRequest) -> HttpResponse:
 @who.person
 def export(request: HttpRequest) -> HttpResponse:
     """All that is known of oneself, as JSON."""
-    body = json.dumps(actions.export(_user(request)), ensure_ascii=False, indent=2)
+    body = json.dumps(actions.export(who.user(request)), ensure_ascii=False, indent=2)
     headers = {"Content-Disposition": 'attachment; filename="paperlab-my-data.json"'}
     return HttpResponse(body, content_type="application/json", headers=headers)
 
@@ -287,7 +267,7 @@ def forget(request: HttpRequest) -> HttpResponse:
     """Delete one's account with all that it holds; the word is asked for, so that no slip does it."""
     if request.POST.get("word", "").strip().lower() != FORGET:
         return refused(request, 400, "Nothing was deleted", f"The word {FORGET!r} was not there.")
-    user = User.objects.filter(pk=_user(request).pk).first()
+    user = User.objects.filter(pk=who.user(request).pk).first()
     if user is None:
         raise Http404("no such account")
     logout(request)

@@ -187,6 +187,10 @@ class Engine(Protocol):
         """A paper's vector."""
         ...
 
+    def vectors_of(self, keys: Collection[int]) -> "tuple[list[int], Array]":
+        """(keys of those papers that have a vector, their vectors (n, dimension) float32, in that order)."""
+        ...
+
     def listed(self, text: Asked, within: Within, order: str, limit: int, offset: int = 0) -> list[int]:
         """Keys in the order "day" or "trend", highest first, of papers within that hold every word."""
         ...

@@ -362,6 +362,12 @@ class Embedded:
         """A paper's vector."""
         return self.vectors.vector(key) if self.vectors else None
 
+    def vectors_of(self, keys: Collection[int]) -> "tuple[list[int], Array]":
+        """(keys of those papers that have a vector, their vectors (n, dimension) float32, in that order)."""
+        import numpy as np
+
+        return self.vectors.several(keys) if self.vectors is not None else ([], np.zeros((0, 0), np.float32))
+
     def listed(self, text: Asked, within: Within, order: str, limit: int, offset: int = 0) -> list[int]:
         """Keys in the order "day" or "trend" of papers within that hold every word."""
         return self.files.listed(text, self.files.where(within), order, limit, offset) if self.files else []

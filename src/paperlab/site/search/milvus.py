@@ -197,6 +197,14 @@ class Milvus:
         rows = self.rows(self.name("vectors"), f"key == {int(key)}", ["vector"]) if self.loaded else []
         return np.asarray(rows[0]["vector"], np.float32) if rows else None
 
+    def vectors_of(self, keys: Collection[int]) -> "tuple[list[int], Array]":
+        """(keys of those papers that have a vector, their vectors (n, dimension) float32)."""
+        import numpy as np
+
+        rows = self.rows(self.name("vectors"), f"key in {quoted(keys)}", ["key", "vector"]) if self.loaded else []
+        vectors = [np.asarray(row["vector"], np.float32) for row in rows]
+        return [int(row["key"]) for row in rows], np.stack(vectors) if vectors else np.zeros((0, 0), np.float32)
+
     def listed(self, text: Asked, within: Within, order: str, limit: int, offset: int = 0) -> list[int]:
         """Keys in the order "day" or "trend", highest first, of papers within that hold every word."""
         where = _every([*_where(within), *_text(text, strict=True)])
@@ -279,6 +287,8 @@ def _where(within: Within) -> list[str]:
         parts.append("code == true")
     if within.keys is not None:
         parts.append(f"key in {quoted(within.keys)}")
+    if within.without:
+        parts.append(f"key not in {quoted(within.without)}")
     return parts
 
 

@@ -76,10 +76,14 @@ class Query:
 
 @dataclass(frozen=True)
 class Within:
-    """The papers that a query is answered from: those that hold its filters. keys: only these; None: any."""
+    """The papers that a query is answered from: those that hold its filters. keys: only these; None: any.
+
+    without: none of these.
+    """
 
     query: Query = Query()
     keys: frozenset[int] | None = None
+    without: frozenset[int] = frozenset()
 
 
 EVERYTHING = Within()

@@ -38,9 +38,16 @@ LAG = 2_000  # papers that a search itself takes into the word index when nobody
 _threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="search")
 
 
-def search(query: Query, *, facets: bool = False) -> Results:
-    """Papers for a query, best first. facets: count them by family, category and year too. Raises nothing of its own:
-    `notes` lists what could not be searched."""
+def search(
+    query: Query,
+    *,
+    facets: bool = False,
+    only: frozenset[int] | None = None,
+    without: frozenset[int] = frozenset(),
+) -> Results:
+    """Papers for a query, best first. facets: count them by family, category and year too. only, without: keys of the
+    only papers that are looked at, and of papers that are not. Raises nothing of its own: `notes` lists what could not
+    be searched."""
     begun = time.perf_counter()
     notes: list[str] = []
     text = clean.line(query.text[: 2 * TEXT_LIMIT])
@@ -49,7 +56,9 @@ def search(query: Query, *, facets: bool = False) -> Results:
         notes.append(f"only the first {TEXT_LIMIT:,} characters were looked for")
     _follow(notes)
     engine = index.engine()
-    within = Within(query, _keys(query))
+    checked = _keys(query)
+    keys = checked if only is None else only if checked is None else checked & only
+    within = Within(query, keys, without)
     known = clean.arxiv_id(text)
     if known and (exact_hits := _exact(text, within, engine)):
         hits = [(key, 2.0, Why(exact)) for key, exact in exact_hits.items()][query.offset :][: query.limit]
@@ -270,9 +279,9 @@ def _exact(text: str, within: Within, engine: Engine) -> dict[int, str]:
     for what, conditions in wanted:
         rows = Paper.objects.filter(withdrawn=False, **conditions).order_by("pk").values_list("pk", flat=True)[:20]
         hits |= {key: what for key in rows if key not in hits}
-    if hits and (within.query.filtered or within.keys is not None):
+    if hits and (within.query.filtered or within.keys is not None or within.without):
         keys = frozenset(hits) if within.keys is None else within.keys & frozenset(hits)
-        inside = engine.listed(Asked(), Within(within.query, keys), "day", len(hits))
+        inside = engine.listed(Asked(), Within(within.query, keys, within.without), "day", len(hits))
         hits = {key: what for key, what in hits.items() if key in inside}
     return hits
 

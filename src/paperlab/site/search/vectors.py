@@ -214,6 +214,12 @@ class Vectors:
         at = self.row.get(key)
         return None if at is None or not self.alive[at] else np.asarray(self.full[at], np.float32)
 
+    def several(self, keys: Collection[int]) -> tuple[list[int], Array]:
+        """(keys of those papers that have a vector, their vectors (n, dimension) float32, in that order)."""
+        present = [(key, at) for key in keys if (at := self.row.get(key)) is not None and self.alive[at]]
+        rows = self.full[[at for _, at in present]] if present else np.zeros((0, self.dimension), np.float32)
+        return [key for key, _ in present], np.asarray(rows, np.float32)
+
     def background(self, vector: Array) -> float:
         """The mean cosine of a vector to what is stored: what a paper of no relation has."""
         return float(vector @ self.middle)

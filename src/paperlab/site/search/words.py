@@ -171,6 +171,9 @@ class Words:
             every.append(tantivy.Query.term_query(SCHEMA, "code", 1))
         if within.keys is not None:
             every.append(_keys(within.keys))
+        if within.without:
+            parts = [(Occur.Must, query) for query in every or [everything()]]
+            return tantivy.Query.boolean_query([*parts, (Occur.MustNot, _keys(within.without))])
         return _every(every) if every else None
 
     def best(self, words: Asked, where: Where | None, limit: int, *, strict: bool = False) -> list[tuple[int, float]]:

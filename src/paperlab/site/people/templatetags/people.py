@@ -11,7 +11,7 @@ from paperlab.core.paper import FAMILIES
 from paperlab.site.pages import addresses
 from paperlab.site.people import actions, who
 from paperlab.site.people.markdown import html
-from paperlab.site.people.models import Collection, Comment, Follow, Read, Vote
+from paperlab.site.people.models import UNREAD, Collection, Comment, Follow, Vote
 from paperlab.site.runs import queue
 from paperlab.site.search import families
 from paperlab.site.store.models import Paper
@@ -88,7 +88,8 @@ def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
         "once": actions.once(), "csrf_token": context.get("csrf_token"), "here": who.HERE,
     }  # fmt: skip
     if user is not None:
-        shown["read"] = Read.objects.filter(user=user.pk, paper=row).exists()
+        seen = mine.seen(request, row)
+        shown["seen"] = seen if seen and seen.state != UNREAD else None
         shown["collections"] = Collection.objects.filter(user=user.pk)
         shown["kept"] = Collection.objects.filter(user=user.pk, kept__paper=row)
         followed = set(Follow.objects.filter(user=user.pk).values_list("kind", "value"))
