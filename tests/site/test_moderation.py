@@ -106,8 +106,8 @@ def test_a_report_is_read_and_the_comment_hidden_in_one_click(paper: Any, staff:
     assert "pills" in seen(reader)
     trail = re.sub(r"<[^>]+>", "", seen(staff, "/moderation?show=trail"))
     by = staff.session["_auth_user_id"]
-    assert re.search(rf"account {by} hid the comment comment {said.pk} on 2401.00001 .*Reason: Spam", trail)
-    assert f"account {by} showed the comment again" in trail
+    assert re.search(rf"account {by} hid comment {said.pk} on 2401.00001 .*Reason: Spam", trail)
+    assert f"account {by} showed again comment {said.pk}" in trail
     writer.post(f"/comments/{said.pk}", {"do": "delete"})
     writer.post("/account/delete", {"word": "delete"})
     assert Decision.objects.count() == 2  # what was decided stays, without the words and the address

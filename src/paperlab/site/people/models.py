@@ -235,11 +235,11 @@ class Decision(models.Model):
     """
 
     ACTS: ClassVar = {
-        "hide": "hid the comment",
-        "show": "showed the comment again",
-        "dismiss": "dismissed the reports",
-        "close": "closed the account",
-        "open": "opened the account again",
+        "hide": "hid",
+        "show": "showed again",
+        "dismiss": "dismissed the reports on",
+        "close": "closed the account of",
+        "open": "opened again the account of",
     }
 
     at = models.DateTimeField(auto_now_add=True)
