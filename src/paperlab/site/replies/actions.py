@@ -12,7 +12,7 @@ from django.utils.crypto import salted_hmac
 
 from paperlab.core.methods import methods
 from paperlab.site.api import shapes
-from paperlab.site.people.actions import NAME
+from paperlab.site.people import names
 from paperlab.site.replies.models import CHECKING, REFUSED, SHOWN, UNPROVED, WAITING, Reply
 from paperlab.site.store import clean
 from paperlab.site.store.models import Paper
@@ -41,8 +41,8 @@ def _read(row: Paper, claim: str, name: str, body: str) -> tuple[str, str, str]:
     name, body = clean.line(name), clean.text(body).strip()
     if claim and claim not in dict(claims_of(row)):
         raise Refused("no such claim of this paper is checked here")
-    if not name or len(name) > NAME:
-        raise Refused(f"give the name under which you are an author, in at most {NAME} characters")
+    if not name or len(name) > names.LIMIT:
+        raise Refused(f"give the name under which you are an author, in at most {names.LIMIT} characters")
     if not body:
         raise Refused("the reply is empty")
     if len(body) > LIMIT:
