@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
-from paperlab.site import records
+from paperlab.site import records, tex
 from paperlab.site.api import shapes
 from paperlab.site.pages import cards, feed
 from paperlab.site.search import query, rank
@@ -88,7 +88,9 @@ class Issue:
             return [key for key, row in self.papers.items() if row.family == value]
         if kind == "author":
             name = value.casefold()
-            return [key for key, row in self.papers.items() if name in (str(one).casefold() for one in row.authors)]
+            return [
+                key for key, row in self.papers.items() if name in (one.casefold() for one in tex.names(row.authors))
+            ]
         if kind == "search":
             try:
                 asked = query.read({**parse_qs(value), "limit": [str(query.LIMIT)]})

@@ -7,6 +7,8 @@ from datetime import UTC, date, datetime, time
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
+from paperlab.site import tex
+
 TITLE_LIMIT = 2_000  # characters; the longest title among 59,000 arXiv papers has 226
 ABSTRACT_LIMIT = 100_000  # the longest has 3,488; beyond this it is a whole paper, or an attack
 NAME_LIMIT = 500
@@ -94,13 +96,14 @@ def address(value: object) -> str:
 
 
 def names(values: object) -> list[str]:
-    """Authors' names from a list of strings, a list of objects with `name`, or one string with commas and "and"."""
+    """Authors' names, their TeX read, from a list of strings, a list of objects with `name`, or one string with commas
+    and "and"."""
     if isinstance(values, str):
         values = re.split(r"\s*,\s+(?:and\s+)?|\s+and\s+|\s*;\s*", values)
     if not isinstance(values, list | tuple):
         return []
     bare = [value.get("name") if isinstance(value, dict) else value for value in values]
-    return [name[:NAME_LIMIT] for value in bare if isinstance(value, str) and (name := line(value))]
+    return [name for value in bare if isinstance(value, str) and (name := tex.plain(line(value)[:NAME_LIMIT]))]
 
 
 def moment(value: object) -> datetime | None:
