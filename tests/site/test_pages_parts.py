@@ -42,9 +42,10 @@ def test_money_is_money(text: str) -> None:
 def test_no_formula_breaks_out(inside: str) -> None:
     from page_check import Page
 
-    from paperlab.site.pages.text import formula, rich
+    from paperlab.site.maths import html
+    from paperlab.site.pages.text import rich
 
-    for said in (formula(inside), formula(inside, True), rich(f"a ${inside}$ b"), rich(f"$${inside}$$")):
+    for said in (html(inside), html(inside, True), rich(f"a ${inside}$ b"), rich(f"$${inside}$$")):
         page = Page(said)
         assert page.wrong == []
         assert page.links == []
@@ -177,17 +178,3 @@ def test_pictures_hold_any_title() -> None:
     lines = wrapped("many words that do not fit " * 10, font(60, 600), 600, 3)
     assert len(lines) == 3
     assert lines[-1].endswith("…")
-
-
-def test_bibtex_escapes_and_names() -> None:
-    from paperlab.site.pages.paper import bibtex
-    from paperlab.site.store.models import Paper
-
-    row = Paper(
-        title="50% of {A} & B_c", authors=["Ada Lovelace", "Å. Ö"], arxiv="2401.00001", year=2024, categories=["cs.CL"]
-    )
-    said = bibtex(row)
-    assert said.startswith("@misc{lovelace2024")
-    assert r"{50\% of \{A\} \& B\_c}" in said
-    assert "Ada Lovelace and Å. Ö" in said
-    assert "primaryClass" in said

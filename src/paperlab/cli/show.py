@@ -11,6 +11,8 @@ from paperlab.core.signature import show
 from paperlab.core.standings import counts, main, of_method, of_paper, one_word, outdated_of
 from paperlab.core.words import figures, outdated, what_was_read
 
+NAMED = 12  # authors that the page names
+
 
 def about(name: str) -> dict[str, Any]:
     """All that is known of a paper (by slug or arXiv id) or of a method that no paper of the catalogue describes.
@@ -43,6 +45,7 @@ def _paper(paper: Paper | None, behind: list[Method]) -> dict[str, Any]:
     plan = paper.plan
     return {
         **facts(paper),
+        "authors": list(paper.authors), "month": paper.month, "venue": paper.venue,
         "summary": paper.summary,
         "claims": [{"claim": c.claim, "metric": c.metric, "value": c.value, "baseline": c.baseline,
                     "setting": c.setting} for c in paper.claims],
@@ -118,7 +121,11 @@ def verdict_line(row: dict[str, Any]) -> str:
 def page(known: dict[str, Any]) -> str:
     """The object of `about` as text, 80 columns wide, nothing cut."""
     lines = [text.wrap(known["title"], "", first="")]
-    facts = [known["slug"], known["family"], known["kind"], str(known["year"] or "")]
+    if names := known.get("authors"):
+        lines.append(
+            text.wrap(", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if names[NAMED:] else ""), "")
+        )
+    facts = [known["slug"], known["family"], known["kind"], known.get("venue") or str(known["year"] or "")]
     lines.append(text.wrap(" · ".join(fact for fact in facts if fact), ""))
     if known["arxiv"]:
         lines.append(f"https://arxiv.org/abs/{known['arxiv']}")

@@ -26,9 +26,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "httpx2": ("site",),
     "huggingface_hub": ("site",),
     "jinja2": ("lab", "engine", "serve"),
-    "latex2mathml": ("site",),
     "markdown_it": ("site",),
     "markupsafe": ("lab",),
+    "math_core": ("site",),
     "mcp": ("mcp",),
     "nh3": ("site",),
     "ninja": ("site",),  # of django-ninja; the build tool of this name is not imported

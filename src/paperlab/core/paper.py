@@ -50,12 +50,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Paper:
-    """A row of the catalogue. Either `plan` is given, or `why_not` says why there is nothing to run."""
+    """A row of the catalogue. Either `plan` is given, or `why_not` says why there is nothing to run.
+
+    authors: as the paper names them, in order; empty where they could not be looked up. month: of the first version,
+    1-12, in `year`. venue: where it was published, with the year ("ACL 2022"); None for a preprint or where unknown.
+    """
 
     slug: str
     title: str
+    authors: tuple[str, ...]
     arxiv: str
     year: int
+    month: int | None
+    venue: str | None
     code: str | None
     kind: str
     family: str
@@ -71,7 +78,8 @@ def _paper(row: dict[str, object]) -> Paper:
     plan = row.pop("plan")
     if isinstance(plan, dict):
         plan = Plan(**{**plan, "needs": tuple(plan["needs"])})
-    return Paper(**row, claims=claims, plan=plan)  # type: ignore[arg-type]
+    authors = tuple(row.pop("authors"))  # type: ignore[arg-type,var-annotated]
+    return Paper(**row, authors=authors, claims=claims, plan=plan)  # type: ignore[arg-type]
 
 
 @cache

@@ -33,6 +33,7 @@ class Facts(Open):
     method: str | None
     summary: str | None
     year: int | None
+    venue: str | None
     updatedAt: str | None
     withdrawn: bool
     categories: list[str]

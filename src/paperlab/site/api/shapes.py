@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from typing import Any
 
+from paperlab.core.paper import papers
+from paperlab.site import tex
 from paperlab.site.records import RecordIndex, runnable
 from paperlab.site.store import clean
 from paperlab.site.store.models import Paper
@@ -43,10 +45,11 @@ def moment(value: date | datetime | None) -> str | None:
 def paper(row: Paper, known: RecordIndex) -> dict[str, Any]:
     """A paper. `id`, `title`, `summary` (the abstract), `authors`, `upvotes` … as the known API names them."""
     slug = row.slug or ""
+    ours = papers().get(slug)
     code = clean.address(row.code)  # becomes a link: whatever wrote the row, no other scheme goes out
     shaped: dict[str, Any] = {
         "id": public_id(row),
-        "authors": [{"name": name, "hidden": False} for name in row.authors],
+        "authors": [{"name": name, "hidden": False} for name in tex.names(row.authors)],
         "publishedAt": moment(row.published_at or row.published),
         "title": row.title,
         "summary": row.abstract,
@@ -71,6 +74,7 @@ def paper(row: Paper, known: RecordIndex) -> dict[str, Any]:
         "method": row.method or None,
         "summary": row.summary or None,
         "year": row.year,
+        "venue": ours.venue if ours else None,
         "updatedAt": moment(row.updated_at),
         "withdrawn": row.withdrawn,
         "categories": row.categories,
@@ -87,8 +91,6 @@ def paper(row: Paper, known: RecordIndex) -> dict[str, Any]:
 
 def detail(row: Paper, known: RecordIndex) -> dict[str, Any]:
     """A paper with what only its own address has: versions, the days in daily lists, the catalogue's claims."""
-    from paperlab.core.paper import papers
-
     shaped = paper(row, known)
     days = list(row.sightings.order_by("day").values("day", "upvotes", "comments"))
     if days:
@@ -97,6 +99,7 @@ def detail(row: Paper, known: RecordIndex) -> dict[str, Any]:
     shaped["paperlab"] |= {
         "versions": row.versions,
         "days": [{**day, "day": str(day["day"])} for day in days],
+        "month": ours.month if ours else None,
         "claims": [vars(claim) for claim in ours.claims] if ours else [],
         "plan": ours.plan.experiment if ours and ours.plan else None,
         "why_not": ours.why_not if ours else None,

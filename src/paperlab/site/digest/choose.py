@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
-from paperlab.site import records
+from paperlab.site import records, tex
 from paperlab.site.api import shapes
 from paperlab.site.pages import cards, feed
 from paperlab.site.search import index, query, rank
@@ -75,7 +75,7 @@ class Issue:
             for key in part:
                 family, authors = rows.get(key, ("", ()))
                 found["family", family].append(key)
-                for name in {str(one).casefold() for one in authors}:
+                for name in {one.casefold() for one in tex.names(authors)}:
                     found["author", name].append(key)
         return found
 

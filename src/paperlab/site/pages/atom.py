@@ -14,6 +14,7 @@ from django.utils.feedgenerator import Atom1Feed
 
 from paperlab.core.paper import FAMILIES
 from paperlab.core.paper import papers as catalogue
+from paperlab.site import tex
 from paperlab.site.api import shapes
 from paperlab.site.pages import addresses, cards, feed, text
 from paperlab.site.pages.refused import refused
@@ -94,7 +95,7 @@ def of_paper(row: Paper, known: RecordIndex, seen: date | None = None) -> dict[s
         "link": addresses.paper(row),
         "description": _line(text.plain(summary) + (f" Checked here: {words}." if words else "")),
         "unique_id": tag("paper", shapes.public_id(row)),
-        "author_name": _line(", ".join(str(name) for name in row.authors[:10])) or "unknown",
+        "author_name": _line(", ".join(tex.names(row.authors[:10]))) or "unknown",
         "categories": [str(one) for one in row.categories[:6]] + ([row.family] if row.family else []),
         "pubdate": published or row.added,
         "updateddate": max(t for t in (moment(seen), row.updated_at, published, row.added) if t is not None),

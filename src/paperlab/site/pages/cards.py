@@ -8,6 +8,7 @@ from django.utils.safestring import SafeString
 
 from paperlab.core import words
 from paperlab.core.methods import abstract_only
+from paperlab.site import tex
 from paperlab.site.api import shapes
 from paperlab.site.pages import addresses, text
 from paperlab.site.records import RecordIndex, record_index, runnable
@@ -83,6 +84,7 @@ class Card:
     day: date | None
     year: int | None
     summary: SafeString
+    said: str
     family: str
     badges: tuple[Badge, ...]
     votes: int | None
@@ -94,6 +96,11 @@ class Card:
     snippet: SafeString | None = None
     why: object = None
     score: float = 0.0
+
+    @property
+    def brief(self) -> str:
+        """The summary where there is no markup, as in mail: programs that read it know no MathML."""
+        return text.plain(self.said)
 
 
 def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
@@ -108,7 +115,7 @@ def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
 def card(row: Paper, known: RecordIndex, votes: int | None = None, comments: int | None = None) -> Card:
     """A paper as a card."""
     summary = row.summary or row.upstream_summary or row.abstract
-    names = [str(name) for name in row.authors[:NAMES]]
+    names = tex.names(row.authors[:NAMES])
     count = max(row.author_count or 0, len(row.authors))
     return Card(
         key=row.pk,
@@ -120,6 +127,7 @@ def card(row: Paper, known: RecordIndex, votes: int | None = None, comments: int
         day=row.published,
         year=row.year,
         summary=text.rich(text.beginning(summary), lines=False),
+        said=text.beginning(summary),
         family=row.family,
         badges=badges(row.slug, known),
         votes=row.upvotes if votes is None else votes,

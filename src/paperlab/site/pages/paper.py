@@ -2,6 +2,7 @@
 
 import math
 import re
+from calendar import month_name
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,8 +17,10 @@ from paperlab.core.methods import Method, methods, parameters, snippet, verb_of
 from paperlab.core.paper import papers as catalogue
 from paperlab.core.signature import Parameter, show
 from paperlab.core.words import check_sentence, what_was_read
+from paperlab.site import tex
 from paperlab.site.api import shapes
 from paperlab.site.pages import addresses, cards, citing, figures, text
+from paperlab.site.pages.bibtex import bibtex
 from paperlab.site.people import mine
 from paperlab.site.records import record_index, runnable
 from paperlab.site.search import rank
@@ -76,6 +79,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
     first = {(one["method"], one["claim"]) for one in main}
     claims = [c for c in checks if c.check.role == "claim"]
     claims.sort(key=lambda c: (c.method, c.check.claim) not in first)  # the main claim, then as the cards have them
+    names = tex.names(row.authors[:500])
     described = text.beginning(text.plain(row.summary or row.upstream_summary or row.abstract), 200)
     context = {
         "row": row,
@@ -83,9 +87,10 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "url": addresses.paper(row),
         "title": text.rich(row.title, lines=False),
         "bare": text.plain(row.title),
-        "authors": row.authors[:AUTHORS],
-        "others": row.authors[AUTHORS:500],
-        "unnamed": max(0, max(row.author_count or 0, len(row.authors)) - min(len(row.authors), 500)),
+        "authors": names[:AUTHORS],
+        "others": names[AUTHORS:],
+        "unnamed": max(0, max(row.author_count or 0, len(row.authors)) - len(names)),
+        "when": f"{month_name[ours.month]} {ours.year}" if ours and ours.month else row.year,
         "code": addresses.web(row.code),
         "links": _links(row),
         "ours": ours,
@@ -197,30 +202,6 @@ def uses(slug: str) -> tuple[Use, ...]:
             known = tuple((p, show(p.default)) for p in parameters(method))
             examples.append(Use(method.slug, lines, verb.own_model, known))
     return tuple(examples)
-
-
-_TEX = str.maketrans({"{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_"})
-
-
-def bibtex(row: Paper) -> str:
-    """The paper as BibTeX."""
-    surname = re.sub(r"\W", "", (str(row.authors[0]).split() or [""])[-1]) if row.authors else ""
-    word = next(iter(re.findall(r"[a-z]{4,}", text.plain(row.title).lower())), "paper")
-    year = row.year or (row.published.year if row.published else None)
-    key = f"{(surname or row.slug or 'anonymous').lower()}{year or ''}{word}"
-    title = row.title if "$" in row.title or "\\" in row.title else row.title.translate(_TEX)
-    fields = [("title", "{" + title.replace("\n", " ") + "}")]
-    if row.authors:
-        fields.append(("author", "{" + " and ".join(str(name).translate(_TEX) for name in row.authors[:100]) + "}"))
-    if year:
-        fields.append(("year", f"{{{year}}}"))
-    if row.arxiv:
-        fields += [("eprint", f"{{{row.arxiv}}}"), ("archivePrefix", "{arXiv}")]
-        if row.categories:
-            fields.append(("primaryClass", f"{{{str(row.categories[0]).translate(_TEX)}}}"))
-        fields.append(("url", f"{{https://arxiv.org/abs/{row.arxiv}}}"))
-    inside = ",\n".join(f"  {name:<13} = {value}" for name, value in fields)
-    return f"@misc{{{key},\n{inside}\n}}\n"
 
 
 def cite_ris(request: HttpRequest, name: str) -> HttpResponse:

@@ -12,6 +12,7 @@ from pathlib import Path
 from django.http import HttpRequest, HttpResponse
 from PIL import Image, ImageDraw, ImageFont
 
+from paperlab.site import tex
 from paperlab.site.api import shapes
 from paperlab.site.pages import cards, text
 from paperlab.site.pages.atom import conditional
@@ -105,7 +106,7 @@ def card(request: HttpRequest, name: str) -> HttpResponse:
     """The picture of one paper."""
     row = find(name)
     badges = tuple((one.kind, one.label) for one in cards.badges(row.slug, record_index()))
-    names = [str(n) for n in row.authors[:3]]
+    names = tex.names(row.authors[:3])
     year = row.published.year if row.published else row.year
     under = " · ".join(part for part in (", ".join(names), row.family, str(year or "")) if part)
     title = drawable(text.plain(row.title)[:400]) or f"Paper {shapes.public_id(row)}"

@@ -12,7 +12,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from paperlab.site.api import shapes
 from paperlab.site.pages import cards, citing
-from paperlab.site.pages.paper import bibtex, find
+from paperlab.site.pages.bibtex import bibtex
+from paperlab.site.pages.paper import find
 from paperlab.site.pages.refused import refused
 from paperlab.site.people import actions, links, mine, who
 from paperlab.site.people.models import Collection, Kept, Tag

@@ -1,24 +1,65 @@
-"""Comments as HTML: CommonMark without raw HTML and images by markdown-it, then what is left through nh3 (ammonia)."""
+"""Comments as HTML: CommonMark without raw HTML and images by markdown-it, then what is left through nh3 (ammonia).
 
+Formulas are read as everywhere on the site. Their MathML, made of a short list of elements, comes in behind ammonia:
+what passes through it holds a sign of Unicode's private area and a number in the place of each formula.
+"""
+
+import re
 from functools import lru_cache
+from typing import Any
 
 import nh3
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
+from markdown_it.rules_inline import StateInline
+
+from paperlab.site import maths, tex
 
 LIMIT = 10_000  # characters
 _TAGS = {"p", "br", "em", "strong", "code", "pre", "blockquote", "ul", "ol", "li", "a", "hr"}
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_PLACE = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+
+
+def _formula(state: StateInline, silent: bool) -> bool:
+    """The rule of markdown-it: a formula begins here."""
+    if state.src[state.pos] not in "$\\":
+        return False
+    if state.env.get("source") != state.src:  # one reader for each paragraph
+        state.env["source"], state.env["formula"] = state.src, tex.formulas(state.src)
+    found = state.env["formula"](state.pos)
+    if found is None:
+        return False
+    if not silent:
+        token = state.push("formula", "", 0)
+        token.content, token.markup = found.value, found.kind
+    state.pos = found.end
+    return True
+
+
+def _place(renderer: Any, tokens: Any, index: int, options: Any, env: dict[str, Any]) -> str:
+    """Where a formula comes: a number behind which it is kept."""
+    kept: list[str] = env.setdefault("formulas", [])
+    kept.append(maths.html(tokens[index].content, tokens[index].markup == "display"))
+    return f"{_OPEN}{len(kept) - 1}{_CLOSE}"
+
+
 _made = MarkdownIt("commonmark", {"html": False, "maxNesting": 20}).disable(["image", "heading", "lheading"])
+_made.inline.ruler.before("escape", "formula", _formula)
+_made.add_render_rule("formula", _place)
 
 
 @lru_cache(maxsize=2048)
 def html(text: str) -> SafeString:
     """A comment as HTML."""
+    env: dict[str, Any] = {}
+    written = _made.render(text[:LIMIT].replace(_OPEN, "").replace(_CLOSE, ""), env)
     cleaned = nh3.clean(
-        _made.render(text[:LIMIT]),
+        written,
         tags=_TAGS,
         attributes={"a": {"href"}},
         url_schemes={"http", "https"},
         link_rel="noopener noreferrer nofollow ugc",
     )
-    return mark_safe(cleaned)
+    kept = env.get("formulas", [])
+    return mark_safe(_PLACE.sub(lambda match: kept[int(match[1])], cleaned))

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from paperlab.core.paper import papers
+from paperlab.site import tex
 from paperlab.site.search import trending
 from paperlab.site.search.spelling import american
 from paperlab.site.store.models import Paper
@@ -16,7 +17,7 @@ COLUMNS = ("pk", "revision", "slug", "arxiv", "title", "abstract", "authors", "c
 
 @dataclass(frozen=True)
 class Document:
-    """One paper. key: its key in the store. text: what words are looked for in, in American spelling.
+    """One paper, its TeX read. key: its key in the store. text: what words are looked for in, in American spelling.
 
     passage: what is embedded.
 
@@ -58,16 +59,17 @@ def _documents(batch: list[dict]) -> Iterator[Document]:
             continue
         ours = known.get(row["slug"] or "")
         claims = " ".join(f"{claim.claim} {claim.setting}" for claim in ours.claims) if ours else ""
-        body = "\n".join(part for part in (row["abstract"], row["summary"]) if part)
+        title, abstract = tex.plain(row["title"]), tex.plain(row["abstract"])
+        body = "\n".join(part for part in (abstract, row["summary"]) if part)
         published = row["published"]
         yield Document(
             key=row["pk"],
             revision=row["revision"],
-            title=row["title"],
-            text=american("\n".join(part for part in (row["title"], body, row["method"], claims) if part)),
-            passage=". ".join(part for part in (row["title"], row["abstract"] or row["summary"]) if part),
-            names=" ".join([*compounds(f"{row['title']} {row['slug'] or ''}"), *signed(f"{row['title']}\n{body}")]),
-            authors=row["authors"],
+            title=title,
+            text=american("\n".join(part for part in (title, body, row["method"], claims) if part)),
+            passage=". ".join(part for part in (title, abstract or row["summary"]) if part),
+            names=" ".join([*compounds(f"{title} {row['slug'] or ''}"), *signed(f"{title}\n{body}")]),
+            authors=[tex.plain(str(name)) for name in row["authors"]],
             categories=row["categories"],
             family=row["family"],
             year=row["year"] or 0,

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from paperlab.core.paper import FAMILIES
 from paperlab.core.standings import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
+from paperlab.site import tex
 from paperlab.site.store import clean
 
 Sort = Literal["relevance", "date", "trending"]
@@ -163,6 +164,8 @@ def read(params: Mapping[str, Sequence[str]]) -> Query:
     asked = {name: [value.strip() for value in values if value.strip()] for name, values in params.items()}
     for name in {"q", "author"} & set(asked):  # words; other values are refused as they stand
         asked[name] = [line for value in asked[name] if (line := clean.line(value[: 4 * TEXT_LIMIT]))]
+    for name in {"q", "author"} & set(asked):  # pasted from a .bib file
+        asked[name] = [tex.plain(value) if "\\" in value else value for value in asked[name]]
     text = " ".join(asked.get("q", []))
 
     def inline(match: re.Match[str]) -> str:

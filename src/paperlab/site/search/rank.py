@@ -21,6 +21,7 @@ from typing import Any
 from paperlab.core.methods import abstract_only, methods
 from paperlab.core.paper import papers
 from paperlab.core.standings import MIXED, NOT_RUN, counts, main, one_word
+from paperlab.site import tex
 from paperlab.site.search import index
 from paperlab.site.search.engine import Engine
 from paperlab.site.search.query import DEPTH, EVERYTHING, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
@@ -306,11 +307,13 @@ def _shown(ranked: Ranked, words: Asked) -> tuple[Hit, ...]:
     columns = ("pk", "title", "abstract", "summary")
     rows = {row[0]: row[1:] for row in Paper.objects.filter(pk__in=[key for key, _, _ in ranked]).values_list(*columns)}
     pattern = _pattern(words)
-    return tuple(
-        Hit(key, score, why, mark(rows[key][0], pattern), snippet(rows[key][1] or rows[key][2], pattern))
-        for key, score, why in ranked
-        if key in rows
-    )
+    hits = []
+    for key, score, why in ranked:
+        if key in rows:
+            title, abstract, summary = rows[key]
+            body = tex.plain((abstract or summary)[: tex.LIMIT])
+            hits.append(Hit(key, score, why, mark(tex.plain(title), pattern), snippet(body, pattern)))
+    return tuple(hits)
 
 
 def _pattern(words: Asked) -> re.Pattern[str] | None:
@@ -340,7 +343,6 @@ def mark(text: str, pattern: re.Pattern[str] | None) -> Snippet:
 
 def snippet(text: str, pattern: re.Pattern[str] | None, size: int = SNIPPET) -> Snippet:
     """The part of a text, about `size` characters, that holds the most different matches; its beginning without any."""
-    text = text[:20_000]
     if len(text) <= size:
         return mark(text, pattern)
     matches = [(match.start(), match[0].lower()) for match in pattern.finditer(text)] if pattern else []

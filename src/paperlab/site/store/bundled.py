@@ -79,7 +79,8 @@ def _merge_paper(row: Row, paper: Paper, known: _Rows) -> None:
     row.method, row.summary, row.year = paper.method, paper.summary, paper.year
     if paper.arxiv and row.arxiv is None and paper.arxiv not in known.arxiv:
         row.arxiv = paper.arxiv
-    for name, value in (("title", paper.title), ("code", paper.code)):
+    names = list(paper.authors)
+    for name, value in (("title", paper.title), ("authors", names), ("author_count", len(names)), ("code", paper.code)):
         if value and write.may(row, name, KEY, ""):
             setattr(row, name, value)
             row.origins[name] = [KEY, ""]

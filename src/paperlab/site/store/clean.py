@@ -8,6 +8,8 @@ from datetime import UTC, date, datetime, time
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
+from paperlab.site import tex
+
 TITLE_LIMIT = 2_000  # characters; the longest title among 59,000 arXiv papers has 226
 ABSTRACT_LIMIT = 100_000  # the longest has 3,488; beyond this it is a whole paper, or an attack
 NAME_LIMIT = 500
@@ -113,8 +115,8 @@ _AFTER = re.compile(r"\s*(?:$|[,;(]|and\s)")  # what a bracket behind a name is 
 def names(values: object) -> list[str]:
     """Authors' names from a list of strings, a list of objects with `name`, or one string with commas and "and".
 
-    Without HTML and without affiliations in brackets ("A. Einstein (1), J. Doe (Rome, Italy)"); a group before a colon
-    or that somebody signs for is a name of its own; "Jr." belongs to who stands before it.
+    Without HTML, their TeX read, without affiliations in brackets ("A. Einstein (1), J. Doe (Rome, Italy)"); a group
+    before a colon or that somebody signs for is a name of its own; "Jr." belongs to who stands before it.
     """
     if isinstance(values, str):
         plain = " ".join(_without_brackets(_text(values)).replace("\0", "").split())
@@ -130,8 +132,8 @@ def names(values: object) -> list[str]:
     if not isinstance(values, list | tuple):
         return []
     bare = [value.get("name") if isinstance(value, dict) else value for value in values]
-    cleaned = [line(_without_brackets(_text(value))) for value in bare if isinstance(value, str)]
-    return [name[:NAME_LIMIT] for name in cleaned if name]
+    cleaned = [line(_without_brackets(_text(value)))[:NAME_LIMIT] for value in bare if isinstance(value, str)]
+    return [name for one in cleaned if (name := tex.plain(one))]
 
 
 def _text(name: str) -> str:

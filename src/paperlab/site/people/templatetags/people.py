@@ -8,6 +8,7 @@ from django.http import HttpRequest
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
+from paperlab.site import tex
 from paperlab.site.pages import addresses
 from paperlab.site.people import actions, who
 from paperlab.site.people.markdown import html
@@ -94,7 +95,7 @@ def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
         shown["kept"] = Collection.objects.filter(user=user.pk, kept__paper=row)
         followed = set(Follow.objects.filter(user=user.pk).values_list("kind", "value"))
         wanted = [("family", row.family)] if row.family else []
-        wanted += [("author", str(name)) for name in row.authors[:6]] + [("claim", name) for name in claims]
+        wanted += [("author", name) for name in tex.names(row.authors[:6])] + [("claim", name) for name in claims]
         shown["follows"] = [(kind, value, (kind, value) in followed) for kind, value in wanted]
     return shown
 
