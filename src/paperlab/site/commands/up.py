@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from paperlab.core.address import is_local, listen, url
+from paperlab.core.home import home, make_private
 from paperlab.site.start import start
 
 GRACE = 10.0  # seconds to end in before a process is killed
@@ -49,6 +50,7 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
 
     Raises AddressError, UpError, StoreError, …
     """
+    make_private(home(), again=True)
     opened = listen(host, port)
     start()
     from django.conf import settings
@@ -70,7 +72,8 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
     try:
         for child in children:
             child.spawn()
-        say(f"paperlab is up at {url(opened)}/ (API at {url(opened)}/api/); ctrl-C stops it")
+        door = f"?token={settings.PAPERLAB_TOKEN}" if settings.PAPERLAB_TOKEN else ""
+        say(f"paperlab is up at {url(opened)}/{door} (API at {url(opened)}/api/); ctrl-C stops it")
         if settings.PAPERLAB_LOCAL and not is_local(opened.getsockname()[0]):
             say("it answers to localhost only: set PAPERLAB_HOSTS to the names by which others reach it")
         while not stopped:

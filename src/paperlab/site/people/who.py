@@ -5,7 +5,6 @@ from functools import cache, wraps
 from typing import Any
 from urllib.parse import urlencode
 
-from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -13,6 +12,7 @@ from django.shortcuts import redirect
 from django.utils.functional import SimpleLazyObject
 
 from paperlab.core.home import home
+from paperlab.site import door
 from paperlab.site.api import limits
 from paperlab.site.pages import addresses
 from paperlab.site.pages.refused import refused
@@ -31,8 +31,8 @@ RATES = {
 
 
 def local(request: HttpRequest) -> bool:
-    """Whether this is somebody at this machine, on a site that is theirs alone."""
-    return bool(settings.PAPERLAB_LOCAL and limits.is_loopback(request.META.get("REMOTE_ADDR") or ""))
+    """Whether this is the one person whose site it is."""
+    return door.is_owner(request)
 
 
 class Here:
