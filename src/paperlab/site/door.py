@@ -83,7 +83,7 @@ class Door:
         if is_passed_on(request) and not os.environ.get("PAPERLAB_PROXIES"):
             return _refused(request, 403)
         if not settings.PAPERLAB_TOKEN:
-            request.paperlab_owner = limits.is_loopback(request.META.get("REMOTE_ADDR") or "")  # type: ignore[attr-defined]
+            request.paperlab_owner = limits.is_loopback(request.META.get("REMOTE_ADDR") or "")
             return self.get_response(request)
         return self._with_token(request)
 
@@ -96,7 +96,7 @@ class Door:
         kept = constant_time_compare(request.COOKIES.get(name, ""), value)
         if not (shown or kept):
             return self.get_response(request) if request.path_info.startswith(_FREE) else _refused(request, 401)
-        request.paperlab_owner = True  # type: ignore[attr-defined]
+        request.paperlab_owner = True
         if not given or _is_api(request) or _NO_PAGE.search(request.path_info) or not _is_browser(request):
             return self.get_response(request)
         answer = HttpResponseRedirect(request.get_full_path(), headers={"Cache-Control": "no-store"})

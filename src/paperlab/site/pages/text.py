@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 FORMULA = 400  # characters; what is longer is shown as it is written
 _MATHS = re.compile(
-    r"\$\$(?P<display>[^$]+)\$\$|\\\[(?P<bracket>.+?)\\\]|\\\((?P<round>.+?)\\\)"
+    r"\$\$(?P<display>[^$]+)\$\$|\\\[(?P<bracket>(?:(?!\\\[).)+?)\\\]|\\\((?P<round>(?:(?!\\\().)+?)\\\)"
     r"|(?<![\\$\w])\$(?![\s$])(?P<inline>[^$]+?)(?<![\s\\])\$(?![\d$])",
     re.DOTALL,
 )

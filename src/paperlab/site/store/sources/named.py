@@ -26,14 +26,14 @@ def source(name: str, since: date | None = None, until: date | None = None) -> S
     kind, _, rest = name.partition(":")
     if kind in ("daily", "daily-papers") and not rest:
         base = daily_papers.base()
-        return daily_papers.DailyPapers(_client(base), base=base, since=since, until=until)
+        return daily_papers.DailyPapers(_client(base, base), base=base, since=since, until=until)
     if kind in ("oai", "arxiv-oai"):
         base = os.environ.get("PAPERLAB_ARXIV_OAI") or arxiv_oai.BASE
-        return arxiv_oai.ArxivOai(_arxiv(), base=base, of=rest, since=since, until=until)
+        return arxiv_oai.ArxivOai(_arxiv(base), base=base, of=rest, since=since, until=until)
     if kind in ("arxiv", "arxiv-api"):
         base = os.environ.get("PAPERLAB_ARXIV_API") or arxiv_api.BASE
         ids, query = _ids_or_query(rest)
-        return arxiv_api.ArxivApi(_arxiv(), base=base, ids=ids, query=query, since=since, until=until)
+        return arxiv_api.ArxivApi(_arxiv(base), base=base, ids=ids, query=query, since=since, until=until)
     if kind == "feed" or clean.address(name):
         url = rest if kind == "feed" else name
         return Feed(_client(url), url)
@@ -47,9 +47,15 @@ def _ids_or_query(rest: str) -> tuple[Sequence[str], str]:
     return (), rest.strip()
 
 
-def _arxiv() -> Polite:
-    return Polite("arxiv", gap=ARXIV_GAP)  # one line for both of arXiv's services
+def _arxiv(base: str) -> Polite:
+    return Polite("arxiv", gap=ARXIV_GAP, inside=_inside(base))  # one line for both of arXiv's services
 
 
-def _client(url: str) -> Polite:
-    return Polite(urlsplit(url).netloc.rpartition("@")[2] or "nowhere", gap=GAP)
+def _client(url: str, base: str = "") -> Polite:
+    return Polite(urlsplit(url).netloc.rpartition("@")[2] or "nowhere", gap=GAP, inside=_inside(base))
+
+
+def _inside(base: str = "") -> tuple[str, ...]:
+    """Hosts that may be asked wherever they are: of PAPERLAB_INSIDE, and of an address that is a setting itself."""
+    named = os.environ.get("PAPERLAB_INSIDE", "").split(",")
+    return tuple(name for one in (*named, urlsplit(base).hostname or "") if (name := one.strip().strip("[]")))
