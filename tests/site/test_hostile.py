@@ -114,12 +114,13 @@ def test_every_field_has_its_limit() -> None:
     numbers = {"author_count", "version", "upvotes", "comments", "stars", "deleted"}
     assert set(fields) - set(LIMITS) - numbers == {"arxiv", "published", "published_day", "updated"}
     row = {
-        "id": "2401.00001", "title": "A paper", "ai_summary": long, "ai_keywords": [long] * 500,
+        "id": "2401.00001", "title": "A paper", "ai_summary": long, "ai_keywords": ["k" * 2000] * 500,
         "code": "https://x.org/" + long,
-        "categories": [long] * 500, "projectPage": "https://x.org/" + long, "comments": long, "journal-ref": long,
+        "categories": [f"c{n}" * 500 for n in range(500)],
+        "projectPage": "https://x.org/" + long, "comments": long, "journal-ref": long,
         "license": long, "organization": {"name": long}, "submittedBy": {"fullname": long}, "published": long,
-        "versions": [{"version": long, "created": "2024-01-01"}] * 5000, "seen_on": [long, "2024-01-02"],
-        "authors": [long, {"name": long}], "models": [{"id": f"a/{n}" + long} for n in range(300)],
+        "versions": [{"version": "v" * 500, "created": "2024-01-01"}] * 5000, "seen_on": [long, "2024-01-02"],
+        "authors": [long, {"name": long}], "models": [{"id": f"a/{n}" + "m" * 3000} for n in range(300)],
         "mediaUrls": [f"https://x.org/{n}" for n in range(5000)],
     }  # fmt: skip
     with within(30):

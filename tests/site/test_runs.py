@@ -149,7 +149,7 @@ def test_bad_forms_are_refused_with_every_field_named(home: Path, page: None, cl
     answer = client.post(f"/papers/{SLUG}/run", sent)
     said = answer.content.decode()
     assert answer.status_code == 400
-    for part in ("no check", "no scale", "bits takes", "finite", "no parameter"):
+    for part in ("no check", "no scale", "bits takes", "a number from", "no parameter"):
         assert part in said or part in said.replace("&#x27;", "'"), part
     assert "<script>x" not in said
     assert not Run.objects.exists()
@@ -157,6 +157,35 @@ def test_bad_forms_are_refused_with_every_field_named(home: Path, page: None, cl
     assert client.post("/papers/%00/run").status_code == 404
     for path in ("/runs/999999", "/runs/999999/events"):
         assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(("name", "value"), [("bits", "99999999999"), ("bits", "0"), ("bits", "-3"), ("n_std", "1e30")])
+def test_a_number_beyond_all_sense_is_refused(home: Path, page: None, client: Any, name: str, value: str) -> None:
+    from paperlab.site.runs.models import Run
+
+    answer = client.post(f"/papers/{SLUG}/run", {"method": SLUG, f"set-{name}": value})
+    assert answer.status_code == 400
+    assert f"{name}={value}: a number from" in answer.content.decode()
+    assert f'value="{value}"' in answer.content.decode()  # what was written is still there
+    assert not Run.objects.exists()
+
+
+def test_what_cards_set_is_within_the_bounds() -> None:
+    from paperlab.core.methods import methods, parameters
+    from paperlab.site.runs import queue
+
+    tried = 0
+    for method in methods().values():
+        known = {parameter.name: parameter for parameter in parameters(method)}
+        arms = [check.method for check in method.card.checks if check.method.method == method.slug]
+        for name, value in [pair for arm in arms for pair in arm.params.items()] + [
+            (one.name, one.default) for one in known.values()
+        ]:
+            if isinstance(value, int | float) and not isinstance(value, bool) and name in known:
+                low, high = queue.bounds(known[name])
+                assert low <= value <= high, (method.slug, name, value)
+                tried += 1
+    assert tried > 100
 
 
 def test_the_command_is_words_never_a_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

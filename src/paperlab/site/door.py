@@ -98,9 +98,17 @@ class Door:
             return self.get_response(request) if request.path_info.startswith(_FREE) else _refused(request, 401)
         request.paperlab_owner = True
         if not given or _is_api(request) or _NO_PAGE.search(request.path_info) or not _is_browser(request):
-            return self.get_response(request)
+            return self._kept_private(request)
         answer = HttpResponseRedirect(request.get_full_path(), headers={"Cache-Control": "no-store"})
         answer.set_cookie(name, value, max_age=KEPT, httponly=True, samesite="Lax")
+        return answer
+
+    def _kept_private(self, request: HttpRequest) -> HttpResponseBase:
+        """An answer that no shared cache keeps: what is public on a site for all is the owner's here."""
+        answer = self.get_response(request)
+        told = answer.headers.get("Cache-Control", "")
+        if told.startswith("public") and not request.path_info.startswith(_FREE):
+            answer.headers["Cache-Control"] = f"private{told[6:]}"
         return answer
 
 

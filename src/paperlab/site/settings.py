@@ -15,6 +15,7 @@ PAPERLAB_RUN_MEMORY  gigabytes that a run may take; default: three quarters of t
 
 import os
 import secrets
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -106,6 +107,16 @@ def rate(text: str | None) -> limits.Rate | None:
         raise SettingError(f"PAPERLAB_RATE {text!r}: expected a second/at once, such as 10/60, or off") from error
 
 
+def sender(text: str) -> str:
+    """Who letters are from, as one header line can have it. Raises SettingError."""
+    _, address = parseaddr(text)
+    if not text.isprintable() or len(text) > 300 or not 0 < address.find("@") < len(address) - 1 or " " in address:
+        raise SettingError(
+            f"PAPERLAB_FROM {text[:80]!r}: expected one line such as paperlab <digest@papers.example.org>"
+        )
+    return text
+
+
 def positive(name: str, default: float | None) -> float | None:
     """A number above zero. Raises SettingError."""
     text = os.environ.get(name)
@@ -135,7 +146,7 @@ PAPERLAB_SMTP = os.environ.get("PAPERLAB_SMTP", "")
 PAPERLAB_URL = os.environ.get("PAPERLAB_URL") or (
     "http://localhost:8000" if PAPERLAB_LOCAL else f"https://{ALLOWED_HOSTS[0].lstrip('.')}"
 )
-PAPERLAB_FROM = os.environ.get("PAPERLAB_FROM") or "paperlab <paperlab@localhost>"
+PAPERLAB_FROM = sender(os.environ.get("PAPERLAB_FROM") or "paperlab <paperlab@localhost>")
 PAPERLAB_DIGEST_HOUR = positive("PAPERLAB_DIGEST_HOUR", 6.0)
 PAPERLAB_RUN_HOURS = positive("PAPERLAB_RUN_HOURS", 4.0)
 PAPERLAB_RUN_MEMORY = positive("PAPERLAB_RUN_MEMORY", None)

@@ -1,4 +1,7 @@
-"""Middleware of the API: rate limit, CORS, ETag and 304, and RFC 9457 problems instead of HTML errors."""
+"""Middleware of the API: rate limit, CORS, ETag and 304, and RFC 9457 problems instead of HTML errors.
+
+Pages and feeds have a rate limit too, of their own.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from django.core.exceptions import SuspiciousOperation
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.template.loader import render_to_string
 from django.utils.cache import get_conditional_response
 from django.utils.http import parse_etags
 
@@ -53,18 +57,23 @@ def tag(request: HttpRequest) -> str:
     return f'W/"{hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:24]}"'
 
 
+PAGES = limits.Rate(10, 200)  # pages and feeds of one address, behind which a whole laboratory may sit
+_FREE = "/static/"  # in memory, and kept by browsers for ever
+
+
 class Guard:
-    """Middleware around everything under /api/; other addresses pass it untouched."""
+    """Middleware around everything under /api/; of other addresses it only counts the requests."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
         rate: limits.Rate | None = settings.PAPERLAB_RATE
         self.buckets = None if rate is None else limits.Buckets(home() / "rates.sqlite3", rate)
+        self.pages = None if rate is None else limits.Buckets(home() / "rates.sqlite3", PAGES)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """The answer to a request."""
         if not (request.path_info == "/api" or request.path_info.startswith("/api/")):
-            return self.get_response(request)
+            return self._page(request)
         if request.method == "OPTIONS":
             return HttpResponse(status=204, headers={**CORS, **_PREFLIGHT, "Allow": _METHODS})
         headers, taken = dict(CORS), self._take(request)
@@ -79,6 +88,21 @@ class Guard:
         for name, value in headers.items():
             answer.headers.setdefault(name, value)
         return answer
+
+    def _page(self, request: HttpRequest) -> HttpResponseBase:
+        """A page, or word that too many were asked for, before a session or the store is looked into."""
+        if self.pages is None or door.is_owner(request) or request.path_info.startswith(_FREE):
+            return self.get_response(request)
+        taken = self.pages.take(f"pages {limits.client(request.META.get('REMOTE_ADDR') or '')}")
+        if taken.allowed:
+            return self.get_response(request)
+        wait = max(1, -int(-taken.wait // 1))
+        context = {"status": 429, "title": "Too many requests", "why": f"Wait {wait} s, then try again."}
+        return HttpResponse(
+            render_to_string("pages/refused.html", context),
+            status=429,
+            headers={"Retry-After": str(wait), "Cache-Control": "no-store"},
+        )
 
     def _take(self, request: HttpRequest) -> limits.Taken | None:
         """Count the request; None where nothing is limited: the owner of a site for one machine is free."""

@@ -183,7 +183,7 @@ def submit(request: HttpRequest) -> HttpResponse:
 
 
 @never_cache
-@sensitive_post_parameters("password")
+@sensitive_post_parameters("password", "old")
 @require_http_methods(["GET", "HEAD", "POST"])
 @who.person
 def account(request: HttpRequest) -> HttpResponse:
@@ -197,7 +197,12 @@ def account(request: HttpRequest) -> HttpResponse:
             wrong = f"{str(error)[:1].upper()}{str(error)[1:]}."
     elif request.method == "POST":
         password = request.POST.get("password", "")[:4096]
+        known = user.has_usable_password() and bool(user.password)
+        if known and (wait := who.slow_down(request, "password", user.username)):
+            return wait
         try:
+            if known and not user.check_password(request.POST.get("old", "")[:4096]):
+                raise ValidationError("This is not your current password; nothing was changed.")
             if password:
                 validate_password(password, user)
                 user.set_password(password)

@@ -36,7 +36,8 @@ def local(request: HttpRequest) -> bool:
 
 
 class Here:
-    """Middleware behind Django's own: at one's own machine, nobody needs to sign in."""
+    """Middleware behind Django's own: at one's own machine, nobody needs to sign in. What was made for one person is
+    kept by no cache but their browser's."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -50,7 +51,10 @@ class Here:
                 return known if known.is_authenticated else User.objects.get_or_create(username=HERE)[0]
 
             request.user = SimpleLazyObject(user)
-        return self.get_response(request)
+        answer = self.get_response(request)
+        if local(request) or request.session.accessed:
+            answer.headers.setdefault("Cache-Control", "private, no-cache")
+        return answer
 
 
 def back(request: HttpRequest, otherwise: str) -> str:

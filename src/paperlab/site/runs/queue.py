@@ -1,5 +1,6 @@
 """The queue of runs: add, cancel and resume them, and who may."""
 
+import math
 import os
 import secrets
 import socket
@@ -15,7 +16,7 @@ from django.utils import timezone
 from paperlab.core.card import Scalar
 from paperlab.core.home import home
 from paperlab.core.methods import Method, methods, parameters, parse
-from paperlab.core.signature import ParameterError
+from paperlab.core.signature import Parameter, ParameterError
 from paperlab.core.task import SCALES
 from paperlab.site import door
 from paperlab.site.runs.models import CANCELLED, INTERRUPTED, OPEN, RUNNING, WAITING, Beat, Run
@@ -74,8 +75,9 @@ def read(method: Method, given: Mapping[str, str]) -> tuple[str, str, dict[str, 
             if len(text) > LIMIT or not text.isprintable():
                 raise ParameterError(f"{parameter.name}: {parameter.allowed}, in at most {LIMIT} characters")
             name, value = parse(method, f"{parameter.name}={text}")
-            if isinstance(value, float) and not abs(value) < float("inf"):
-                raise ParameterError(f"{name}={text}: a finite number is expected")
+            low, high = bounds(parameter)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
+                raise ParameterError(f"{name}={text}: a number from {low:,} to {high:,} is expected")
             params[name] = value
         except ParameterError as error:
             wrong[f"set-{parameter.name}"] = str(error)
@@ -86,6 +88,17 @@ def read(method: Method, given: Mapping[str, str]) -> tuple[str, str, dict[str, 
     if wrong:
         raise Refused(wrong)
     return claim, scale, params
+
+
+def bounds(parameter: Parameter) -> tuple[int, int]:
+    """The least and the greatest number that the form takes for a parameter, both included. A method says no bounds of
+    its own; these keep a run within what a machine can do, and leave room for every experiment that makes sense."""
+    if parameter.name.endswith("bits"):
+        return 1, 16
+    default = parameter.default
+    usual = abs(default) if isinstance(default, int | float) else 655  # a group size that is off by default
+    most = max(100, math.ceil(100 * usual))
+    return -most, most
 
 
 def ask(method: Method, given: Mapping[str, str], who: object = None) -> Run:

@@ -85,9 +85,11 @@ class Item:
         for name, (entries, size) in LIMITS.items():
             value = getattr(self, name)
             if name in WHOLE:
-                most, of = (size, "characters") if isinstance(value, str) else (entries, "entries")
+                most, found = size, f"{name} of {len(value)} characters"
+                if isinstance(value, list):
+                    most, found = entries, f"{len(value)} {name}"
                 if len(value) > most:
-                    raise Malformed(f"{name} of {len(value):,} {of}; at most {most:,} are taken")
+                    raise Malformed(f"{found}; at most {most} are taken")
             elif value:
                 setattr(self, name, cut(value, entries, size))
         self.title = clean.line(self.title)
