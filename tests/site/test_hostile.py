@@ -10,6 +10,7 @@ import json
 import random
 import re
 import signal
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -149,3 +150,13 @@ def test_a_small_file_that_unfolds_without_end_is_refused(tmp_path: Path, form: 
         pages = list(source.pages({}, {}))
     said = [one.reason for page in pages for one in page.rejected]
     assert any("unfolds" in reason for reason in said), said
+
+
+def test_a_page_of_hostile_comments_is_made_in_time(tables: None) -> None:
+    """Two hundred of them, the most that a page shows, in less than a page may take."""
+    from paperlab.site.people.markdown import LIMIT, html
+
+    for piece in ("[", "![", "[a](", "[![", "*a_", "_a", "`a", "[a]: b\n", "a\n", "<a "):
+        begun = time.process_time()
+        html.__wrapped__(piece * (LIMIT // len(piece)))
+        assert 200 * (time.process_time() - begun) < 30, piece
