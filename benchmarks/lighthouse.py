@@ -1,7 +1,7 @@
 """Lighthouse on the site's main pages, on both presets.
 
     npm install --prefix FOLDER lighthouse
-    paperlab up --port 8000
+    paperlab up --port 8000 --no-token
     python benchmarks/lighthouse.py http://localhost:8000 FOLDER/node_modules/.bin/lighthouse
 
 Prints the table of benchmarks/lighthouse.md; Chromium is that of CHROME_PATH, else the system's.

@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     os.environ["PAPERLAB_HOME"] = str(given.home)
+    os.environ["PAPERLAB_TOKEN"] = "off"
     if given.what == "run":
         run(given.rate, given.seconds, given.out)
     elif given.papers is None:

@@ -33,8 +33,9 @@ def paperlab_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             (shared / name).mkdir(exist_ok=True)
             if not (folder / name).exists():
                 (folder / name).symlink_to(Path("..") / name)
-    before = {name: os.environ.get(name) for name in ("PAPERLAB_HOME", "PAPERLAB_ONLINE")}
+    before = {name: os.environ.get(name) for name in ("PAPERLAB_HOME", "PAPERLAB_ONLINE", "PAPERLAB_TOKEN")}
     os.environ["PAPERLAB_HOME"] = str(folder)
+    os.environ["PAPERLAB_TOKEN"] = "off"  # tests of the door set one
     os.environ.pop("PAPERLAB_ONLINE", None)
     yield folder
     for name, value in before.items():

@@ -1,20 +1,29 @@
 """Read a paperlab site: python read_the_api.py http://127.0.0.1:8000 [FILE]. Only the standard library is needed.
 
+A site on one's own machine wants its token: TOKEN=… in the environment.
+
 Prints today's list, what a search finds and what a paper's checks said, and keeps FILE, a mirror of all papers, in
 step with the site: called again, it fetches what has changed since.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
+
+
+def ask(address: str) -> Any:
+    """An open answer of the site."""
+    known = {"Authorization": f"Bearer {os.environ['TOKEN']}"} if os.environ.get("TOKEN") else {}
+    return urlopen(Request(address, headers=known))
 
 
 def get(site: str, path: str, **query: object) -> Any:
     """What an address of the API says."""
-    with urlopen(f"{site}/api/{path}?{urlencode(query)}") as answer:
+    with ask(f"{site}/api/{path}?{urlencode(query)}") as answer:
         return json.load(answer)
 
 
@@ -30,7 +39,7 @@ def follow(site: str, file: Path) -> int:
                 cursor = json.loads(line)["cursor"]
         mirror.truncate(end)
         mirror.seek(end)
-        with urlopen(f"{site}/api/export/papers.jsonl?{urlencode({'cursor': cursor})}") as answer:
+        with ask(f"{site}/api/export/papers.jsonl?{urlencode({'cursor': cursor})}") as answer:
             for line in answer:  # sent as they are read: a million papers need no more memory than one
                 mirror.write(line)
                 count += 1

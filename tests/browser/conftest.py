@@ -45,7 +45,8 @@ def site(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     port = free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PAPERLAB_", "DJANGO_"))}
     paths = [str(HERE.parent / "site"), *([kept["PYTHONPATH"]] if kept.get("PYTHONPATH") else [])]
-    environment = {**kept, "PAPERLAB_HOME": str(home), "PAPERLAB_ENCODER": "none", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**kept, "PAPERLAB_HOME": str(home), "PAPERLAB_ENCODER": "none", "PAPERLAB_TOKEN": "off"}
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
     environment["PAPERLAB_FETCH"] = "off"
     log = home / "log"
     with open(log, "w") as stream:

@@ -67,9 +67,10 @@ def test_from_a_search_to_a_verdict_and_a_run_taken_back(
 ) -> None:
     pytest.importorskip("torch")
     paths = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
-    up = start(PYTHONPATH=paths, OMP_NUM_THREADS="1")
+    up = start(PYTHONPATH=paths, OMP_NUM_THREADS="1", PAPERLAB_TOKEN="")
     seen = watched(chromium, up.address.rstrip("/"))
-    page = seen.go("/")
+    page = seen.go(f"/?token={up.token}")
+    assert page.url == up.address  # the token is taken out of it again
     page.locator("#find").fill(TITLE)
     page.locator("#find").press("Enter")
     page.locator("[data-card] .name a", has_text=TITLE).first.click()

@@ -83,6 +83,25 @@ def test_what_is_missing_is_said_and_nothing_starts(tmp_path: Path) -> None:
     assert "Traceback" not in away.stderr
 
 
+@pytest.mark.parametrize(
+    ("proxies", "fine"),
+    [("0.0.0.0/0", False), ("::/0", False), ("0.0.0.0/1,128.0.0.0/1", False), ("127.0.0.1, *", False),
+     ("10.0.0.0/8,fd00::/16", True), ("proxy.example.org", False), ("127.0.0.1,", False), ("192.0.2.7", True)],
+)  # fmt: skip
+def test_proxies_are_named(tmp_path: Path, proxies: str, fine: bool) -> None:
+    said = check(tmp_path, PAPERLAB_PROXIES=proxies, PAPERLAB_HOSTS="papers.example.org").stdout
+    assert f"{'ok' if fine else '--'}  proxies: {proxies}" in said
+
+
+@pytest.mark.parametrize(
+    "sender", ["a <a@example.org>\nBcc: victim@example.org", "a@example.org\r", "nobody", "a <>", "@example.org"]
+)
+def test_a_sender_is_one_address_on_one_line(tmp_path: Path, sender: str) -> None:
+    done = check(tmp_path, PAPERLAB_FROM=sender, PAPERLAB_HOSTS="papers.example.org")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "PAPERLAB_FROM" in done.stderr
+
+
 def test_people_sign_in_by_mail_and_strangers_run_nothing(
     start: Callable[..., Up],
     database: str,

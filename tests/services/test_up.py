@@ -30,9 +30,10 @@ class Up:
                 [sys.executable, "-m", "paperlab", "up", "--port", "0", *options],
                 stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
                 env={**kept, "PAPERLAB_HOME": str(home), "PAPERLAB_ENCODER": "none", "PAPERLAB_FETCH": "off",
-                     **environment},
+                     "PAPERLAB_TOKEN": "off", **environment},
             )  # fmt: skip
-        self.address = wait(lambda: re.search(r"http://\S+/(?= )", self.text()), self.text)[0]
+        found = wait(lambda: re.search(r"is up at (http://\S+/)(?:\?token=(\S+))? ", self.text()), self.text)
+        self.address, self.token = found[1], found[2] or ""
 
     def text(self) -> str:
         return self.said.read_text()
@@ -270,11 +271,12 @@ HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto"
 
 
 def test_the_example_client_reads_and_mirrors(start: Callable[..., Up], tmp_path: Path) -> None:
-    up, mirror = start(), tmp_path / "papers.jsonl"
+    up, mirror = start(PAPERLAB_TOKEN=""), tmp_path / "papers.jsonl"
 
     def example() -> str:
         command = [sys.executable, str(HOWTO / "read_the_api.py"), up.address, str(mirror)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        known = {**os.environ, "TOKEN": up.token}
+        return subprocess.run(command, env=known, capture_output=True, text=True, timeout=60, check=True).stdout
 
     said = example()
     assert "found: " in said

@@ -80,6 +80,7 @@ class Server:
     busy: int = 0
     most: int = 0
     url: str = ""
+    packed: bytes = b""  # what the feed answers instead, as gzip
 
     # -- what is said ------------------------------------------------------------------------------------------------
     def answer(self, path: str, query: dict[str, str]) -> tuple[int, str, bytes]:
@@ -206,6 +207,8 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             how = server.wrong.pop(0) if server.wrong else ""
             status, kind, body = server.answer(parts.path, query)
             headers: dict[str, str] = {}
+            if server.packed and parts.path == "/feed":
+                body, headers["Content-Encoding"] = server.packed, "gzip"
             if how in ("503", "429"):
                 status, body = int(how), b"busy"
                 headers["Retry-After"] = "7" if how == "503" else "Tue, 14 Nov 2023 22:20:00 GMT"

@@ -20,7 +20,7 @@ def read(content: bytes, form: str | None = None) -> tuple[list[Any], list[Any]]
     """Items and asides of a file of these bytes; both empty where it is refused with a reason. Raises AssertionError
     where what comes out cannot be stored as it is, and whatever reading should not have raised."""
     from paperlab.site.store import clean
-    from paperlab.site.store.item import SourceError
+    from paperlab.site.store.item import LIMITS, SourceError
     from paperlab.site.store.sources import files
 
     items: list[Any] = []
@@ -34,8 +34,8 @@ def read(content: bytes, form: str | None = None) -> tuple[list[Any], list[Any]]
         refused = str(error)
     assert refused is None or (0 < len(refused) < 1000 and "\n" not in refused)
     for item in items:
-        assert item.deleted or 0 < len(item.title) <= clean.TITLE_LIMIT
-        assert len(item.abstract) <= clean.ABSTRACT_LIMIT
+        assert item.deleted or 0 < len(item.title) <= LIMITS["title"][1]
+        assert len(item.abstract) <= LIMITS["abstract"][1]
         assert item.arxiv is None or clean.arxiv_id(item.arxiv) == (item.arxiv, None)
         told = [item.title, item.abstract, item.authors, item.categories, item.keywords, item.upstream_summary]
         told += [item.extra, item.versions, item.links, item.shown, item.code]

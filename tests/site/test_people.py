@@ -284,6 +284,61 @@ def test_a_password_is_an_option() -> None:
 
 
 @pytest.mark.usefixtures("public")
+def test_a_password_is_changed_by_who_knows_it() -> None:
+    """Not by whoever sits at a browser that was left open."""
+    one = member("change@example.org")
+    assert one.post("/account", {"password": "correct horse battery"}).status_code == 302
+    assert 'name="old"' in one.get("/account").content.decode()
+    for sent in ({"password": "another battery horse"}, {"old": "", "password": ""},
+                 {"old": "guessed", "password": "another battery horse"}):  # fmt: skip
+        answer = one.post("/account", sent)
+        assert answer.status_code == 400
+        assert "not your current password" in answer.content.decode()
+    email = {"email": "change@example.org"}
+    assert browser().post("/sign-in", {**email, "password": "another battery horse"}).status_code == 400
+    changed = one.post("/account", {"old": "correct horse battery", "password": "another battery horse"})
+    assert changed.status_code == 302
+    assert browser().post("/sign-in", {**email, "password": "another battery horse"}).status_code == 302
+    statuses = [one.post("/account", {"old": f"{n}", "password": "x" * 20}).status_code for n in range(9)]
+    assert statuses[-1] == 429  # nor by who tries them all
+
+
+@pytest.mark.usefixtures("public")
+def test_the_administration_rations_passwords_too() -> None:
+    form = {"username": "admin", "password": "guess", "next": "/admin/"}
+    assert [browser().post("/admin/login/", form).status_code for _ in range(12)] == [200] * 8 + [429] * 4
+    one = browser()
+    statuses = [one.post("/admin/login/", {**form, "username": f"a{n}"}).status_code for n in range(12)]
+    assert statuses == [200] * 8 + [429] * 4
+    assert one.get("/admin/login/").status_code == 200
+
+
+@pytest.mark.usefixtures("public")
+def test_what_is_personal_is_kept_by_no_shared_cache(paper: Any) -> None:
+    one = member("private@example.org")
+    for path in ("/", "/account", "/papers/2401.00001", "/collections", "/search?q=one", "/account/export.json"):
+        told = one.get(path).headers["Cache-Control"]
+        assert "private" in told, path
+        assert "public" not in told
+    assert "public" in browser().get("/feeds/new.atom").headers["Cache-Control"]
+
+
+@pytest.mark.usefixtures("public")
+def test_pages_and_feeds_are_rationed_by_address(paper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from paperlab.site.api import guard, limits
+
+    monkeypatch.setattr(guard, "PAGES", limits.Rate(0.001, 20))
+    one = browser()
+    statuses = [one.get(path).status_code for _ in range(15) for path in ("/robots.txt", "/feeds/new.atom")]
+    assert statuses == [200] * 20 + [429] * 10
+    late = one.get("/")
+    assert late.status_code == 429
+    assert int(late.headers["Retry-After"]) >= 1
+    assert "Set-Cookie" not in late.headers
+    assert one.get("/health").status_code == browser().get("/robots.txt").status_code == 200
+
+
+@pytest.mark.usefixtures("public")
 @pytest.mark.parametrize(
     "to",
     [

@@ -25,6 +25,7 @@ Split = Literal["calibration", "held-out", "all"]
 
 FROZEN_TEXTS = BUNDLED / "texts"  # files of their own, whose hashes `data/frozen.json` has; nothing edits them
 PASSAGE = 2000  # characters; a text without documents of its own is cut into passages of about this length
+MOST = 2**30  # bytes of a text of one's own, unpacked
 
 
 class TextError(ValueError):
@@ -168,8 +169,10 @@ def _text(name: str, documents: list[str], licence: str, source: str) -> Text:
 
 def _decode(path: Path) -> str:
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream:
+            raw = stream.read(MOST + 1)
+        if len(raw) > MOST:
+            raise TextError(f"text {path} has more than {MOST >> 20:,} MB; give a part of it")
         if b"\0" in raw:
             raise TextError(f"text {path} is binary; give plain UTF-8 text")
         return raw.decode("utf-8-sig").replace("\r\n", "\n")

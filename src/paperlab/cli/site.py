@@ -1,5 +1,6 @@
 """Commands of the site: papers that come in, pages that go out."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,12 +76,19 @@ def up(
         bool, typer.Option("--public", help="For others: first check what that needs, and say what is missing.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="With --public: only check.")] = False,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Ask for no token: every user of this machine is the site's owner.")
+    ] = False,
 ) -> None:
     """Start the site, its API and the worker; ctrl-C stops them."""
     from paperlab.site.commands.up import up as start
 
     if check and not public:
         raise Misuse("--check looks at what a public site needs: give --public too")
+    if no_token:
+        if public:
+            raise Misuse("--no-token is for a site of one's own; on a public one people sign in")
+        os.environ["PAPERLAB_TOKEN"] = "off"
     if public:
         from paperlab.site.commands import public as requirements
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from paperlab.core.home import home
+
 
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
@@ -17,7 +19,8 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
             yield partial
             partial.flush()
             os.fsync(partial.fileno())
-        os.chmod(name, 0o644)
+        inside = home().resolve() in file.resolve().parents  # what is kept there is its owner's alone
+        os.chmod(name, 0o600 if inside else 0o644)
         os.replace(name, file)
     except BaseException:
         Path(name).unlink(missing_ok=True)

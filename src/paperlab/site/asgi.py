@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 
+from paperlab.site.bounds import Bounds
 from paperlab.site.start import configure, start
 
 configure()
@@ -12,4 +13,4 @@ for _database in settings.DATABASES.values():
         _database["CONN_MAX_AGE"] = 0
         _database["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 16, "timeout": 10}
 start()
-application = ASGIHandler()
+application = Bounds(ASGIHandler())

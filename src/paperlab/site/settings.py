@@ -3,6 +3,7 @@
 PAPERLAB_DATABASE    postgresql://user:password@host:port/name; default: SQLite in PAPERLAB_HOME
 PAPERLAB_SECRET_KEY  default: made once, kept in PAPERLAB_HOME
 PAPERLAB_HOSTS       names that the site answers to, separated by commas; default: this machine only
+PAPERLAB_TOKEN       "off": on a site for this machine alone, every user of it is the owner; default: asked for
 PAPERLAB_RATE        API requests of one client: a second / at once; "off" for no limit; default: 10/60
 PAPERLAB_URL         the site's address in letters; default: https:// and the first host, or where `up` last listened
 PAPERLAB_SMTP        the mail relay, smtp://user:password@host:port?tls=start; default: files in PAPERLAB_HOME/outbox
@@ -20,6 +21,7 @@ PAPERLAB_ORCID_CLIENT, PAPERLAB_ORCID_SECRET  of the site's client at ORCID; PAP
 import os
 import re
 import secrets
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -71,16 +73,12 @@ def database(url: str | None, folder: Path) -> dict[str, Any]:
     }
 
 
-def secret(folder: Path) -> str:
-    """The key that signs sessions: from the environment, else made once and kept where only its owner reads."""
-    named = os.environ.get("PAPERLAB_SECRET_KEY")
-    if named:
-        return named
-    file = folder / "secret.key"
-    folder.mkdir(parents=True, exist_ok=True)
+def kept_secret(file: Path) -> str:
+    """A secret in a file that only its owner reads, made at the first call. Raises SettingError."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         # Complete before it has its name, and only the first of two processes gives it that name.
-        made = folder / f"secret.key.{os.getpid()}.{secrets.token_hex(4)}"
+        made = file.with_name(f"{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
         if not file.exists():
             with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
                 stream.write(secrets.token_urlsafe(50))
@@ -90,9 +88,23 @@ def secret(folder: Path) -> str:
                 pass
             finally:
                 made.unlink()
-        return file.read_text()
+        return file.read_text().strip()
     except OSError as error:
-        raise SettingError(f"{file}: {error.strerror}; make it readable, or set PAPERLAB_SECRET_KEY") from error
+        raise SettingError(f"{file}: {error.strerror}; make it readable to yourself, or delete it") from error
+
+
+def secret(folder: Path) -> str:
+    """The key that signs sessions. Raises SettingError."""
+    return os.environ.get("PAPERLAB_SECRET_KEY") or kept_secret(folder / "secret.key")
+
+
+def token(text: str | None, folder: Path) -> str:
+    """What the owner of a site for one machine shows at its door; "" where nothing is asked. Raises SettingError."""
+    if text == "off":
+        return ""
+    if text:
+        raise SettingError("PAPERLAB_TOKEN: expected off, or nothing: the token is made, and kept in local.token")
+    return kept_secret(folder / "local.token")
 
 
 def rate(text: str | None) -> limits.Rate | None:
@@ -101,6 +113,16 @@ def rate(text: str | None) -> limits.Rate | None:
         return limits.parse(text or "10/60")
     except (ValueError, OverflowError) as error:
         raise SettingError(f"PAPERLAB_RATE {text!r}: expected a second/at once, such as 10/60, or off") from error
+
+
+def sender(text: str) -> str:
+    """Who letters are from, as one header line can have it. Raises SettingError."""
+    _, address = parseaddr(text)
+    if not text.isprintable() or len(text) > 300 or not 0 < address.find("@") < len(address) - 1 or " " in address:
+        raise SettingError(
+            f"PAPERLAB_FROM {text[:80]!r}: expected one line such as paperlab <digest@papers.example.org>"
+        )
+    return text
 
 
 def positive(name: str, default: float | None) -> float | None:
@@ -175,11 +197,12 @@ ALLOWED_HOSTS = [name.strip() for name in os.environ.get("PAPERLAB_HOSTS", "").s
 ]
 PAPERLAB_RATE = rate(os.environ.get("PAPERLAB_RATE"))
 PAPERLAB_LOCAL = not os.environ.get("PAPERLAB_HOSTS")  # for whoever sits at this machine, and not limited for them
+PAPERLAB_TOKEN = token(os.environ.get("PAPERLAB_TOKEN"), home()) if PAPERLAB_LOCAL else ""
 PAPERLAB_SMTP = os.environ.get("PAPERLAB_SMTP", "")
 PAPERLAB_URL = os.environ.get("PAPERLAB_URL") or (
     last_address(home()) if PAPERLAB_LOCAL else f"https://{ALLOWED_HOSTS[0].lstrip('.')}"
 )
-PAPERLAB_FROM = os.environ.get("PAPERLAB_FROM") or "paperlab <paperlab@localhost>"
+PAPERLAB_FROM = sender(os.environ.get("PAPERLAB_FROM") or "paperlab <paperlab@localhost>")
 PAPERLAB_DIGEST_HOUR = positive("PAPERLAB_DIGEST_HOUR", 6.0)
 PAPERLAB_FETCH = fetched(os.environ.get("PAPERLAB_FETCH"))
 PAPERLAB_TIMEZONE = timezone(os.environ.get("PAPERLAB_TIMEZONE"))
@@ -214,6 +237,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "paperlab.site.pages.security.Headers",
     "paperlab.site.compression.Gzip",
+    "paperlab.site.door.Door",
     "paperlab.site.api.guard.Guard",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

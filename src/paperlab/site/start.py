@@ -2,7 +2,7 @@
 
 import os
 
-from paperlab.core.home import home
+from paperlab.core.home import home, make_private
 
 
 class StoreError(RuntimeError):
@@ -22,8 +22,9 @@ def configure() -> None:
 def start() -> None:
     """Configure, bring the tables up to date, load the bundled papers that are new. Cheap when nothing is to do.
 
-    Raises StoreError where the database refuses, SettingError on a bad setting.
+    Raises StoreError where the database refuses, SettingError on a bad setting, HomeError on a folder of others.
     """
+    make_private(home())
     configure()
     import filelock
     from django.core.management import call_command
@@ -32,7 +33,6 @@ def start() -> None:
 
     from paperlab.site.store import bundled
 
-    home().mkdir(parents=True, exist_ok=True)
     try:
         # One process at a time: a second one that connects while the first makes the file finds it locked at once.
         with filelock.FileLock(home() / "migrate.lock", timeout=300):

@@ -1,4 +1,7 @@
-"""Middleware of the API: rate limit, CORS, ETag and 304, and RFC 9457 problems instead of HTML errors."""
+"""Middleware of the API: rate limit, CORS, ETag and 304, and RFC 9457 problems instead of HTML errors.
+
+Pages and feeds have a rate limit too, of their own.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -12,12 +15,13 @@ from django.core.exceptions import SuspiciousOperation
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.template.loader import render_to_string
 from django.utils.cache import get_conditional_response
 from django.utils.http import parse_etags
 
 from paperlab.core.home import home
 from paperlab.core.install import version
-from paperlab.site import records
+from paperlab.site import door, records
 from paperlab.site.api import limits
 from paperlab.site.api.problems import TYPE, Problem, of_status, response
 from paperlab.site.store.models import Counter
@@ -54,19 +58,24 @@ def tag(request: HttpRequest) -> str:
     return f'W/"{hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:24]}"'
 
 
+PAGES = limits.Rate(10, 200)  # pages and feeds of one address, behind which a whole laboratory may sit
+_FREE = "/static/"  # in memory, and kept by browsers for ever
+
+
 class Guard:
-    """Middleware around everything under /api/; /mcp is only counted, other addresses pass it untouched."""
+    """Middleware around everything under /api/; of /mcp and other addresses it only counts the requests."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
         rate: limits.Rate | None = settings.PAPERLAB_RATE
         self.buckets = None if rate is None else limits.Buckets(home() / "rates.sqlite3", rate)
+        self.pages = None if rate is None else limits.Buckets(home() / "rates.sqlite3", PAGES)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """The answer to a request."""
         agents = request.path_info.rstrip("/") == "/mcp"
         if not (agents or request.path_info == "/api" or request.path_info.startswith("/api/")):
-            return self.get_response(request)
+            return self._page(request)
         if request.method == "OPTIONS" and not agents and not request.path_info.startswith("/api/me"):
             return HttpResponse(status=204, headers={**CORS, **_PREFLIGHT, "Allow": _METHODS})
         personal = request.path_info == "/api/me" or request.path_info.startswith("/api/me/")
@@ -90,13 +99,29 @@ class Guard:
             answer.headers.setdefault(name, value)
         return answer
 
+    def _page(self, request: HttpRequest) -> HttpResponseBase:
+        """A page, or word that too many were asked for, before a session or the store is looked into."""
+        if self.pages is None or door.is_owner(request) or request.path_info.startswith(_FREE):
+            return self.get_response(request)
+        taken = self.pages.take(f"pages {limits.client(request.META.get('REMOTE_ADDR') or '')}")
+        if taken.allowed:
+            return self.get_response(request)
+        wait = max(1, -int(-taken.wait // 1))
+        context = {"status": 429, "title": "Too many requests", "why": f"Wait {wait} s, then try again."}
+        return HttpResponse(
+            render_to_string("pages/refused.html", context),
+            status=429,
+            headers={"Retry-After": str(wait), "Cache-Control": "no-store"},
+        )
+
     def _take(self, request: HttpRequest) -> limits.Taken | None:
-        """Count the request; None where nothing is limited. On a site for this machine alone, its user is free."""
-        address = request.META.get("REMOTE_ADDR") or ""
-        if self.buckets is None or (settings.PAPERLAB_LOCAL and limits.is_loopback(address)):
+        """Count the request; None where nothing is limited: the owner of a site for one machine is free."""
+        if self.buckets is None or door.is_owner(request):
             return None
         token = getattr(request, "paperlab_token", None)
-        return self.buckets.take(f"token {token.pk}" if token is not None else limits.client(address))
+        return self.buckets.take(
+            f"token {token.pk}" if token is not None else limits.client(request.META.get("REMOTE_ADDR") or "")
+        )
 
     @staticmethod
     def _identify(request: HttpRequest) -> Problem | None:

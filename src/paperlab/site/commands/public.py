@@ -1,5 +1,6 @@
 """`paperlab up --public`: check before the start whether this site has what a public one needs."""
 
+import ipaddress
 import os
 import stat
 from collections.abc import Iterator
@@ -115,12 +116,22 @@ def _doors(host: str) -> Iterator[Requirement]:
     value = f"{settings.PAPERLAB_RATE.policy}" if limited else "off"
     yield Requirement("rate limit", limited, value, "" if limited else "unset PAPERLAB_RATE, or give one")
     proxies = os.environ.get("PAPERLAB_PROXIES", "127.0.0.1,::1")
-    every = "*" in proxies
-    yield Requirement("proxies", not every, proxies, "name them: * lets anybody say who they are" if every else "")
+    wide = [one.strip() for one in proxies.split(",") if not _names_a_proxy(one.strip())]
+    advice = f"name each by its address, or its own net: {wide[0]!r} lets anybody say who they are" if wide else ""
+    yield Requirement("proxies", not wide, proxies, advice)
     near = is_local(host)
     value = f"listens on {host}" + ("" if near else ": without TLS, to whoever reaches it")
     advice = "" if near else "a proxy with TLS is to be the only one that reaches it"
     yield Requirement("TLS", near, value, advice, needed=False)
+
+
+def _names_a_proxy(text: str) -> bool:
+    """Whether this is an address, or a net that one operator can own; proxies in the cloud have nets of up to /12."""
+    try:
+        net = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return net.prefixlen >= (8 if net.version == 4 else 16)
 
 
 def _django() -> Iterator[Requirement]:

@@ -1,4 +1,7 @@
-"""One process that serves the site on an inherited socket: python -m paperlab.site.commands.server DESCRIPTOR."""
+"""One process that serves the site on an inherited socket: python -m paperlab.site.commands.server DESCRIPTOR PULSE.
+
+PULSE is a pipe into which it writes while it lives: one that is silent is replaced by `paperlab up`.
+"""
 
 import contextlib
 import os
@@ -26,11 +29,23 @@ def warm() -> None:
             figures.compared(family)
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, pulse: int) -> None:
     """Serve until asked to stop."""
     import uvicorn
 
+    from paperlab.site import bounds
+    from paperlab.site.start import configure
+
     follow_parent()
+    os.umask(0o077)
+    configure()
+    os.set_blocking(pulse, False)
+
+    async def beat() -> None:
+        if not bounds.is_stuck():
+            with contextlib.suppress(OSError):  # full: the parent is busy, and reads it later
+                os.write(pulse, b".")
+
     proxies = os.environ.get("PAPERLAB_PROXIES", "127.0.0.1,::1")
     # Not uvicorn's own `fd`: it takes the socket for a Unix one, asyncio then leaves out TCP_NODELAY, and every answer
     # of two packets waits 40 ms for an acknowledgement.
@@ -43,6 +58,9 @@ def main(descriptor: int) -> None:
         server_header=False,
         forwarded_allow_ips=proxies,  # only these may say for whom they ask
         timeout_graceful_shutdown=DRAIN,
+        http=bounds.Timely,
+        callback_notify=beat,
+        timeout_notify=1,
     )
     config.load()  # before the event loop runs: what prepares the store may not be called inside it
     threading.Thread(target=warm, name="warm", daemon=True).start()
@@ -50,4 +68,4 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from paperlab.core.address import is_local, listen, url
-from paperlab.core.home import home
+from paperlab.core.home import home, make_private
 from paperlab.site.start import start
 
 GRACE = 10.0  # seconds to end in before a process is killed
 AGAIN = 1.0  # seconds before a process that died is started again
 GIVE_UP = 3  # deaths of one process within WINDOW seconds after which all is stopped
 WINDOW = 30.0
+SILENT = 30.0  # seconds without a sign of life after which a server is replaced
+LOADING = 180.0  # and while it starts
 
 
 class UpError(RuntimeError):
@@ -30,20 +32,54 @@ class UpError(RuntimeError):
 
 @dataclass
 class Child:
-    """A process that is kept running."""
+    """A process that is kept running. watched: it is given a pipe to write signs of life into, and replaced where none
+    come."""
 
     name: str
     command: list[str]
     descriptors: tuple[int, ...] = ()
+    watched: bool = False
     process: subprocess.Popen[bytes] | None = None
+    pulse: int = -1
+    heard: float = 0.0  # until when it need not be heard of
+    asked: float = 0.0  # when it was asked to end because it was silent
     due: float = 0.0
     deaths: list[float] = field(default_factory=list)
 
     def spawn(self) -> None:
         """Start it: in a session of its own, so that ctrl-C reaches `paperlab up` alone, which then asks it to end."""
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, pass_fds=self.descriptors, start_new_session=True
-        )
+        if not self.watched:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, pass_fds=self.descriptors, start_new_session=True
+            )
+            return
+        self.pulse, theirs = os.pipe()
+        os.set_blocking(self.pulse, False)
+        try:
+            self.process = subprocess.Popen(
+                [*self.command, str(theirs)],
+                stdin=subprocess.PIPE,
+                pass_fds=(*self.descriptors, theirs),
+                start_new_session=True,
+            )
+        finally:
+            os.close(theirs)
+        self.heard, self.asked = time.monotonic() + LOADING, 0.0
+
+    def is_silent(self, now: float) -> bool:
+        """Whether nothing has been heard of it for too long."""
+        with contextlib.suppress(BlockingIOError):
+            if os.read(self.pulse, 65536):
+                self.heard = now + SILENT
+        return now > self.heard
+
+    def forget(self) -> None:
+        """Close what is left of a process that has ended."""
+        if self.process is not None and self.process.stdin:
+            self.process.stdin.close()
+        if self.pulse >= 0:
+            os.close(self.pulse)
+        self.process, self.pulse = None, -1
 
 
 def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
@@ -51,6 +87,7 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
 
     Raises AddressError, UpError, StoreError, …
     """
+    make_private(home(), again=True)
     opened = listen(host, port)
     start()
     _remember(url(opened))
@@ -65,7 +102,8 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
     fd = opened.fileno()
     children = [Child("worker", [*here, "paperlab.site.commands.worker", "child"])]
     children += [
-        Child(f"server {n}", [*here, "paperlab.site.commands.server", str(fd)], (fd,)) for n in range(1, workers + 1)
+        Child(f"server {n}", [*here, "paperlab.site.commands.server", str(fd)], (fd,), watched=True)
+        for n in range(1, workers + 1)
     ]
     stopped: list[int] = []
 
@@ -76,7 +114,8 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
     try:
         for child in children:
             child.spawn()
-        say(f"paperlab is up at {url(opened)}/ (API at {url(opened)}/api/); ctrl-C stops it")
+        door = f"?token={settings.PAPERLAB_TOKEN}" if settings.PAPERLAB_TOKEN else ""
+        say(f"paperlab is up at {url(opened)}/{door} (API at {url(opened)}/api/); ctrl-C stops it")
         if settings.PAPERLAB_LOCAL and not is_local(opened.getsockname()[0]):
             say("it answers to localhost only: set PAPERLAB_HOSTS to the names by which others reach it")
         for line in fetched:
@@ -104,9 +143,10 @@ def _watch(children: list[Child], say: Callable[[str], None]) -> None:
     now = time.monotonic()
     for child in children:
         if child.process is not None and (status := child.process.poll()) is not None:
-            if child.process.stdin:
-                child.process.stdin.close()
-            child.process = None
+            child.forget()
+            if child.asked:  # said already
+                child.due, child.asked = now, 0.0
+                continue
             child.deaths = [then for then in child.deaths if now - then < WINDOW] + [now]
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             if len(child.deaths) >= GIVE_UP:
@@ -115,6 +155,20 @@ def _watch(children: list[Child], say: Callable[[str], None]) -> None:
             child.due = now + AGAIN
         elif child.process is None and now >= child.due:
             child.spawn()
+        elif child.process is not None and child.watched and child.is_silent(now):
+            _replace(child, now, say)
+
+
+def _replace(child: Child, now: float, say: Callable[[str], None]) -> None:
+    """Ask a server that does not answer to end, and end it where it does not hear that either."""
+    assert child.process is not None
+    if not child.asked:
+        child.asked = now
+        say(f"the {child.name} does not answer; it is replaced")
+        child.process.terminate()
+    elif now - child.asked > GRACE:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.process.pid, signal.SIGKILL)
 
 
 def _end(children: list[Child]) -> None:

@@ -5,7 +5,6 @@ from functools import cache, wraps
 from typing import Any
 from urllib.parse import urlencode
 
-from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -13,6 +12,7 @@ from django.shortcuts import redirect
 from django.utils.functional import SimpleLazyObject
 
 from paperlab.core.home import home
+from paperlab.site import door
 from paperlab.site.api import limits
 from paperlab.site.pages import addresses
 from paperlab.site.pages.refused import refused
@@ -35,8 +35,8 @@ RATES = {
 
 
 def local(request: HttpRequest) -> bool:
-    """Whether this is somebody at this machine, on a site that is theirs alone."""
-    return bool(settings.PAPERLAB_LOCAL and limits.is_loopback(request.META.get("REMOTE_ADDR") or ""))
+    """Whether this is the one person whose site it is."""
+    return door.is_owner(request)
 
 
 def user(request: HttpRequest) -> User:
@@ -47,7 +47,8 @@ def user(request: HttpRequest) -> User:
 
 
 class Here:
-    """Middleware behind Django's own: at one's own machine, nobody needs to sign in."""
+    """Middleware behind Django's own: at one's own machine, nobody needs to sign in. What was made for one person is
+    kept by no cache but their browser's."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -61,7 +62,10 @@ class Here:
                 return known if known.is_authenticated else User.objects.get_or_create(username=HERE)[0]
 
             request.user = SimpleLazyObject(user)
-        return self.get_response(request)
+        answer = self.get_response(request)
+        if local(request) or request.session.accessed:
+            answer.headers.setdefault("Cache-Control", "private, no-cache")
+        return answer
 
 
 def back(request: HttpRequest, otherwise: str) -> str:

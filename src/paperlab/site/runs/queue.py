@@ -18,7 +18,7 @@ from paperlab.core.home import home
 from paperlab.core.methods import Method, methods, parameters, parse
 from paperlab.core.signature import ParameterError, show
 from paperlab.core.task import SCALES
-from paperlab.site.api import limits
+from paperlab.site import door
 from paperlab.site.runs.models import CANCELLED, DONE, INTERRUPTED, OPEN, RUNNING, WAITING, Beat, Run
 
 MOST = 20  # runs that may wait at once
@@ -40,10 +40,11 @@ def me() -> str:
 
 
 def may(request: HttpRequest) -> bool:
-    """Whether a request may see and add runs: from this machine, or by the site's staff."""
-    here = settings.PAPERLAB_LOCAL and limits.is_loopback(request.META.get("REMOTE_ADDR") or "")
+    """Whether a request may see and add runs: the one whose site it is, or the site's staff."""
     user = getattr(request, "user", None)
-    return bool(here or (user is not None and user.is_authenticated and user.is_active and user.is_staff))
+    return bool(
+        door.is_owner(request) or (user is not None and user.is_authenticated and user.is_active and user.is_staff)
+    )
 
 
 def of_paper(slug: str) -> list[Method]:

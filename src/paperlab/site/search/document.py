@@ -94,7 +94,7 @@ def stored(after: tuple[int, int] = (0, 0), *, size: int = BATCH) -> Iterator[li
         key, revision = rows[-1][0], rows[-1][1]
 
 
-_CHUNK = re.compile(r"\w+(?:[-_.+/]\w+)+")
+_CHUNK = re.compile(r"(?<!\w)\w++(?:[-.+/]\w++)+|(?<!\w)\w+_\w+")
 
 
 def compounds(text: str) -> list[str]:

@@ -6,15 +6,14 @@ import re
 import unicodedata
 from datetime import UTC, date, datetime, time
 from email.utils import parsedate_to_datetime
+from typing import Literal
 from urllib.parse import urlsplit
 
 from paperlab.site import tex
 
-TITLE_LIMIT = 2_000  # characters; the longest title among 59,000 arXiv papers has 226
-ABSTRACT_LIMIT = 100_000  # the longest has 3,488; beyond this it is a whole paper, or an attack
 NAME_LIMIT = 500
-AUTHORS_LIMIT = 10_000  # collaborations sign with five thousand
 URL_LIMIT = 2_000
+PIECE = 256  # characters that are normalized at once
 FIRST_YEAR = 1665  # the first issue of the Philosophical Transactions
 
 # C0 and C1 controls but tab and newline; bidirectional overrides and isolates, which would reorder the page around
@@ -29,7 +28,21 @@ def text(value: str) -> str:
     if value.isascii() and value.isprintable():
         return value
     plain = value.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n").replace("\u2028", "\n")
-    return unicodedata.normalize("NFC", _UNWANTED.sub("", plain.replace("\u2029", "\n\n")))
+    return _normalized("NFC", _UNWANTED.sub("", plain.replace("\u2029", "\n\n")))
+
+
+def _normalized(form: Literal["NFC", "NFKD"], value: str) -> str:
+    """Unicode's normal form in pieces, each ended before a character that begins anew: on a long run of accents the
+    whole at once takes time with its square (100,000 of them: 100 s)."""
+    parts, at = [], 0
+    while at < len(value):
+        end = min(at + PIECE, len(value))
+        last = min(end + 32, len(value))
+        while end < last and (unicodedata.category(value[end])[0] == "M" or "\u1160" <= value[end] <= "\u11ff"):
+            end += 1
+        parts.append(unicodedata.normalize(form, value[at:end]))
+        at = end
+    return "".join(parts)
 
 
 def line(value: str) -> str:
@@ -54,7 +67,7 @@ _LATEX = re.compile(r"\\[a-zA-Z]+|[\\${}~^_]")
 def title_key(title: str) -> str:
     """What two spellings of one title share: a hash of its letters and digits, without case, accents, TeX, spaces."""
     plain = _LATEX.sub("", title)
-    folded = plain.lower() if plain.isascii() else unicodedata.normalize("NFKD", plain).casefold()
+    folded = plain.lower() if plain.isascii() else _normalized("NFKD", plain).casefold()
     kept = _SIGNS.sub("", folded) or " ".join(title.split())  # a title of signs alone still differs from another
     return hashlib.blake2b(kept.encode("utf-8", "replace"), digest_size=16).hexdigest()
 

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
+from html import unescape
 from typing import Any
 
 from paperlab.site.store import clean
@@ -174,45 +174,41 @@ _ELEMENTS = re.compile(  # those of HTML that occur in text or must not
 )
 
 
-class _Text(HTMLParser):
-    """The text of HTML; block elements begin a paragraph; scripts and styles are no text."""
-
-    BLOCKS = frozenset(("p", "div", "br", "li", "ul", "ol", "h1", "h2", "h3", "h4", "tr", "table", "blockquote"))
-    SILENT = frozenset(("script", "style", "template"))
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self.silent = 0
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        """Open a block, or silence; what is no element of HTML is text in angle brackets."""
-        if not _ELEMENTS.fullmatch(tag):
-            self.handle_data(self.get_starttag_text() or "")
-        self.silent += tag in self.SILENT
-        if tag in self.BLOCKS:
-            self.parts.append("\n\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        """Close it."""
-        if not _ELEMENTS.fullmatch(tag):
-            self.handle_data(f"</{tag}>")
-        if tag in self.SILENT and self.silent:
-            self.silent -= 1
-        if tag in self.BLOCKS:
-            self.parts.append("\n\n")
-
-    def handle_data(self, data: str) -> None:
-        """Text counts unless it is a script's."""
-        if not self.silent:
-            self.parts.append(data)
+_BLOCKS = frozenset(("p", "div", "br", "li", "ul", "ol", "h1", "h2", "h3", "h4", "tr", "table", "blockquote"))
+_SILENT = frozenset(("script", "style", "template"))  # what is in these is no text
+# A tag ends before the next "<" whatever stands in it, so every "<" is looked at once. Python's HTMLParser takes time
+# with the square of its input on "<a<a<a", and html5ever (nh3) on elements that are nested ten thousand deep.
+_TAG = re.compile(r"""<(?:(/?)([a-zA-Z][a-zA-Z0-9]*)(?:[\s/](?:[^<>"']|"[^"<]*"|'[^'<]*')*+)?|[!?][^<>]*+)>""")
 
 
 def _plain(value: str) -> str:
-    """HTML as text; what only looks like HTML ("a < b") stays."""
-    if not re.search(r"</?[a-zA-Z][^>]*>|&(?:#\d+|#x[0-9a-fA-F]+|\w+);", value):
+    """HTML as text: a block begins a paragraph; what only looks like HTML ("a < b", "<matter>") stays."""
+    parts: list[str] = []
+    at = silent = 0
+    comment = value.find("<!--")
+    while comment >= 0 and (end := value.find("-->", comment + 4)) >= 0:
+        parts.append(value[at:comment])
+        at, comment = end + 3, value.find("<!--", end + 3)
+    value, at = "".join(parts) + value[at:], 0
+    parts = []
+    for tag in _TAG.finditer(value):
+        name = (tag[2] or "").lower()
+        if name and not _ELEMENTS.fullmatch(name):
+            continue
+        if not silent:
+            parts.append(_unescaped(value[at : tag.start()]))
+        at = tag.end()
+        if name in _SILENT:
+            silent = max(silent + (-1 if tag[1] else 1), 0)
+        if name in _BLOCKS:
+            parts.append("\n\n")
+    if not silent:
+        parts.append(_unescaped(value[at:]))
+    return "".join(parts).strip() if len(parts) > 1 or (parts and parts[0] != value) else value
+
+
+def _unescaped(value: str) -> str:
+    try:
+        return unescape(value)
+    except ValueError:  # a character's number of more than 4,300 digits
         return value
-    reader = _Text()
-    reader.feed(value)
-    reader.close()
-    return "".join(reader.parts).strip()

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import hashlib
+import io
 import lzma
 import re
 import tempfile
@@ -18,8 +19,16 @@ from paperlab.site.store.sources import arxiv_api, arxiv_oai, feeds, listing, ro
 
 FORMATS = ("listing", "jsonl", "json", "arxiv-api", "arxiv-oai", "feed")
 WHOLE_LIMIT = 512 * 2**20  # bytes of a file that must be in memory at once
-LINE_LIMIT = 64 * 2**20  # bytes of one JSON line
+LINE_LIMIT = 4 * 2**20  # bytes of one JSON line; the longest of a paper have some 300 kB, signed by five thousand
+UNFOLDS = 100  # times its own size: JSON of papers unfolds to ten, a file made to fill a disk to a thousand
+FREE = 16 * 2**20  # bytes that any file may unfold to
 ROWS = 1000  # JSON lines in one transaction
+
+
+class Unfolds(EOFError):
+    """A compressed file that unfolds to far more than papers do; what was read until then stands."""
+
+
 _BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
@@ -58,10 +67,10 @@ def source(stream: IO[bytes], *, name: str = "", form: str | None = None, day: d
     key = f"import:{form}:{digest.hexdigest()[:32]}{f':{day}' if day else ''}"
     if form == "jsonl":
         return Lines(plain, key, name)
-    content, whole = _all(plain, name)
+    content, broken = _all(plain, name)
     if form == "listing":
         return listing.ListingPages(_decoded(content), key, file=Path(name).name, day=day)
-    return Document(form, content, key, name, day, whole)
+    return Document(form, content, key, name, day, broken)
 
 
 def sniff(head: bytes, name: str = "") -> str:
@@ -104,16 +113,41 @@ def _is_object(line: bytes) -> bool:
 
 def _opened(stream: IO[bytes]) -> IO[bytes]:
     """The stream from its start, decompressed by what its first bytes say."""
+    size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     magic = stream.read(6)
     stream.seek(0)
     if magic.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
+        return _bounded(gzip.GzipFile(fileobj=stream), size)
     if magic.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMAFile(stream)
+        return _bounded(lzma.LZMAFile(stream), size)
     if magic.startswith(b"BZh"):
-        return bz2.BZ2File(stream)
+        return _bounded(bz2.BZ2File(stream), size)
     return stream
+
+
+class _Bounded(io.RawIOBase):
+    """A decompressed stream that ends with Unfolds where it grows beyond `most` bytes."""
+
+    def __init__(self, inner: Any, most: int) -> None:
+        self.inner, self.left = inner, most
+
+    def readable(self) -> bool:
+        """As a buffered reader asks."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes."""
+        part = self.inner.read(len(buffer))
+        self.left -= len(part)
+        if self.left < 0:
+            raise Unfolds(f"it unfolds to more than {UNFOLDS} times its size")
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _bounded(inner: Any, size: int) -> IO[bytes]:
+    return io.BufferedReader(_Bounded(inner, max(FREE, UNFOLDS * size)), 1 << 16)
 
 
 def _some(stream: IO[bytes], size: int) -> bytes:
@@ -127,8 +161,8 @@ def _some(stream: IO[bytes], size: int) -> bytes:
     return parts
 
 
-def _all(stream: IO[bytes], name: str) -> tuple[bytes, bool]:
-    """The whole content, and whether it did not break off."""
+def _all(stream: IO[bytes], name: str) -> tuple[bytes, str]:
+    """The whole content, and why it broke off, if it did."""
     parts, size = [], 0
     try:
         while part := stream.read(1 << 20):
@@ -136,9 +170,9 @@ def _all(stream: IO[bytes], name: str) -> tuple[bytes, bool]:
             size += len(part)
             if size > WHOLE_LIMIT:
                 raise NotAFile(f"{name or 'input'}: more than {WHOLE_LIMIT >> 20} MB in one document; split it")
-    except _BROKEN:
-        return b"".join(parts), False
-    return b"".join(parts), True
+    except _BROKEN as error:
+        return b"".join(parts), f"the compressed file is damaged or ends early: {error}"
+    return b"".join(parts), ""
 
 
 def _decoded(content: bytes) -> str:
@@ -216,8 +250,8 @@ class Lines:
 class Document:
     """A document that is one page: a day of Daily Papers, an array of papers, an API's recorded answer, a feed."""
 
-    def __init__(self, form: str, content: bytes, key: str, file: str, day: date | None, whole: bool) -> None:
-        self.content, self.key, self.file, self.day, self.whole = content, key, Path(file).name or "input", day, whole
+    def __init__(self, form: str, content: bytes, key: str, file: str, day: date | None, broken: str) -> None:
+        self.content, self.key, self.file, self.day, self.broken = content, key, Path(file).name or "input", day, broken
         self.reached: dict[str, Any] = {}
         self.form, self.value = form, None
         if form == "json":
@@ -244,8 +278,8 @@ class Document:
     def pages(self, resume: dict[str, Any], reached: dict[str, Any]) -> Iterator[Page]:
         """One page."""
         page = self._page()
-        if not self.whole:
-            page.rejected.append(Rejected("the compressed file is damaged or ends early", self.file))
+        if self.broken:
+            page.rejected.append(Rejected(self.broken, self.file))
         page.resume = {"done": True}
         yield page
 

@@ -1,11 +1,13 @@
 """Asking other people's servers, politely: one connection, a pause between requests that all processes here share,
 back-off with jitter, an honest name, and limits on what comes back."""
 
+import contextlib
 import json
 import os
 import random
 import re
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,12 +15,13 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies
 
 from paperlab.core.home import home
 from paperlab.core.install import version
 from paperlab.site.store.item import SourceError
 
-SIZE_LIMIT = 64 * 2**20  # bytes after decompression; a page of arXiv's OAI-PMH has about 2 MB
+SIZE_LIMIT = 16 * 2**20  # bytes after decompression; a page of arXiv's OAI-PMH has about 2 MB
 PATIENCE = 600.0  # seconds; a longer wait is left to the user
 DEADLINE = 300.0  # seconds for one answer; a server that drips is as good as silent
 RETRIED = (408, 429, 500, 502, 503, 504)
@@ -45,8 +48,8 @@ class Answer:
     def excerpt(self) -> str:
         """The title or the beginning of a web page, for messages."""
         text = self.content[:20_000].decode("utf-8", "replace")
-        match = re.search(r"<title[^>]*>([^<]{1,200})", text, re.IGNORECASE)
-        return " ".join((match[1] if match else re.sub(r"<[^>]*>", " ", text)).split())[:120]
+        match = re.search(r"<title[^<>]*>([^<]{1,200})", text, re.IGNORECASE)
+        return " ".join((match[1] if match else re.sub(r"<[^<>]*>", " ", text)).split())[:120]
 
 
 def agent() -> str:
@@ -61,6 +64,8 @@ class Polite:
 
     group: who shares the pause, e.g. "arxiv"; gap: seconds from one answer to the next request. The time before which
     nobody may ask is kept in a file under PAPERLAB_HOME, which is locked while asking.
+    inside: hosts that may stand in one's own net; others are asked only at addresses that everybody reaches, through
+    redirects too. None: no address is looked at.
     clock, sleep, chance: time, waiting and the jitter's random numbers in [0, 1), to be replaced in tests.
     """
 
@@ -69,6 +74,7 @@ class Polite:
     tries: int = 6
     timeout: float = 60.0
     folder: Path | None = None
+    inside: tuple[str, ...] | None = None
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     chance: Callable[[], float] = random.random
@@ -114,16 +120,16 @@ class Polite:
 
     def _ask(self, url: str, params: Mapping[str, str] | None) -> Answer:
         import filelock
-        import httpx2
 
         folder = self.folder or home() / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with (
                 filelock.FileLock(folder / f"ask-{self._name}.lock", timeout=2 * PATIENCE),
-                httpx2.Client(timeout=self.timeout, headers={"User-Agent": agent()}) as client,
+                self._client() as client,
             ):
                 for _ in range(5):
+                    self._look(url)
                     self._wait()
                     self._later(self.gap)  # also for whoever comes if this process is killed while it waits
                     try:
@@ -137,18 +143,59 @@ class Polite:
             raise SourceError(f"{error.lock_file}: another paperlab has held it for 20 minutes; stop it") from error
         raise SourceError(f"{_host(url)}: redirects in a circle")
 
+    def _client(self) -> Any:
+        import httpx2
+
+        headers = {"User-Agent": agent(), "Accept-Encoding": "gzip"}
+        if self.inside is None or getproxies():
+            return httpx2.Client(timeout=self.timeout, headers=headers)
+        from paperlab.site.store.sources.outside import Outside
+
+        transport = httpx2.HTTPTransport()
+        transport._pool._network_backend = Outside(self.inside)  # the one place where a name becomes an address
+        return httpx2.Client(timeout=self.timeout, headers=headers, transport=transport)
+
+    def _look(self, url: str) -> None:
+        """Where a proxy of the environment connects for us, refuse what is inside as far as this machine knows."""
+        from paperlab.site.store.sources import outside
+
+        parts = urlsplit(url)
+        if self.inside is not None and getproxies() and parts.hostname not in self.inside:
+            with contextlib.suppress(outside.ConnectError):  # only the proxy knows the name
+                outside.look_up(parts.hostname or "", parts.port or 443)
+
     def _read(self, client: Any, url: str, params: Mapping[str, str] | None) -> Answer:
         begun, parts, size = self.clock(), [], 0
         with client.stream("GET", url, params=params) as response:
-            for part in response.iter_bytes():
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            packed = headers.get("content-encoding", "").lower().strip()
+            if packed not in ("", "identity", "gzip"):
+                raise SourceError(f"{_host(url)}: answers in {packed[:40]!r}, which it was not asked for; not read")
+            # Not the client's own decoder: it unfolds a piece whole, however large that becomes.
+            unpack = zlib.decompressobj(31) if packed == "gzip" else None
+            for part in response.iter_raw():
+                if unpack is not None:
+                    part = self._unpacked(unpack, part, self.size_limit - size + 1, url)
                 size += len(part)
                 parts.append(part)
                 if size > self.size_limit:
                     raise SourceError(f"{_host(url)}: an answer of more than {self.size_limit >> 20} MB; not read")
                 if self.clock() - begun > self.deadline:
                     raise SourceError(f"{_host(url)}: no whole answer in {self.deadline:.0f} s; try later")
-            headers = {name.lower(): value for name, value in response.headers.items()}
+            if unpack is not None and size and not unpack.eof:
+                import httpx2
+
+                raise httpx2.DecodingError("the compressed answer breaks off")
             return Answer(str(response.url), response.status_code, headers, b"".join(parts))
+
+    @staticmethod
+    def _unpacked(unpack: Any, part: bytes, most: int, url: str) -> bytes:
+        import httpx2
+
+        try:
+            return bytes(unpack.decompress(part, most))
+        except zlib.error as error:
+            raise httpx2.DecodingError(f"{_host(url)}: {error}") from error
 
     def _asked_to_wait(self, answer: Answer) -> float | None:
         """Seconds in Retry-After, which may be a number or a date; None without one."""

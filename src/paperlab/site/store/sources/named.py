@@ -27,14 +27,14 @@ def source(name: str, since: date | None = None, until: date | None = None, *, t
     kind, _, rest = name.partition(":")
     if kind in ("daily", "daily-papers") and not rest:
         base = daily_papers.base()
-        return daily_papers.DailyPapers(_client(base, tries), base=base, since=since, until=until)
+        return daily_papers.DailyPapers(_client(base, tries, base), base=base, since=since, until=until)
     if kind in ("oai", "arxiv-oai"):
         base = os.environ.get("PAPERLAB_ARXIV_OAI") or arxiv_oai.BASE
-        return arxiv_oai.ArxivOai(_arxiv(tries), base=base, of=rest, since=since, until=until)
+        return arxiv_oai.ArxivOai(_arxiv(base, tries), base=base, of=rest, since=since, until=until)
     if kind in ("arxiv", "arxiv-api"):
         base = os.environ.get("PAPERLAB_ARXIV_API") or arxiv_api.BASE
         ids, query = _ids_or_query(rest)
-        return arxiv_api.ArxivApi(_arxiv(tries), base=base, ids=ids, query=query, since=since, until=until)
+        return arxiv_api.ArxivApi(_arxiv(base, tries), base=base, ids=ids, query=query, since=since, until=until)
     if kind == "feed" or clean.address(name):
         url = rest if kind == "feed" else name
         return Feed(_client(url, tries), url)
@@ -48,9 +48,16 @@ def _ids_or_query(rest: str) -> tuple[Sequence[str], str]:
     return (), rest.strip()
 
 
-def _arxiv(tries: int) -> Polite:
-    return Polite("arxiv", gap=ARXIV_GAP, tries=tries)  # one line for both of arXiv's services
+def _arxiv(base: str, tries: int) -> Polite:
+    # One line for both of arXiv's services.
+    return Polite("arxiv", gap=ARXIV_GAP, tries=tries, inside=_inside(base))
 
 
-def _client(url: str, tries: int) -> Polite:
-    return Polite(urlsplit(url).netloc.rpartition("@")[2] or "nowhere", gap=GAP, tries=tries)
+def _client(url: str, tries: int, base: str = "") -> Polite:
+    return Polite(urlsplit(url).netloc.rpartition("@")[2] or "nowhere", gap=GAP, tries=tries, inside=_inside(base))
+
+
+def _inside(base: str = "") -> tuple[str, ...]:
+    """Hosts that may be asked wherever they are: of PAPERLAB_INSIDE, and of an address that is a setting itself."""
+    named = os.environ.get("PAPERLAB_INSIDE", "").split(",")
+    return tuple(name for one in (*named, urlsplit(base).hostname or "") if (name := one.strip().strip("[]")))
