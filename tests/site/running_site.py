@@ -16,7 +16,14 @@ import psutil
 def environment(home: Path, **more: str) -> dict[str, str]:
     """That of a process with a data folder of its own, without the settings of this one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PAPERLAB_", "DJANGO_"))}
-    return {**kept, "PAPERLAB_HOME": str(home), "PAPERLAB_ENCODER": "none", **more}
+    return {
+        **kept,
+        "PAPERLAB_HOME": str(home),
+        "PAPERLAB_ENCODER": "none",
+        "PAPERLAB_FETCH": "off",
+        "PAPERLAB_TOKEN": "off",
+        **more,
+    }
 
 
 @contextmanager
