@@ -13,7 +13,8 @@ PAGES = [
     "/compare/quantization?at=time&sort=-bytes", "/compare/tts", "/coverage?family=quantization", "/about", "/feeds",
     "/api/", "/account", "/collections", "/collections/1", "/comments/1", "/submit", "/subscribe", "/sign-in", "/runs/",
     "/for-you", "/for-you?days=30", "/library", "/library?mine=saved&hide=read", "/?mine=unread", "/papers?mine=voted",
-    "/coverage?mine=saved", "/search?q=attention&mine=unread", "/runs/1", "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing", "/papers/nothere", "/broken",
+    "/coverage?mine=saved", "/search?q=attention&mine=unread",
+    "/runs/1", "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing", "/papers/nothere", "/broken",
 ]  # fmt: skip
 STATUS = {
     "/papers/nothere": 404, "/search?year=soon": 400, "/broken": 500, "/unsubscribe/nothing": 404,
