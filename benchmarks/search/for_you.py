@@ -125,16 +125,16 @@ def peers(learnt: Any, engine: Any, liked: Sequence[int], left: Sequence[int], k
 
     good, x = engine.vectors_of(liked)
     bad, y = engine.vectors_of(left)
-    begun = time.perf_counter()
+    begun = time.process_time()
     model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=200)
     model.fit(np.concatenate([x, y]), [1] * len(good) + [0] * len(bad))
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     found, vectors = engine.vectors_of(keys)
     return {"scores": dict(zip(found, model.decision_function(vectors).tolist(), strict=True)), "seconds": seconds}
 
 
 def measure(lists: Lists) -> tuple[dict[str, dict[int, list[float]]], list[float], list[float]]:
-    """{way: {votes: nDCG of each reader}}, and the seconds of the two classifiers' trainings."""
+    """{way: {votes: nDCG of each reader}}, and the seconds of processor that learning and its peer take."""
     from dataclasses import replace
 
     from django.contrib.auth.models import User
@@ -162,9 +162,9 @@ def measure(lists: Lists) -> tuple[dict[str, dict[int, list[float]]], list[float
             Vote.objects.all().delete()
             if vote(lists, wanted, votes, random.Random(f"{topics} {votes}"), user) < for_you.ENOUGH:
                 continue
-            begun = time.perf_counter()
+            begun = time.process_time()
             learnt = for_you.taste(user, engine)
-            times.append(time.perf_counter() - begun)
+            times.append(time.process_time() - begun)
             assert learnt is not None
             left = for_you._left(user, learnt.liked)
             results: dict[str, list[float]] = {}
@@ -247,7 +247,8 @@ def run(file: Path, days: int, words: int, out: Path | None) -> None:
             f" {min(lists.days)} to {max(lists.days)}, abstracts of {words} words;"
             f" votes on the first {len(lists.first)} lists, test on {len(lists.weeks)} weeks of five lists"
             f" ({statistics.fmean(spans):.0f} papers on the mean); {len(ways['chance'][VOTES[0]])} readers,"
-            f" ± is the standard error over them. All that is learnt of a reader, examples fetched and words counted:"
+            " ± is the standard error over them. Processor time of all that is learnt of a reader, examples fetched and"
+            " words counted:"
             f" {statistics.median(times) * 1000:.0f} ms (median; largest {max(times) * 1000:.0f} ms);"
             f" logistic regression alone: {statistics.median(logistic) * 1000:.0f} ms."
             f" Measured in {time.perf_counter() - begun:.0f} s.",

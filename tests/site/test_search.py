@@ -141,6 +141,31 @@ def test_every_filter_alone_and_combined(sides):
         assert set(found("", limit=100, sort="date", **told)) == wanted
 
 
+def test_a_search_is_confined_to_some_papers_or_leaves_them_out(sides):
+    from paperlab.site.search import index
+    from paperlab.site.search.rank import search
+
+    fill(30)
+    refresh()
+    inside = frozenset(key(number) for number in range(1, 11))
+    for asked in (Query("quantization attention model", limit=100), Query(sort="date", limit=100)):
+        every = {hit.paper for hit in search(asked).hits}
+        assert {hit.paper for hit in search(asked, only=inside).hits} == every & inside
+        assert {hit.paper for hit in search(asked, without=inside).hits} == every - inside
+        few = search(asked, only=inside, without=frozenset([key(3)]), facets=True)
+        assert {hit.paper for hit in few.hits} == (every & inside) - {key(3)}
+    assert few.total == 9
+    assert sum(few.facets["year"].values()) == 9
+    assert key(3) not in {hit.paper for hit in search(Query("2401.00003"), without=inside).hits}
+    assert search(Query(), only=frozenset()).hits == ()
+    if sides == "meaning":
+        engine = index.engine()
+        keys, vectors = engine.vectors_of([key(1), key(2), 10**9])
+        assert set(keys) == {key(1), key(2)}
+        for one, vector in zip(keys, vectors, strict=True):
+            assert vector == pytest.approx(engine.vector(one))
+
+
 def test_filters_on_checks_know_the_records(engine, monkeypatch):
     from paperlab.site.search import rank
     from paperlab.site.store.models import Paper

@@ -5,10 +5,11 @@ against those that stood in the same lists and that they left. With x the vector
 examples (both sides weigh the same), all around their weighted mean,
 
     direction = (X' S X + RIDGE I)^-1 X' S y          ridge regression, in milliseconds with NumPy
-    score     = direction . x + offset + what is followed (FOLLOWED)
+    score     = direction . x + offset + MIX * spread * z + what is followed (FOLLOWED)
 
-Without vectors (PAPERLAB_ENCODER=none) the words do it: those that the liked papers have and the others have not, as a
-search. Figures beside trending and beside search: benchmarks/search/for_you.md.
+where z says, in standard deviations, how telling the words of a paper are: those that the liked papers have and the
+others have not; spread is the standard deviation of direction . x, so words weigh MIX as much as vectors. Without
+vectors (PAPERLAB_ENCODER=none) the words do it alone. Figures beside trending and search: benchmarks/search/for_you.md.
 """
 
 import math
@@ -20,6 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import lru_cache
+from heapq import nlargest
+from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -46,7 +49,10 @@ LEFT = 1_000  # papers that were left, at most
 DAYS = 60  # of whose lists the left ones are
 CANDIDATES = 3_000  # papers that are ranked
 SEARCHES = 30  # followed searches that are asked, the latest
-WORDS = 12  # of the search without vectors
+MIX = 0.5  # what words weigh beside vectors
+TELLING = 60  # words that are looked for
+REREAD = 300  # papers, best by vectors, whose words are looked at
+LEARNT = (200, 400)  # liked papers, and others, whose words are counted
 SHARED = 3  # words in a reason
 COMMON = 0.2  # of the other papers have a word: it says nothing
 
@@ -169,7 +175,7 @@ def taste(user: int, engine: Engine) -> Taste | None:
         return None
     left = _left(user, liked)
     worth = {key: WORTH[did] for key, did in liked.items()}
-    words = _telling(_texts(list(liked)[:100]), worth, _texts(left[:200]))
+    words = _telling(_texts(list(liked)[: LEARNT[0]]), worth, _texts(left[: LEARNT[1]]))
     keys, vectors = engine.vectors_of(list(liked))
     others, beside = engine.vectors_of(left)
     if len(keys) < ENOUGH or not others:
@@ -186,14 +192,23 @@ def scores(learnt: Taste, engine: Engine, keys: Sequence[int]) -> dict[int, floa
     if learnt.direction is not None:
         near = engine.meaning_scores(learnt.direction, keys)
         found = {key: score + learnt.offset for key, score in near.items()}
+    best = nlargest(REREAD, found, key=lambda key: found[key])
     missing = [key for key in keys if key not in found]
-    if missing and learnt.words:
-        best = sorted(learnt.words, key=lambda word: (-learnt.words[word], word))[:WORDS]
-        hits = engine.word_scores(asked(" ".join(best)), missing)
-        most = max(hits.values(), default=0.0) or 1.0
-        # From -1 to 1 as the others are: half of the best is neither near nor far.
-        found |= {key: 2 * hits.get(key, 0.0) / most - 1 for key in missing}
-    return found
+    told = _told(learnt, [*best, *missing])
+    wide = pstdev(told[key] for key in best) if best else 0.0
+    if wide:
+        middle, spread = fmean(told[key] for key in best), pstdev(found[key] for key in best)
+        found |= {key: found[key] + MIX * spread * (told[key] - middle) / wide for key in best}
+    # Without a vector, from -1 to 1 as the others are: half of the best is neither near nor far.
+    most = max((told[key] for key in missing), default=0.0)
+    return found | {key: 2 * told[key] / most - 1 for key in missing if most}
+
+
+def _told(learnt: Taste, keys: Sequence[int]) -> dict[int, float]:
+    """The sum of how telling the words of each paper are."""
+    best = {word: learnt.words[word] for word in nlargest(TELLING, learnt.words, key=lambda word: learnt.words[word])}
+    texts = _texts(keys)
+    return {key: sum(best[word] for word in texts.get(key, set()).intersection(best)) for key in keys}
 
 
 # -- what is followed --------------------------------------------------------------------------------------------------
@@ -227,6 +242,8 @@ def followed(user: int, keys: Sequence[int], first: date, last: date) -> dict[in
             continue
         shown = " ".join(parse_qs(value).get("q", [])) or value
         if wish.text:  # a text has a score for everything: only papers that hold all of its words are meant
+            if not asked(wish.text):  # signs, or words too long for the index: every paper would hold them
+                continue
             wish = replace(wish, sort="date")
         for hit in rank.search(wish, only=allowed).hits if allowed else ():
             add(hit.paper, "search", Reason("you follow the search", shown, f"/search?{value}"))
