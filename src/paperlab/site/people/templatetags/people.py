@@ -10,7 +10,7 @@ from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
 from paperlab.site import tex
 from paperlab.site.pages import addresses
-from paperlab.site.people import actions, who
+from paperlab.site.people import actions, mine, who
 from paperlab.site.people.markdown import html
 from paperlab.site.people.models import UNREAD, Collection, Comment, Follow, Vote
 from paperlab.site.runs import queue
@@ -72,8 +72,8 @@ def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
     if request is None:
         return {}
     user = request.user if request.user.is_authenticated else None
-    mine = Q(user=user.pk) if user is not None else Q(pk=None)
-    rows = Comment.objects.filter(mine | Q(hidden=False), paper=row, user__is_active=True).select_related("user")
+    own = Q(user=user.pk) if user is not None else Q(pk=None)
+    rows = Comment.objects.filter(own | Q(hidden=False), paper=row, user__is_active=True).select_related("user")
     comments = list(rows[:SHOWN])
     for one in comments:
         if one.hidden:
