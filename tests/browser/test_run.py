@@ -98,7 +98,7 @@ def test_from_a_search_to_a_verdict_and_a_run_taken_back(
 
     # Once more without scripts: the page asks again by itself, and the form takes the run back.
     plain = watched(chromium, up.address.rstrip("/"), java_script_enabled=False)
-    page = plain.go(f"/papers/{PAPER}")
+    page = plain.go(f"/papers/{PAPER}?token={up.token}")
     page.locator("form.run-form button", has_text="Run it").click()
     page.wait_for_url("**/runs/2")
     page.locator("#state").get_by_text("Running", exact=True).wait_for(timeout=60_000)

@@ -1,8 +1,14 @@
 """The pages as they are used: with keys, with scripts, without."""
 
+# ruff: noqa: F811 (a fixture of another file)
+
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from tests.services.test_up import Up, start  # noqa: F401
 
 
 def test_keys_walk_the_list_open_a_paper_and_explain_themselves(opened: Any) -> None:
@@ -170,3 +176,26 @@ def test_the_other_pages_are_there_without_scripts(opened: Any) -> None:
         pass
     assert page.locator("#state").inner_text() == "Queued"
     assert watched.wrong == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (1440, "light")])
+def test_the_page_at_the_door_takes_the_token_without_scripts(
+    chromium: Any, start: Callable[..., Up], width: int, scheme: str
+) -> None:
+    up = start(PAPERLAB_TOKEN="")
+    context = chromium.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=False
+    )
+    try:
+        page = context.new_page()
+        assert page.goto(f"{up.address}search?q=quantization").status == 401
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.get_by_label("Token").fill("not it")
+        page.get_by_role("button", name="Open").click()
+        page.get_by_role("heading", name="Token needed").wait_for()
+        page.get_by_label("Token").fill(up.token)
+        page.get_by_label("Token").press("Enter")
+        page.wait_for_url(f"{up.address}search?q=quantization")
+        assert page.locator("[data-card]").count() > 3
+    finally:
+        context.close()
