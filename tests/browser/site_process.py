@@ -22,7 +22,11 @@ def fill() -> None:
     maths = {
         "title": r"Attention in $\mathcal{O}(n \log n)$ and $\ell_2$ space for $x_{i}^{2} \leq \sqrt{d}$",
         "abstract": r"We show $\sum_{i=1}^{n} \alpha_i = 1$ for \emph{every} head, 5\% better, at a cost of \$3. "
-        r"$$\frac{\partial L}{\partial w} = 0$$ " + "It ends. " * 30,
+        r"$$\frac{\partial L}{\partial w} = 0$$ "
+        + "It ends. "
+        * 30
+        + r"$$\text{softmax}\left(\frac{QK^\top}{\sqrt{d}}\right)V$$ $$\left[\begin{aligned} a &= b \\ c &= d \\ e &= f"
+        r"\end{aligned}\right]$$ At last, by L\'evy, $f(x)$.",
     }
     items.append(item(95, published=now, sightings=[Sighting(now.date(), 500, 9)], **maths))
     for n, (_, text) in enumerate(HOSTILE.items(), 96):

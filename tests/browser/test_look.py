@@ -1,9 +1,11 @@
 """Every page as it lies on the screen: nothing wider than the screen, nothing that moves, light enough, accessible."""
 
+import io
 from typing import Any
 
 import pytest
 from page_check import Page as Parsed
+from PIL import Image, ImageOps
 
 # What a reader at this machine sees: lists, papers, then the pages where people do something, then those that say no.
 PAGES = [
@@ -101,6 +103,51 @@ def test_first_paint_is_light_and_still(opened: Any, path: str) -> None:
     page.wait_for_timeout(300)
     assert 0 < sum(sizes) / 1000 <= KILOBYTES, f"{path}: {sum(sizes) / 1000:.0f} kB in {len(sizes)} files"
     assert page.evaluate(_SHIFT) < 0.01
+
+
+_BRACKETS = """() => [...document.querySelectorAll(".prose mo")].filter((one) => "([".includes(one.textContent))
+  .map((one) => [one.textContent, one.getBoundingClientRect().height])"""
+
+
+def _ink(picture: bytes, dark: bool) -> list[tuple[float, float] | None]:
+    """Of each column of a picture: where its ink begins and ends, from 0 at the top to 1; None where there is none."""
+    grey = Image.open(io.BytesIO(picture)).convert("L")
+    ink = (ImageOps.invert(grey) if dark else grey).point(lambda light: 255 * (light < 145))
+    boxes = [ink.crop((x, 0, x + 1, ink.height)).getbbox() for x in range(ink.width)]
+    return [(box[1] / ink.height, box[3] / ink.height) if box else None for box in boxes]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_formulas_are_drawn_in_a_type_of_mathematics(opened: Any, scheme: str) -> None:
+    """The radical and its line are there, brackets grow with what they hold; where no formula is, no type comes."""
+    watched = opened(scheme=scheme, device_scale_factor=2)
+    asked: list[str] = []
+    watched.page.on("request", lambda request: asked.append(request.url))
+    for path in ("/", "/papers/easyquant"):
+        watched.go(path)
+        assert not any("stix" in address for address in asked), path
+    page = watched.go("/papers/2401.00095")
+    page.evaluate("document.fonts.ready")
+    assert sum("stix" in address for address in asked) == 1
+    session = page.context.new_cdp_session(page)
+    session.send("DOM.enable")
+    session.send("CSS.enable")
+    root = session.send("DOM.getDocument")["root"]["nodeId"]
+    for sign in ("math msqrt", "math mfrac mi", "math mo"):
+        node = session.send("DOM.querySelector", {"nodeId": root, "selector": f".prose {sign}"})["nodeId"]
+        fonts = session.send("CSS.getPlatformFontsForNode", {"nodeId": node})["fonts"]
+        assert {(font["familyName"], font["isCustomFont"]) for font in fonts} == {("STIX Two Math", True)}, sign
+    heights = page.evaluate(_BRACKETS)
+    plain = min(height for sign, height in heights if sign == "(")
+    assert max(height for sign, height in heights if sign == "(") > 1.5 * plain
+    assert max(height for sign, height in heights if sign == "[") > 2 * plain
+    columns = _ink(page.locator(".prose msqrt").first.screenshot(), scheme == "dark")
+    inked = [at for at, column in enumerate(columns) if column]
+    line = [at for at in inked if columns[at][0] < 0.25]
+    hook = [at for at in inked if columns[at][1] > 0.8 and at < len(columns) / 2]
+    assert max(line) - min(line) > 0.4 * len(inked), "no line over what is under the root"
+    assert hook, "no hook of the radical"
+    assert watched.wrong == []
 
 
 def _ground(page: Any) -> str:

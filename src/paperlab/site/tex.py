@@ -8,7 +8,6 @@ TeX stays as it is, and of a command that only the authors' own file defines, th
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
@@ -85,11 +84,12 @@ _FORMULAS = frozenset(
 )  # fmt: skip
 _UNWRAPPED = frozenset(("equation", "displaymath", "math", "eqnarray"))
 _NO_ARGUMENT = re.compile(r"\{\}|")
+_CODE_POINT = re.compile(r"(?!d[89a-f]|00[01])[0-9a-f]{4}(?![0-9a-f])", re.IGNORECASE)
 _NAME = re.compile(r"\{([a-zA-Z]{1,20})\*?\}")
 _SIGNS = {",": "\u2009", ";": " ", ":": " ", " ": " ", "\n": " ", "\t": " ", "\\": " ", "!": "", "-": "", "/": "",
           "@": ""}  # fmt: skip
 _QUOTED = re.compile(r"`([^`'\n]{1,80})'(?![\w'])")  # a quotation in TeX's single quotes; `so` is Markdown
-_FLAG = re.compile(r"(?<![^\s`(\"'])--(?=[a-z][\w-]*[`=\"'])")  # `--flag`; everywhere else two hyphens are a dash
+_FLAG = re.compile(r"(?<![^\s`(])--(?=[a-z])")  # of a command, "--all"; everywhere else two hyphens are a dash
 _TEX_SIGN = re.compile(r"[\\^_{}=<>]")
 _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}(?![a-zA-Z}])")
 _TEXT = re.compile(r"\\(?:text[a-z]+|emph|small|tt|rm|sc|bf|it|underline)(?![a-zA-Z])")
@@ -284,7 +284,9 @@ class _Scanner:
 
     def command(self, name: str, at: int, end: int) -> tuple[int, list[Piece]]:
         value = self.value
-        if len(name) == 1 and name in _ACCENTS:
+        if name == "u" and (code := _CODE_POINT.match(value, end)):  # from JSON that was escaped twice
+            return code.end(), [_said(chr(int(code[0], 16)))]
+        if len(name) == 1 and name in _ACCENTS and not value[end : end + 1].isdigit():
             brace = self.argument(end)
             if brace >= 0 and len(inside := self.contents(brace)[0]) > 1 and inside.isalpha():
                 said = _symbol(name + inside)  # arXiv reads "\\rho" in running text as an accent: \r{ho}
@@ -366,8 +368,8 @@ class _Scanner:
     def unknown(self, name: str, end: int) -> tuple[int, list[Piece]]:
         """A command of mathematics outside of a formula, or one that the authors defined: its name is kept."""
         value = self.value
-        if name == "n" and value[end : end + 1] != "{":
-            return end, [_said("\\n")]  # programs are quoted more often than a command of this name
+        if len(name) == 1 and (value[end : end + 1].isdigit() or (name == "n" and value[end : end + 1] != "{")):
+            return end, [_said(f"\\{name}")]  # of a program, "\\n" and "\\u0000", not a command of this name
         if said := _symbol(name):
             return _end(_NO_ARGUMENT, value, end), [_said(said)]
         brace, after = end, end  # where an argument may stand, as in \mathcal{O} and \frac{a}{b}
@@ -435,7 +437,9 @@ def _is_formula(value: str, at: int, close: int) -> bool:
     spaces = inside[0].isspace() + inside[-1].isspace()
     if spaces == 1 or words > 1 or (spaces and (words or " " in inside.strip())):
         return False
-    if after.isdigit() or (before.isalnum() and (len(inside) > 8 or " " in inside or inside[0].isdigit())):
+    if (after.isdigit() and any(sign.isalnum() for sign in inside)) or (
+        before.isalnum() and (len(inside) > 8 or " " in inside or inside[0].isdigit())
+    ):
         return False
     return not (inside[0].isdigit() and words and re.match(r"\d[\d.,]*\s*[a-zA-Z]*[\s,;/–-]", inside))
 
@@ -469,6 +473,14 @@ def plain(value: str) -> str:
     return " ".join("".join(_plain(pieces(value))).split())
 
 
+def line(source: str) -> str:
+    """A formula as one line of text; as it is written where it cannot be read."""
+    try:
+        return maths.line(source)
+    except maths.Unreadable:
+        return source
+
+
 def names(values: list[object]) -> list[str]:
     """Authors' names as they are spelt, from how they are stored: versions before this one stored TeX."""
     return [plain(str(value)) for value in values]
@@ -478,8 +490,7 @@ def _plain(parts: tuple[Piece, ...]) -> Iterator[str]:
     shown, shift = "", ""  # what a link shows so far; whether letters are raised or lowered
     for kind, said, _, _ in parts:
         if kind in ("maths", "display"):
-            with suppress(maths.Unreadable):
-                said = maths.line(said)
+            said = line(said)
         elif kind == "text":
             said = maths.raised(said) if shift == "sup" else maths.lowered(said) if shift == "sub" else said
         elif kind == "link":

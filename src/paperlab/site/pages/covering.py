@@ -57,7 +57,7 @@ def row(paper: Paper, known: RecordIndex) -> Row:
         todo += f"; {', '.join(plan.needs)}" if plan.needs else ""
     else:
         state, todo = "nothing to run", paper.why_not or ""
-    return Row(paper, text.rich(paper.title), state, badges, todo)
+    return Row(paper, text.rich(paper.title, drawn=False), state, badges, todo)
 
 
 def page(request: HttpRequest) -> HttpResponse:

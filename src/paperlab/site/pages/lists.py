@@ -163,7 +163,7 @@ def recently_checked(limit: int = CHECKED) -> list[dict[str, Any]]:
         listed.append(
             {
                 "url": f"/papers/{slug}",
-                "title": text.rich(paper.title),
+                "title": text.rich(paper.title, drawn=False),
                 "method": paper.method,
                 "badges": cards.badges(slug, known),
                 "day": last[slug][:10],

@@ -13,15 +13,16 @@ __all__ = ["beginning", "paragraphs", "plain", "rich"]
 
 
 @lru_cache(maxsize=4096)
-def rich(value: str, lines: bool = True, links: bool = False) -> SafeString:
+def rich(value: str, lines: bool = True, links: bool = False, drawn: bool = True) -> SafeString:
     """One line or paragraph as HTML. lines: formulas may stand on lines of their own. links: addresses that TeX marks
-    become links; not inside a link, nor where a list shows many papers."""
+    become links; not inside another link. drawn: formulas are MathML; without, as lists of many papers have them, they
+    are letters of Unicode on the line, for which no type of mathematics is fetched."""
     made, address = [], ""
     for kind, said, _, _ in tex.pieces(value):
         if kind == "text":
             made.append(escape(said))
         elif kind in ("maths", "display"):
-            made.append(maths.html(said, lines and kind == "display"))
+            made.append(maths.html(said, lines and kind == "display") if drawn else escape(tex.line(said)))
         elif kind in ("open", "close"):
             made.append(f"<{said}>" if kind == "open" else f"</{said}>")
         elif kind == "link" and links and (address := addresses.web(said)):
