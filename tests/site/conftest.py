@@ -20,7 +20,21 @@ def tables(paperlab_home: Path) -> None:
 
 
 @pytest.fixture
-def store(tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def rates(tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buckets of the test's own: accounts have the numbers of those of the test before."""
+    from paperlab.site.api import limits
+    from paperlab.site.people import who
+
+    made: dict[str, limits.Buckets] = {}
+
+    def buckets(what: str) -> limits.Buckets:
+        return made.setdefault(what, limits.Buckets(tmp_path / "rates.sqlite3", who.RATES[what]))
+
+    monkeypatch.setattr(who, "_buckets", buckets)
+
+
+@pytest.fixture
+def store(rates: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A store without a paper, which is empty again after the test, and a search index of its own, without vectors."""
     from django.core.management import call_command
     from django.db import transaction

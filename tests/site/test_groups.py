@@ -3,9 +3,7 @@
 import html
 import itertools
 import re
-import sqlite3
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,15 +17,6 @@ def public(store: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from django.conf import settings
 
     monkeypatch.setattr(settings, "PAPERLAB_LOCAL", False)
-
-
-@pytest.fixture(autouse=True)
-def unhurried(paperlab_home: Path) -> None:
-    """No test spends the rate of another, whose people had the same numbers."""
-    with sqlite3.connect(paperlab_home / "rates.sqlite3", timeout=30) as rates:
-        if rates.execute("SELECT 1 FROM sqlite_master WHERE name = 'bucket'").fetchone():
-            rates.execute("DELETE FROM bucket")
-    rates.close()
 
 
 @pytest.fixture

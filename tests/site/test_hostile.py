@@ -113,7 +113,7 @@ def test_every_field_has_its_limit() -> None:
     """What a file says of a paper, with a million characters in every place, is a paper of a bounded size."""
     long, fields = "y" * 1_000_000, Item.__dataclass_fields__
     numbers = {"author_count", "version", "upvotes", "comments", "stars", "deleted"}
-    assert set(fields) - set(LIMITS) - numbers == {"arxiv", "published", "published_day", "updated"}
+    assert set(fields) - set(LIMITS) - numbers == {"arxiv", "published", "published_day", "updated", "year"}
     row = {
         "id": "2401.00001", "title": "A paper", "ai_summary": long, "ai_keywords": ["k" * 2000] * 500,
         "code": "https://x.org/" + long,

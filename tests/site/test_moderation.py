@@ -3,7 +3,6 @@
 import html
 import re
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,20 +24,6 @@ def public(monkeypatch: pytest.MonkeyPatch) -> None:
     from django.conf import settings
 
     monkeypatch.setattr(settings, "PAPERLAB_LOCAL", False)
-
-
-@pytest.fixture(autouse=True)
-def rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buckets of the test's own: accounts have the numbers of those of the test before."""
-    from paperlab.site.api import limits
-    from paperlab.site.people import who
-
-    made: dict[str, limits.Buckets] = {}
-
-    def buckets(what: str) -> limits.Buckets:
-        return made.setdefault(what, limits.Buckets(tmp_path / "rates.sqlite3", who.RATES[what]))
-
-    monkeypatch.setattr(who, "_buckets", buckets)
 
 
 @pytest.fixture

@@ -4,11 +4,9 @@ import html
 import itertools
 import json
 import re
-import sqlite3
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -85,15 +83,6 @@ def configured(store: None, outside: Outside, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(settings, "PAPERLAB_ORCID", outside.url)
     monkeypatch.setattr(settings, "PAPERLAB_ORCID_CLIENT", "APP-TEST")
     monkeypatch.setattr(settings, "PAPERLAB_ORCID_SECRET", "hush")
-
-
-@pytest.fixture(autouse=True)
-def unhurried(paperlab_home: Path) -> None:
-    """No test spends the rate of another, whose people had the same numbers."""
-    with sqlite3.connect(paperlab_home / "rates.sqlite3", timeout=30) as rates:
-        if rates.execute("SELECT 1 FROM sqlite_master WHERE name = 'bucket'").fetchone():
-            rates.execute("DELETE FROM bucket")
-    rates.close()
 
 
 @pytest.fixture

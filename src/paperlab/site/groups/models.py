@@ -51,7 +51,7 @@ class Shared(models.Model):
     """A collection of a member that the whole group sees and fills."""
 
     group = models.ForeignKey(Group, on_delete=models.CASCADE, related_name="shared")
-    collection = models.ForeignKey(Collection, on_delete=models.CASCADE)
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="in_groups")
 
     class Meta:
         """By name, each once."""

@@ -76,7 +76,7 @@ def _page(request: HttpRequest, row: Group, member: Member | None, wrong: str = 
     }
     if member is not None:
         context["members"] = row.members.select_related("user")
-        context["own"] = Collection.objects.filter(user=member.user_id).exclude(shared__group=row)
+        context["own"] = Collection.objects.filter(user=member.user_id).exclude(in_groups__group=row)
     if member is not None and member.leads:
         word = actions.invitation(row)
         context["invitation"] = f"{request.scheme}://{request.get_host()}/groups/join/{word}"

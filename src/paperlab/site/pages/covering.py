@@ -64,9 +64,9 @@ def page(request: HttpRequest) -> HttpResponse:
     """The catalogue by family and state."""
     family, state = request.GET.get("family", ""), request.GET.get("state", "")
     family = family if family in FAMILIES else ""
-    if state not in STATES:  # what was checked comes first; a family is shown whole
-        state = "" if state or family else "checked"
     wanted = mine.read(request)
+    if state not in STATES:  # what was checked comes first; a family, and a reader's own choice, are shown whole
+        state = "" if state or family or wanted.active else "checked"
     slugs = None
     if wanted.active:
         rows = wanted.narrow(store.Paper.objects.filter(slug__isnull=False).order_by())

@@ -71,7 +71,12 @@ class Migration(migrations.Migration):
             name="Shared",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("collection", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="people.collection")),
+                (
+                    "collection",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="in_groups", to="people.collection"
+                    ),
+                ),
                 (
                     "group",
                     models.ForeignKey(
