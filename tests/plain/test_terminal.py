@@ -116,7 +116,7 @@ def test_tables_of_arms_fit(columns):
     groups = panels([summary(made.record(made.check()))])
     lines = drawn(columns, lambda console: compare._print(groups, console))
     assert max(map(len, lines)) <= columns
-    (headers,) = [line for line in lines if line.strip().startswith("arm")]
+    (headers,) = [line for line in lines if line.strip().startswith("configuration")]
     assert "perplexity" in headers
     assert {name for name in compare.DROP if name in headers} == KEPT[columns]
     assert sum("easyquant" in line for line in lines) == 1
@@ -129,7 +129,7 @@ def test_the_summary_of_a_run_fits(columns):
     records = [made.record(made.check())]
     lines = drawn(columns, lambda console: console.print(report.run_summary(records, columns)))
     assert max(map(len, lines)) <= columns
-    (headers,) = [line for line in lines if line.strip().startswith("arm")]
+    (headers,) = [line for line in lines if line.strip().startswith("configuration")]
     assert "perplexity" in headers
     assert "gain" in headers
     assert ("build s" in headers) == (columns > 80)
@@ -309,7 +309,7 @@ def test_every_command_that_works_for_long_takes_both():
     taking = {name for name, command in commands.items() if {"quiet", "verbose"} <= {p.name for p in command.params}}
     assert taking == {
         "run", "forget", "compare", "report", "verify", "index", "pack", "export", "chat", "serve-model", "fetch",
-        "import", "up", "digest",
+        "import", "up", "digest", "mcp",
     }  # fmt: skip
 
 
