@@ -40,6 +40,7 @@ def _django(tables: None) -> None:
         (r'a double newline "\n\n" and C:\new', r'a double newline "\n\n" and C:new'),
         (r"\begin{equation} a = b \end{equation}", "a = b"),
         (r"an unclosed \textbf{brace", "an unclosed brace"),
+        ("{{ 7*7 }} {% load x %} ${7*7} {name}", "{{ 7*7 }} {% load x %} ${7*7} {name}"),
     ],
 )  # fmt: skip
 def test_it_reads_as_it_was_meant(written: str, said: str) -> None:

@@ -219,6 +219,8 @@ class _Scanner:
         inside = value[at + 1 : close] if close - at < 500 else ","
         if "," in inside.strip(",") or '"' in inside or ":" in inside:
             return False
+        if inside[:1] in ("{", "%") or (inside[:1] == " " and inside.lstrip()[:1] != "\\") or value[at - 1 : at] == "$":
+            return False  # of a language of templates
         around = value[at - 1 : at] + value[close + 1 : close + 2]
         return not _PLACEHOLDER.fullmatch(inside) or any(sign.isalnum() or sign in "-~" for sign in around)
 

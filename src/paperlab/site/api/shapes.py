@@ -5,7 +5,6 @@ from datetime import UTC, date, datetime, time
 from typing import Any
 
 from paperlab.core.paper import papers
-from paperlab.site import tex
 from paperlab.site.records import RecordIndex, runnable
 from paperlab.site.store import clean
 from paperlab.site.store.models import Paper
@@ -49,7 +48,7 @@ def paper(row: Paper, known: RecordIndex) -> dict[str, Any]:
     code = clean.address(row.code)  # becomes a link: whatever wrote the row, no other scheme goes out
     shaped: dict[str, Any] = {
         "id": public_id(row),
-        "authors": [{"name": name, "hidden": False} for name in tex.names(row.authors)],
+        "authors": [{"name": name, "hidden": False} for name in row.authors],
         "publishedAt": moment(row.published_at or row.published),
         "title": row.title,
         "summary": row.abstract,
