@@ -325,15 +325,15 @@ def test_a_new_paper_is_found_at_once_by_its_words(sides):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_papers_are_shown_as_they_are(name, sides):
-    from paperlab.site import tex
     from paperlab.site.store.models import Paper
 
     fill(10)
     take([item(901, title=f"Wombat {HOSTILE[name]}", abstract=HOSTILE[name] * 20)])
     refresh()
-    hit = search("wombat").hits[0]
-    assert plain(hit.title) == tex.plain(Paper.objects.get(pk=hit.paper).title)
-    assert found(Paper.objects.get(pk=hit.paper).title)[0] == hit.paper
+    hit = next(hit for hit in search("wombat").hits if hit.paper == key(901))
+    title = Paper.objects.get(pk=hit.paper).title
+    assert plain(hit.title) == ("Wombat O(n²) bold é" if name == "latex" else " ".join(title.split()))
+    assert found(title)[0] == hit.paper
 
 
 def test_an_empty_store_answers(sides):

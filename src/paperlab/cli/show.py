@@ -148,7 +148,7 @@ def page(known: dict[str, Any]) -> str:
     for slug, params in known["parameters"].items():
         if params:
             lines += ["", f"Parameters of {slug}"]
-            lines += [wrap(f"({p['allowed']})", first=f"  {p['name']} = {show(p['default'])}  ") for p in params]
+            lines += [text.wrap(f"({p['allowed']})", first=f"  {p['name']} = {show(p['default'])}  ") for p in params]
     if known["command"]:
         lines += ["", "Run it", f"  {known['command']}"]
     if known["snippet"]:
