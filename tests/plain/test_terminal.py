@@ -129,7 +129,7 @@ def test_the_summary_of_a_run_fits(columns):
     records = [made.record(made.check())]
     lines = drawn(columns, lambda console: console.print(report.run_summary(records, columns)))
     assert max(map(len, lines)) <= columns
-    (headers,) = [line for line in lines if line.strip().startswith("configuration")]
+    (headers,) = [line for line in lines if line.strip().startswith("arm")]
     assert "perplexity" in headers
     assert "gain" in headers
     assert ("build s" in headers) == (columns > 80)
