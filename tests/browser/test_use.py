@@ -104,7 +104,8 @@ def test_hostile_papers_are_text(opened: Any) -> None:
         assert page.locator("main script").count() == 0
     page = watched.go("/")
     assert page.locator("main script").count() == 0
-    assert page.locator("math").count() >= 3
+    assert page.locator("math").count() == 0  # lists say formulas on the line
+    assert watched.go("/papers/2401.00095").locator("math").count() >= 3
     assert [said for said in watched.wrong if "404" not in said] == []
 
 
@@ -120,14 +121,13 @@ def test_a_vote_is_swapped_where_it_stands(opened: Any) -> None:
 
 
 def test_a_run_is_asked_for_watched_and_cancelled(opened: Any) -> None:
-    """No worker is at work here: the page says so, and the run waits until it is cancelled."""
+    """It waits behind others until it is cancelled."""
     page = opened().go("/papers/easyquant")
     page.locator("form.run-form button", has_text="Run it").first.click()
     page.wait_for_url("**/runs/*")
-    assert page.locator("#state").inner_text() == "Queued"
-    assert "No worker is at work" in page.locator("#live").inner_text()
+    assert page.locator("#state").inner_text().startswith("Queued")
     page.get_by_role("button", name="Cancel").click()
-    page.wait_for_function("() => document.querySelector('#live').innerText.includes('Cancelled')")
+    page.wait_for_function("() => document.querySelector('#state').innerText.includes('Cancelled')")
 
 
 def test_a_vote_and_an_interest_stand_among_what_a_search_found(opened: Any) -> None:
@@ -167,14 +167,14 @@ def test_the_other_pages_are_there_without_scripts(opened: Any) -> None:
     page.get_by_label("Settings").get_by_role("link").first.click()
     page.wait_for_url("**in=**")
     assert page.locator("section.claim h2").inner_text() != before
-    page = watched.go("/coverage")
-    rows = page.locator("tbody tr").count()
-    page = watched.go("/coverage?family=quantization")
-    assert 0 < page.locator("tbody tr").count() < rows
+    papers = "#papers ~ .scroll tbody tr"
+    whole = watched.go("/coverage?state=all").locator(papers).count()
+    assert 0 < watched.go("/coverage?family=quantization").locator(papers).count() < whole
+    page = watched.page
     page = watched.go("/runs/1")  # nobody works here: it waits, and the page asks again by itself
     with page.expect_navigation(timeout=20_000):
         pass
-    assert page.locator("#state").inner_text() == "Queued"
+    assert page.locator("#state").inner_text().startswith("Queued")
     assert watched.wrong == []
 
 
