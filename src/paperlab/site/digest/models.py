@@ -42,7 +42,7 @@ class Delivery(models.Model):
     subscription = models.ForeignKey(Subscription, on_delete=models.CASCADE, related_name="deliveries")
     day = models.DateField(db_index=True)
     state = models.CharField(max_length=10, default=SENDING)
-    message_id = models.CharField(max_length=120)
+    message_id = models.CharField(max_length=320)  # 40 characters, and a host of at most 255
     tries = models.PositiveSmallIntegerField(default=0)
     reason = models.TextField(db_column="said", blank=True, default="")
     at = models.DateTimeField(auto_now=True)

@@ -23,4 +23,5 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "trouble",
             },
         ),
+        migrations.AlterField(model_name="delivery", name="message_id", field=models.CharField(max_length=320)),
     ]
