@@ -323,6 +323,16 @@ def test_a_new_paper_is_found_at_once_by_its_words(sides):
     print(f"a new paper was found after {time.monotonic() - begun:.3f} s")
 
 
+def test_a_followed_search_without_a_word_means_no_paper(sides):
+    from paperlab.site.search.rank import among
+
+    fill(10)
+    refresh()
+    keys = [key(number) for number in range(1, 11)]
+    assert among(Query("x" * 200), keys) == among(Query("?!"), keys) == []
+    assert set(among(Query(), keys)) == set(keys)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_papers_are_shown_as_they_are(name, sides):
     from paperlab.site.store.models import Paper

@@ -12,7 +12,7 @@ from running_site import running, within
 
 PEOPLE = """
 from django.contrib.auth.models import User
-for name, staff in (("ann@example.org", False), ("ben@example.org", False), ("chief@example.org", True)):
+for name, staff in (("ann@example.org", False), ("ben@example.org", False), ("chief@example.org", True), ("dan@example.org", False)):
     user, new = User.objects.get_or_create(username=name, email=name, is_staff=staff)
     user.set_password("a long password 7")
     user.save()
@@ -167,6 +167,10 @@ def test_a_program_does_what_its_owner_could_and_only_for_them(site: str, ann: B
         assert hers("PUT", f"/me/votes/{PAPER}v2").json() == {"paper": PAPER, "voted": True, "votes": 1}
     assert [one["paper"] for one in hers("GET", "/me/votes").json()["votes"]] == [PAPER]
     assert his("GET", "/me/votes").json() == {"votes": []}
+    hers("PUT", f"/me/read/{PAPER}")
+    assert [one["paper"] for one in hers("GET", "/me/read").json()["read"]] == [PAPER]
+    hers("DELETE", f"/me/read/{PAPER}")
+    assert hers("GET", "/me/read").json() == {"read": []}  # what was marked as unread is kept, and is not read
     made = hers("POST", "/me/collections", json={"name": "Für später", "note": "x"}).json()
     assert hers("POST", "/me/collections", json={"name": "Für später"}).json() == made
     at = f"/me/collections/{made['id']}"
@@ -277,8 +281,9 @@ def test_bad_bodies_are_problems_that_name_the_field(site: str, ann: Browser) ->
     assert ask("GET", "/me/nothing").status_code == 404
 
 
-def test_runs_need_the_scope_and_the_right(site: str, ann: Browser, chief: Browser) -> None:
-    reader = Program(site, ann.token("runs", "runs"), "203.0.113.140")
+def test_runs_need_the_scope_and_the_right(site: str, chief: Browser) -> None:
+    dan = Browser(site, "dan@example.org", "203.0.113.4")  # who has not spent what one may write in a while
+    reader = Program(site, dan.token("runs", "runs"), "203.0.113.140")
     asked = {"method": "easyquant", "claim": "better-than-rtn", "parameters": {"bits": 3}}
     refused = reader("POST", "/me/runs", json=asked)
     assert refused.status_code == 403

@@ -33,6 +33,12 @@ def is_owner(request: HttpRequest) -> bool:
     return getattr(request, "paperlab_owner", False) is True
 
 
+def is_keeper(request: HttpRequest) -> bool:
+    """Whether a request is of somebody who runs the site: the one person whose it is, or its staff."""
+    user = getattr(request, "user", None)
+    return is_owner(request) or bool(user is not None and user.is_authenticated and user.is_active and user.is_staff)
+
+
 def cookie() -> tuple[str, str]:
     """The name and the value of the cookie that stands for the token. The name differs between data folders, as
     browsers do not tell the ports of one machine apart."""

@@ -22,10 +22,7 @@ def find(name: str) -> Paper | None:
     bare = name.strip()
     rows = Paper.objects.defer("origins", "title_key")
     if bare.startswith("~"):
-        number = bare[1:]
-        return (
-            rows.filter(pk=int(number)).first() if number.isascii() and number.isdigit() and len(number) < 19 else None
-        )
+        return rows.filter(pk=clean.key(bare[1:])).first()
     known = clean.arxiv_id(bare[:200])
     if known:
         return rows.filter(arxiv=known[0]).first()

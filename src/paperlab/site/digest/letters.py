@@ -15,16 +15,17 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.template.loader import render_to_string
 from django.utils import timezone
-from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.crypto import salted_hmac
 from django.utils.encoding import iri_to_uri, punycode
 
 from paperlab.site.digest import post, relay
 from paperlab.site.digest.models import Subscription
-from paperlab.site.people import signing
+from paperlab.site.people import links, signing
 from paperlab.site.people.models import SignIn
 
 logger = logging.getLogger(__name__)
 
+SUBSCRIPTION = "subscription"  # the kind of its links
 CONFIRM = timedelta(days=2)
 
 
@@ -112,16 +113,12 @@ def _both(template: str, context: Mapping[str, Any]) -> tuple[str, str]:
 
 def seal(row: Subscription) -> str:
     """What the links of a subscription hold: opaque, its own, nothing of it is kept but the nonce."""
-    return f"{row.nonce}{salted_hmac('paperlab.subscription', row.nonce, algorithm='sha256').hexdigest()[:32]}"
+    return links.token(SUBSCRIPTION, row.nonce)
 
 
 def unseal(token: str) -> Subscription | None:
     """The subscription of a link; None for one that we did not make."""
-    nonce, seal_ = token[:-32], token[-32:]
-    made = salted_hmac("paperlab.subscription", nonce, algorithm="sha256").hexdigest()[:32]
-    if not constant_time_compare(seal_, made):
-        return None
-    return Subscription.objects.filter(nonce=nonce).first()
+    return Subscription.objects.filter(nonce=links.number(SUBSCRIPTION, token)).first()
 
 
 def urgent() -> bool:

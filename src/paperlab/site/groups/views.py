@@ -9,20 +9,14 @@ from django.views.decorators.http import require_http_methods
 
 from paperlab.site.groups import actions
 from paperlab.site.groups.models import Group, Meeting, Member
+from paperlab.site.pages.refused import sentence
 from paperlab.site.people import who
 from paperlab.site.people.actions import today
 from paperlab.site.people.models import Collection
+from paperlab.site.store import clean
 
 PAST = 100  # meetings that were, on a page
 PAPERS = 200  # of a collection
-
-
-def _said(error: Exception) -> str:
-    return f"{str(error)[:1].upper()}{str(error)[1:]}."
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 @never_cache
@@ -36,7 +30,7 @@ def groups(request: HttpRequest) -> HttpResponse:
             made = actions.found(user, request.POST.get("name", ""), request.POST.get("about", ""))
             return redirect(f"/groups/{made.pk}")
         except actions.Refused as error:
-            wrong = _said(error)
+            wrong = sentence(error)
     rows = Member.objects.filter(user=user).select_related("group").order_by("group__name", "group_id")
     context = {"rows": rows, "wrong": wrong, "sent": request.POST}
     return render(request, "groups/groups.html", context, status=400 if wrong else 200)
@@ -56,7 +50,7 @@ def group(request: HttpRequest, pk: int) -> HttpResponse:
         try:
             return redirect(_act(request, row, member))
         except actions.Refused as error:
-            return _page(request, row, member, _said(error))
+            return _page(request, row, member, sentence(error))
     return _page(request, row, member)
 
 
@@ -93,10 +87,10 @@ def _act(request: HttpRequest, row: Group, member: Member) -> str:
         )
         return f"{here}#meeting-{made.pk}"
     if do in ("share", "unshare"):
-        actions.share(row, user, _number(sent.get("collection", "")), do == "share")
+        actions.share(row, user, clean.key(sent.get("collection", "")), do == "share")
         return f"{here}#collections"
     if do == "add":
-        actions.add(row, _number(sent.get("collection", "")), sent.get("paper", ""), sent.get("note", ""))
+        actions.add(row, clean.key(sent.get("collection", "")), sent.get("paper", ""), sent.get("note", ""))
         return f"{here}#collections"
     if do == "leave":
         member.delete()
@@ -106,9 +100,9 @@ def _act(request: HttpRequest, row: Group, member: Member) -> str:
     if do == "change":
         actions.change(row, sent.get("name", ""), sent.get("about", ""), sent.get("public") == "1")
     elif do == "remove":
-        get_object_or_404(Member, group=row, pk=_number(sent.get("member", ""))).delete()
+        get_object_or_404(Member, group=row, pk=clean.key(sent.get("member", ""))).delete()
     elif do == "lead":
-        Member.objects.filter(group=row, pk=_number(sent.get("member", ""))).update(leads=True)
+        Member.objects.filter(group=row, pk=clean.key(sent.get("member", ""))).update(leads=True)
     elif do == "renew":
         Group.objects.filter(pk=row.pk).update(invitation=row.invitation + 1)
     elif do == "delete":
@@ -136,7 +130,7 @@ def meeting(request: HttpRequest, pk: int) -> HttpResponse:
             actions.meet(row.group, day, paper, presenter, notes, row)
             return redirect(f"{here}#meeting-{row.pk}")
         except actions.Refused as error:
-            wrong = _said(error)
+            wrong = sentence(error)
     context = {"row": row, "back": here, "wrong": wrong, "sent": request.POST if wrong else None}
     return render(request, "groups/meeting.html", context, status=400 if wrong else 200)
 
@@ -154,7 +148,7 @@ def join(request: HttpRequest, word: str) -> HttpResponse:
             actions.join(row, who.user(request))
             return redirect(f"/groups/{row.pk}")
         except actions.Refused as error:
-            wrong = _said(error)
+            wrong = sentence(error)
             answer = render(request, "groups/join.html", {"row": row, "wrong": wrong}, status=400)
     else:
         answer = render(request, "groups/join.html", {"row": row})

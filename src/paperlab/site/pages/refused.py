@@ -8,6 +8,12 @@ from django.shortcuts import render
 from django.template.loader import render_to_string
 
 
+def sentence(error: Exception) -> str:
+    """What an error says, as a sentence."""
+    said = str(error)
+    return f"{said[:1].upper()}{said[1:]}."
+
+
 def refused(request: HttpRequest, status: int, title: str, why: str = "") -> HttpResponse:
     """A page for an address that cannot be answered."""
     return render(request, "pages/refused.html", {"title": title, "why": why, "status": status}, status=status)

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlencode
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.db.models import Count
+from django.db.models import Count, Q
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
@@ -252,16 +252,12 @@ def submit(user: User, text: str) -> Paper | Submission:
     return row
 
 
-def votes(papers: list[int]) -> dict[int, int]:
-    """How many people here voted for each paper; closed accounts have no vote."""
-    rows = Vote.objects.filter(paper__in=papers, user__is_active=True)
-    return dict(rows.values_list("paper").annotate(Count("pk")).order_by())
-
-
-def new_votes(papers: list[int]) -> dict[int, int]:
-    """How many of these votes are of new accounts, and do not count for trending yet."""
-    rows = Vote.objects.filter(paper__in=papers, user__is_active=True, counts__gt=today())
-    return dict(rows.values_list("paper").annotate(Count("pk")).order_by())
+def votes(papers: list[int]) -> dict[int, tuple[int, int]]:
+    """How many people here voted for each paper, and how many of them by new accounts, whose votes do not count for
+    trending yet; closed accounts have no vote."""
+    rows = Vote.objects.filter(paper__in=papers, user__is_active=True).values("paper").order_by()
+    counted = rows.annotate(every=Count("pk"), fresh=Count("pk", filter=Q(counts__gt=today())))
+    return dict.fromkeys(papers, (0, 0)) | {row["paper"]: (row["every"], row["fresh"]) for row in counted}
 
 
 def report(user: User, row: Comment, reason: str, note: str) -> None:
@@ -276,11 +272,12 @@ def report(user: User, row: Comment, reason: str, note: str) -> None:
         Report.objects.filter(pk=made.pk).update(closed=None, at=datetime.now(UTC), **words)
 
 
-def all_votes(here: int, elsewhere: int | None, fresh: int = 0) -> dict[str, Any]:
-    """One number of votes, and where they come from in words. fresh: of those here, how many are of new accounts."""
-    parts = [f"{here:,} here" + (f" ({fresh:,} from new accounts, not in trending yet)" if fresh else "")]
+def all_votes(here: tuple[int, int], elsewhere: int | None) -> dict[str, Any]:
+    """One number of votes, and where they come from in words. here: as `votes` has it."""
+    count, fresh = here
+    parts = [f"{count:,} here" + (f" ({fresh:,} from new accounts, not in trending yet)" if fresh else "")]
     parts += [] if elsewhere is None else [f"{elsewhere:,} on daily lists"]
-    return {"total": here + (elsewhere or 0), "sources": ", ".join(parts)}
+    return {"total": count + (elsewhere or 0), "sources": ", ".join(parts)}
 
 
 def export(user: User) -> dict[str, Any]:

@@ -18,22 +18,24 @@ import re
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 from heapq import nlargest
+from itertools import chain
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from django.db.models import Count, Max
 
+from paperlab.site import tex
 from paperlab.site.pages import addresses, feed, text
+from paperlab.site.people import mine
 from paperlab.site.people.models import OPENED, UNREAD, Follow, Kept, Read, Vote
 from paperlab.site.records import record_index
 from paperlab.site.search import index, query, rank
 from paperlab.site.search.engine import Engine
-from paperlab.site.search.words import asked
 from paperlab.site.store.models import Counter, Paper, Sighting
 
 if TYPE_CHECKING:
@@ -228,25 +230,19 @@ def followed(user: int, keys: Sequence[int], first: date, last: date) -> dict[in
     families = {value for kind, value in follows if kind == "family"}
     if authors or families:
         for key, family, names in Paper.objects.filter(pk__in=list(keys)).values_list("pk", "family", "authors"):
-            for name in dict.fromkeys(str(one).casefold() for one in names):
+            for name in dict.fromkeys(one.casefold() for one in tex.names(names)):
                 if name in authors:
                     url = addresses.search(author=authors[name])
                     add(key, "author", Reason("you follow the author", authors[name], url))
             if family in families:
                 add(key, "family", Reason("you follow the family", family, f"/families/{family}"))
-    allowed = frozenset(keys)
     for value in [value for kind, value in follows if kind == "search"][:SEARCHES]:
         try:
-            wish = query.read({**parse_qs(value), "limit": [str(query.LIMIT)]})
+            wish = query.read(parse_qs(value))
         except query.BadQuery:  # kept by an older version
             continue
-        shown = " ".join(parse_qs(value).get("q", [])) or value
-        if wish.text:  # a text has a score for everything: only papers that hold all of its words are meant
-            if not asked(wish.text):  # signs, or words too long for the index: every paper would hold them
-                continue
-            wish = replace(wish, sort="date")
-        for hit in rank.search(wish, only=allowed).hits if allowed else ():
-            add(hit.paper, "search", Reason("you follow the search", shown, f"/search?{value}"))
+        for key in rank.among(wish, keys):
+            add(key, "search", Reason("you follow the search", str(wish), f"/search?{value}"))
     claims = {value for kind, value in follows if kind == "claim"}
     if claims:
         for key, reason in _checked(claims, first, last):
@@ -278,24 +274,23 @@ def candidates(user: int, first: date, last: date) -> list[int]:
     keys = dict.fromkeys(listed.values_list("paper", flat=True)[:CANDIDATES])
     dated = Paper.objects.filter(published__range=(first, last), withdrawn=False).order_by("-published", "-pk")
     keys |= dict.fromkeys(dated.values_list("pk", flat=True)[:CANDIDATES])
-    taken = set(Vote.objects.filter(user=user).values_list("paper", flat=True))
-    taken |= set(Kept.objects.filter(collection__user=user).values_list("paper", flat=True))
-    taken |= set(Read.objects.filter(user=user).exclude(state=UNREAD).values_list("paper", flat=True))
+    known = (mine.taken(user, what).values_list("paper", flat=True) for what in ("voted", "saved", "read"))
+    taken = set(chain.from_iterable(known))
     return [key for key in keys if key not in taken][:CANDIDATES]
 
 
 def stamp(user: int) -> tuple[Any, ...]:
     """What the list of somebody follows from: it is made anew when this changes."""
-    mine = []
+    marks = []
     for rows in (
         Vote.objects.filter(user=user), Kept.objects.filter(collection__user=user), Follow.objects.filter(user=user)
     ):  # fmt: skip
         counted = rows.aggregate(count=Count("pk"), last=Max("pk"))
-        mine.append((counted["count"], counted["last"]))
+        marks.append((counted["count"], counted["last"]))
     read = Read.objects.filter(user=user).aggregate(count=Count("pk"), last=Max("at"))
     revision = Counter.objects.filter(name="revision").values_list("value", flat=True).first()
     engine = index.engine()
-    return (*mine, read["count"], read["last"], revision, engine.embedded, record_index().mark)
+    return (*marks, read["count"], read["last"], revision, engine.embedded, record_index().mark)
 
 
 @lru_cache(maxsize=64)

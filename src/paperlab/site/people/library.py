@@ -14,7 +14,7 @@ from paperlab.site.api import shapes
 from paperlab.site.pages import cards, citing
 from paperlab.site.pages.bibtex import bibtex
 from paperlab.site.pages.paper import find
-from paperlab.site.pages.refused import refused
+from paperlab.site.pages.refused import refused, sentence
 from paperlab.site.people import actions, links, mine, who
 from paperlab.site.people.models import Collection, Kept, Tag
 from paperlab.site.store.models import Paper
@@ -145,7 +145,7 @@ def collection(request: HttpRequest, pk: int) -> HttpResponse:
         if "name" in request.POST:
             actions.name_collection(row, request.POST["name"])
     except actions.Refused as error:
-        return refused(request, 400, "Not changed", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        return refused(request, 400, "Not changed", sentence(error))
     note = request.POST.get("note", "")[: actions.NOTE].replace("\0", "")
     Collection.objects.filter(pk=pk).update(note=note)
     return redirect(f"/collections/{pk}")
@@ -176,7 +176,7 @@ def annotate(request: HttpRequest, pk: int) -> HttpResponse:
     try:
         actions.keep(row, paper, True, request.POST.get("note", ""), request.POST.get("tags", ""))
     except actions.Refused as error:
-        return refused(request, 400, "Not saved", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        return refused(request, 400, "Not saved", sentence(error))
     return redirect(who.back(request, f"/collections/{pk}"))
 
 

@@ -9,23 +9,20 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Count, Max, Q
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
+from paperlab.site import door
 from paperlab.site.pages import addresses
+from paperlab.site.pages.refused import sentence
 from paperlab.site.people import actions, moderation, who
 from paperlab.site.people.models import Comment, Decision, Report
+from paperlab.site.store import clean
 
 PAGE = 30
 LISTS = {"reported": "Reported", "latest": "Latest comments", "closed": "Closed accounts", "trail": "Decisions"}
-
-
-def may(request: HttpRequest) -> bool:
-    """Whether a request is of a moderator: the site's staff, or the one person at their own machine."""
-    user = request.user
-    return who.local(request) or bool(user.is_authenticated and user.is_active and user.is_staff)
 
 
 def moderator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -35,7 +32,7 @@ def moderator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     def inner(request: HttpRequest, *words: Any, **named: Any) -> HttpResponse:
         if not request.user.is_authenticated:
             return redirect(f"/sign-in?{urlencode({'next': '/moderation'})}")
-        if not may(request):
+        if not door.is_keeper(request):
             raise PermissionDenied
         return view(request, *words, **named)
 
@@ -69,15 +66,9 @@ def report(request: HttpRequest, pk: int) -> HttpResponse:
     try:
         actions.report(user, row, context["reason"], context["note"])
     except actions.Refused as error:
-        context["wrong"] = f"{str(error)[:1].upper()}{str(error)[1:]}."
+        context["wrong"] = sentence(error)
         return render(request, "people/report.html", context, status=400)
     return render(request, "people/report.html", {**context, "done": True})
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise Http404
-    return int(text)
 
 
 def _decide(request: HttpRequest, by: User) -> None:
@@ -86,10 +77,10 @@ def _decide(request: HttpRequest, by: User) -> None:
     reason = moderation.told(asked.get("reason", ""), asked.get("note", ""))
     act = asked.get("do", "")
     if act in ("close", "open"):
-        account = get_object_or_404(User, pk=_number(asked.get("account", "")))
+        account = get_object_or_404(User, pk=clean.key(asked.get("account", "")))
         moderation.close(by, account, act == "close", reason)
     elif act in ("hide", "show", "dismiss"):
-        row = get_object_or_404(Comment.objects.select_related("paper", "user"), pk=_number(asked.get("comment", "")))
+        row = get_object_or_404(Comment.objects.select_related("paper", "user"), pk=clean.key(asked.get("comment", "")))
         if act == "dismiss":
             moderation.dismiss(by, row)
         else:
@@ -110,7 +101,7 @@ def page(request: HttpRequest) -> HttpResponse:
             _decide(request, by)
             return redirect(who.back(request, "/moderation"))
         except actions.Refused as error:
-            wrong = f"{str(error)[:1].upper()}{str(error)[1:]}."
+            wrong = sentence(error)
     shown = request.GET.get("show", "")
     shown = shown if shown in LISTS else "reported"
     comments = Comment.objects.select_related("paper", "user").prefetch_related("reports__user")

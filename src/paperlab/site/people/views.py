@@ -13,13 +13,14 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from paperlab.site import door
 from paperlab.site.pages import addresses
 from paperlab.site.pages.paper import find
-from paperlab.site.pages.refused import refused
-from paperlab.site.people import actions, moderating, signing, who
+from paperlab.site.pages.refused import refused, sentence
+from paperlab.site.people import actions, signing, who
 from paperlab.site.people.models import Collection, Comment, Follow, Submission
-from paperlab.site.runs import queue
 from paperlab.site.search import families
+from paperlab.site.store import clean
 from paperlab.site.store.models import Paper
 
 PAGE = 50
@@ -42,7 +43,7 @@ def _piece(request: HttpRequest, template: str, context: dict[str, Any], back: s
 @who.person
 def family(request: HttpRequest, name: str) -> HttpResponse:
     """Correct a paper's family: for whoever owns the site."""
-    if not queue.may(request):
+    if not door.is_keeper(request):
         return refused(request, 403, "Not yours to change", "Only the site's owner corrects families.")
     paper = find(name)
     try:
@@ -62,9 +63,7 @@ def vote(request: HttpRequest, name: str) -> HttpResponse:
     context = {
         "url": addresses.paper(paper),
         "mine": _on(request),
-        **actions.all_votes(
-            actions.votes([paper.pk]).get(paper.pk, 0), paper.upvotes, actions.new_votes([paper.pk]).get(paper.pk, 0)
-        ),
+        **actions.all_votes(actions.votes([paper.pk])[paper.pk], paper.upvotes),
     }
     return _piece(request, "people/vote.html", context, context["url"])
 
@@ -77,10 +76,6 @@ def read(request: HttpRequest, name: str) -> HttpResponse:
     paper = find(name)
     actions.read(who.user(request), paper, _on(request))
     return redirect(who.back(request, addresses.paper(paper)))
-
-
-def _sentence(error: actions.Refused) -> str:
-    return f"{str(error)[:1].upper()}{str(error)[1:]}."
 
 
 def _unposted(request: HttpRequest, where: str, wrong: str, status: int = 400) -> HttpResponse:
@@ -103,7 +98,7 @@ def add_comment(request: HttpRequest, name: str) -> HttpResponse:
     try:
         made = actions.comment(user, paper, request.POST.get("body", ""), request.POST.get("once", ""))
     except actions.Refused as error:
-        return _unposted(request, addresses.paper(paper), _sentence(error))
+        return _unposted(request, addresses.paper(paper), sentence(error))
     return redirect(f"{addresses.paper(paper)}#comment-{made.pk}")
 
 
@@ -123,7 +118,7 @@ def comment(request: HttpRequest, pk: int) -> HttpResponse:
     try:
         actions.edit_comment(made, request.POST.get("body", ""))
     except actions.Refused as error:
-        context |= {"wrong": _sentence(error), "body": request.POST.get("body", "")}
+        context |= {"wrong": sentence(error), "body": request.POST.get("body", "")}
         return render(request, "people/comment.html", context, status=400)
     return redirect(f"{where}#comment-{made.pk}")
 
@@ -135,17 +130,17 @@ def keep(request: HttpRequest, name: str) -> HttpResponse:
     """Put a paper into a collection (by number, or by the name of a new one), or take it out."""
     paper, user = find(name), who.user(request)
     number = request.POST.get("collection", "")
-    if number.isascii() and number.isdigit() and len(number) < 19:
-        collection = get_object_or_404(Collection, pk=int(number), user=user)
+    if pk := clean.key(number):
+        collection = get_object_or_404(Collection, pk=pk, user=user)
     else:
         try:
             collection = actions.collect(user, request.POST.get("new", ""))
         except actions.Refused as error:
-            return refused(request, 400, "Not saved", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            return refused(request, 400, "Not saved", sentence(error))
     try:
         actions.keep(collection, paper, _on(request), request.POST.get("note"), request.POST.get("tags"))
     except actions.Refused as error:
-        return refused(request, 400, "Not saved", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        return refused(request, 400, "Not saved", sentence(error))
     return redirect(who.back(request, addresses.paper(paper)))
 
 
@@ -158,7 +153,7 @@ def collections(request: HttpRequest) -> HttpResponse:
         try:
             made = actions.collect(who.user(request), request.POST.get("name", ""), request.POST.get("note", ""))
         except actions.Refused as error:
-            return refused(request, 400, "Not created", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            return refused(request, 400, "Not created", sentence(error))
         return redirect(f"/collections/{made.pk}")
     return render(request, "people/collections.html", {"rows": Collection.objects.filter(user=who.user(request))})
 
@@ -171,7 +166,7 @@ def follow(request: HttpRequest) -> HttpResponse:
     try:
         actions.follow(who.user(request), request.POST.get("kind", ""), request.POST.get("value", ""), _on(request))
     except actions.Refused as error:
-        return refused(request, 400, "Not followed", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        return refused(request, 400, "Not followed", sentence(error))
     return redirect(who.back(request, "/account"))
 
 
@@ -229,7 +224,7 @@ def account(request: HttpRequest) -> HttpResponse:
             actions.rename(user, request.POST["name"])
             return redirect("/account")
         except actions.Refused as error:
-            wrong = _sentence(error)
+            wrong = sentence(error)
     elif request.method == "POST":
         known = _has_password(user) and not signing.is_fresh(request)
         if known and (wait := who.slow_down(request, "password", user.username)):
@@ -241,7 +236,7 @@ def account(request: HttpRequest) -> HttpResponse:
         "wrong": wrong,
         "name": request.POST.get("name", user.first_name),
         "local": who.local(request) and user.username == who.HERE,
-        "moderator": moderating.may(request),
+        "moderator": door.is_keeper(request),
         "password": _has_password(user),
         "by_link": signing.is_fresh(request),
         "follows": Follow.objects.filter(user=user),

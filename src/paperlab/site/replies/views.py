@@ -7,12 +7,14 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
+from paperlab.site import door
 from paperlab.site.pages import addresses
 from paperlab.site.pages.paper import find
-from paperlab.site.pages.refused import refused
+from paperlab.site.pages.refused import refused, sentence
 from paperlab.site.people import who
 from paperlab.site.replies import actions, orcid
 from paperlab.site.replies.models import CHECKING, REFUSED, SHOWN, WAITING, Reply
+from paperlab.site.store import clean
 
 _SALT = "paperlab.replies.orcid"
 _SIGNING_IN = 1800  # seconds that a sign-in at ORCID may take
@@ -23,10 +25,6 @@ def _on() -> None:
     """Raise Http404 on a site that takes no replies."""
     if not settings.PAPERLAB_REPLIES:
         raise Http404("no replies are taken on this site: PAPERLAB_REPLIES turns them on")
-
-
-def _said(error: Exception) -> str:
-    return f"{str(error)[:1].upper()}{str(error)[1:]}."
 
 
 def _form(request: HttpRequest) -> tuple[str, str]:
@@ -46,7 +44,7 @@ def write(request: HttpRequest, name: str) -> HttpResponse:
             made = actions.write(who.user(request), row, claim, *_form(request))
             return redirect(f"/replies/{made.pk}")
         except actions.Refused as error:
-            wrong = _said(error)
+            wrong = sentence(error)
     context = {
         "row": row, "url": addresses.paper(row), "claims": actions.claims_of(row), "claim": claim, "wrong": wrong,
         "name": request.POST.get("name") or who.user(request).first_name, "body": request.POST.get("body", ""),
@@ -80,7 +78,7 @@ def reply(request: HttpRequest, pk: int) -> HttpResponse:
             actions.rewrite(row, *_form(request))
             return redirect(f"/replies/{pk}")
         except actions.Refused as error:
-            wrong = _said(error)
+            wrong = sentence(error)
             row.name, row.body = _form(request)
     where = actions.repository(row.paper)
     context = {
@@ -148,12 +146,10 @@ def from_orcid(request: HttpRequest) -> HttpResponse:
 def decide(request: HttpRequest) -> HttpResponse:
     """For the site's staff: the replies that wait, and those that were decided; by POST, a decision."""
     _on()
-    if not (who.local(request) or who.user(request).is_staff):
+    if not door.is_keeper(request):
         raise Http404("no such page for you")
     if request.method == "POST":
-        number = request.POST.get("reply", "")
-        if number.isascii() and number.isdigit() and len(number) < 19:
-            actions.decide(int(number), request.POST.get("do") == "show")
+        actions.decide(clean.key(request.POST.get("reply", "")), request.POST.get("do") == "show")
         return redirect("/replies")
     rows = Reply.objects.select_related("paper", "user")
     context = {

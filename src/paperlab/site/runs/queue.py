@@ -10,7 +10,6 @@ from statistics import median
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
 from django.utils import timezone
 
 from paperlab.core.card import Scalar
@@ -18,7 +17,6 @@ from paperlab.core.home import home
 from paperlab.core.methods import Method, methods, parameters, parse
 from paperlab.core.signature import ParameterError, show
 from paperlab.core.task import SCALES
-from paperlab.site import door
 from paperlab.site.runs.models import CANCELLED, DONE, INTERRUPTED, OPEN, RUNNING, WAITING, Beat, Run
 
 MOST = 20  # runs that may wait at once
@@ -37,14 +35,6 @@ class Refused(ValueError):
 def me() -> str:
     """This worker: its machine and its data folder."""
     return f"{socket.gethostname()}:{home()}"[:300]
-
-
-def may(request: HttpRequest) -> bool:
-    """Whether a request may see and add runs: the one whose site it is, or the site's staff."""
-    user = getattr(request, "user", None)
-    return bool(
-        door.is_owner(request) or (user is not None and user.is_authenticated and user.is_active and user.is_staff)
-    )
 
 
 def of_paper(slug: str) -> list[Method]:

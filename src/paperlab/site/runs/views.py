@@ -20,7 +20,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from paperlab.core.paper import papers as catalogue
-from paperlab.site import records
+from paperlab.site import door, records
 from paperlab.site.api import shapes
 from paperlab.site.runs import forms, queue
 from paperlab.site.runs.models import RUNNING, WAITING, Run
@@ -41,7 +41,7 @@ def _refused(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def ask(request: HttpRequest, name: str) -> HttpResponse:
     """The form for a paper's checks; by POST, into the queue."""
-    if not queue.may(request):
+    if not door.is_keeper(request):
         return _refused(request)
     row = None if "\0" in name else shapes.find(name)
     slug = (row.slug or "") if row is not None else name
@@ -90,7 +90,7 @@ def form(method: Any, claim: str = "", sent: Any = None, wrong: Any = None) -> d
 @require_GET
 def runs(request: HttpRequest) -> HttpResponse:
     """The queue, newest first."""
-    if not queue.may(request):
+    if not door.is_keeper(request):
         return _refused(request)
     page = Paginator(Run.objects.defer("log").select_related("who"), PAGE).get_page(request.GET.get("page"))
     if request.path.endswith(".json"):
@@ -198,7 +198,7 @@ def minutes(seconds: float) -> str:
 @require_GET
 def run(request: HttpRequest, pk: int) -> HttpResponse:
     """One run, live."""
-    if not queue.may(request):
+    if not door.is_keeper(request):
         return _refused(request)
     row = get_object_or_404(Run, pk=pk)
     if request.path.endswith(".json"):
@@ -223,7 +223,7 @@ def _live(row: Run) -> dict[str, Any]:
 @require_POST
 def cancel(request: HttpRequest, pk: int) -> HttpResponse:
     """Take a run back."""
-    if not queue.may(request):
+    if not door.is_keeper(request):
         return _refused(request)
     queue.cancel(get_object_or_404(Run, pk=pk))
     return redirect(f"/runs/{pk}")
@@ -233,7 +233,7 @@ def cancel(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def resume(request: HttpRequest, pk: int) -> HttpResponse:
     """Go on with an interrupted run."""
-    if not queue.may(request):
+    if not door.is_keeper(request):
         return _refused(request)
     queue.resume(get_object_or_404(Run, pk=pk))
     return redirect(f"/runs/{pk}")
@@ -243,7 +243,7 @@ def resume(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def again(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask for a run with the same settings."""
-    if not queue.may(request):
+    if not door.is_keeper(request):
         return _refused(request)
     row = get_object_or_404(Run, pk=pk)
     try:
@@ -261,7 +261,7 @@ def _look(pk: int) -> dict[str, Any] | None:
 
 
 def _enter(request: HttpRequest, pk: int) -> HttpResponse | None:
-    if not queue.may(request):
+    if not door.is_keeper(request):
         return _refused(request)
     get_object_or_404(Run, pk=pk)
     return None

@@ -124,14 +124,16 @@ def among(query: Query, keys: Collection[int]) -> list[int]:
     words = asked(text)
     if not text:
         return engine.listed(words, within, "day", len(within.keys))
+    if not words:  # signs, or words too long for the index: every paper would hold them
+        return []
     if len(words.terms) > PROSE:
         bm25 = {key: score for key, score in engine.words(words, Within(query), POOL) if key in within.keys}
     else:
-        bm25 = dict(engine.words(words, within, len(within.keys), strict=True)) if words else {}
+        bm25 = dict(engine.words(words, within, len(within.keys), strict=True))
     vector, cosines = _vector(engine, text, []), {}
     if vector is not None:
         near = {} if words.phrases else _as_near(engine, vector, words, within)
-        bm25 |= engine.word_scores(words, [key for key in near if key not in bm25]) if words else {}
+        bm25 |= engine.word_scores(words, [key for key in near if key not in bm25])
         cosines = engine.meaning_scores(vector, {*bm25, *near})
     scores = fused(bm25, cosines, engine.background(vector) if vector is not None else 0.0, WEIGHT * engine.trust)
     return sorted(scores, key=lambda key: (-scores[key], key))
@@ -141,7 +143,7 @@ def _as_near(engine: Engine, vector: Any, words: Asked, within: Within) -> dict[
     """The papers within that are nearer in meaning than the middle one of those of the whole store that hold the words
     best; where none does, than all but POOL papers. None for a word that no paper holds: its meaning is anybody's
     guess."""
-    holding = engine.words(words, EVERYTHING, POOL, strict=True) if words else []
+    holding = engine.words(words, EVERYTHING, POOL, strict=True)
     if holding:
         least = median(engine.meaning_scores(vector, [key for key, _ in holding]).values() or [1.0])
     elif all(engine.total(Asked((term,)), EVERYTHING, strict=True) for term in words.terms):

@@ -125,6 +125,11 @@ _SEVERAL = re.compile(r"\band(?= \S+ (?:Collaborations|Teams|Groups)\b)")
 _AFTER = re.compile(r"\s*(?:$|[,;(]|and\s)")  # what a bracket behind a name is followed by
 
 
+def key(text: str) -> int:
+    """The key of a row; 0, which no row has, for what cannot be one."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
 def names(values: object) -> list[str]:
     """Authors' names from a list of strings, a list of objects with `name`, or one string with commas and "and".
 

@@ -12,11 +12,12 @@ from pydantic import ConfigDict, Field
 
 from paperlab.core.install import version
 from paperlab.core.methods import UnknownMethod, find_method
+from paperlab.site import door
 from paperlab.site.api import shapes
 from paperlab.site.api.app import NAME, Api, find, handlers
 from paperlab.site.api.problems import Problem, bad, response
 from paperlab.site.people import actions, who
-from paperlab.site.people.models import Collection, Comment, Read, Vote
+from paperlab.site.people.models import READ, Collection, Comment, Read, Vote
 from paperlab.site.runs import queue
 from paperlab.site.runs.models import Run
 from paperlab.site.runs.views import as_json
@@ -165,14 +166,14 @@ def unvote(request: HttpRequest, paper: str = NAME) -> HttpResponse:
 def _voted(request: HttpRequest, name: str, on: bool) -> HttpResponse:
     row = find(name)
     actions.vote(_user(request), row, on)
-    return _json({"paper": shapes.public_id(row), "voted": on, "votes": actions.votes([row.pk]).get(row.pk, 0)})
+    return _json({"paper": shapes.public_id(row), "voted": on, "votes": actions.votes([row.pk])[row.pk][0]})
 
 
 @api.get("/read", summary="What you have read", operation_id="read", tags=["read"])
 @needs("read", writes=False)
 def read(request: HttpRequest) -> HttpResponse:
     """The papers that are marked as read, the last first."""
-    rows = Read.objects.filter(user=_user(request)).select_related("paper").order_by("-at", "-pk")[:PAGE]
+    rows = Read.objects.filter(user=_user(request), state=READ).select_related("paper").order_by("-at", "-pk")[:PAGE]
     return _json({"read": [{"paper": shapes.public_id(row.paper), "at": shapes.moment(row.at)} for row in rows]})
 
 
@@ -281,7 +282,7 @@ def comment(request: HttpRequest, body: CommentBody) -> HttpResponse:
 
 
 def _may_run(request: HttpRequest) -> None:
-    if not queue.may(request):
+    if not door.is_keeper(request):
         raise Problem(403, "runs are for the site's staff, and for whoever sits at its machine")
 
 

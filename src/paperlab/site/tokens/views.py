@@ -5,7 +5,9 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
+from paperlab.site.pages.refused import sentence
 from paperlab.site.people import who
+from paperlab.site.store import clean
 from paperlab.site.tokens import actions
 from paperlab.site.tokens.models import SCOPES, Token
 
@@ -17,9 +19,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
     """One's tokens; by POST, a new one, whose secret is on this answer and never again, or the end of one."""
     user, secret, wrong, made = who.user(request), "", "", None
     if request.method == "POST" and (number := request.POST.get("revoke", "")):
-        if not (number.isascii() and number.isdigit() and len(number) < 19):
-            number = "0"
-        get_object_or_404(Token, pk=int(number), user=user).delete()
+        get_object_or_404(Token, pk=clean.key(number), user=user).delete()
         return redirect("/account/tokens")
     chosen = request.POST.getlist("scope") if request.method == "POST" else ["read"]
     days = request.POST.get("days", "90")
@@ -29,7 +29,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
                 user, request.POST.get("name", ""), chosen, int(days) if days.isascii() and days.isdecimal() else -1
             )
         except actions.Refused as error:
-            wrong = f"{str(error)[:1].upper()}{str(error)[1:]}."
+            wrong = sentence(error)
     context = {
         "rows": Token.objects.filter(user=user),
         "made": made,

@@ -6,8 +6,8 @@ from django import template
 from django.conf import settings
 
 from paperlab.core.home import home
+from paperlab.site import door
 from paperlab.site.digest import relay
-from paperlab.site.people import who
 
 register = template.Library()
 
@@ -16,7 +16,7 @@ register = template.Library()
 def mail_trouble(context: template.Context) -> str:
     """Why no e-mail can be sent now, and what to do; "" if one can. Only the owner is told what the relay said."""
     request: Any = context["request"]
-    owner = who.local(request) or request.user.is_staff
+    owner = door.is_keeper(request)
     if not settings.PAPERLAB_SMTP:
         if not owner:
             return "This site cannot send e-mail: it has no mail server. Only its owner can change that."

@@ -8,12 +8,11 @@ from django.http import HttpRequest
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
-from paperlab.site import tex
+from paperlab.site import door, tex
 from paperlab.site.pages import addresses
 from paperlab.site.people import actions, mine, who
 from paperlab.site.people.markdown import html
 from paperlab.site.people.models import UNREAD, Collection, Comment, Follow, Vote
-from paperlab.site.runs import queue
 from paperlab.site.search import families
 from paperlab.site.store.models import Paper
 
@@ -22,22 +21,18 @@ register.filter("markdown", html)
 SHOWN = 200  # comments on a page
 
 
-def _known(context: dict[str, Any], key: int) -> tuple[dict[int, int], set[int]]:
+def _known(context: dict[str, Any], key: int) -> tuple[dict[int, tuple[int, int]], set[int]]:
     """(votes here, those of the reader) of all papers that the page lists, asked for once."""
     request: HttpRequest = context["request"]
-    counts: dict[int, int] | None = getattr(request, "paperlab_votes", None)
+    counts: dict[int, tuple[int, int]] | None = getattr(request, "paperlab_votes", None)
     if counts is None or key not in counts:
         listed = [one.key for name in ("cards", "related") for one in context.get(name) or () if hasattr(one, "key")]
         keys = list({key, *listed})
-        counts = dict.fromkeys(keys, 0) | actions.votes(keys)
-        mine = (
-            set(Vote.objects.filter(user=request.user.pk, paper__in=keys).values_list("paper", flat=True))
-            if request.user.is_authenticated
-            else set()
-        )
-        request.paperlab_votes, request.paperlab_mine = counts, mine
-        request.paperlab_new_votes = actions.new_votes(keys)
-    return counts, request.paperlab_mine
+        counts, own = actions.votes(keys), set[int]()
+        if request.user.is_authenticated:
+            own |= set(Vote.objects.filter(user=request.user.pk, paper__in=keys).values_list("paper", flat=True))
+        request.paperlab_votes, request.paperlab_own = counts, own
+    return counts, request.paperlab_own
 
 
 @register.inclusion_tag("people/vote.html", takes_context=True)
@@ -45,11 +40,11 @@ def vote_button(context: dict[str, Any], key: int, url: str, elsewhere: int | No
     """The vote for one paper. elsewhere: the votes that daily lists showed."""
     if "request" not in context:
         return {}
-    votes, mine = _known(context, key)
+    votes, own = _known(context, key)
     request = context["request"]
     return {
-        "request": request, "url": url, "mine": key in mine, "csrf_token": context.get("csrf_token"),
-        **actions.all_votes(votes[key], elsewhere, request.paperlab_new_votes.get(key, 0)),
+        "request": request, "url": url, "mine": key in own, "csrf_token": context.get("csrf_token"),
+        **actions.all_votes(votes[key], elsewhere),
     }  # fmt: skip
 
 
@@ -113,6 +108,6 @@ def family_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
     by, sure = families.origin(row)
     return {
         "row": row, "url": addresses.paper(row), "families": FAMILIES, "csrf_token": context.get("csrf_token"),
-        "owner": request is not None and queue.may(request), "corrected": by == families.PERSON,
+        "owner": request is not None and door.is_keeper(request), "corrected": by == families.PERSON,
         "sure": f"{round(100 * float(sure))} %" if by == families.GUESSED else "",
     }  # fmt: skip

@@ -6,7 +6,7 @@ from django import template
 from django.http import HttpRequest
 
 from paperlab.core.methods import methods
-from paperlab.site.runs import queue
+from paperlab.site import door
 from paperlab.site.runs.models import OPEN, Run
 from paperlab.site.runs.views import form
 
@@ -18,7 +18,7 @@ def run_form(context: dict[str, Any], slug: str, claim: str = "") -> dict[str, A
     """The form that runs a method's check; nothing where this reader may not run."""
     request: HttpRequest | None = context.get("request")
     method = methods().get(slug)
-    if request is None or method is None or not queue.may(request):
+    if request is None or method is None or not door.is_keeper(request):
         return {}
     under_way = Run.objects.filter(method=slug, claim=claim, state__in=OPEN).defer("log").first()
     csrf = context.get("csrf_token")
@@ -28,4 +28,4 @@ def run_form(context: dict[str, Any], slug: str, claim: str = "") -> dict[str, A
 @register.simple_tag(takes_context=True)
 def may_run(context: dict[str, Any]) -> bool:
     """Whether this reader may run something."""
-    return "request" in context and queue.may(context["request"])
+    return "request" in context and door.is_keeper(context["request"])
