@@ -12,7 +12,8 @@ from running_site import running, within
 
 PEOPLE = """
 from django.contrib.auth.models import User
-for name, staff in (("ann@example.org", False), ("ben@example.org", False), ("chief@example.org", True), ("dan@example.org", False)):
+for name, staff in (("ann@example.org", False), ("ben@example.org", False), ("chief@example.org", True),
+                    ("dan@example.org", False)):
     user, new = User.objects.get_or_create(username=name, email=name, is_staff=staff)
     user.set_password("a long password 7")
     user.save()
