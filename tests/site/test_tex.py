@@ -272,6 +272,8 @@ def test_an_entry_says_when_where_and_that_there_are_more(monkeypatch: pytest.Mo
     assert made.key == "bell2024paper"
     ours = entry(title="SpeechT5", authors=["Junyi Ao"], slug="speecht5")
     assert (ours.type, ours.fields["booktitle"], ours.fields["year"]) == ("inproceedings", "ACL 2022", "2022")
+    printed = entry(title="T", authors=["Ann Bell"], slug="ask2mask")
+    assert (printed.type, printed.fields["journal"]) == ("article", "IEEE J-STSP 2022")
 
 
 @pytest.fixture(scope="session")

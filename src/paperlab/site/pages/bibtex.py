@@ -9,7 +9,9 @@ from paperlab.site.store.models import Paper
 
 SIGNED = 100  # authors that an entry names; "and others" stands for the rest
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_JOURNALS = re.compile(r"Trans|Journal|TMLR|JMLR|TACL|TASLP|Letters|Nature|Science|Magazine|Neurocomputing|Access")
+_JOURNALS = re.compile(
+    r"Trans|Journal|TMLR|JMLR|JAIR|IJCV|TACL|TASLP|J-STSP|\bTSE\b|Letters|Nature|Science|Magazine|Neurocomputing|Access"
+)
 _GROUP = re.compile(
     r"\b(?:Team|TEAM|Collaborations?|Consortium|Group|Labs?|Laborator(?:y|ies)|Research|Institute|University|Project|"
     r"Community|Initiative|Network|Foundation|Society|Committee|Organi[sz]ation|Contributors|Authors|Alliance|Agency|"
