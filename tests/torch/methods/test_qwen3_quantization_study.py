@@ -72,5 +72,5 @@ def test_the_directions_hold_on_one_layer(layer: tuple[Tensor, Tensor]) -> None:
     assert (broken.expect, broken.margin, broken.baseline) == ("higher", 1.0, Arm("original"))
     assert loss(broken.method, layer) > 10 * loss(better.method, layer)
     (gate,) = broken.gates
-    assert (gate.method, gate.expect) == (broken.method, "better")
+    assert (gate.method, gate.baseline, gate.expect) == (better.method, better.baseline, "better")
     assert loss(gate.method, layer) < loss(gate.baseline, layer)
