@@ -122,3 +122,121 @@ def test_no_name_is_that_of_the_staff(name: str) -> None:
 def test_an_address_that_no_letter_can_go_to_is_refused() -> None:
     assert browser().post("/sign-in", {"email": "\u017fam@example.org"}).status_code == 400
     assert browser().post("/subscribe", {"email": "\u017fam@example.org"}).status_code == 400
+
+
+# -- groups ------------------------------------------------------------------------------------------------------------
+
+
+def lab() -> tuple[Any, Any, str, str]:
+    """(who leads, a member, the group's address, the invitation's)."""
+    ann, ben = browser("ann@example.org"), browser("ben@example.org")
+    at = ann.post("/groups", {"name": "Our lab"})["Location"]
+    link = re.search(r'<pre id="invitation">http://localhost(\S+)</pre>', text(ann.get(at)))
+    assert link
+    assert ben.post(link[1])["Location"] == at
+    return ann, ben, at, link[1]
+
+
+def test_who_was_removed_does_not_come_back_by_the_same_link() -> None:
+    ann, ben, at, link = lab()
+    number = re.search(r'name="member" value="(\d+)"', text(ann.get(at)))
+    assert number
+    ann.post(at, {"do": "remove", "member": number[1]})
+    assert ben.get(at).status_code == 404
+    assert ben.post(link).status_code == 410
+    assert ben.get(at).status_code == 404
+
+
+def test_a_group_made_public_shows_no_collection_whose_owner_shares_it_with_members_alone(paper: Any) -> None:
+    ann, ben, at, _ = lab()
+    number = ben.post("/collections", {"name": "Rejected by us", "note": "between us"})["Location"].rpartition("/")[2]
+    ben.post("/papers/2401.00001/keep", {"collection": number, "note": "weak proof"})
+    ben.post(at, {"do": "share", "collection": number})
+    ann.post(at, {"do": "change", "name": "Our lab", "about": "", "public": "1"})
+    for said in ("Rejected by us", "between us", "weak proof"):
+        assert said in text(ann.get(at))
+        assert said not in text(browser().get(at))
+    ben.post(f"/collections/{number}", {"do": "share"})
+    assert "weak proof" in text(browser().get(at))
+
+
+def test_nobody_writes_over_the_notes_in_anothers_collection(paper: Any) -> None:
+    ann, ben, at, _ = lab()
+    number = ben.post("/collections", {"name": "To read"})["Location"].rpartition("/")[2]
+    ben.post("/papers/2401.00001/keep", {"collection": number, "note": "what I think"})
+    ben.post(at, {"do": "share", "collection": number})
+    form = {"do": "add", "collection": number, "paper": "2401.00001"}
+    answer = ann.post(at, {**form, "note": "what she thinks"})
+    assert answer.status_code == 400
+    assert "only the collection's owner" in text(answer)
+    assert ann.post(at, form).status_code == 302  # without a note, it is there already
+    assert "what I think" in text(ben.get(f"/collections/{number}"))
+
+
+# -- an account --------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_is_of_an_account_is_in_its_export_and_goes_with_it(paper: Any) -> None:
+    """Whichever table points to an account: a new one fails here until it is exported, and goes."""
+    from django.apps import apps
+    from django.contrib.auth.models import User
+    from django.contrib.sessions.models import Session
+
+    from paperlab.site.digest.models import Subscription
+    from paperlab.site.people.models import SignIn
+    from paperlab.site.runs.models import Run
+
+    ann, at_work = browser("ann@example.org"), browser("ann@example.org")
+    exported = {
+        "Vote": "votes", "Comment": "comments", "Report": "reports", "Collection": "collections", "Read": "read",
+        "Choice": "choices", "Follow": "follows", "Submission": "submissions", "NameLook": "account", "Token": "tokens",
+        "Member": "groups", "Reply": "replies", "Run": "runs",
+        "Decision": None, "LogEntry": None,  # by the staff, and about it
+    }  # fmt: skip
+    pointing = {
+        model.__name__
+        for model in apps.get_models()
+        for field in model._meta.get_fields()
+        if field.related_model is User and field.concrete and not field.many_to_many
+    }
+    assert pointing == set(exported)
+    user = User.objects.get(username="ann@example.org")
+    Subscription.objects.create(email=user.email, nonce="n", interests=[["author", "Ann"]])
+    SignIn.objects.create(email=user.email, next="/groups/7")
+    Run.objects.create(once="1", method="easyquant", scale="quick", who=user)
+    body = ann.get("/account/export.json").json()
+    assert set(filter(None, exported.values())) <= set(body)
+    assert body["subscriptions"][0]["interests"] == [["author", "Ann"]]
+    assert [run["method"] for run in body["runs"]] == ["easyquant"]
+    assert at_work.get("/account").status_code == 200
+    assert ann.post("/account/delete", {"word": "delete"}).status_code == 200
+    assert not any(one.get_decoded().get("_auth_user_id") for one in Session.objects.all())
+    assert not SignIn.objects.exists()
+    assert not Subscription.objects.exists()
+    assert at_work.get("/account").status_code == 302
+
+
+def test_pages_ask_no_more_for_a_hundred_rows_than_for_ten() -> None:
+    from django.contrib.auth.models import User
+
+    from paperlab.site.groups.models import Group, Member, Shared
+    from paperlab.site.people.models import Collection, Comment, Kept, Tag
+
+    ann, made = browser("ann@example.org"), papers(100)
+    user = User.objects.get(username="ann@example.org")
+    big = Collection.objects.create(user=user, name="big", shared="x")
+    group = Group.objects.create(name="lab")
+    Member.objects.create(group=group, user=user)
+    pages = [f"/collections/{big.pk}", f"/groups/{group.pk}", "/account/export.json", "/papers/2401.00001"]
+    counts = []
+    for first, last in ((0, 5), (5, 50)):
+        for number in range(first, last):
+            Tag.objects.create(kept=Kept.objects.create(collection=big, paper=made[number]), name="t")
+            other = Collection.objects.create(user=user, name=f"c{number}")
+            Kept.objects.create(collection=other, paper=made[number])
+            Shared.objects.create(group=group, collection=other)
+            Comment.objects.create(
+                user=user, paper=made[0], body="x", once=str(number), day=datetime.now(UTC).date(), hidden=True
+            )
+        counts.append({page: asked(ann, page) for page in pages})
+    assert counts[0] == counts[1]
