@@ -240,3 +240,55 @@ def test_pages_ask_no_more_for_a_hundred_rows_than_for_ten() -> None:
             )
         counts.append({page: asked(ann, page) for page in pages})
     assert counts[0] == counts[1]
+
+
+# -- caches and doors --------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_api_is_each_readers_own() -> None:
+    ann, stranger = browser("ann@example.org"), browser()
+    for path in ("/api", "/api/"):
+        first = stranger.get(path)
+        assert "Sign in" in text(first)
+        mine = ann.get(path, headers={"If-None-Match": first.headers.get("ETag", "")})
+        assert mine.status_code == 200
+        assert 'href="/library"' in text(mine)
+        assert "public" not in mine.headers["Cache-Control"]
+        assert ann.post(path).status_code == 405
+
+
+def test_no_address_at_the_door_leads_to_another_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.conf import settings
+    from django.test import Client
+
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", True)
+    monkeypatch.setattr(settings, "PAPERLAB_TOKEN", "a-token")
+    one = Client(headers={"host": "localhost", "accept": "text/html"})
+    answer = one.get("http://localhost//evil.example/x")
+    assert answer.status_code == 401
+    assert 'action="/%2Fevil.example/x"' in text(answer)
+    answer = one.get("http://localhost//evil.example/x?token=a-token")
+    assert answer["Location"] == "/%2Fevil.example/x"
+
+
+def test_the_owners_token_may_do_what_it_was_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of whoever's site it is starts runs with a token of that scope, and does nothing else with it."""
+    from django.conf import settings
+    from django.contrib.auth.models import User
+    from django.test import Client
+
+    from paperlab.site.tokens import actions
+
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", True)
+    monkeypatch.setattr(settings, "PAPERLAB_TOKEN", "a-token")
+    you, guest = User.objects.create(username="you"), User.objects.create(username="guest@example.org")
+    good, none, other = (
+        actions.make(user, scopes[0], scopes, 7)[1]
+        for user, scopes in ((you, ["runs"]), (guest, ["runs"]), (guest, ["read"]))
+    )
+    client = Client(headers={"host": "localhost"})
+    for secret, status in ((good, 200), (none, 403), (other, 403)):
+        assert client.get("/api/me/runs", headers={"authorization": f"Bearer {secret}"}).status_code == status
+    assert client.get("/runs.json", headers={"authorization": f"Bearer {good}"}).status_code == 401
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", False)
+    assert client.get("/api/me/runs", headers={"authorization": f"Bearer {good}"}).status_code == 403
