@@ -292,3 +292,55 @@ def test_the_owners_token_may_do_what_it_was_made_for(monkeypatch: pytest.Monkey
     assert client.get("/runs.json", headers={"authorization": f"Bearer {good}"}).status_code == 401
     monkeypatch.setattr(settings, "PAPERLAB_LOCAL", False)
     assert client.get("/api/me/runs", headers={"authorization": f"Bearer {good}"}).status_code == 403
+
+
+# -- the digest's hour -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "hour"), [("0", 0.0), ("23", 23.0), ("", 6.0), ("6", 6.0)])
+def test_hours_of_a_day(monkeypatch: pytest.MonkeyPatch, text: str, hour: float) -> None:
+    from paperlab.site import settings
+
+    monkeypatch.setenv("PAPERLAB_DIGEST_HOUR", text)
+    assert settings.hour("PAPERLAB_DIGEST_HOUR", 6.0) == hour
+
+
+@pytest.mark.parametrize("text", ["24", "-1", "99", "nan", "inf", "six"])
+def test_hours_that_no_day_has(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """At 24 o'clock no digest would ever go, and nobody would be told."""
+    from paperlab.site import settings
+
+    monkeypatch.setenv("PAPERLAB_DIGEST_HOUR", text)
+    with pytest.raises(settings.SettingError, match="PAPERLAB_DIGEST_HOUR"):
+        settings.hour("PAPERLAB_DIGEST_HOUR", 6.0)
+
+
+@pytest.mark.parametrize("name", ["Asia/Shanghai", "Pacific/Auckland", "America/Los_Angeles", "Europe/Berlin"])
+def test_what_comes_into_a_list_at_the_end_of_its_day_is_in_a_digest(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from django.conf import settings
+
+    from paperlab.site.digest import send
+
+    monkeypatch.setattr(settings, "PAPERLAB_TIMEZONE", name)
+    monkeypatch.setattr(settings, "PAPERLAB_DIGEST_HOUR", 6.0)
+    sent: list[tuple[Any, datetime]] = []
+
+    def digest(day: Any, *, late: bool) -> Any:
+        if not late:
+            sent.append((day, at))
+        return send.Counts()
+
+    monkeypatch.setattr(send, "digest", digest)
+    at = datetime(2026, 3, 27, 1, tzinfo=UTC)  # over the days on which clocks are put forward
+    job = send.due(lambda: at)
+    while at < datetime(2026, 4, 7, tzinfo=UTC):
+        job()
+        at += timedelta(minutes=30)
+    days = sorted({day for day, _ in sent})
+    assert days == [days[0] + timedelta(number) for number in range(len(days))]
+    assert len(days) >= 10
+    for day, when in sent:
+        assert when >= datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, hours=1)
+        assert when.astimezone(send.zone()).hour >= 6

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 CHUNK = 500
 WAITS = (1, 5, 30, 120, 360)  # minutes until what the relay refused for the moment is tried again
 TRIES = len(WAITS) + 1
+READ = timedelta(hours=2)  # after a day's end, until its list has been read for the last time
 WEEK_ENDS = 6  # Sunday: like each digest, a week's goes on the day after, Monday
 
 
@@ -201,7 +202,11 @@ def suppress(email: str, reason: str) -> bool:
 
 def due(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Callable[[], bool]:
     """The worker's job: the digest of yesterday, from PAPERLAB_DIGEST_HOUR on, in PAPERLAB_TIMEZONE; and of the last
-    week that ended, should there have been no worker on its Monday."""
+    week that ended, should there have been no worker on its Monday.
+
+    Lists are dated in UTC, and grow until their day is over there: what came into one after its digest would be in
+    none. So east of it, a digest waits for that.
+    """
     plan: dict[date, tuple[int, datetime | None]] = {}  # how often it was tried, and when next; None: it is done
 
     def run() -> bool:
@@ -209,6 +214,8 @@ def due(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Callable[[],
         if at.hour < settings.PAPERLAB_DIGEST_HOUR:
             return False
         yesterday = at.date() - timedelta(1)
+        if (at - READ).astimezone(UTC).date() <= yesterday:
+            return False
         week = yesterday - timedelta((yesterday.weekday() - WEEK_ENDS) % 7)
         sent = 0
         for day in {week, yesterday}:
