@@ -315,6 +315,21 @@ def test_hours_that_no_day_has(monkeypatch: pytest.MonkeyPatch, text: str) -> No
         settings.hour("PAPERLAB_DIGEST_HOUR", 6.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "hour"),
+    [("Asia/Kolkata", "7:30"), ("Pacific/Auckland", "15:00"), ("America/New_York", "6:00"), ("UTC", "6:00")],
+)
+def test_the_page_says_the_hour_from_which_it_goes(monkeypatch: pytest.MonkeyPatch, name: str, hour: str) -> None:
+    from django.conf import settings
+
+    from paperlab.site.digest import send
+
+    monkeypatch.setattr(settings, "PAPERLAB_TIMEZONE", name)
+    monkeypatch.setattr(settings, "PAPERLAB_DIGEST_HOUR", 6.0)
+    assert send.begins(datetime(2026, 1, 5, tzinfo=UTC)) == hour
+    assert f"({name})" in text(browser().get("/subscribe"))
+
+
 @pytest.mark.parametrize("name", ["Asia/Shanghai", "Pacific/Auckland", "America/Los_Angeles", "Europe/Berlin"])
 def test_what_comes_into_a_list_at_the_end_of_its_day_is_in_a_digest(
     monkeypatch: pytest.MonkeyPatch, name: str

@@ -1,6 +1,7 @@
 """Send the digest: a person's row is claimed before anything is sent, so it goes once at most, whatever crashes."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
@@ -31,6 +32,7 @@ from paperlab.site.people.models import Follow
 logger = logging.getLogger(__name__)
 
 CHUNK = 500
+KNOWN = 60  # the last letters to an address, whose bounces are believed
 WAITS = (1, 5, 30, 120, 360)  # minutes until what the relay refused for the moment is tried again
 TRIES = len(WAITS) + 1
 READ = timedelta(hours=2)  # after a day's end, until its list has been read for the last time
@@ -54,6 +56,14 @@ def zone() -> tzinfo:
     """Where it is Monday, and the hour, at which digests go."""
     name = str(settings.PAPERLAB_TIMEZONE)
     return UTC if name == "UTC" else ZoneInfo(name)
+
+
+def begins(now: datetime) -> str:
+    """The hour of the day from which digests go, where they go: "6:00"."""
+    offset = now.astimezone(zone()).utcoffset() or timedelta(0)
+    first = max(timedelta(hours=math.ceil(settings.PAPERLAB_DIGEST_HOUR)), READ + offset)
+    hours, rest = divmod(first, timedelta(hours=1))
+    return f"{hours}:{rest // timedelta(minutes=1):02d}"
 
 
 def people(day: date, *, late: bool = False) -> Iterator[tuple[Subscription, list[Interest]]]:
@@ -198,6 +208,17 @@ def suppress(email: str, reason: str) -> bool:
     """Write to an address no more, until somebody there confirms again; whether it was subscribed."""
     rows = Subscription.objects.filter(email=email).exclude(state=SUPPRESSED)
     return bool(rows.update(state=SUPPRESSED, reason=reason[:500], wanted=False))
+
+
+def bounced(email: str, report: bytes) -> bool:
+    """Suppress an address of a delivery report, whether it did; False where the report returns no letter of ours to it,
+    by its Message-ID, which nobody can make up: anybody can write a report, about anybody."""
+    row = Subscription.objects.filter(email=email).first()
+    if row is None:
+        return False
+    names = list(row.deliveries.order_by("-day").values_list("message_id", flat=True)[:KNOWN])
+    names += [letters.message_id("confirm", row.digest)] if row.digest else []
+    return any(name.encode() in report for name in names) and suppress(email, "bounced")
 
 
 def due(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Callable[[], bool]:
