@@ -297,7 +297,7 @@ def test_the_owners_token_may_do_what_it_was_made_for(monkeypatch: pytest.Monkey
 # -- the digest's hour -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "hour"), [("0", 0.0), ("23", 23.0), ("", 6.0), ("6", 6.0)])
+@pytest.mark.parametrize(("text", "hour"), [("0", 0.0), ("23.5", 23.5), ("", 6.0), ("6", 6.0)])
 def test_hours_of_a_day(monkeypatch: pytest.MonkeyPatch, text: str, hour: float) -> None:
     from paperlab.site import settings
 
@@ -305,7 +305,7 @@ def test_hours_of_a_day(monkeypatch: pytest.MonkeyPatch, text: str, hour: float)
     assert settings.hour("PAPERLAB_DIGEST_HOUR", 6.0) == hour
 
 
-@pytest.mark.parametrize("text", ["24", "-1", "99", "nan", "inf", "six"])
+@pytest.mark.parametrize("text", ["24", "-0.5", "99", "nan", "inf", "six"])
 def test_hours_that_no_day_has(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """At 24 o'clock no digest would ever go, and nobody would be told."""
     from paperlab.site import settings

@@ -146,8 +146,8 @@ def hour(name: str, default: float) -> float:
         value = float(text) if text else default
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 23:
-        raise SettingError(f"{name} {text!r}: expected an hour from 0 to 23")
+    if not 0 <= value < 24:
+        raise SettingError(f"{name} {text!r}: expected an hour of the day, from 0 on and below 24")
     return value
 
 

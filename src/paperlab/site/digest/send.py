@@ -1,7 +1,6 @@
 """Send the digest: a person's row is claimed before anything is sent, so it goes once at most, whatever crashes."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
@@ -61,7 +60,7 @@ def zone() -> tzinfo:
 def begins(now: datetime) -> str:
     """The hour of the day from which digests go, where they go: "6:00"."""
     offset = now.astimezone(zone()).utcoffset() or timedelta(0)
-    first = max(timedelta(hours=math.ceil(settings.PAPERLAB_DIGEST_HOUR)), READ + offset)
+    first = max(timedelta(hours=settings.PAPERLAB_DIGEST_HOUR), READ + offset)
     hours, rest = divmod(first, timedelta(hours=1))
     return f"{hours}:{rest // timedelta(minutes=1):02d}"
 
@@ -232,7 +231,7 @@ def due(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Callable[[],
 
     def run() -> bool:
         at = now().astimezone(zone())
-        if at.hour < settings.PAPERLAB_DIGEST_HOUR:
+        if at.hour + at.minute / 60 + at.second / 3600 < settings.PAPERLAB_DIGEST_HOUR:
             return False
         yesterday = at.date() - timedelta(1)
         if (at - READ).astimezone(UTC).date() <= yesterday:

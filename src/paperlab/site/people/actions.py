@@ -79,8 +79,9 @@ def rename(user: User, text: str) -> None:
             NameLook.objects.filter(user=user).delete()
             NameLook.objects.bulk_create([NameLook(user=user, look=look) for look in looks])
             User.objects.filter(pk=user.pk).update(first_name=name)
-    except IntegrityError as error:  # taken in this moment
-        raise Refused(taken) from error
+    except IntegrityError as error:  # taken in this moment; or the same form was sent twice, and is done
+        if not User.objects.filter(pk=user.pk, first_name=name).exists():
+            raise Refused(taken) from error
 
 
 def vote(user: User, paper: Paper, on: bool) -> None:
