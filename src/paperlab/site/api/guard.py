@@ -208,7 +208,8 @@ def _without_nul(request: HttpRequest) -> None:
     if any("\0" in part for name, values in request.POST.lists() for part in (name, *values)):
         plain = request.POST.copy()
         for name, values in request.POST.lists():
-            plain.setlist(name, [value.replace("\0", "") for value in values])
+            if name != "email":  # without its NUL it would be another address; whoever reads it refuses it
+                plain.setlist(name, [value.replace("\0", "") for value in values])
         request.POST = plain
 
 
