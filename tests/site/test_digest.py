@@ -653,10 +653,13 @@ def test_a_used_link_an_expired_one_and_an_unknown_one(relay: Relay, monkeypatch
         assert kept.pk
 
 
-@pytest.mark.parametrize("name", ["UTC", "America/Los_Angeles", "Pacific/Auckland"])
+@pytest.mark.parametrize(
+    ("name", "hour"), [("UTC", "06:00"), ("America/Los_Angeles", "06:00"), ("Pacific/Auckland", "14:00")]
+)
 def test_every_week_is_on_monday_where_the_site_is(
-    relay: Relay, papers: None, monkeypatch: pytest.MonkeyPatch, name: str
+    relay: Relay, papers: None, monkeypatch: pytest.MonkeyPatch, name: str, hour: str
 ) -> None:
+    """In Auckland the day before is over in UTC only in the afternoon."""
     from zoneinfo import ZoneInfo
 
     from django.conf import settings
@@ -677,8 +680,8 @@ def test_every_week_is_on_monday_where_the_site_is(
         for to, _ in relay.letters[before:]:
             came.setdefault(to, []).append(at.astimezone(ZoneInfo(name)))
         at += timedelta(minutes=30)
-    assert [f"{when:%A %d %H:%M}" for when in came["p1@example.org"]] == ["Monday 03 06:00"]
-    assert [f"{when:%A %d %H:%M}" for when in came["p2@example.org"]] == ["Tuesday 28 06:00"]
+    assert [f"{when:%A %d %H:%M}" for when in came["p1@example.org"]] == [f"Monday 03 {hour}"]
+    assert [f"{when:%A %d %H:%M}" for when in came["p2@example.org"]] == [f"Tuesday 28 {hour}"]
 
 
 def test_a_week_whose_monday_had_no_worker_comes_late(relay: Relay, papers: None) -> None:
@@ -901,14 +904,22 @@ Status: {status}
 
 def test_a_report_of_a_bounce_is_read(store: None) -> None:
     from paperlab.site.digest import bounces, send
-    from paperlab.site.digest.models import Subscription
+    from paperlab.site.digest.models import Delivery, Subscription
 
     person(1)
     assert bounces.failed(REPORT.format(action="delayed", status="4.4.1").encode()) == []
     for status in ("4.2.2", "5.2.2", "5.7.1", "5.1.8", "5.1.11", "5.0.0"):  # full, blocked, of the sender
         assert bounces.failed(REPORT.format(action="failed", status=status).encode()) == [], status
     (gone,) = bounces.failed(REPORT.format(action="failed", status="5.1.1").encode())
-    assert send.suppress(gone, "bounced")
+    row = Subscription.objects.get()
+    sent = Delivery.objects.create(subscription=row, day=date(2024, 5, 27), message_id="<" + "a" * 40 + "@localhost>")
+    report = REPORT.format(action="failed", status="5.1.1").replace(
+        "\n--b--", f"\n--b\nContent-Type: text/rfc822-headers\n\nMessage-ID: {sent.message_id}\n\n--b--"
+    )
+    for forged in (REPORT.format(action="failed", status="5.1.1"), report.replace("aaa", "bbb")):
+        assert not send.bounced(gone, forged.encode())  # anybody can write that somebody is gone
+    assert Subscription.objects.get().state == "active"
+    assert send.bounced(gone, report.encode())
     assert Subscription.objects.get().state == "suppressed"
     draw, whole = random.Random(1), REPORT.format(action="failed", status="5.1.1").encode()
     for _ in range(300):  # whatever comes in, it is read or left

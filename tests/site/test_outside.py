@@ -103,3 +103,44 @@ def test_an_answer_that_unfolds_without_end_is_left(server: Server, monkeypatch:
         read(f"{server.url}/feed")
     server.packed = zlib.compress(server.rss().encode(), wbits=31)
     assert read(f"{server.url}/feed") == 1
+
+
+def test_what_follows_a_compressed_answer_is_not_kept_without_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAPERLAB_INSIDE", "127.0.0.1")
+    server.packed = zlib.compress(server.rss().encode(), wbits=31) + bytes(17 * 2**20)
+    with pytest.raises(SourceError, match="more than 16 MB"):
+        read(f"{server.url}/feed")
+
+
+@pytest.mark.parametrize("through", ["", "http://proxy.example.net:3128"])
+def test_a_proxy_that_is_not_used_opens_no_way_inside(
+    server: Server, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    """NO_PROXY alone is no proxy; and a host that it names is asked directly, at the address that was looked at."""
+    answers, connected = ["8.8.8.8", "127.0.0.1"], []
+
+    def known(host: str, port: int, *more: Any, **named: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers.pop(0), port))]
+
+    def connect(address: Any, *more: Any, **named: Any) -> Any:
+        connected.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setenv("no_proxy", "c.example.org")
+    if through:
+        monkeypatch.setenv("http_proxy", through)
+    monkeypatch.setattr(socket, "getaddrinfo", known)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    source = named.source("feed:http://c.example.org:8080/feed")
+    source.client.tries = 1  # type: ignore[attr-defined]
+    with pytest.raises(SourceError):
+        list(source.pages({}, {}))
+    assert connected == [("8.8.8.8", 8080)]
+    monkeypatch.delenv("no_proxy")
+    if through:  # and one that is used is asked
+        answers[:] = ["8.8.8.8"]
+        with pytest.raises(SourceError):
+            list(source.pages({}, {}))
+        assert connected[1:] == [("proxy.example.net", 3128)]

@@ -118,8 +118,12 @@ def written(by: Any, claim: str = "easyquant:better-than-rtn") -> str:
 
 def approved(at: str, do: str = "show") -> None:
     chief = browser("chief@example.org", is_staff=True)
-    assert at.rpartition("/")[2] in re.findall(r'name="reply" value="(\d+)"', text(chief.get("/replies")))
-    chief.post("/replies", {"reply": at.rpartition("/")[2], "do": do})
+    number = at.rpartition("/")[2]
+    found = re.search(
+        rf'name="reply" value="{number}"><input type="hidden" name="mark" value="(\w+)"', text(chief.get("/replies"))
+    )
+    assert found
+    assert chief.post("/replies", {"reply": number, "mark": found[1], "do": do}).status_code == 302
 
 
 def test_a_line_in_the_repository_proves_and_the_owner_decides(paper: Any, outside: Outside) -> None:
@@ -256,6 +260,21 @@ def test_a_changed_reply_is_read_again_and_a_refused_one_is_not_shown(paper: Any
     assert author.get("/account/export.json").json()["replies"][0]["state"] == "refused"
     author.post("/account/delete", {"word": "delete"})
     assert author.get(at).status_code == 302  # nobody is signed in any more
+
+
+def test_a_decision_is_on_the_words_that_were_read(paper: Any, outside: Outside) -> None:
+    author, chief = browser("author@example.org"), browser("chief@example.org", is_staff=True)
+    at = written(author)
+    signed_in(author, at)
+    shown = dict(re.findall(r'name="(reply|mark)" value="(\w+)"', text(chief.get("/replies"))))
+    author.post(at, {"name": "Josiah Carberry", "body": "Buy my book"})  # while the page of the owner is open
+    answer = chief.post("/replies", {**shown, "do": "show"})
+    assert answer.status_code == 409
+    assert "was changed while you read it" in text(answer)
+    assert "Buy my book" in text(answer)
+    assert "Buy my book" not in text(browser().get("/papers/easyquant"))
+    approved(at)
+    assert "Buy my book" in text(browser().get("/papers/easyquant"))
 
 
 def test_only_the_staff_decides_and_only_on_what_is_proved(paper: Any, outside: Outside) -> None:

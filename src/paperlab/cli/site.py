@@ -128,7 +128,8 @@ def digest(
         if as_json:
             return write_json(rows)
         for one in rows:
-            typer.echo(f"{one['address']}: {'written to no more' if one['subscribed'] else 'was not subscribed'}")
+            left = "not subscribed, or no e-mail of this site comes back with the report"
+            typer.echo(f"{one['address']}: {'written to no more' if one['subscribed'] else left}")
         return
     row = command.run(date, to_file, dry_run)
     failed = row["refused"] > 0 and not row["sent"]

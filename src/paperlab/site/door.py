@@ -17,6 +17,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.http import escape_leading_slashes
 
 from paperlab.site.api import limits
 from paperlab.site.api.problems import Problem, response
@@ -107,7 +108,7 @@ class Door:
         request.paperlab_owner = True
         if not given or _is_api(request) or _NO_PAGE.search(request.path_info) or not _is_browser(request):
             return self._kept_private(request)
-        answer = HttpResponseRedirect(request.get_full_path(), headers={"Cache-Control": "no-store"})
+        answer = HttpResponseRedirect(_address(request.get_full_path()), headers={"Cache-Control": "no-store"})
         answer.set_cookie(name, value, max_age=KEPT, httponly=True, samesite="Lax")
         return answer
 
@@ -118,6 +119,11 @@ class Door:
         if told.startswith("public") and not request.path_info.startswith(_FREE):
             answer.headers["Cache-Control"] = f"private{told[6:]}"
         return answer
+
+
+def _address(path: str) -> str:
+    """An address of this site: "//example.org/" would be one of another."""
+    return escape_leading_slashes(path)
 
 
 def _is_api(request: HttpRequest) -> bool:
@@ -137,6 +143,6 @@ def _refused(request: HttpRequest, status: int) -> HttpResponse:
             "this site answers to its own machine only, and a proxy has sent this; PAPERLAB_HOSTS opens it to others"
         )
         return response(Problem(status, token if status == 401 else proxy), headers)
-    context = {"status": status, "path": request.path, "sent": request.method not in ("GET", "HEAD")}
+    context = {"status": status, "path": _address(request.path), "sent": request.method not in ("GET", "HEAD")}
     context["asked"] = [pair for name, values in request.GET.lists() for pair in [(name, one) for one in values]]
     return HttpResponse(render_to_string("pages/door.html", context), status=status, headers=headers)

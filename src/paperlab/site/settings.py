@@ -139,6 +139,18 @@ def positive(name: str, default: float | None) -> float | None:
     return value
 
 
+def hour(name: str, default: float) -> float:
+    """An hour of the day. Raises SettingError."""
+    text = os.environ.get(name)
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 24:
+        raise SettingError(f"{name} {text!r}: expected an hour of the day, from 0 on and below 24")
+    return value
+
+
 def fetched(text: str | None) -> dict[str, int]:
     """The sources that the worker reads by itself, with the seconds between two readings. Raises SettingError."""
     try:
@@ -203,7 +215,7 @@ PAPERLAB_URL = os.environ.get("PAPERLAB_URL") or (
     last_address(home()) if PAPERLAB_LOCAL else f"https://{ALLOWED_HOSTS[0].lstrip('.')}"
 )
 PAPERLAB_FROM = sender(os.environ.get("PAPERLAB_FROM") or "paperlab <paperlab@localhost>")
-PAPERLAB_DIGEST_HOUR = positive("PAPERLAB_DIGEST_HOUR", 6.0)
+PAPERLAB_DIGEST_HOUR = hour("PAPERLAB_DIGEST_HOUR", 6.0)
 PAPERLAB_FETCH = fetched(os.environ.get("PAPERLAB_FETCH"))
 PAPERLAB_TIMEZONE = timezone(os.environ.get("PAPERLAB_TIMEZONE"))
 PAPERLAB_RUN_HOURS = positive("PAPERLAB_RUN_HOURS", 4.0)

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.views.decorators.http import require_safe
 
 from paperlab.site.api.app import api
 from paperlab.site.api.problems import of_status, response
@@ -33,6 +34,7 @@ def _hint(schema: dict[str, Any]) -> str:
     return ""
 
 
+@require_safe
 def docs(request: HttpRequest) -> HttpResponse:
     """What the API has."""
     info, operations = _operations()

@@ -59,6 +59,7 @@ def tag(request: HttpRequest) -> str:
 
 
 PAGES = limits.Rate(10, 200)  # pages and feeds of one address, behind which a whole laboratory may sit
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _FREE = "/static/"  # in memory, and kept by browsers for ever
 
 
@@ -74,7 +75,8 @@ class Guard:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """The answer to a request."""
         agents = request.path_info.rstrip("/") == "/mcp"
-        if not (agents or request.path_info == "/api" or request.path_info.startswith("/api/")):
+        # /api itself is a page, with its reader's links on it.
+        if not (agents or request.path_info.startswith("/api/")) or request.path_info == "/api/":
             return self._page(request)
         if request.method == "OPTIONS" and not agents and not request.path_info.startswith("/api/me"):
             return HttpResponse(status=204, headers={**CORS, **_PREFLIGHT, "Allow": _METHODS})
@@ -101,18 +103,19 @@ class Guard:
 
     def _page(self, request: HttpRequest) -> HttpResponseBase:
         """A page, or word that too many were asked for, before a session or the store is looked into."""
-        if self.pages is None or door.is_owner(request) or request.path_info.startswith(_FREE):
+        if request.path_info.startswith(_FREE):
             return self.get_response(request)
-        taken = self.pages.take(f"pages {limits.client(request.META.get('REMOTE_ADDR') or '')}")
-        if taken.allowed:
-            return self.get_response(request)
-        wait = max(1, -int(-taken.wait // 1))
-        context = {"status": 429, "title": "Too many requests", "why": f"Wait {wait} s, then try again."}
-        return HttpResponse(
-            render_to_string("pages/refused.html", context),
-            status=429,
-            headers={"Retry-After": str(wait), "Cache-Control": "no-store"},
-        )
+        if self.pages is not None and not door.is_owner(request):
+            taken = self.pages.take(f"pages {limits.client(request.META.get('REMOTE_ADDR') or '')}")
+            if not taken.allowed:
+                wait = max(1, -int(-taken.wait // 1))
+                answer = _refused(429, "Too many requests", f"Wait {wait} s, then try again.")
+                answer.headers["Retry-After"] = str(wait)
+                return answer
+        if _has_nul(request):
+            return _refused(400, "This address cannot be read", "It holds the character NUL.")
+        _without_nul(request)
+        return self.get_response(request)
 
     def _take(self, request: HttpRequest) -> limits.Taken | None:
         """Count the request; None where nothing is limited: the owner of a site for one machine is free."""
@@ -156,9 +159,7 @@ class Guard:
         if request.method not in ("GET", "HEAD"):
             return response(of_status(405), {"Allow": _METHODS})
         try:
-            if "\0" in request.path_info or any(
-                "\0" in part for pair in request.GET.lists() for part in [pair[0], *pair[1]]
-            ):
+            if _has_nul(request):
                 return response(Problem(400, "the address holds the character NUL, which no paper has"))
             ranked = request.path_info in _RANKED or request.path_info.endswith("/related")
             known = "" if ranked else tag(request)
@@ -191,6 +192,31 @@ class Guard:
             else int(datetime.strptime(since, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC).timestamp())
         )
         return get_conditional_response(request, etag=known, last_modified=modified, response=answer)
+
+
+def _has_nul(request: HttpRequest) -> bool:
+    """Whether an address holds the character NUL: no text here does, and PostgreSQL fails on a query with one."""
+    words = [part for name, values in request.GET.lists() for part in (name, *values)]
+    return "\0" in request.path_info or any("\0" in word for word in words)
+
+
+def _without_nul(request: HttpRequest) -> None:
+    """Take NUL out of a form, as it is taken out of all text from outside; nothing else that was written is lost."""
+    if request.method != "POST" or request.content_type not in _FORMS:
+        return
+    assert isinstance(request.body, bytes)  # read first, so that a view can read it too
+    if any("\0" in part for name, values in request.POST.lists() for part in (name, *values)):
+        plain = request.POST.copy()
+        for name, values in request.POST.lists():
+            if name != "email":  # without its NUL it would be another address; whoever reads it refuses it
+                plain.setlist(name, [value.replace("\0", "") for value in values])
+        request.POST = plain
+
+
+def _refused(status: int, title: str, why: str) -> HttpResponse:
+    """A page that asks nothing of the store."""
+    body = render_to_string("pages/refused.html", {"status": status, "title": title, "why": why})
+    return HttpResponse(body, status=status, headers={"Cache-Control": "no-store"})
 
 
 def last_modified(seconds: float) -> str:

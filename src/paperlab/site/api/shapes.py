@@ -19,6 +19,8 @@ def public_id(row: Paper) -> str:
 
 def find(name: str) -> Paper | None:
     """The paper of a public id, an arXiv id with a version, or an arXiv address; None if there is none."""
+    if "\0" in name:  # which PostgreSQL does not even look for
+        return None
     bare = name.strip()
     rows = Paper.objects.defer("origins", "title_key")
     if bare.startswith("~"):

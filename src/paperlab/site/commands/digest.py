@@ -22,11 +22,12 @@ def run(on: str | None, to: Path | None, dry: bool) -> dict[str, Any]:
 
 
 def bounced(report: bytes) -> list[dict[str, Any]]:
-    """Read one delivery report; the addresses that it reports as gone, and whether they were subscribed."""
+    """Read one delivery report; the addresses that it reports as gone, and whether they were subscribed, and a letter
+    of this site comes back with it."""
     start()
     from paperlab.site.digest import bounces, send
 
-    return [{"address": one, "subscribed": send.suppress(one, "bounced")} for one in bounces.failed(report)]
+    return [{"address": one, "subscribed": send.bounced(one, report)} for one in bounces.failed(report)]
 
 
 def sentence(row: dict[str, Any], *, dry: bool) -> str:

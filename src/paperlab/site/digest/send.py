@@ -31,8 +31,10 @@ from paperlab.site.people.models import Follow
 logger = logging.getLogger(__name__)
 
 CHUNK = 500
+KNOWN = 60  # the last letters to an address, whose bounces are believed
 WAITS = (1, 5, 30, 120, 360)  # minutes until what the relay refused for the moment is tried again
 TRIES = len(WAITS) + 1
+READ = timedelta(hours=2)  # after a day's end, until its list has been read for the last time
 WEEK_ENDS = 6  # Sunday: like each digest, a week's goes on the day after, Monday
 
 
@@ -53,6 +55,14 @@ def zone() -> tzinfo:
     """Where it is Monday, and the hour, at which digests go."""
     name = str(settings.PAPERLAB_TIMEZONE)
     return UTC if name == "UTC" else ZoneInfo(name)
+
+
+def begins(now: datetime) -> str:
+    """The hour of the day from which digests go, where they go: "6:00"."""
+    offset = now.astimezone(zone()).utcoffset() or timedelta(0)
+    first = max(timedelta(hours=settings.PAPERLAB_DIGEST_HOUR), READ + offset)
+    hours, rest = divmod(first, timedelta(hours=1))
+    return f"{hours}:{rest // timedelta(minutes=1):02d}"
 
 
 def people(day: date, *, late: bool = False) -> Iterator[tuple[Subscription, list[Interest]]]:
@@ -199,16 +209,33 @@ def suppress(email: str, reason: str) -> bool:
     return bool(rows.update(state=SUPPRESSED, reason=reason[:500], wanted=False))
 
 
+def bounced(email: str, report: bytes) -> bool:
+    """Suppress an address of a delivery report, whether it did; False where the report returns no letter of ours to it,
+    by its Message-ID, which nobody can make up: anybody can write a report, about anybody."""
+    row = Subscription.objects.filter(email=email).first()
+    if row is None:
+        return False
+    names = list(row.deliveries.order_by("-day").values_list("message_id", flat=True)[:KNOWN])
+    names += [letters.message_id("confirm", row.digest)] if row.digest else []
+    return any(name.encode() in report for name in names) and suppress(email, "bounced")
+
+
 def due(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Callable[[], bool]:
     """The worker's job: the digest of yesterday, from PAPERLAB_DIGEST_HOUR on, in PAPERLAB_TIMEZONE; and of the last
-    week that ended, should there have been no worker on its Monday."""
+    week that ended, should there have been no worker on its Monday.
+
+    Lists are dated in UTC, and grow until their day is over there: what came into one after its digest would be in
+    none. So east of it, a digest waits for that.
+    """
     plan: dict[date, tuple[int, datetime | None]] = {}  # how often it was tried, and when next; None: it is done
 
     def run() -> bool:
         at = now().astimezone(zone())
-        if at.hour < settings.PAPERLAB_DIGEST_HOUR:
+        if at.hour + at.minute / 60 + at.second / 3600 < settings.PAPERLAB_DIGEST_HOUR:
             return False
         yesterday = at.date() - timedelta(1)
+        if (at - READ).astimezone(UTC).date() <= yesterday:
+            return False
         week = yesterday - timedelta((yesterday.weekday() - WEEK_ENDS) % 7)
         sent = 0
         for day in {week, yesterday}:

@@ -4,7 +4,6 @@ import secrets
 from datetime import timedelta
 from urllib.parse import urlencode
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -41,7 +40,7 @@ def subscribe(request: HttpRequest) -> HttpResponse:
     context = {
         "families": FAMILIES,
         "claim": request.GET.get("claim", "")[:300],
-        "hour": f"{int(settings.PAPERLAB_DIGEST_HOUR)}:00",
+        "hour": send.begins(timezone.now()),
         "zone": str(send.zone()),
         "wrong": "",
     }

@@ -6,6 +6,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core import signing
 from django.db import transaction
+from django.db.models import F
 
 from paperlab.site.api import shapes
 from paperlab.site.groups.models import Group, Meeting, Member, Shared
@@ -78,6 +79,18 @@ def join(group: Group, user: User) -> None:
     Member.objects.get_or_create(group=group, user=user)
 
 
+def renew(group: Group) -> None:
+    """End the links that were given out."""
+    Group.objects.filter(pk=group.pk).update(invitation=F("invitation") + 1)
+
+
+def remove(group: Group, member: Member) -> None:
+    """Take somebody out, and end the links by which they came: they could join again at once."""
+    with transaction.atomic():
+        member.delete()
+        renew(group)
+
+
 def share(group: Group, user: User, collection: int, on: bool) -> None:
     """Share one's own collection with the group, or no longer. Raises Refused."""
     own = Collection.objects.filter(pk=collection, user=user).first()
@@ -103,7 +116,10 @@ def add(group: Group, collection: int, name: str, note: str) -> None:
     row = group.shared.filter(collection=collection).select_related("collection").first()
     if row is None:
         raise Refused("this collection is no longer shared with the group")
-    people.keep(row.collection, _paper(name), True, _text(note, "the note") or None)
+    paper, note = _paper(name), _text(note, "the note")
+    if note and row.collection.kept.filter(paper=paper).exclude(note="").exists():
+        raise Refused("this paper is in the collection with a note already; only the collection's owner changes that")
+    people.keep(row.collection, paper, True, note or None)
 
 
 def meet(group: Group, day: str, paper: str, presenter: str, notes: str, row: Meeting | None = None) -> Meeting:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db.models import Prefetch
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
@@ -12,7 +13,7 @@ from paperlab.site.groups.models import Group, Meeting, Member
 from paperlab.site.pages.refused import sentence
 from paperlab.site.people import who
 from paperlab.site.people.actions import today
-from paperlab.site.people.models import Collection
+from paperlab.site.people.models import Collection, Kept
 from paperlab.site.store import clean
 
 PAST = 100  # meetings that were, on a page
@@ -57,7 +58,11 @@ def group(request: HttpRequest, pk: int) -> HttpResponse:
 def _page(request: HttpRequest, row: Group, member: Member | None, wrong: str = "") -> HttpResponse:
     now = today()
     meetings = row.meetings.select_related("paper")
-    shared = row.shared.select_related("collection")
+    shared = row.shared.select_related("collection").prefetch_related(
+        Prefetch("collection__kept", Kept.objects.select_related("paper")[:PAPERS], to_attr="listed")
+    )
+    if member is None:  # that the group's page is public was not for the owner of each collection to say
+        shared = shared.exclude(collection__shared="")
     context: dict[str, Any] = {
         "row": row,
         "member": member,
@@ -65,7 +70,7 @@ def _page(request: HttpRequest, row: Group, member: Member | None, wrong: str = 
         "sent": request.POST,
         "coming": meetings.filter(day__gte=now),
         "past": meetings.filter(day__lt=now).order_by("-day", "-pk")[:PAST],
-        "shared": [(one.collection, one.collection.kept.select_related("paper")[:PAPERS]) for one in shared],
+        "shared": [(one.collection, one.collection.listed) for one in shared],
         "today": now,
     }
     if member is not None:
@@ -100,11 +105,11 @@ def _act(request: HttpRequest, row: Group, member: Member) -> str:
     if do == "change":
         actions.change(row, sent.get("name", ""), sent.get("about", ""), sent.get("public") == "1")
     elif do == "remove":
-        get_object_or_404(Member, group=row, pk=clean.key(sent.get("member", ""))).delete()
+        actions.remove(row, get_object_or_404(Member, group=row, pk=clean.key(sent.get("member", ""))))
     elif do == "lead":
         Member.objects.filter(group=row, pk=clean.key(sent.get("member", ""))).update(leads=True)
     elif do == "renew":
-        Group.objects.filter(pk=row.pk).update(invitation=row.invitation + 1)
+        actions.renew(row)
     elif do == "delete":
         if sent.get("word", "").strip().lower() != "delete":
             raise actions.Refused("nothing was deleted: the word “delete” was not there")

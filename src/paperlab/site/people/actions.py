@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlencode
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Q
+from django.db.models import Count, Prefetch, Q
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
@@ -25,6 +25,7 @@ from paperlab.site.people.models import (
     NameLook,
     Read,
     Report,
+    SignIn,
     Submission,
     Tag,
     Vote,
@@ -78,8 +79,9 @@ def rename(user: User, text: str) -> None:
             NameLook.objects.filter(user=user).delete()
             NameLook.objects.bulk_create([NameLook(user=user, look=look) for look in looks])
             User.objects.filter(pk=user.pk).update(first_name=name)
-    except IntegrityError as error:  # taken in this moment
-        raise Refused(taken) from error
+    except IntegrityError as error:  # taken in this moment; or the same form was sent twice, and is done
+        if not User.objects.filter(pk=user.pk, first_name=name).exists():
+            raise Refused(taken) from error
 
 
 def vote(user: User, paper: Paper, on: bool) -> None:
@@ -285,6 +287,7 @@ def export(user: User) -> dict[str, Any]:
     from paperlab.site.digest.models import Subscription
     from paperlab.site.groups.actions import exported as groups
     from paperlab.site.replies.actions import exported as replies
+    from paperlab.site.runs.models import Run
     from paperlab.site.tokens.actions import exported as tokens
 
     def name(paper: Paper) -> str:
@@ -322,10 +325,12 @@ def export(user: User) -> dict[str, Any]:
                         "tags": [tag.name for tag in k.tags.all()],
                         "added": str(k.added),
                     }
-                    for k in c.kept.select_related("paper").prefetch_related("tags")
+                    for k in c.kept.all()
                 ],
             }
-            for c in Collection.objects.filter(user=user)
+            for c in Collection.objects.filter(user=user).prefetch_related(
+                Prefetch("kept", Kept.objects.select_related("paper")), "kept__tags"
+            )
         ],
         "read": [
             {"paper": name(r.paper), "state": r.state, "at": str(r.at)}
@@ -334,7 +339,13 @@ def export(user: User) -> dict[str, Any]:
         "choices": {"remember": mine.choice(user.pk).remember},
         "follows": [{"kind": f.kind, "value": f.value, "at": str(f.at)} for f in Follow.objects.filter(user=user)],
         "submissions": [{"arxiv": s.arxiv, "state": s.state} for s in Submission.objects.filter(user=user)],
-        "subscriptions": [{"email": s.email, "state": s.state, "every": s.every} for s in subscribed],
+        "subscriptions": [
+            {"email": s.email, "state": s.state, "every": s.every, "interests": s.interests} for s in subscribed
+        ],
+        "runs": [
+            {"run": r.pk, "method": r.method, "claim": r.claim or None, "scale": r.scale, "asked": str(r.asked)}
+            for r in Run.objects.filter(who=user).defer("log")
+        ],
         "tokens": tokens(user),
         "groups": groups(user),
         "replies": replies(user),
@@ -342,10 +353,13 @@ def export(user: User) -> dict[str, Any]:
 
 
 def forget(user: User) -> None:
-    """Delete an account and all that it holds."""
+    """Delete an account and all that it holds: its sessions on other machines and its sign-in links too."""
     from paperlab.site.digest.models import Subscription
+    from paperlab.site.people.moderation import end_sessions
 
     with transaction.atomic():
+        end_sessions(user)
+        SignIn.objects.filter(email=user.username).delete()
         papers = list(Paper.objects.filter(votes__user=user) | Paper.objects.filter(site_comments__user=user))
         if user.email:
             Subscription.objects.filter(email=user.email).delete()

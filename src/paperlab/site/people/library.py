@@ -114,12 +114,14 @@ def _shown(row: Collection, tag: str, page: str | None) -> dict[str, Any]:
     chosen = every.filter(tags__name=tag) if tag else every
     shown: Page[Kept] = Paginator(chosen, PAGE).get_page(page)
     listed = list(shown)
+    made = cards.of_rows([one.paper for one in listed])
     return {
         "row": row,
         "page": shown,
         "tag": tag,
         "tags": _tags(Kept.objects.filter(collection=row)),
-        "kept": list(zip(listed, cards.of_rows([one.paper for one in listed]), strict=True)),
+        "cards": made,  # by which the votes on all of them are asked for at once
+        "kept": list(zip(listed, made, strict=True)),
     }
 
 

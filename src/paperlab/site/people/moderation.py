@@ -57,7 +57,7 @@ def dismiss(by: User, row: Comment) -> None:
             _decided(by, "dismiss", "", row.user, row)
 
 
-def _end_sessions(user: User) -> None:
+def end_sessions(user: User) -> None:
     """Delete all sessions of an account: a cookie kept until the account is opened again opens nothing."""
     for row in Session.objects.filter(expire_date__gt=datetime.now(UTC)).iterator():
         if row.get_decoded().get(SESSION_KEY) == str(user.pk):
@@ -75,7 +75,7 @@ def close(by: User, account: User, on: bool, reason: str = "") -> None:
         if not User.objects.filter(pk=account.pk, is_active=on).update(is_active=not on):
             return
         if on:
-            _end_sessions(account)
+            end_sessions(account)
             Report.objects.filter(comment__user=account, closed=None).update(closed=timezone.now())
         _decided(by, "close" if on else "open", reason, account)
         touched = Paper.objects.filter(votes__user=account) | Paper.objects.filter(site_comments__user=account)

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from functools import cache
 from importlib.resources import files
+from itertools import groupby
 
 from django.urls import URLPattern, URLResolver, get_resolver
 
@@ -45,7 +46,13 @@ def _prototypes() -> dict[int, str]:
     """What stands for each character that looks like another."""
     table = files("paperlab.site.people").joinpath("confusables.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in table.split("\n") if "\t" in line]
-    return {ord(sign): prototype for prototype, signs in rows for sign in signs}
+    # Small capitals, which the table leaves out as nobody writes with them: "\u1d00dmin".
+    small = {
+        code: name[-1].lower()
+        for code in range(0x250, 0x1DC0)
+        if re.fullmatch("LATIN LETTER SMALL CAPITAL [A-Z]", name := unicodedata.name(chr(code), ""))
+    }
+    return small | {ord(sign): prototype for prototype, signs in rows for sign in signs}
 
 
 def _look(text: str) -> str:
@@ -103,7 +110,9 @@ def _is_reserved(name: str) -> bool:
         # "admin 2"; and "reader 12" in any writing of its digits, for l and O are 1 and 0 to the eye
         if {whole, whole.rstrip("0123456789")} & words or re.fullmatch("reader[0-9lo]*", whole):
             return True
-    return any(_plain(word) & office for word in re.split(r"[\W_]", name))
+    # A word ends where its script does: CJK is written beside Latin letters without a space.
+    words_of = ("".join(each) for _, each in groupby(name, lambda sign: sign.isalnum() and (_scripts(sign) or {""})))
+    return any(_plain(word) & office for word in words_of)
 
 
 def _scripts(name: str) -> set[str]:

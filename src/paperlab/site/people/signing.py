@@ -37,6 +37,8 @@ def address(text: str) -> str:
     name, _, host = plain.rpartition("@")
     if '"' in name:
         raise ValidationError("the address has a name in quotes")
+    if not name.isascii():  # "\u017f" is an "s" to a pattern that does not heed capitals
+        raise ValidationError("the address has letters that no letter of ours can be sent to")
     try:
         return f"{name}@{punycode(host)}"
     except UnicodeError as error:

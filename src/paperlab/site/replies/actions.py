@@ -139,11 +139,16 @@ def is_author(row: Paper, name: str) -> bool:
     return bool(name.strip()) and _folded(name) in {_folded(str(author)) for author in row.authors}
 
 
-def decide(pk: int, show: bool) -> None:
-    """The owner's word on a reply that is proved."""
-    state = SHOWN if show else REFUSED
+def decide(pk: int, show: bool, mark: str) -> None:
+    """The owner's word on a reply that is proved. mark: of the words that they have read. Raises Refused where the
+    reply has other words by now."""
     proofs = Reply.objects.filter(pk=pk, state__in=(WAITING, SHOWN, REFUSED)).exclude(proof="")
-    proofs.update(state=state, decided=timezone.now())
+    row = proofs.first()
+    if row is None:
+        return
+    changed = {"state": SHOWN if show else REFUSED, "decided": timezone.now()}
+    if mark != row.mark or not proofs.filter(name=row.name, body=row.body).update(**changed):
+        raise Refused("this reply was changed while you read it; nothing was decided, so read it again")
 
 
 def exported(user: User) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """The table of authors' replies."""
 
+import hashlib
+
 from django.conf import settings
 from django.db import models
 
@@ -34,6 +36,11 @@ class Reply(models.Model):
 
         ordering = ("made", "pk")
         constraints = (models.UniqueConstraint(fields=("user", "paper", "claim"), name="one_reply_each"),)
+
+    @property
+    def mark(self) -> str:
+        """Which words these are: whoever decides on a reply decides on the words that they have read."""
+        return hashlib.sha256(f"{self.name}\0{self.body}".encode("utf-8", "replace")).hexdigest()[:16]
 
     def __str__(self) -> str:
         return f"{self.pk} on {self.paper_id}, {self.state}"

@@ -148,12 +148,18 @@ def decide(request: HttpRequest) -> HttpResponse:
     _on()
     if not door.is_keeper(request):
         raise Http404("no such page for you")
+    wrong = ""
     if request.method == "POST":
-        actions.decide(clean.key(request.POST.get("reply", "")), request.POST.get("do") == "show")
-        return redirect("/replies")
+        pk, show = clean.key(request.POST.get("reply", "")), request.POST.get("do") == "show"
+        try:
+            actions.decide(pk, show, request.POST.get("mark", ""))
+            return redirect("/replies")
+        except actions.Refused as error:
+            wrong = sentence(error)
     rows = Reply.objects.select_related("paper", "user")
     context = {
         "waiting": rows.filter(state=WAITING),
         "decided": rows.filter(state__in=(SHOWN, REFUSED)).order_by("-decided")[:PAGE],
+        "wrong": wrong,
     }
-    return render(request, "replies/decide.html", context)
+    return render(request, "replies/decide.html", context, status=409 if wrong else 200)

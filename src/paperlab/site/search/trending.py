@@ -12,7 +12,7 @@ every score shrinks by the same factor: log2 of the sum, counted from year 1, is
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from datetime import date, timedelta
+from datetime import date
 
 from django.db.models import Count, QuerySet
 
@@ -46,7 +46,7 @@ def _days(
 def trending(on: date, limit: int = 50) -> list[tuple[int, float]]:
     """The papers that are talked about on a day: (key, score), highest first; later votes are not looked at."""
     scores: dict[int, float] = defaultdict(float)
-    after = on - timedelta(WINDOW)
+    after = date.fromordinal(max(1, on.toordinal() - WINDOW))
     lists = Sighting.objects.filter(day__lte=on, day__gt=after, paper__withdrawn=False)
     votes = Vote.objects.filter(counts__lte=on, counts__gt=after, paper__withdrawn=False)
     comments = Comment.objects.filter(counts__lte=on, counts__gt=after, paper__withdrawn=False)

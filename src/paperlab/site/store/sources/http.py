@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from paperlab.core.home import home
 from paperlab.core.install import version
@@ -124,16 +124,14 @@ class Polite:
         folder = self.folder or home() / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with (
-                filelock.FileLock(folder / f"ask-{self._name}.lock", timeout=2 * PATIENCE),
-                self._client() as client,
-            ):
+            with filelock.FileLock(folder / f"ask-{self._name}.lock", timeout=2 * PATIENCE):
                 for _ in range(5):
                     self._look(url)
                     self._wait()
                     self._later(self.gap)  # also for whoever comes if this process is killed while it waits
                     try:
-                        answer = self._read(client, url, params)
+                        with self._client(url) as client:
+                            answer = self._read(client, url, params)
                     finally:
                         self._later(self.gap)
                     if answer.status not in REDIRECTS:
@@ -143,12 +141,14 @@ class Polite:
             raise SourceError(f"{error.lock_file}: another paperlab has held it for 20 minutes; stop it") from error
         raise SourceError(f"{_host(url)}: redirects in a circle")
 
-    def _client(self) -> Any:
+    def _client(self, url: str) -> Any:
         import httpx2
 
         headers = {"User-Agent": agent(), "Accept-Encoding": "gzip"}
-        if self.inside is None or getproxies():
+        if self.inside is None:
             return httpx2.Client(timeout=self.timeout, headers=headers)
+        if proxy := _proxy(url):
+            return httpx2.Client(timeout=self.timeout, headers=headers, proxy=proxy)
         from paperlab.site.store.sources.outside import Outside
 
         transport = httpx2.HTTPTransport()
@@ -160,12 +160,12 @@ class Polite:
         from paperlab.site.store.sources import outside
 
         parts = urlsplit(url)
-        if self.inside is not None and getproxies() and parts.hostname not in self.inside:
+        if self.inside is not None and _proxy(url) and parts.hostname not in self.inside:
             with contextlib.suppress(outside.ConnectError):  # only the proxy knows the name
                 outside.look_up(parts.hostname or "", parts.port or 443)
 
     def _read(self, client: Any, url: str, params: Mapping[str, str] | None) -> Answer:
-        begun, parts, size = self.clock(), [], 0
+        begun, parts, size, came = self.clock(), list[bytes](), 0, 0
         with client.stream("GET", url, params=params) as response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             packed = headers.get("content-encoding", "").lower().strip()
@@ -174,11 +174,12 @@ class Polite:
             # Not the client's own decoder: it unfolds a piece whole, however large that becomes.
             unpack = zlib.decompressobj(31) if packed == "gzip" else None
             for part in response.iter_raw():
+                came += len(part)  # what comes behind a compressed answer's end unfolds to nothing, and is kept
                 if unpack is not None:
                     part = self._unpacked(unpack, part, self.size_limit - size + 1, url)
                 size += len(part)
                 parts.append(part)
-                if size > self.size_limit:
+                if max(size, came) > self.size_limit:
                     raise SourceError(f"{_host(url)}: an answer of more than {self.size_limit >> 20} MB; not read")
                 if self.clock() - begun > self.deadline:
                     raise SourceError(f"{_host(url)}: no whole answer in {self.deadline:.0f} s; try later")
@@ -239,6 +240,15 @@ class Polite:
         part = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         part.write_text(json.dumps({"not_before": until}))
         os.replace(part, self._file)
+
+
+def _proxy(url: str) -> str:
+    """The proxy of the environment that an address is asked through, "" for none: NO_PROXY alone names none."""
+    parts, known = urlsplit(url), getproxies()
+    named = known.get(parts.scheme) or known.get("all") or ""
+    if not named or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return ""
+    return named if "://" in named else f"http://{named}"
 
 
 def _host(url: str) -> str:
