@@ -322,11 +322,11 @@ def test_hours_that_no_day_has(monkeypatch: pytest.MonkeyPatch, text: str) -> No
 def test_the_page_says_the_hour_from_which_it_goes(monkeypatch: pytest.MonkeyPatch, name: str, hour: str) -> None:
     from django.conf import settings
 
-    from paperlab.site.digest import send
+    from paperlab.site.digest import hours
 
     monkeypatch.setattr(settings, "PAPERLAB_TIMEZONE", name)
     monkeypatch.setattr(settings, "PAPERLAB_DIGEST_HOUR", 6.0)
-    assert send.begins(datetime(2026, 1, 5, tzinfo=UTC)) == hour
+    assert hours.begins(datetime(2026, 1, 5, tzinfo=UTC)) == hour
     assert f"({name})" in text(browser().get("/subscribe"))
 
 
@@ -336,7 +336,7 @@ def test_what_comes_into_a_list_at_the_end_of_its_day_is_in_a_digest(
 ) -> None:
     from django.conf import settings
 
-    from paperlab.site.digest import send
+    from paperlab.site.digest import hours, send
 
     monkeypatch.setattr(settings, "PAPERLAB_TIMEZONE", name)
     monkeypatch.setattr(settings, "PAPERLAB_DIGEST_HOUR", 6.0)
@@ -358,4 +358,4 @@ def test_what_comes_into_a_list_at_the_end_of_its_day_is_in_a_digest(
     assert len(days) >= 10
     for day, when in sent:
         assert when >= datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, hours=1)
-        assert when.astimezone(send.zone()).hour >= 6
+        assert when.astimezone(hours.zone()).hour >= 6

@@ -208,6 +208,43 @@ def test_a_search_that_cannot_be_answered_is_not_told_as_nothing_new(
     assert send().sent == 1
 
 
+@pytest.mark.parametrize("every", ["day", "week"])
+def test_what_comes_in_after_the_digest_of_its_day_is_in_the_next_one(relay: Relay, every: str) -> None:
+    """As arXiv's papers do, which are dated when they were sent in: one to four days before they can be read."""
+    from paperlab.site.digest import hours
+    from paperlab.site.store.models import Paper
+
+    sunday = DAY + timedelta(6 - DAY.weekday())
+    first, last = (sunday, sunday) if every == "day" else (sunday - timedelta(6), sunday)
+    step = 1 if every == "day" else 7
+    before = hours.goes(first - timedelta(1))
+    minute, days = timedelta(minutes=1), timedelta(1)
+    dated = {
+        "of the day": (last, before),
+        "late": (first - days, before + minute),
+        "late, of the weekend": (first - 3 * days, hours.goes(last) - minute),
+        "in time": (first - days, before - minute),
+        "later still": (first - days, hours.goes(last)),
+        "old": (first - 60 * days, before + minute),
+    }
+    for number, (title, (day, came)) in enumerate(dated.items(), 1):
+        take([item(number, title=title, published=datetime.combine(day, datetime.min.time(), UTC))])
+        Paper.objects.filter(title=title).update(added=came)
+    take([item(7, title="listed late", sightings=seen(first - 2 * days, 1))])  # and published in January
+    Paper.objects.filter(title="listed late").update(added=before + minute)
+    person(1, every=every)
+
+    def told(day: date) -> set[str]:
+        relay.letters.clear()
+        send(day)
+        lines = text_of(relay, "p1@example.org").splitlines() if relay.letters else []
+        return {title for title in [*dated, "listed late"] if title in lines}
+
+    assert told(last) == {"of the day", "late", "late, of the weekend", "listed late"}
+    assert told(last + step * days) == {"later still"}
+    assert told(last + 2 * step * days) == set()
+
+
 def test_an_account_brings_what_it_follows(relay: Relay, papers: None) -> None:
     from django.contrib.auth.models import User
 

@@ -10,19 +10,22 @@ from datetime import date, timedelta
 from functools import cached_property
 from urllib.parse import parse_qs
 
+from django.db.models import Exists, OuterRef, Q
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
 from paperlab.site import records, tex
 from paperlab.site.api import shapes
+from paperlab.site.digest import hours
 from paperlab.site.pages import cards, feed
 from paperlab.site.search import index, query, rank
-from paperlab.site.store.models import Paper
+from paperlab.site.store.models import Paper, Sighting
 
 MOST = 12  # papers of one interest that are shown with what they say
 LISTED = 60  # and by their titles alone; of the others the number
 EVERY = 1_000_000  # papers of a span
 BATCH = 2_000  # papers in one query to the store
+LATE = timedelta(14)  # before a span, of which papers that come in are still news
 WAIT = 120.0  # seconds for another process that writes the index
 
 Interest = tuple[str, str]
@@ -62,8 +65,20 @@ class Issue:
 
     @cached_property
     def keys(self) -> tuple[int, ...]:
-        """The papers of the span, in the order in which the pages list them."""
-        return tuple(key for key, _, _ in feed.places(self.span, 0, EVERY)[0])
+        """The papers of the span, in the order in which the pages list them, and then those that came too late for the
+        digests before."""
+        return (*(key for key, _, _ in feed.places(self.span, 0, EVERY)[0]), *self._late())
+
+    def _late(self) -> list[int]:
+        """Papers of the days before the span that came in after the digest of those days had gone: arXiv's weekends,
+        whose papers are dated when they were sent in, and lists that could not be read in time."""
+        before = (self.span.first - LATE, self.span.first - timedelta(1))
+        came = (hours.goes(before[1]), hours.goes(self.day))
+        rows = Paper.objects.filter(added__gte=came[0], added__lt=came[1], withdrawn=False)
+        rows = rows.exclude(Exists(Sighting.objects.filter(paper=OuterRef("pk"), day__gte=self.span.first)))
+        listed = Exists(Sighting.objects.filter(paper=OuterRef("pk"), day__range=before))
+        rows = rows.filter(Q(published__range=before) | (Q(published__lt=before[0]) | Q(published=None)) & listed)
+        return list(rows.order_by("-published", "-pk").values_list("pk", flat=True))
 
     @cached_property
     def _known(self) -> dict[Interest, list[int]]:

@@ -3,18 +3,16 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta
 from email.message import EmailMessage
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.template.loader import render_to_string
 
-from paperlab.site.digest import letters, post, relay
+from paperlab.site.digest import hours, letters, post, relay
 from paperlab.site.digest.choose import Interest, Issue, Section
 from paperlab.site.digest.models import (
     ACTIVE,
@@ -34,7 +32,6 @@ CHUNK = 500
 KNOWN = 60  # the last letters to an address, whose bounces are believed
 WAITS = (1, 5, 30, 120, 360)  # minutes until what the relay refused for the moment is tried again
 TRIES = len(WAITS) + 1
-READ = timedelta(hours=2)  # after a day's end, until its list has been read for the last time
 WEEK_ENDS = 6  # Sunday: like each digest, a week's goes on the day after, Monday
 
 
@@ -51,20 +48,6 @@ class Counts:
     reason: str = ""
 
 
-def zone() -> tzinfo:
-    """Where it is Monday, and the hour, at which digests go."""
-    name = str(settings.PAPERLAB_TIMEZONE)
-    return UTC if name == "UTC" else ZoneInfo(name)
-
-
-def begins(now: datetime) -> str:
-    """The hour of the day from which digests go, where they go: "6:00"."""
-    offset = now.astimezone(zone()).utcoffset() or timedelta(0)
-    first = max(timedelta(hours=settings.PAPERLAB_DIGEST_HOUR), READ + offset)
-    hours, rest = divmod(first, timedelta(hours=1))
-    return f"{hours}:{rest // timedelta(minutes=1):02d}"
-
-
 def people(day: date, *, late: bool = False) -> Iterator[tuple[Subscription, list[Interest]]]:
     """Who is to get a digest of this day, with what they follow: by their subscription, and by their account.
 
@@ -73,7 +56,7 @@ def people(day: date, *, late: bool = False) -> Iterator[tuple[Subscription, lis
     """
     wanted = Subscription.objects.filter(state=ACTIVE)
     if late:
-        due_at = datetime.combine(day + timedelta(1), time(), zone())
+        due_at = datetime.combine(day + timedelta(1), time(), hours.zone())
         wanted = wanted.filter(Q(confirmed=None) | Q(confirmed__lt=due_at), every="week")
     elif day.weekday() != WEEK_ENDS:
         wanted = wanted.exclude(every="week")
@@ -223,18 +206,13 @@ def bounced(email: str, report: bytes) -> bool:
 def due(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Callable[[], bool]:
     """The worker's job: the digest of yesterday, from PAPERLAB_DIGEST_HOUR on, in PAPERLAB_TIMEZONE; and of the last
     week that ended, should there have been no worker on its Monday.
-
-    Lists are dated in UTC, and grow until their day is over there: what came into one after its digest would be in
-    none. So east of it, a digest waits for that.
     """
     plan: dict[date, tuple[int, datetime | None]] = {}  # how often it was tried, and when next; None: it is done
 
     def run() -> bool:
-        at = now().astimezone(zone())
-        if at.hour + at.minute / 60 + at.second / 3600 < settings.PAPERLAB_DIGEST_HOUR:
-            return False
+        at = now().astimezone(hours.zone())
         yesterday = at.date() - timedelta(1)
-        if (at - READ).astimezone(UTC).date() <= yesterday:
+        if at < hours.goes(yesterday):
             return False
         week = yesterday - timedelta((yesterday.weekday() - WEEK_ENDS) % 7)
         sent = 0

@@ -13,7 +13,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods
 
 from paperlab.core.paper import FAMILIES
-from paperlab.site.digest import letters, send
+from paperlab.site.digest import hours, letters
 from paperlab.site.digest.models import ACTIVE, STOPPED, SUPPRESSED, Subscription
 from paperlab.site.people import actions, signing, who
 
@@ -40,8 +40,8 @@ def subscribe(request: HttpRequest) -> HttpResponse:
     context = {
         "families": FAMILIES,
         "claim": request.GET.get("claim", "")[:300],
-        "hour": send.begins(timezone.now()),
-        "zone": str(send.zone()),
+        "hour": hours.begins(timezone.now()),
+        "zone": str(hours.zone()),
         "wrong": "",
     }
     if request.method != "POST":
@@ -80,7 +80,7 @@ def confirm(request: HttpRequest, token: str) -> HttpResponse:
         wanted = {key: row.changes[key] for key in ("every", "interests") if key in row.changes}
         if not Subscription.objects.filter(digest=row.digest, expires__gt=now).update(**changed, **wanted):
             return signing.spent(request, "used", good_for="two days", again="/subscribe")
-        context = {"every": wanted.get("every", row.every), "zone": str(send.zone())}
+        context = {"every": wanted.get("every", row.every), "zone": str(hours.zone())}
         return render(request, "digest/confirmed.html", context)
     answer = render(request, "digest/confirm.html", {"email": row.email})
     answer.headers["Referrer-Policy"] = "same-origin"
