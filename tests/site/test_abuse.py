@@ -4,6 +4,7 @@ import html
 import itertools
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -359,3 +360,13 @@ def test_what_comes_into_a_list_at_the_end_of_its_day_is_in_a_digest(
     for day, when in sent:
         assert when >= datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, hours=1)
         assert when.astimezone(hours.zone()).hour >= 6
+
+
+def test_a_site_without_a_token_takes_no_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from paperlab.site import settings
+
+    assert settings.token("off", tmp_path) == ""
+    monkeypatch.setenv("PAPERLAB_PROXIES", "127.0.0.1")
+    with pytest.raises(settings.SettingError, match="whoever reaches the proxy"):
+        settings.token("off", tmp_path)
+    assert settings.token(None, tmp_path)

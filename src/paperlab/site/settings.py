@@ -100,6 +100,11 @@ def secret(folder: Path) -> str:
 
 def token(text: str | None, folder: Path) -> str:
     """What the owner of a site for one machine shows at its door; "" where nothing is asked. Raises SettingError."""
+    if text == "off" and os.environ.get("PAPERLAB_PROXIES"):
+        raise SettingError(
+            "PAPERLAB_TOKEN=off (--no-token) with PAPERLAB_PROXIES: whoever reaches the proxy would be the owner; leave "
+            "one of them out"
+        )
     if text == "off":
         return ""
     if text:
