@@ -334,7 +334,9 @@ def export(user: User) -> dict[str, Any]:
         "choices": {"remember": mine.choice(user.pk).remember},
         "follows": [{"kind": f.kind, "value": f.value, "at": str(f.at)} for f in Follow.objects.filter(user=user)],
         "submissions": [{"arxiv": s.arxiv, "state": s.state} for s in Submission.objects.filter(user=user)],
-        "subscriptions": [{"email": s.email, "state": s.state, "every": s.every} for s in subscribed],
+        "subscriptions": [
+            {"email": s.email, "state": s.state, "every": s.every, "for_you": s.for_you} for s in subscribed
+        ],
         "tokens": tokens(user),
         "groups": groups(user),
         "replies": replies(user),
