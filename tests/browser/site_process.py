@@ -35,7 +35,27 @@ def fill() -> None:
     long = "Donaudampfschifffahrtsgesellschaft" * 8
     items.append(item(120, title=long, abstract=long * 3, authors=[long[:300]], published=now))
     take(items)
+    teasers()
     people()
+
+
+def teasers() -> None:
+    """Pictures of two papers in three, as they are after they were fetched."""
+    import io
+
+    from PIL import Image
+
+    from paperlab.site.store import teasers
+    from paperlab.site.store.models import Paper, Teaser
+
+    out = io.BytesIO()
+    Image.effect_noise((400, 216), 20).save(out, "PNG")
+    small = teasers.small(out.getvalue())
+    for key in Paper.objects.exclude(sightings=None).values_list("pk", flat=True):
+        if key % 3:
+            file = f"{key}-{key:016x}.webp"
+            teasers._write(teasers.folder() / file, small)
+            Teaser.objects.create(paper_id=key, file=file)
 
 
 def people() -> None:

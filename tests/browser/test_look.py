@@ -283,6 +283,30 @@ def test_a_plot_is_looked_at_closer(opened: Any) -> None:
     assert plain.get_by_role("button", name="Closer").count() == 0
 
 
+def test_pictures_move_nothing_and_cost_little(opened: Any) -> None:
+    for width, height, most in ((1440, 900, 6), (390, 844, 4)):
+        watched = opened(width=width)
+        page, sizes = watched.page, dict[str, int]()
+        page.set_viewport_size({"width": width, "height": height})
+        page.on("response", lambda got, sizes=sizes: sizes.update({got.url: len(got.body())}))
+        page.add_init_script(
+            "window.moved = 0; new PerformanceObserver((list) => { for (const one of list.getEntries())"
+            " window.moved += one.value; }).observe({type: 'layout-shift', buffered: true});"
+        )
+        page.goto(watched.site + "/", wait_until="networkidle")
+        seen = page.evaluate(
+            "() => [...document.querySelectorAll('.teaser img')].map((one) => [one.currentSrc || one.src,"
+            " one.getBoundingClientRect()]).filter(([_, box]) => box.top < innerHeight).map(([src]) => src)"
+        )
+        assert 1 <= len(seen) <= most
+        assert all(sizes[address] <= 12_000 for address in seen)
+        fetched = sum("/teasers/" in address for address in sizes)
+        assert fetched < page.locator(".teaser img").count()  # the others are far below
+        assert page.evaluate("() => window.moved") < 0.01
+        assert page.evaluate("() => document.documentElement.scrollWidth") == width
+        assert watched.wrong == []
+
+
 def test_lists_are_dense_and_begin_early(opened: Any) -> None:
     watched = opened()
     page = watched.page
@@ -293,9 +317,14 @@ def test_lists_are_dense_and_begin_early(opened: Any) -> None:
         "() => [...document.querySelectorAll('[data-card]')].map((one) => one.getBoundingClientRect().bottom)"
     )
     assert sum(bottom <= 900 for bottom in cards) >= 5
+    pictures = page.locator(".teaser img")
+    assert pictures.count() >= 15
+    page.wait_for_function("() => document.querySelector('.teaser img').naturalWidth === 320")
+    assert page.locator("[data-card]").count() > pictures.count()  # and some have none
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(watched.site + "/")
     assert page.evaluate(tops)[0]["top"] <= 300
+    assert watched.wrong == []
     page.set_viewport_size({"width": 1440, "height": 900})
     page.goto(watched.site + "/coverage?family=quantization")
     assert page.evaluate("() => document.documentElement.scrollHeight") <= 3 * 900

@@ -256,6 +256,133 @@ def test_an_account_brings_what_it_follows(relay: Relay, papers: None) -> None:
     assert "Paper number 1 " in relay.letters[0][1].get_body(("plain",)).get_content()
 
 
+def a_reader(number: int, *votes: str, **facts: Any) -> Any:
+    """A subscriber with an account that has voted for some papers."""
+    from django.contrib.auth.models import User
+
+    from paperlab.site.people import actions
+    from paperlab.site.store.models import Paper
+
+    row = person(number, **facts)
+    user = User.objects.create(username=row.email, email=row.email)
+    for arxiv in votes:
+        actions.vote(user, Paper.objects.get(arxiv=arxiv), True)
+    return user
+
+
+def raw_of(relay: Relay, to: str, kind: str) -> str:
+    """One part of the last e-mail to somebody, decoded from the bytes that came, its lines joined."""
+    where = max(n for n, (who, _) in enumerate(relay.letters) if who == to)
+    for part in email.message_from_bytes(relay.raw[where]).walk():
+        if part.get_content_type() == kind:
+            return " ".join(part.get_payload(decode=True).decode("utf-8").split())
+    raise AssertionError(f"no {kind}")
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+def test_papers_are_picked_for_who_voted_with_the_reason(
+    vectors: bool, relay: Relay, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_for_you import fill, key
+
+    from paperlab.site.people import actions
+    from paperlab.site.search import index
+
+    if vectors:
+        request.getfixturevalue("meaning")
+    else:
+        refresh = index.refresh
+        monkeypatch.setattr(index, "refresh", lambda **options: refresh(**{**options, "meaning": False}))
+    fill()
+    monkeypatch.setattr(index, "refresh", lambda **options: None)
+    today = datetime.now(UTC).date()
+    sunday = today - timedelta((today.weekday() - 6) % 7)
+    while not any((sunday - (today - timedelta(n))).days in range(7) for n in range(5)):
+        sunday += timedelta(7)
+    votes = [key("speech", n) for n in range(4)]
+    a_reader(1, *votes, every="week")
+    a_reader(2, *votes, every="week", for_you=False)
+    a_reader(3, *votes[:2], every="week")  # too little
+    follows = a_reader(4, *votes, every="week", interests=[["author", "speech author 11"]])
+    person(5, every="week")  # no account
+    a_reader(7, *[key("robot", n) for n in range(4)], every="week")
+    gone = a_reader(8, *votes, every="week")
+    gone.is_active = False
+    gone.save()
+    from paperlab.site.store.models import Paper
+
+    Paper.objects.filter(arxiv__in=[key("robot", n) for n in range(4)]).update(
+        title="</a><script>alert(1)</script>\r\nBcc: x"
+    )
+    actions.follow(follows, "author", "Proof author 12", True)
+    assert send(sunday).sent == 7
+    for kind in ("text/plain", "text/html"):
+        one = raw_of(relay, "p1@example.org", kind)
+        heading = "FOR YOU" if kind == "text/plain" else ">For you</h2>"
+        picked = one.partition(heading)[2].partition("NEW PAPERS" if kind == "text/plain" else "New papers")[0]
+        assert "Speech work" in picked
+        assert "Robot work" not in picked
+        assert "Because you voted for" in picked
+        addresses = (
+            re.findall(r"/papers/(2401\.\d+)", one)
+            if kind == "text/html"
+            else re.findall(r"(?<=/papers/)2401\.\d+", one)
+        )
+        new = [address for address in addresses if address not in votes]
+        assert len(new) == len(set(new)), f"a paper twice in {kind}"
+        for nobody in (2, 3, 5, 8):
+            assert heading not in raw_of(relay, f"p{nobody}@example.org", kind)
+            assert "Because" not in raw_of(relay, f"p{nobody}@example.org", kind)
+        asked = raw_of(relay, "p4@example.org", kind)
+        title = re.search(r"Speech work 11: \w+ and \w+", asked)[0]  # type: ignore[index]
+        assert asked.count(title) == 1  # what was asked for by name stands there alone
+        assert asked.index(title) < asked.index(heading)
+        assert "NEW PAPERS" not in asked.upper()
+        assert "Because you voted for" in asked
+    html = raw_of(relay, "p7@example.org", "text/html")
+    assert "<script>" not in html
+    assert "&lt;/a&gt;&lt;script&gt;" in html
+    head = relay.raw[[to for to, _ in relay.letters].index("p7@example.org")].partition(b"\r\n\r\n")[0]
+    assert b"Bcc" not in head
+    links = set(re.findall(r'href="([^"]+)"', raw_of(relay, "p1@example.org", "text/html")))
+    assert all(link.startswith("http") for link in links)
+
+
+def test_for_you_is_left_out_by_who_asks_for_that(relay: Relay) -> None:
+    from paperlab.site.digest.models import Subscription
+
+    form = browser().get("/subscribe").content.decode()
+    assert re.search(r'<label><input type="checkbox" name="without" value="for-you"> Leave out', form)
+    for sent, wanted in (({"without": "for-you"}, False), ({}, True)):
+        browser().post("/subscribe", {"email": "q@example.org", **sent})
+        where = confirmation(relay)
+        browser().post(where)
+        assert Subscription.objects.get(email="q@example.org").for_you is wanted
+
+
+def test_picking_for_a_hundred_readers_takes_moments(relay: Relay, meaning: Any) -> None:
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+    from test_for_you import fill, key
+
+    from paperlab.site.digest import choose
+
+    fill()
+    readers = [a_reader(n, *[key("speech", (n + k) % 10) for k in range(4)]).pk for n in range(100)]
+    issue = choose.Issue(datetime.now(UTC).date(), "week", "http://localhost")
+    issue.sections([("all", "")])
+    with CaptureQueriesContext(
+        connection,
+    ) as asked:
+        found = [issue.sections([], reader) for reader in readers]
+    assert all(sections[0].title == "For you" for sections in found)
+    assert len(asked) <= 30 * len(readers), len(asked)
+    began = time.process_time()
+    for reader in readers[:20]:
+        issue.sections([], reader)
+    assert time.process_time() - began < 2
+
+
 def test_a_followed_claim_that_was_checked_is_told(relay: Relay) -> None:
     from paperlab.site import records
 

@@ -9,6 +9,7 @@ PAPERLAB_URL         the site's address in letters; default: https:// and the fi
 PAPERLAB_SMTP        the mail relay, smtp://user:password@host:port?tls=start; default: files in PAPERLAB_HOME/outbox
 PAPERLAB_FROM        who letters are from
 PAPERLAB_FETCH       sources that the worker reads by itself, "off" for none; default: daily@1h, oai:cs@1d
+PAPERLAB_PICTURES    "off": no small pictures on cards, and none is fetched; default: on
 PAPERLAB_DIGEST_HOUR the hour from which yesterday's digest goes, and on Monday the week's; default: 6
 PAPERLAB_TIMEZONE    where it is that hour, such as Europe/Berlin; default: UTC
 PAPERLAB_RUN_HOURS   after which a full run is stopped, a quick one after a quarter of them; default: 4
@@ -102,8 +103,8 @@ def token(text: str | None, folder: Path) -> str:
     """What the owner of a site for one machine shows at its door; "" where nothing is asked. Raises SettingError."""
     if text == "off" and os.environ.get("PAPERLAB_PROXIES"):
         raise SettingError(
-            "PAPERLAB_TOKEN=off (--no-token) with PAPERLAB_PROXIES: whoever reaches the proxy would be the owner; leave "
-            "one of them out"
+            "PAPERLAB_TOKEN=off (--no-token) with PAPERLAB_PROXIES: whoever reaches the proxy would be the owner; "
+            "leave one of them out"
         )
     if text == "off":
         return ""
@@ -164,6 +165,13 @@ def fetched(text: str | None) -> dict[str, int]:
         raise SettingError(f"PAPERLAB_FETCH: {error}") from error
 
 
+def pictures(text: str | None) -> bool:
+    """Whether cards have pictures. Raises SettingError."""
+    if text not in (None, "", "on", "off"):
+        raise SettingError(f"PAPERLAB_PICTURES {text!r}: expected off, or nothing")
+    return text != "off"
+
+
 def last_address(folder: Path) -> str:
     """Where `paperlab up` listened last, for the links in mail; its usual address if it never did."""
     try:
@@ -222,6 +230,7 @@ PAPERLAB_URL = os.environ.get("PAPERLAB_URL") or (
 PAPERLAB_FROM = sender(os.environ.get("PAPERLAB_FROM") or "paperlab <paperlab@localhost>")
 PAPERLAB_DIGEST_HOUR = hour("PAPERLAB_DIGEST_HOUR", 6.0)
 PAPERLAB_FETCH = fetched(os.environ.get("PAPERLAB_FETCH"))
+PAPERLAB_PICTURES = pictures(os.environ.get("PAPERLAB_PICTURES"))
 PAPERLAB_TIMEZONE = timezone(os.environ.get("PAPERLAB_TIMEZONE"))
 PAPERLAB_RUN_HOURS = positive("PAPERLAB_RUN_HOURS", 4.0)
 PAPERLAB_RUN_MEMORY = positive("PAPERLAB_RUN_MEMORY", None)

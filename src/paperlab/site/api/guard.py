@@ -60,7 +60,7 @@ def tag(request: HttpRequest) -> str:
 
 PAGES = limits.Rate(10, 200)  # pages and feeds of one address, behind which a whole laboratory may sit
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-_FREE = "/static/"  # in memory, and kept by browsers for ever
+_FREE = ("/static/", "/teasers/")  # small files of one's own, which browsers keep for ever; a page has thirty
 
 
 class Guard:

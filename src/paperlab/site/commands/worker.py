@@ -161,6 +161,13 @@ def arriving() -> list[Job]:
     return [Job("fetch", due())]
 
 
+def pictures() -> list[Job]:
+    """The job that fetches the pictures of papers, in a thread of its own: nobody waits for it."""
+    from paperlab.site.store.teasers import due
+
+    return [Job("pictures", due())]
+
+
 def _work_beside(todo: list[Job], stop: threading.Event) -> None:
     while not stop.is_set():
         if not turn(todo, time.monotonic()):
@@ -222,7 +229,7 @@ def main(*, child: bool = False) -> None:
                 todo = jobs()
                 # In threads: a run lasts minutes, and cancelling it should not wait for a job that lasts as long.
                 threading.Thread(target=runner.work, args=(stop,), name="runs", daemon=True).start()
-                for name, beside in (("light", light()), ("fetch", arriving())):
+                for name, beside in (("light", light()), ("fetch", arriving()), ("pictures", pictures())):
                     threading.Thread(target=_work_beside, args=(beside, stop), name=name, daemon=True).start()
                 while not stop.is_set():
                     if not turn(todo, time.monotonic()):

@@ -5,7 +5,7 @@ Asked once for each interest, however many people share it, and rendered once fo
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import cached_property
 from urllib.parse import parse_qs
@@ -18,6 +18,7 @@ from paperlab.site import records, tex
 from paperlab.site.api import shapes
 from paperlab.site.digest import hours
 from paperlab.site.pages import cards, feed
+from paperlab.site.people import for_you
 from paperlab.site.search import index, query, rank
 from paperlab.site.store.models import Paper, Sighting
 
@@ -26,6 +27,7 @@ LISTED = 60  # and by their titles alone; of the others the number
 EVERY = 1_000_000  # papers of a span
 BATCH = 2_000  # papers in one query to the store
 LATE = timedelta(14)  # before a span, of which papers that come in are still news
+FOR_YOU = "For you"
 WAIT = 120.0  # seconds for another process that writes the index
 
 Interest = tuple[str, str]
@@ -37,11 +39,13 @@ class Unsearched(RuntimeError):
 
 @dataclass(frozen=True)
 class Item:
-    """One paper or one checked claim, as its letter shows it. key: so that it is shown once."""
+    """One paper or one checked claim, as its letter shows it. key: so that it is shown once; because: why it was picked
+    for this reader."""
 
-    key: str
+    key: tuple[str, int | str]
     text: str
     html: SafeString
+    because: tuple[for_you.Reason, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Issue:
         self.span = feed.Span("day" if every == "day" else "week", first, day)
         self._sections: dict[Interest, Section] = {}
         self._items: dict[tuple[int, bool], Item] = {}
+        self._texts: for_you.Texts = {}
 
     @cached_property
     def keys(self) -> tuple[int, ...]:
@@ -104,19 +109,35 @@ class Issue:
             raise Unsearched(f"followed searches cannot be answered: {engine.trouble or 'the search index is empty'}")
         return True
 
-    def sections(self, interests: Iterable[Interest]) -> list[Section]:
-        """What is new for somebody, nothing twice; empty if nothing is. Without interests: the first of all."""
-        seen: set[str] = set()
+    def sections(self, interests: Iterable[Interest], reader: int | None = None) -> list[Section]:
+        """What is new for somebody, nothing twice; empty if nothing is. Without interests: the first of all.
+
+        reader: the account for which papers are picked, after what was asked for by name and before what is for all.
+        """
+        seen: set[tuple[str, int | str]] = set()
         sections = []
-        for interest in list(interests) or [("all", "")]:
-            if interest not in self._sections:
-                self._sections[interest] = self._section(*interest)
-            section = self._sections[interest]
+        wanted = list(interests)
+        for interest in [*wanted, (FOR_YOU, ""), *([] if wanted else [("all", "")])]:
+            if interest[0] == FOR_YOU:
+                section = self._picked(reader, {key for kind, key in seen if kind == "paper"})
+            else:
+                if interest not in self._sections:
+                    self._sections[interest] = self._section(*interest)
+                section = self._sections[interest]
             items = tuple(item for item in section.items if item.key not in seen)
             seen |= {item.key for item in items}
             if items:
                 sections.append(Section(section.title, items, section.more))
         return sections
+
+    def _picked(self, reader: int | None, shown: set[int | str]) -> Section:
+        """What was picked for one reader by what they liked; nothing where too little is known of them."""
+        if reader is None or not self.keys:
+            return Section(FOR_YOU, ())
+        picks = for_you.learnt_picks(reader, self.keys, shown, MOST, self._texts)
+        known = {item.key[1]: item for item in self._papers(FOR_YOU, [pick.paper for pick in picks]).items}
+        found = [replace(known[pick.paper], because=pick.reasons) for pick in picks if pick.paper in known]
+        return Section(FOR_YOU, tuple(found))
 
     def _section(self, kind: str, value: str) -> Section:
         if kind == "claim":
@@ -141,7 +162,7 @@ class Issue:
                 context = {"card": cards.card(rows[key], records.record_index()), "site": self.site, "brief": brief}
                 text = render_to_string("digest/paper.txt", context).strip()
                 html = SafeString(render_to_string("digest/paper.html", context).strip())
-                self._items[key, brief] = Item(f"paper {key}", text, html)
+                self._items[key, brief] = Item(("paper", key), text, html)
         items = tuple(self._items[one] for one in wanted if one in self._items)
         return Section(title, items, max(0, len(keys) - LISTED))
 
@@ -153,4 +174,4 @@ class Issue:
                 context = {"row": row, "site": self.site, "paper": row["paper"] or slug}
                 text = render_to_string("digest/claim.txt", context).strip()
                 html = SafeString(render_to_string("digest/claim.html", context).strip())
-                yield Item(f"record {row['id']}", text, html)
+                yield Item(("record", row["id"]), text, html)

@@ -12,12 +12,14 @@ class Subscription(models.Model):
     state: pending until confirmed by the mailed link, suppressed once there was nobody at the address: until somebody
     there confirms again. digest: of the token that confirms; expires: of that token, None once it was used. wanted: a
     letter that asks to confirm is due. nonce: what its links are made with. changes: what is asked for, and comes true
-    once it is confirmed. reason: why its mail was refused.
+    once it is confirmed. reason: why its mail was refused. for_you: whether it has papers picked by the votes and reads
+    of the account of the same address.
     """
 
     email = models.CharField(max_length=150, unique=True)
     every = models.CharField(max_length=4, default="day")
     interests = models.JSONField(default=list, blank=True)
+    for_you = models.BooleanField(default=True)
     state = models.CharField(max_length=10, default=PENDING, db_index=True)
     changes = models.JSONField(default=dict, blank=True)
     digest = models.CharField(max_length=64, blank=True, default="", db_index=True)

@@ -48,8 +48,9 @@ class Counts:
     reason: str = ""
 
 
-def people(day: date, *, late: bool = False) -> Iterator[tuple[Subscription, list[Interest]]]:
-    """Who is to get a digest of this day, with what they follow: by their subscription, and by their account.
+def people(day: date, *, late: bool = False) -> Iterator[tuple[Subscription, list[Interest], int | None]]:
+    """Who is to get a digest of this day, with what they follow: by their subscription, and by their account; and the
+    account for which papers are to be picked.
 
     Those whose digest the relay has refused come last, so that they hold up nobody. late: only those who had asked for
     it when it was due, and every week.
@@ -70,14 +71,17 @@ def people(day: date, *, late: bool = False) -> Iterator[tuple[Subscription, lis
         yield from _interests(list(wanted.filter(pk__in=again[start : start + CHUNK]).order_by("pk")))
 
 
-def _interests(rows: list[Subscription]) -> Iterator[tuple[Subscription, list[Interest]]]:
-    users = dict(User.objects.filter(username__in=[row.email for row in rows]).values_list("pk", "username"))
+def _interests(rows: list[Subscription]) -> Iterator[tuple[Subscription, list[Interest], int | None]]:
+    found = User.objects.filter(username__in=[row.email for row in rows]).values_list("pk", "username", "is_active")
+    users = {user: email for user, email, _ in found}
+    readers = {email: user for user, email, active in found if active}
     follows: dict[str, list[Interest]] = {}
     for user, kind, value in Follow.objects.filter(user__in=users).values_list("user", "kind", "value"):
         follows.setdefault(users[user], []).append((kind, value))
     for row in rows:
         own = [(str(kind), str(value)) for kind, value in row.interests]
-        yield row, list(dict.fromkeys([*own, *follows.get(row.email, [])]))
+        reader = readers.get(row.email) if row.for_you else None
+        yield row, list(dict.fromkeys([*own, *follows.get(row.email, [])])), reader
 
 
 def compose(row: Subscription, issue: Issue, sections: list[Section]) -> EmailMessage:
@@ -130,10 +134,10 @@ def digest(
     out: post.Post = relay.relay() if to is None else post.post(to)
     counts, gone = Counts(), dict[str, str]()
     try:
-        for row, interests in people(day, late=late):
+        for row, interests, reader in people(day, late=late):
             counts.people += 1
             issue = issues[row.every]
-            sections = issue.sections(interests)
+            sections = issue.sections(interests, reader)
             if not sections:
                 counts.nothing += 1
             elif dry:

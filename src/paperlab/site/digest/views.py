@@ -57,7 +57,7 @@ def subscribe(request: HttpRequest) -> HttpResponse:
     if wait := who.slow_down(request, "subscribe", signing.mailbox(email)):
         return wait
     every = "week" if request.POST.get("every") == "week" else "day"
-    changes = {"every": every, "interests": interests}
+    changes = {"every": every, "interests": interests, "for_you": request.POST.get("without") != "for-you"}
     row, _ = Subscription.objects.get_or_create(email=email, defaults={"nonce": secrets.token_hex(12)})
     # Nothing changes before the owner of the address says so. Where there was nobody, somebody may be by now.
     asked_lately = row.expires is not None and row.expires > timezone.now() - AGAIN + letters.CONFIRM
@@ -77,7 +77,7 @@ def confirm(request: HttpRequest, token: str) -> HttpResponse:
         return signing.spent(request, how, good_for="two days", again="/subscribe")
     if request.method == "POST":
         changed = {"state": ACTIVE, "confirmed": now, "expires": None, "changes": {}, "reason": ""}
-        wanted = {key: row.changes[key] for key in ("every", "interests") if key in row.changes}
+        wanted = {key: row.changes[key] for key in ("every", "interests", "for_you") if key in row.changes}
         if not Subscription.objects.filter(digest=row.digest, expires__gt=now).update(**changed, **wanted):
             return signing.spent(request, "used", good_for="two days", again="/subscribe")
         context = {"every": wanted.get("every", row.every), "zone": str(hours.zone())}

@@ -12,6 +12,7 @@ from paperlab.site import tex
 from paperlab.site.api import shapes
 from paperlab.site.pages import addresses, text
 from paperlab.site.records import RecordIndex, record_index, runnable
+from paperlab.site.store import teasers
 from paperlab.site.store.models import Paper
 
 # Every word that a badge may show; the site's own and those of verdicts.
@@ -93,6 +94,7 @@ class Card:
     organisation: str
     keywords: tuple[str, ...]
     withdrawn: bool
+    picture: str = ""
     snippet: SafeString | None = None
     why: object = None
     score: float = 0.0
@@ -112,8 +114,10 @@ def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
     return ()
 
 
-def card(row: Paper, known: RecordIndex, votes: int | None = None, comments: int | None = None) -> Card:
-    """A paper as a card."""
+def card(
+    row: Paper, known: RecordIndex, votes: int | None = None, comments: int | None = None, picture: str = ""
+) -> Card:
+    """A paper as a card. picture: the file of its teaser."""
     summary = row.summary or row.upstream_summary or row.abstract
     names = tex.names(row.authors[:NAMES])
     count = max(row.author_count or 0, len(row.authors))
@@ -136,6 +140,7 @@ def card(row: Paper, known: RecordIndex, votes: int | None = None, comments: int
         organisation=organisation(row),
         keywords=tuple(str(word) for word in row.keywords[:KEYWORDS]),
         withdrawn=row.withdrawn,
+        picture=picture,
     )
 
 
@@ -167,15 +172,19 @@ Place = tuple[int, int | None, int | None]  # a paper's key, votes, comments
 
 
 def cards(places: Sequence[Place]) -> list[Card]:
-    """Cards in this order, in one query; papers that left the store meanwhile are left out."""
+    """Cards in this order, in two queries; papers that left the store meanwhile are left out."""
     rows, known = shapes.by_key(key for key, _, _ in places), record_index()
-    return [card(rows[key], known, votes, comments) for key, votes, comments in places if key in rows]
+    drawn = teasers.shown(rows)
+    return [
+        card(rows[key], known, votes, comments, drawn.get(key, "")) for key, votes, comments in places if key in rows
+    ]
 
 
 def of_rows(rows: Iterable[Paper]) -> list[Card]:
     """Cards of rows that are loaded already."""
-    known = record_index()
-    return [card(row, known) for row in rows]
+    listed, known = list(rows), record_index()
+    drawn = teasers.shown(row.pk for row in listed)
+    return [card(row, known, picture=drawn.get(row.pk, "")) for row in listed]
 
 
 def with_hits(listed: list[Card], hits: Iterable[object]) -> list[Card]:

@@ -14,6 +14,7 @@ from paperlab.site.pages import (
     robots,
     searching,
     static_files,
+    teasers,
     theme,
 )
 
@@ -49,5 +50,6 @@ urlpatterns = [
     re_path(r"^papers/(?P<name>.+)/card\.png$", pictures.card),
     re_path(r"^badge/(?P<name>.+)\.svg$", readme_badge.badge),
     re_path(r"^papers/(?P<name>.+?)/?$", paper.paper),
+    re_path(r"^teasers/(?P<file>[0-9]{1,19}-[0-9a-f]{16}\.webp)$", teasers.serve),
     re_path(r"^static/(?P<path>.+)$", static_files.serve),
 ]

@@ -340,7 +340,8 @@ def export(user: User) -> dict[str, Any]:
         "follows": [{"kind": f.kind, "value": f.value, "at": str(f.at)} for f in Follow.objects.filter(user=user)],
         "submissions": [{"arxiv": s.arxiv, "state": s.state} for s in Submission.objects.filter(user=user)],
         "subscriptions": [
-            {"email": s.email, "state": s.state, "every": s.every, "interests": s.interests} for s in subscribed
+            {"email": s.email, "state": s.state, "every": s.every, "interests": s.interests, "for_you": s.for_you}
+            for s in subscribed
         ],
         "runs": [
             {"run": r.pk, "method": r.method, "claim": r.claim or None, "scale": r.scale, "asked": str(r.asked)}

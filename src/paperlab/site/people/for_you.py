@@ -17,11 +17,11 @@ import random
 import re
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
-from heapq import nlargest
+from heapq import nlargest, nsmallest
 from itertools import chain
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,9 @@ REREAD = 300  # papers, best by vectors, whose words are looked at
 LEARNT = (200, 400)  # liked papers, and others, whose words are counted
 SHARED = 3  # words in a reason
 COMMON = 0.2  # of the other papers have a word: it says nothing
+
+KNOWN = 5_000  # papers whose words are kept while a digest is made, about 15 kB each
+Texts = dict[int, set[str]]  # the words of papers, by key
 
 _WORD = re.compile(r"[^\W\d_][\w-]{2,}")
 
@@ -149,9 +152,16 @@ def words_of(title: str, body: str) -> set[str]:
     return set(_WORD.findall(f"{title} {body[:1500]}".lower()))
 
 
-def _texts(keys: Iterable[int]) -> dict[int, set[str]]:
-    rows = Paper.objects.filter(pk__in=list(keys)).values_list("pk", "title", "abstract", "summary")
-    return {key: words_of(text.plain(title), abstract or summary) for key, title, abstract, summary in rows}
+def _texts(keys: Iterable[int], known: Texts | None = None) -> Texts:
+    """The words of papers. known: those of some, to which what is read now is added."""
+    known = {} if known is None else known
+    if len(known) > KNOWN:
+        known.clear()
+    wanted = list(keys)
+    if missing := [key for key in wanted if key not in known]:
+        rows = Paper.objects.filter(pk__in=missing).values_list("pk", "title", "abstract", "summary")
+        known |= {key: words_of(text.plain(title), abstract or summary) for key, title, abstract, summary in rows}
+    return {key: known[key] for key in wanted if key in known}
 
 
 def _telling(good: Mapping[int, set[str]], worth: Mapping[int, float], bad: Mapping[int, set[str]]) -> dict[str, float]:
@@ -160,7 +170,7 @@ def _telling(good: Mapping[int, set[str]], worth: Mapping[int, float], bad: Mapp
     for key, words in good.items():
         for word in words:
             inside[word] += worth[key]
-    outside = Tally(word for words in bad.values() for word in words)
+    outside = Tally(chain.from_iterable(map(set(inside).intersection, bad.values())))
     every = sum(worth[key] for key in good) or 1.0
     told = {}
     for word, count in inside.items():
@@ -170,14 +180,14 @@ def _telling(good: Mapping[int, set[str]], worth: Mapping[int, float], bad: Mapp
     return told
 
 
-def taste(user: int, engine: Engine) -> Taste | None:
-    """What somebody likes; None where they have done too little for anything to be learnt."""
+def taste(user: int, engine: Engine, known: Texts | None = None) -> Taste | None:
+    """What somebody likes; None where they have done too little for anything to be learnt. known: words of papers."""
     liked = _liked(user)
     if len(liked) < ENOUGH:
         return None
     left = _left(user, liked)
     worth = {key: WORTH[did] for key, did in liked.items()}
-    words = _telling(_texts(list(liked)[: LEARNT[0]]), worth, _texts(left[: LEARNT[1]]))
+    words = _telling(_texts(list(liked)[: LEARNT[0]], known), worth, _texts(left[: LEARNT[1]], known))
     keys, vectors = engine.vectors_of(list(liked))
     others, beside = engine.vectors_of(left)
     if len(keys) < ENOUGH or not others:
@@ -188,7 +198,7 @@ def taste(user: int, engine: Engine) -> Taste | None:
     return Taste(liked, words, direction, offset, tuple(keys), vectors)
 
 
-def scores(learnt: Taste, engine: Engine, keys: Sequence[int]) -> dict[int, float]:
+def scores(learnt: Taste, engine: Engine, keys: Sequence[int], known: Texts | None = None) -> dict[int, float]:
     """How near papers are to what was liked; those of which nothing is known are left out."""
     found: dict[int, float] = {}
     if learnt.direction is not None:
@@ -196,7 +206,7 @@ def scores(learnt: Taste, engine: Engine, keys: Sequence[int]) -> dict[int, floa
         found = {key: score + learnt.offset for key, score in near.items()}
     best = nlargest(REREAD, found, key=lambda key: found[key])
     missing = [key for key in keys if key not in found]
-    told = _told(learnt, [*best, *missing])
+    told = _told(learnt, [*best, *missing], known)
     wide = pstdev(told[key] for key in best) if best else 0.0
     if wide:
         middle, spread = fmean(told[key] for key in best), pstdev(found[key] for key in best)
@@ -206,10 +216,10 @@ def scores(learnt: Taste, engine: Engine, keys: Sequence[int]) -> dict[int, floa
     return found | {key: 2 * told[key] / most - 1 for key in missing if most}
 
 
-def _told(learnt: Taste, keys: Sequence[int]) -> dict[int, float]:
+def _told(learnt: Taste, keys: Sequence[int], known: Texts | None) -> dict[int, float]:
     """The sum of how telling the words of each paper are."""
     best = {word: learnt.words[word] for word in nlargest(TELLING, learnt.words, key=lambda word: learnt.words[word])}
-    texts = _texts(keys)
+    texts = _texts(keys, known)
     return {key: sum(best[word] for word in texts.get(key, set()).intersection(best)) for key in keys}
 
 
@@ -274,6 +284,11 @@ def candidates(user: int, first: date, last: date) -> list[int]:
     keys = dict.fromkeys(listed.values_list("paper", flat=True)[:CANDIDATES])
     dated = Paper.objects.filter(published__range=(first, last), withdrawn=False).order_by("-published", "-pk")
     keys |= dict.fromkeys(dated.values_list("pk", flat=True)[:CANDIDATES])
+    return _untaken(user, keys)
+
+
+def _untaken(user: int, keys: Iterable[int]) -> list[int]:
+    """The first of some papers that somebody has neither voted for nor saved nor read."""
     known = (mine.taken(user, what).values_list("paper", flat=True) for what in ("voted", "saved", "read"))
     taken = set(chain.from_iterable(known))
     return [key for key in keys if key not in taken][:CANDIDATES]
@@ -335,20 +350,35 @@ def ranked(user: int, first: date, last: date, offset: int = 0, most: int = 30) 
 
 
 def picks(user: int, first: date, last: date, most: int = 12) -> list[Pick]:
-    """The papers of these days for somebody's digest: only those that are nearer to what they liked than to what they
+    """The papers of these days for somebody's feed: only those that are nearer to what they liked than to what they
     left, or that they follow. Empty where too little is known of them."""
     return [pick for pick in ranked(user, first, last, 0, most)[0] if pick.score > 0]
 
 
-def _because(learnt: Taste, keys: Sequence[int]) -> dict[int, Reason]:
+def learnt_picks(
+    user: int, keys: Iterable[int], besides: Container[object], most: int = 12, known: Texts | None = None
+) -> list[Pick]:
+    """Those of some papers for somebody's digest, whose other sections have what they follow: by what they liked alone,
+    without what is shown already (`besides`), each with its reason. known: kept from one reader to the next."""
+    engine = index.engine()
+    if (learnt := taste(user, engine, known)) is None:
+        return []
+    found = scores(learnt, engine, _untaken(user, keys), known)
+    near = [key for key, score in found.items() if score > 0 and key not in besides]
+    best = nsmallest(most, near, key=lambda key: (-found[key], -key))
+    because = _because(learnt, best, known)
+    return [Pick(key, found[key], (because[key],)) for key in best if key in because]
+
+
+def _because(learnt: Taste, keys: Sequence[int], known: Texts | None = None) -> dict[int, Reason]:
     """For each paper the liked one that is nearest, and the telling words that both have."""
-    texts = _texts([*keys, *learnt.liked])
+    texts = _texts([*keys, *learnt.liked], known)
     nearest: dict[int, int] = {}
     if learnt.direction is not None:
-        known, vectors = index.engine().vectors_of(keys)
-        if known:
+        placed, vectors = index.engine().vectors_of(keys)
+        if placed:
             best = (vectors @ learnt.vectors.T).argmax(1)
-            nearest = {key: learnt.keys[at] for key, at in zip(known, best.tolist(), strict=True)}
+            nearest = {key: learnt.keys[at] for key, at in zip(placed, best.tolist(), strict=True)}
     for key in keys:
         if key not in nearest and key in texts:
             common = {one: _common(learnt, texts[key] & texts.get(one, set())) for one in learnt.liked}

@@ -19,6 +19,7 @@ LIMITS = {
     "versions": (1_000, 40),
     "code": (1, clean.URL_LIMIT),
     "links": (100, clean.URL_LIMIT),
+    "pictures": (4, clean.URL_LIMIT),
     "sightings": (5_000, 0),
     "upstream_summary": (1, 5_000),
     "keywords": (200, 200),
@@ -69,6 +70,7 @@ class Item:
     versions: list[dict[str, Any]] = field(default_factory=list)
     code: str = ""
     links: list[dict[str, str]] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)  # addresses, the best first
     upvotes: int | None = None
     comments: int | None = None
     stars: int | None = None

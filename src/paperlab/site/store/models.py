@@ -184,6 +184,21 @@ class Fetching(models.Model):
         return self.name
 
 
+class Teaser(models.Model):
+    """The small picture on a paper's cards. addresses: where it can be read, the best first; file: its name in the data
+    folder, "" while there is none; next_try: None where it is there or given up; error: why there is none."""
+
+    paper = models.OneToOneField(Paper, on_delete=models.CASCADE, related_name="teaser")
+    addresses = models.JSONField(default=list)
+    file = models.CharField(max_length=60, blank=True, default="")
+    failures = models.PositiveSmallIntegerField(default=0)
+    next_try = models.DateTimeField(null=True, blank=True, db_index=True)
+    error = models.TextField(blank=True, default="")
+
+    def __str__(self) -> str:
+        return f"{self.paper_id}: {self.file or self.error}"
+
+
 class Counter(models.Model):
     """A number that only rises. Writers lock its row first, which also puts them in one line on PostgreSQL."""
 

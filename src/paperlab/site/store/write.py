@@ -15,9 +15,9 @@ from typing import Any
 from django.db import DataError, IntegrityError, connection, models, transaction
 from django.utils import timezone
 
-from paperlab.site.store import clean
+from paperlab.site.store import clean, teasers
 from paperlab.site.store.item import Item, Page, Ranked, Rejected
-from paperlab.site.store.models import Alias, Counter, Entry, Paper, Ranking, SetAside, Sighting
+from paperlab.site.store.models import Alias, Counter, Entry, Paper, Ranking, SetAside, Sighting, Teaser
 
 # arXiv knows its papers best; a daily list copies from it; a file may hold anything; a page was read line by line.
 RANK = {"arxiv-oai": 5, "arxiv-api": 5, "daily-papers": 4, "bundled": 3, "feed": 2, "jsonl": 2, "listing": 1,
@@ -198,6 +198,8 @@ def _take(page: Page, run: Run) -> Counts:
     number([*early, *changed.values()], revision)
     if fresh:
         Counter.objects.filter(name="revision").update(value=revision)
+    if pictures := [(row.pk, item.pictures) for row, item in places if item.pictures]:
+        teasers.wanted(pictures)
     if page.ranked is not None:
         _rank(page.ranked, places, run.source)
     run.papers |= {row.pk for row, _ in places}
@@ -264,6 +266,8 @@ class _Known:
             if (sighting.source, sighting.day) not in days:
                 Sighting.objects.filter(pk=sighting.pk).update(paper=row)
         store_aliases((row, key) for key in [other.title_key, *other.aliases.values_list("key", flat=True)])
+        if not Teaser.objects.filter(paper=row).exists():
+            Teaser.objects.filter(paper=other).update(paper=row)
         Paper.objects.filter(pk=other.pk).delete()
         for name in _COLUMNS:
             theirs = other.origins.get(name)

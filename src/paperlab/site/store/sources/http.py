@@ -152,7 +152,8 @@ class Polite:
         from paperlab.site.store.sources.outside import Outside
 
         transport = httpx2.HTTPTransport()
-        transport._pool._network_backend = Outside(self.inside)  # the one place where a name becomes an address
+        # The one place where a name becomes an address.
+        transport._pool._network_backend = Outside(self.inside, self.deadline + self.timeout)
         return httpx2.Client(timeout=self.timeout, headers=headers, transport=transport)
 
     def _look(self, url: str) -> None:

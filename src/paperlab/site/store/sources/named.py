@@ -50,14 +50,14 @@ def _ids_or_query(rest: str) -> tuple[Sequence[str], str]:
 
 def _arxiv(base: str, tries: int) -> Polite:
     # One line for both of arXiv's services.
-    return Polite("arxiv", gap=ARXIV_GAP, tries=tries, inside=_inside(base))
+    return Polite("arxiv", gap=ARXIV_GAP, tries=tries, inside=inside(base))
 
 
 def _client(url: str, tries: int, base: str = "") -> Polite:
-    return Polite(urlsplit(url).netloc.rpartition("@")[2] or "nowhere", gap=GAP, tries=tries, inside=_inside(base))
+    return Polite(urlsplit(url).netloc.rpartition("@")[2] or "nowhere", gap=GAP, tries=tries, inside=inside(base))
 
 
-def _inside(base: str = "") -> tuple[str, ...]:
+def inside(base: str = "") -> tuple[str, ...]:
     """Hosts that may be asked wherever they are: of PAPERLAB_INSIDE, and of an address that is a setting itself."""
     named = os.environ.get("PAPERLAB_INSIDE", "").split(",")
     return tuple(name for one in (*named, urlsplit(base).hostname or "") if (name := one.strip().strip("[]")))

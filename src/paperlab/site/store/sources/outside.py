@@ -6,11 +6,12 @@ address that it has is looked at, and the connection goes to the one that was: a
 
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import Iterable
 from typing import Any
 
-from httpcore2 import ConnectError, NetworkStream, SyncBackend
+from httpcore2 import ConnectError, NetworkStream, ReadTimeout, SyncBackend
 
 from paperlab.site.store.item import SourceError
 
@@ -45,17 +46,57 @@ def look_up(host: str, port: int) -> list[str]:
     return addresses
 
 
-class Outside(SyncBackend):
-    """The HTTP client's way to the net. inside: names and addresses that may be anywhere."""
+class _Limited(NetworkStream):
+    """A connection with a time by which all must be through: the client's own limit is one for each piece, and begins
+    anew with every byte of an answer's head that drips."""
 
-    def __init__(self, inside: Iterable[str]) -> None:
+    def __init__(self, stream: NetworkStream, end: float) -> None:
+        self.stream, self.end = stream, end
+
+    def _left(self, timeout: float | None) -> float:
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise ReadTimeout("no whole answer in the time that it has")
+        return left if timeout is None else min(left, timeout)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """What has come."""
+        return self.stream.read(max_bytes, self._left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send."""
+        self.stream.write(buffer, self._left(timeout))
+
+    def close(self) -> None:
+        """End it."""
+        self.stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> NetworkStream:
+        """The same connection, encrypted."""
+        return _Limited(self.stream.start_tls(ssl_context, server_hostname, self._left(timeout)), self.end)
+
+    def get_extra_info(self, info: str) -> Any:
+        """What is known of it."""
+        return self.stream.get_extra_info(info)
+
+
+class Outside(SyncBackend):
+    """The HTTP client's way to the net. inside: names and addresses that may be anywhere; deadline: seconds that a
+    connection has in all."""
+
+    def __init__(self, inside: Iterable[str], deadline: float) -> None:
         super().__init__()
-        self.inside = frozenset(name.lower() for name in inside)
+        self.inside, self.deadline = frozenset(name.lower() for name in inside), deadline
 
     def connect_tcp(  # type: ignore[override]  # what else there may be is handed on as it is
         self, host: str, port: int, timeout: float | None = None, **more: Any
     ) -> NetworkStream:
         """A connection to an address of the host that was looked at. Raises SourceError where it has none outside."""
+        return _Limited(self._connected(host, port, timeout, **more), time.monotonic() + self.deadline)
+
+    def _connected(self, host: str, port: int, timeout: float | None, **more: Any) -> NetworkStream:
         if host.lower() in self.inside:
             return super().connect_tcp(host, port, timeout, **more)
         addresses = look_up(host, port)

@@ -5,15 +5,18 @@ something counts.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
+from urllib.parse import urlsplit
 
 from paperlab.site.store import clean
 from paperlab.site.store.item import Item, Malformed, Page, Ranked, Rejected, Sighting
 
 DAILY = "daily-papers"
+_PICTURE = re.compile(r"\.(?:png|jpe?g|webp|gif)$", re.IGNORECASE)
 _KEPT = ("organization", "submitter", "comments", "journal-ref", "doi", "report-no", "license")
 
 
@@ -113,7 +116,8 @@ def item(row: Any, where: str, day: date | None = None) -> Item:
         version=(known[1] if known else None) or clean.count(last),
         versions=versions,
         code=clean.address(_first(paper, "github", "githubRepo", "code", "code_url")),
-        links=_links(paper, outer),
+        links=(links := _links(paper, outer)),
+        pictures=_pictures(paper, outer, links),
         upvotes=votes,
         comments=comments,
         stars=clean.count(_first(paper, "stars", "githubStars")),
@@ -192,6 +196,13 @@ def _links(paper: dict[str, Any], outer: dict[str, Any]) -> list[dict[str, str]]
                     if url:
                         links.setdefault(url, {"kind": kind, "url": url})
     return list(links.values())
+
+
+def _pictures(paper: dict[str, Any], outer: dict[str, Any], links: list[dict[str, str]]) -> list[str]:
+    """Addresses of pictures: a figure that somebody put there tells more than the list's own picture of the paper."""
+    figures = [link["url"] for link in links if link["kind"] == "media" and _PICTURE.search(urlsplit(link["url"]).path)]
+    own = clean.address(_first(outer, "thumbnail") or _first(paper, "thumbnail"))
+    return list(dict.fromkeys([*figures[:2], *([own] if own else [])]))
 
 
 def page(rows: Any, where: str, *, day: date | None = None, first: int = 1) -> Page:
