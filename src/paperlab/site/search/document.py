@@ -103,7 +103,7 @@ def compounds(text: str) -> list[str]:
     return list(dict.fromkeys(word for word in joined if 3 <= len(word) <= 60))
 
 
-_SIGN = re.compile(r"(?:\+{1,2}|#|\*)(?![\w+#*])")  # looked for first: most texts have none
+_SIGN = re.compile(r"[+#*](?:(?<=\+)\+)?(?![\w+#*])")  # begins with a set of letters: a quick search
 _BEFORE = re.compile(r"(?<![\w+#*])[A-Za-z]\w{0,11}\Z")
 _SIGNS = {"+": "plus", "++": "plusplus", "#": "sharp", "*": "star"}
 
