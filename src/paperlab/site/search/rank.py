@@ -328,15 +328,18 @@ def _pattern(words: Asked) -> Pattern | None:
     # A stem is the beginning of its words but for a last i that was y ("famili").
     pairs = [term for term in words.terms if cjk.is_cjk(term)]
     stems = {stem[:-1] if stem.endswith("i") and len(stem) > 3 else stem for stem in set(words.terms).difference(pairs)}
-    alternatives = "|".join(_either(stem) for stem in sorted(stems, key=lambda stem: (-len(stem), stem)))
-    pattern = re.compile(rf"\b(?:{alternatives})\w*", re.IGNORECASE) if stems else None
+    # Of small text, and with the set of first letters in front, which `re` looks for quickly.
+    first = "".join(sorted({stem[0] for stem in stems}))
+    rest = [f"(?<={stem[0]}){_either(stem)[1:]}" for stem in sorted(stems, key=lambda stem: (-len(stem), stem))]
+    pattern = re.compile(rf"[{first}](?<=\b.)(?:{'|'.join(rest)})\w*") if stems else None
     return (pattern, re.compile(cjk.matching(pairs)) if pairs else None) if words.terms else None
 
 
 def _spans(text: str, pattern: Pattern | None) -> list[tuple[int, int]]:
     """Where the words begin and end in a text."""
     words, pairs = pattern or (None, None)
-    found = [match.span() for match in words.finditer(cjk.blank(text))] if words else []
+    small = cjk.blank(text).replace("İ", "I").lower()  # of the same length
+    found = [match.span() for match in words.finditer(small)] if words else []
     return sorted([*found, *(match.span() for match in pairs.finditer(text))]) if pairs else found
 
 

@@ -19,6 +19,7 @@ from paperlab.site.search.spelling import american
 TERMS = 48  # different words of a query that are looked for, the rarest first
 PROSE = 12  # different words, without stop words; who asks with more writes prose
 COUNTED = 50_000  # postings that are gone through to count papers
+SINGLY = 300  # keys that are looked up one by one: as a set, all keys of the index are gone through
 LONG = 60  # letters; what is longer is no word
 THREADS = min(4, os.cpu_count() or 1)  # that write many papers
 SMALL, LARGE = 15_000_000, 400_000_000  # bytes that a writer may hold: a few papers, or all of them
@@ -321,6 +322,9 @@ def _any(queries: list[Where]) -> Where:
 
 
 def _keys(keys: Collection[int]) -> Where:
+    if 0 < len(keys) <= SINGLY:
+        terms = [tantivy.Query.term_query(SCHEMA, "key", key) for key in keys]
+        return tantivy.Query.boolean_query([(Occur.Should, term) for term in terms])
     return tantivy.Query.term_set_query(SCHEMA, "key", list(keys))
 
 
