@@ -1,7 +1,10 @@
 """The bundled catalogue, searched by words alone: the obvious paper comes first, however it is asked for."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from paperlab.site.search import spelling
 from paperlab.site.search.query import Query
 from paperlab.site.search.spelling import american
 
@@ -59,3 +62,12 @@ def test_only_british_spelling_is_changed():
     assert american("Normalisation, MINIMISED behaviours analysed; neighbouring parametrises") == (
         "Normalization, MINIMIZED behaviors analyzed; neighboring parametrizes"
     )
+
+
+PARTS = ["ise", "isi", "lyse", "lys", "our", "ours", "able", "ation", "Is", "ING", "ser", "opt", "İ", "é", "_", " ",
+         "-", "1", "q" * 41]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=9).map("".join))
+def test_the_quick_search_misses_no_british_word(text):
+    assert american(text) == spelling._BRITISH.sub(spelling._folded, text)

@@ -70,7 +70,7 @@ def test_following_the_store_equals_a_rebuild(seed, engine, meaning, monkeypatch
 
 def state(**told: Any) -> str:
     good = {
-        "layout": 5,
+        "layout": 6,
         "generation": "0001",
         "words": [0, 0],
         "vectors": [0, 0],
@@ -88,7 +88,7 @@ def state(**told: Any) -> str:
      state(words=["5", "5"]), state(words=[1.5, 1]), state(words=[-1, 0]), state(words=[True, 0]),
      state(words=[1, 2, 3]), state(vectors=None), state(trust="much"), state(trust=None), state(judged="x"),
      state(encoder=5), state(layout="3"), state(generation="../../x"),
-     '{"layout": 5, "generation": "0001", "words": [Infinity, 0], "vectors": [0, 0]}',
+     '{"layout": 6, "generation": "0001", "words": [Infinity, 0], "vectors": [0, 0]}',
      "[" * 100_000, state()[:-9], None],
 )  # fmt: skip
 def test_a_state_that_cannot_be_read_leads_to_a_new_index(text, files):

@@ -14,10 +14,12 @@ K1, B = 1.2, 0.75
 
 
 def document(key: int, text: str, **facts: Any) -> Any:
+    from paperlab.site.search import cjk
     from paperlab.site.search.document import Document, compounds
 
     told = {
-        "key": key, "revision": 1, "title": text, "text": text, "passage": text, "names": " ".join(compounds(text)),
+        "key": key, "revision": 1, "title": text, "text": cjk.pairs(text), "passage": text,
+        "names": " ".join(compounds(text)),
         "authors": [], "categories": [], "family": "", "year": 0, "code": False, "day": key, "trend": -1.0,
     }  # fmt: skip
     return Document(**{**told, **facts})

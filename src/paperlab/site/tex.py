@@ -471,8 +471,15 @@ def formulas(value: str) -> Callable[[int], Piece | None]:
 def plain(value: str) -> str:
     """A text on one line without TeX's signs, for places that hold no markup: the title of a window, mail, search."""
     if not _SIGN.search(value):
-        return " ".join(value.split())
-    return " ".join("".join(_plain(pieces(value))).split())
+        return spaced(value)
+    return spaced("".join(_plain(pieces(value))))
+
+
+def spaced(value: str) -> str:
+    """A text whose every run of white space is one space, none at its ends."""
+    if "  " not in value and value[:1] != " " != value[-1:] and value.isprintable():  # of white space, only a space is
+        return value
+    return " ".join(value.split())
 
 
 def line(source: str) -> str:

@@ -50,11 +50,14 @@ def bibtex(row: Paper) -> str:
 
 
 def _key(row: Paper, names: list[str], year: object) -> str:
-    """surname, year, first long word of the title; ASCII, as old programs need."""
+    """surname, year, first long word of the title; ASCII, as old programs need. The arXiv id where neither
+    name nor title is Latin: else all such papers would have one key."""
     parts = names[0].split() if names else []
     surname = (parts[0] if _group(names[0]) else parts[-1] if "," not in names[0] else parts[0]) if parts else ""
     surname = re.sub(r"[^a-z]", "", _ascii(surname)) or re.sub(r"[^a-z0-9-]", "", row.slug or "") or "anonymous"
-    word = next(iter(re.findall(r"[a-z]{4,}", _ascii(tex.plain(row.title)))), "paper")
+    word = next(iter(re.findall(r"[a-z]{4,}", _ascii(tex.plain(row.title)))), "")
+    if not word:
+        word = "paper" if surname != "anonymous" else f"paper{re.sub('[^0-9a-z]', '', row.arxiv or str(row.pk or ''))}"
     return f"{surname}{year or ''}{word}"
 
 

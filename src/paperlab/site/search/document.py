@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from paperlab.core.paper import papers
 from paperlab.site import tex
-from paperlab.site.search import trending
+from paperlab.site.search import cjk, trending
 from paperlab.site.search.spelling import american
 from paperlab.site.store.models import Paper
 
@@ -17,11 +17,13 @@ COLUMNS = ("pk", "revision", "slug", "arxiv", "title", "abstract", "authors", "c
 
 @dataclass(frozen=True)
 class Document:
-    """One paper, its TeX read. key: its key in the store. text: what words are looked for in, in American spelling.
+    """One paper, its TeX read. key: its key in the store. text: what words are looked for in, in American
+    spelling, its Chinese, Japanese and Korean in pairs of letters (`cjk`).
 
     passage: what is embedded.
 
-    names: spellings under which the paper is asked for that are no words of the text ("qbert" for Q-BERT).
+    names: spellings under which the paper is asked for that are no words of the text ("qbert" for Q-BERT, a letter of
+    Chinese).
     day: of publication, counted from year 1; 0 if unknown. trend: `trending.static`.
     """
 
@@ -66,9 +68,15 @@ def _documents(batch: list[dict]) -> Iterator[Document]:
             key=row["pk"],
             revision=row["revision"],
             title=title,
-            text=american("\n".join(part for part in (title, body, row["method"], claims) if part)),
+            text=american(cjk.pairs("\n".join(part for part in (title, body, row["method"], claims) if part))),
             passage=". ".join(part for part in (title, abstract or row["summary"]) if part),
-            names=" ".join([*compounds(f"{title} {row['slug'] or ''}"), *signed(f"{title}\n{body}")]),
+            names=" ".join(
+                [
+                    *compounds(f"{cjk.pairs(title)} {row['slug'] or ''}"),
+                    *signed(f"{title}\n{body}"),
+                    *cjk.letters(f"{title}\n{body}"),
+                ]
+            ),
             authors=[tex.plain(str(name)) for name in row["authors"]],
             categories=row["categories"],
             family=row["family"],
@@ -103,7 +111,7 @@ def compounds(text: str) -> list[str]:
     return list(dict.fromkeys(word for word in joined if 3 <= len(word) <= 60))
 
 
-_SIGN = re.compile(r"(?:\+{1,2}|#|\*)(?![\w+#*])")  # looked for first: most texts have none
+_SIGN = re.compile(r"[+#*](?:(?<=\+)\+)?(?![\w+#*])")  # begins with a set of letters: a quick search
 _BEFORE = re.compile(r"(?<![\w+#*])[A-Za-z]\w{0,11}\Z")
 _SIGNS = {"+": "plus", "++": "plusplus", "#": "sharp", "*": "star"}
 

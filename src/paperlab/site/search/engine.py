@@ -26,7 +26,7 @@ from paperlab.site.store.models import Paper
 if TYPE_CHECKING:
     from paperlab.site.search.vectors import Array
 
-LAYOUT = 5  # rises when what is indexed changes; an index of another layout is rebuilt
+LAYOUT = 6  # rises when what is indexed changes; an index of another layout is rebuilt
 LOCK = 7_203_911  # of the database, for writers on several machines
 PROBES, PROBED = 64, 10  # papers that an encoder is judged by, and how many neighbours of each
 

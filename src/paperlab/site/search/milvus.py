@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Any
 from paperlab.site.search import encoder as encoders
 from paperlab.site.search.engine import State, Unreachable, parsed
 from paperlab.site.search.query import DEPTH, LIMIT, Within
-from paperlab.site.search.spelling import american
-from paperlab.site.search.words import PLAIN, STEMS, Asked, near
+from paperlab.site.search.words import PLAIN, Asked, near, stemmed
 
 if TYPE_CHECKING:
     from paperlab.site.search.vectors import Array
@@ -232,7 +231,7 @@ class Milvus:
 
     def known(self, word: str) -> bool:
         """Whether any paper holds the word."""
-        stems = STEMS.analyze(american(word))
+        stems = stemmed(word)
         return not stems or not self.state.generation or self._holding(stems) > 0
 
     def near(self, word: str) -> str:
@@ -241,7 +240,7 @@ class Milvus:
         if not plain or not self.state.generation:
             return ""
         rows = self.rows(self.name("words"), f'word like "{plain[:1]}%"', ["word"])
-        return near(plain, [row["word"] for row in rows], lambda word: self._holding(STEMS.analyze(american(word))))
+        return near(plain, [row["word"] for row in rows], lambda word: self._holding(stemmed(word)))
 
     def _holding(self, stems: Sequence[str]) -> int:
         return self._count(self.name("papers"), f"text_match(stems, {json.dumps(' '.join(stems))})") if stems else 0

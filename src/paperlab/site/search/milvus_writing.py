@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from paperlab.site.search import cjk
 from paperlab.site.search import encoder as encoders
 from paperlab.site.search.document import BATCH, COLUMNS, Document, documents, stored
 from paperlab.site.search.engine import PROBES, Progress, State, ahead, amiss, judge, text_hash
@@ -134,7 +135,7 @@ def _write_words(reading: Milvus, now: State, progress: Progress | None, *, swit
         papers = list(documents(rows))
         if papers:
             server.upsert(reading.name("papers"), [_words(paper) for paper in papers])
-        words = sorted({word for paper in papers for word in PLAIN.analyze(paper.title) if len(word) > 3})
+        words = sorted({word for paper in papers for word in PLAIN.analyze(cjk.pairs(paper.title)) if len(word) > 3})
         if words:
             server.upsert(reading.name("words"), [{"word": word, "orders": [0.0, 0.0]} for word in words])
 

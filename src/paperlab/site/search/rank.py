@@ -22,11 +22,11 @@ from paperlab.core.methods import abstract_only, methods
 from paperlab.core.paper import papers
 from paperlab.core.standings import MIXED, NOT_RUN, counts, main, one_word
 from paperlab.site import tex
-from paperlab.site.search import index
+from paperlab.site.search import cjk, index
 from paperlab.site.search.engine import Engine
 from paperlab.site.search.query import DEPTH, EVERYTHING, TEXT_LIMIT, Hit, Query, Results, Snippet, Why, Within
 from paperlab.site.search.spelling import american
-from paperlab.site.search.words import PROSE, STEMS, Asked, asked
+from paperlab.site.search.words import STEMS, Asked, asked
 from paperlab.site.store import clean
 from paperlab.site.store.models import Paper
 
@@ -126,7 +126,7 @@ def among(query: Query, keys: Collection[int]) -> list[int]:
         return engine.listed(words, within, "day", len(within.keys))
     if not words:  # signs, or words too long for the index: every paper would hold them
         return []
-    if len(words.terms) > PROSE:
+    if words.prose:
         bm25 = {key: score for key, score in engine.words(words, Within(query), POOL) if key in within.keys}
     else:
         bm25 = dict(engine.words(words, within, len(within.keys), strict=True))
@@ -289,18 +289,21 @@ def _exact(text: str, within: Within, engine: Engine) -> dict[int, str]:
     return hits
 
 
+_WORD = re.compile(rf"[^\W\d_{cjk.LETTERS}]{{4,40}}")  # of a script that has spaces: those of others have no slips
+
+
 def _suggestion(engine: Engine, text: str) -> str:
     """The text with words that no paper holds replaced by near ones; "" if there is nothing to mend.
 
     Only where such words are a good part of the text: in a sentence the others find the papers, and a rare name that
     is not stored yet is more likely than a slip (judged claims of biology lose .010 nDCG if all are mended).
     """
-    written = re.findall(r"[^\W\d_]{4,40}", text[:300])
+    written = _WORD.findall(text[:300])
     unknown = {word for word in written if not engine.known(word)}
     if not unknown or len(unknown) < MENDED * len(written):
         return ""
     near = {word: engine.near(word) or word for word in unknown}
-    new = re.sub(r"[^\W\d_]{4,40}", lambda match: near.get(match[0], match[0]), text)
+    new = _WORD.sub(lambda match: near.get(match[0], match[0]), text)
     return new if new != text else ""
 
 
@@ -318,11 +321,26 @@ def _shown(ranked: Ranked, words: Asked) -> tuple[Hit, ...]:
     return tuple(hits)
 
 
-def _pattern(words: Asked) -> re.Pattern[str] | None:
+Pattern = tuple[re.Pattern[str] | None, re.Pattern[str] | None]  # for words, and for pairs of letters of Chinese
+
+
+def _pattern(words: Asked) -> Pattern | None:
     # A stem is the beginning of its words but for a last i that was y ("famili").
-    stems = {stem[:-1] if stem.endswith("i") and len(stem) > 3 else stem for stem in words.terms}
-    alternatives = "|".join(_either(stem) for stem in sorted(stems, key=lambda stem: (-len(stem), stem)))
-    return re.compile(rf"\b(?:{alternatives})\w*", re.IGNORECASE) if alternatives else None
+    pairs = [term for term in words.terms if cjk.is_cjk(term)]
+    stems = {stem[:-1] if stem.endswith("i") and len(stem) > 3 else stem for stem in set(words.terms).difference(pairs)}
+    # Of small text, and with the set of first letters in front, which `re` looks for quickly.
+    first = "".join(sorted({stem[0] for stem in stems}))
+    rest = [f"(?<={stem[0]}){_either(stem)[1:]}" for stem in sorted(stems, key=lambda stem: (-len(stem), stem))]
+    pattern = re.compile(rf"[{first}](?<=\b.)(?:{'|'.join(rest)})\w*") if stems else None
+    return (pattern, re.compile(cjk.matching(pairs)) if pairs else None) if words.terms else None
+
+
+def _spans(text: str, pattern: Pattern | None) -> list[tuple[int, int]]:
+    """Where the words begin and end in a text."""
+    words, pairs = pattern or (None, None)
+    small = cjk.blank(text).replace("İ", "I").lower()  # of the same length
+    found = [match.span() for match in words.finditer(small)] if words else []
+    return sorted([*found, *(match.span() for match in pairs.finditer(text))]) if pairs else found
 
 
 def _either(stem: str) -> str:
@@ -330,24 +348,24 @@ def _either(stem: str) -> str:
     return re.sub("or$", "ou?r", re.sub("(?<=[iy])z", "[sz]", re.escape(stem)))
 
 
-def mark(text: str, pattern: re.Pattern[str] | None) -> Snippet:
+def mark(text: str, pattern: Pattern | None) -> Snippet:
     """Text in pieces, those that match the pattern marked."""
     pieces: list[tuple[str, bool]] = []
     at = 0
-    for match in pattern.finditer(text) if pattern else ():
-        if not set(STEMS.analyze(match[0])):
+    for start, end in _spans(text, pattern):
+        if not set(STEMS.analyze(text[start:end])):
             continue
-        pieces += [(text[at : match.start()], False), (match[0], True)]
-        at = match.end()
+        pieces += [(text[at:start], False), (text[start:end], True)]
+        at = end
     pieces.append((text[at:], False))
     return tuple(piece for piece in pieces if piece[0])
 
 
-def snippet(text: str, pattern: re.Pattern[str] | None, size: int = SNIPPET) -> Snippet:
+def snippet(text: str, pattern: Pattern | None, size: int = SNIPPET) -> Snippet:
     """The part of a text, about `size` characters, that holds the most different matches; its beginning without any."""
     if len(text) <= size:
         return mark(text, pattern)
-    matches = [(match.start(), match[0].lower()) for match in pattern.finditer(text)] if pattern else []
+    matches = [(begin, text[begin:end].lower()) for begin, end in _spans(text, pattern)]
     best, start = 0, 0
     for first, _ in matches:
         different = len({word for at, word in matches if first <= at < first + size - 20})

@@ -28,6 +28,7 @@ SAMPLE = 20_000  # vectors that the codes are trained on
 ROUNDS = 10  # of k-means
 PART = 65_536  # rows read at a time
 ROW = np.dtype([("key", "<i8"), ("hash", "<u8")])
+HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # looked up in half the time of astype
 GONE = 0  # the hash of a row that says: no vector any more
 
 
@@ -227,7 +228,8 @@ class Vectors:
 
 def _products(rows: Array, vector: Array) -> Array:
     """Inner products, (n,) float32. Not by `@`: BLAS would wake threads that compete with other queries."""
-    return np.einsum("ij,j->i", np.asarray(rows, np.float32), np.asarray(vector, np.float32))
+    rows = HALVES.take(rows.view(np.uint16)) if rows.dtype == np.float16 else np.asarray(rows, np.float32)
+    return np.einsum("ij,j->i", rows, np.asarray(vector, np.float32))
 
 
 def _append(file: Path, content: Array) -> None:

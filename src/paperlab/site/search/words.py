@@ -11,6 +11,7 @@ from typing import Any
 import tantivy
 from tantivy import FieldType, Filter, Occur, Order, TextAnalyzerBuilder, Tokenizer
 
+from paperlab.site.search import cjk
 from paperlab.site.search.document import Document, compounds, signed
 from paperlab.site.search.query import Within
 from paperlab.site.search.spelling import american
@@ -18,6 +19,7 @@ from paperlab.site.search.spelling import american
 TERMS = 48  # different words of a query that are looked for, the rarest first
 PROSE = 12  # different words, without stop words; who asks with more writes prose
 COUNTED = 50_000  # postings that are gone through to count papers
+SINGLY = 300  # keys that are looked up one by one: as a set, all keys of the index are gone through
 LONG = 60  # letters; what is longer is no word
 THREADS = min(4, os.cpu_count() or 1)  # that write many papers
 SMALL, LARGE = 15_000_000, 400_000_000  # bytes that a writer may hold: a few papers, or all of them
@@ -63,6 +65,7 @@ class Asked:
     ("qwen 2.5").
 
     phrases: stems and their places, from 0: the stop words between them, which the index leaves out, take a place.
+    prose: more than PROSE different words.
     """
 
     terms: tuple[str, ...] = ()
@@ -70,6 +73,7 @@ class Asked:
     names: tuple[str, ...] = ()
     signed: tuple[str, ...] = ()
     numbered: tuple[str, ...] = ()
+    prose: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.terms or self.phrases or self.names)
@@ -83,15 +87,25 @@ def asked(text: str) -> Asked:
 
     In a text of more than PROSE different words quotes are punctuation, as in an abstract or a question in prose.
     """
-    parts = american(text).replace("“", '"').replace("”", '"').split('"')
+    paired = cjk.pairs(text)
+    parts = american(paired).replace("“", '"').replace("”", '"').split('"')
     if len(parts) % 2 == 0:
         parts[-2:] = [" ".join(parts[-2:])]
     terms = tuple(dict.fromkeys(STEMS.analyze(" ".join(parts))))
     phrases = tuple(phrase for part in parts[1::2] if len(phrase := placed(part)) > 1)
+    count = len(
+        terms if paired is text else set(STEMS.analyze(american(text)))
+    )  # without pairs: a run of Chinese is one
     with_sign = signed(text)[:8]
     numbered = [re.sub(r"\W", "", match[0]).lower() for match in _NUMBERED.finditer(text)][:4]
-    names = dict.fromkeys([*compounds(text)[:8], *with_sign, *numbered])
-    return Asked(terms, phrases if len(terms) <= PROSE else (), tuple(names), tuple(with_sign), tuple(numbered))
+    names = dict.fromkeys([*compounds(paired)[:8], *with_sign, *numbered])
+    prose = count > PROSE
+    return Asked(terms, () if prose else phrases, tuple(names), tuple(with_sign), tuple(numbered), prose)
+
+
+def stemmed(word: str) -> list[str]:
+    """The stems that the index has of a word."""
+    return list(STEMS.analyze(american(cjk.pairs(word))))
 
 
 def placed(text: str) -> tuple[tuple[int, str], ...]:
@@ -226,7 +240,7 @@ class Words:
 
     def known(self, word: str) -> bool:
         """Whether any paper holds a word (as written; its stem counts)."""
-        stems = STEMS.analyze(american(word))
+        stems = stemmed(word)
         return not stems or any(self.searcher.doc_freq("text", stem) for stem in stems) or self._named(word)
 
     def near(self, word: str) -> str:
@@ -308,6 +322,9 @@ def _any(queries: list[Where]) -> Where:
 
 
 def _keys(keys: Collection[int]) -> Where:
+    if 0 < len(keys) <= SINGLY:
+        terms = [tantivy.Query.term_query(SCHEMA, "key", key) for key in keys]
+        return tantivy.Query.boolean_query([(Occur.Should, term) for term in terms])
     return tantivy.Query.term_set_query(SCHEMA, "key", list(keys))
 
 
@@ -326,7 +343,7 @@ def _document(paper: Document) -> Any:
         {
             "key": paper.key,
             "text": paper.text,
-            "spelling": paper.title,
+            "spelling": cjk.pairs(paper.title),
             "names": paper.names,
             "author": list(paper.authors),
             "category": list(dict.fromkeys([*paper.categories, *archives])),

@@ -47,7 +47,7 @@ def _normalized(form: Literal["NFC", "NFKD"], value: str) -> str:
 
 def line(value: str) -> str:
     """Text of one line: every run of white space is one space."""
-    return " ".join(text(value).split())
+    return tex.spaced(text(value))
 
 
 def paragraphs(value: str, *, indented: bool = False) -> str:
@@ -56,8 +56,10 @@ def paragraphs(value: str, *, indented: bool = False) -> str:
     indented: an indented line begins a paragraph too, as in arXiv's abstracts.
     """
     plain = text(value).strip()
+    if "\n" not in plain:
+        return tex.spaced(plain)
     parts = re.split(r"\n[^\S\n]*\n\s*|\n[^\S\n]+(?=\S)" if indented else r"\n[^\S\n]*\n\s*", plain)
-    return "\n\n".join(joined for part in parts if (joined := " ".join(part.split())))
+    return "\n\n".join(joined for part in parts if (joined := tex.spaced(part)))
 
 
 _SIGNS = re.compile(r"[\W_]+")

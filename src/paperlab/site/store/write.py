@@ -5,7 +5,6 @@ order sources are read, the store ends the same, and reading one again changes n
 order (a feed read twice) the one read later counts; within one reading, the first.
 """
 
-import copy
 import hashlib
 import re
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from django.db import DataError, IntegrityError, connection, models, transaction
+from django.db.models.base import ModelState
 from django.utils import timezone
 
 from paperlab.site.store import clean, teasers
@@ -119,6 +119,14 @@ def insert(rows: list[Paper]) -> None:
                 row.pk, row._state.adding = key, False
 
 
+def _like(blank: Paper) -> Paper:
+    """A new row of equal columns, which share their values: in a tenth of the time of Paper()."""
+    row = Paper.__new__(Paper)
+    row.__dict__.update(blank.__dict__)
+    row._state = ModelState()
+    return row
+
+
 def store_aliases(titles: Iterable[tuple[Paper, str]]) -> None:
     """Remember titles, by their keys, of stored rows that have another title now."""
     made = [Alias(paper=row, key=key) for row, key in titles if key != row.title_key]
@@ -172,12 +180,12 @@ def _take(page: Page, run: Run) -> Counts:
         if row is None:
             if item.deleted:
                 continue
-            row = copy.copy(blank)  # a third of what Paper() costs; what is shared is replaced, never changed
+            row = _like(blank)
             row.origins = {}
             fresh[id(row)] = row
         before = None if id(row) in fresh else state(row)
         titles += [(row, key) for key in (row.title_key, known.keys[id(item)] if item.title else "") if key]
-        _merge_item(row, item, run.source, strict=id(row) in written or row.pk in run.papers)
+        _merge_item(row, item, known.keys[id(item)], run.source, strict=id(row) in written or row.pk in run.papers)
         known.put(row, row.title_key, known.keys[id(item)])
         written.add(id(row))
         if before is not None and (after := state(row)) != before:
@@ -295,8 +303,8 @@ def _same(row: Paper, item: Item) -> bool:
     return len(mine & theirs) >= 0.25 * min(len(mine), len(theirs))
 
 
-def _merge_item(row: Paper, item: Item, source: str, strict: bool) -> None:
-    """Write into the row what the item says and may say."""
+def _merge_item(row: Paper, item: Item, title_key: str, source: str, strict: bool) -> None:
+    """Write into the row what the item says and may say. title_key: of the item's title."""
     if item.deleted:
         row.withdrawn = True
         return
@@ -332,7 +340,7 @@ def _merge_item(row: Paper, item: Item, source: str, strict: bool) -> None:
         setattr(row, name, value)
         row.origins[name] = [source, item.as_of]
         if name == "title":
-            row.title_key = clean.title_key(item.title)
+            row.title_key = title_key
         if name == "published" and not row.slug:
             row.year = value.year
     if item.year and row.published is None and not row.slug and may(row, "year", source, item.as_of, strict=strict):

@@ -219,7 +219,7 @@ def page(rows: Any, where: str, *, day: date | None = None, first: int = 1) -> P
 def add(taken: Page, row: Any, where: str, day: date | None = None) -> None:
     """Add one object to a page, or the reason why it is rejected."""
     try:
-        taken.add(item(row, where, day), json.dumps(row)[:1_000])
+        taken.items.append(item(row, where, day).checked())
     except Malformed as reason:
         taken.rejected.append(Rejected(str(reason), where, json.dumps(row)[:1_000]))
 
