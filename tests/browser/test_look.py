@@ -14,7 +14,7 @@ PAGES = [
     "/papers/2401.00095", "/papers/2401.00096", "/papers/mova", "/compare", "/compare/quantization",
     "/compare/quantization?at=time&sort=-bytes&method=gptq", "/compare/tts", "/coverage?family=quantization", "/about",
     "/feeds", "/api/", "/account", "/collections", "/collections/1", "/moderation", "/moderation?show=latest",
-    "/moderation?show=closed", "/moderation?show=trail", "/comments/1", "/comments/2/report", "/submit", "/subscribe",
+    "/moderation?show=closed", "/moderation?show=trail", "/comments/1", "/report/comment/2", "/submit", "/subscribe",
     "/sign-in", "/for-you", "/for-you?days=30", "/library", "/library?mine=saved&hide=read", "/?mine=unread",
     "/papers?mine=voted", "/coverage?mine=saved", "/search?q=attention&mine=unread", "/runs/", "/runs/1", "/runs/2",
     "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing", "/papers/nothere", "/broken",

@@ -140,7 +140,7 @@ def test_names_and_notes_are_shown_as_they_are(paper: Any) -> None:
 WRITES = (
     "/papers/2401.00001/vote", "/papers/2401.00001/comment", "/papers/2401.00001/read", "/papers/2401.00001/keep",
     "/follow", "/submit", "/account/delete", "/account", "/collections", "/sign-in", "/sign-out", "/subscribe",
-    "/moderation", "/comments/1/report",
+    "/moderation", "/report/comment/1",
 )  # fmt: skip
 
 

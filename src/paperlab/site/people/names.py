@@ -98,12 +98,20 @@ def _own() -> tuple[set[str], set[str]]:
 
 
 def _is_reserved(name: str) -> bool:
-    office, words = _own()
+    _, words = _own()
     for whole in _plain(name):
         # "admin 2"; and "reader 12" in any writing of its digits, for l and O are 1 and 0 to the eye
         if {whole, whole.rstrip("0123456789")} & words or re.fullmatch("reader[0-9lo]*", whole):
             return True
-    return any(_plain(word) & office for word in re.split(r"[\W_]", name))
+    return poses(name)
+
+
+def poses(title: str) -> bool:
+    """Whether a title reads as if those who run the site had written it: a word of their office in it, in any writing.
+
+    Titles are of groups and collections, where "papers" or "team" is a word as any other."""
+    office, _ = _own()
+    return any(_plain(word) & office for word in (title, *re.split(r"[\W_]", title)))
 
 
 def _scripts(name: str) -> set[str]:

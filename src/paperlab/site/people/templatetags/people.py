@@ -3,14 +3,13 @@
 from typing import Any
 
 from django import template
-from django.db.models import Q
 from django.http import HttpRequest
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
 from paperlab.site import door, tex
 from paperlab.site.pages import addresses
-from paperlab.site.people import actions, mine, who
+from paperlab.site.people import actions, mine, moderation, who
 from paperlab.site.people.markdown import html
 from paperlab.site.people.models import UNREAD, Collection, Comment, Follow, Vote
 from paperlab.site.search import families
@@ -67,12 +66,8 @@ def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
     if request is None:
         return {}
     user = request.user if request.user.is_authenticated else None
-    own = Q(user=user.pk) if user is not None else Q(pk=None)
-    rows = Comment.objects.filter(own | Q(hidden=False), paper=row, user__is_active=True).select_related("user")
-    comments = list(rows[:SHOWN])
-    for one in comments:
-        if one.hidden:
-            one.why = one.decisions.filter(act="hide").values_list("reason", flat=True).first() or ""
+    comments = list(Comment.objects.filter(paper=row, user__is_active=True).select_related("user")[:SHOWN])
+    moderation.look(comments, user)
     claims = [
         f"{method.slug}:{check.claim}"
         for method in methods().values()
