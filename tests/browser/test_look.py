@@ -14,7 +14,7 @@ PAGES = [
     "/papers/2401.00095", "/papers/2401.00096", "/papers/mova", "/compare", "/compare/quantization",
     "/compare/quantization?at=time&sort=-bytes&method=gptq", "/compare/tts", "/coverage?family=quantization", "/about",
     "/feeds", "/api/", "/account", "/collections", "/collections/1", "/moderation", "/moderation?show=latest",
-    "/moderation?show=closed", "/moderation?show=trail", "/comments/1", "/comments/2/report", "/submit", "/subscribe",
+    "/moderation?show=closed", "/moderation?show=trail", "/comments/1", "/report/comment/2", "/submit", "/subscribe",
     "/sign-in", "/for-you", "/for-you?days=30", "/library", "/library?mine=saved&hide=read", "/?mine=unread",
     "/papers?mine=voted", "/coverage?mine=saved", "/search?q=attention&mine=unread", "/runs/", "/runs/1", "/runs/2",
     "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing", "/papers/nothere", "/broken",
@@ -236,10 +236,16 @@ _COVERED = """() => [...document.querySelectorAll("svg.plot")].flatMap((plot) =>
 
 def test_words_of_plots_lie_on_nothing_as_chromium_draws_them(opened: Any) -> None:
     page = opened().go("/compare/quantization")
-    settings = page.get_by_label("Settings").get_by_role("link").evaluate_all("all => all.map((one) => one.href)")
+    links = page.get_by_label("Settings").get_by_role("link")
+    settings: set[str] = set()
+    waiting = set(links.evaluate_all("all => all.map((one) => one.href)"))
+    while waiting:  # a link leads to one setting of its model, from which links lead to the rest
+        page.goto(waiting.pop())
+        settings.add(page.url)
+        waiting |= set(links.evaluate_all("all => all.map((one) => one.href)")) - settings
     assert len(settings) > 5
     lanes = 0
-    for address in settings:
+    for address in sorted(settings):
         for at in ("bytes", "time"):
             page.goto(address.replace("at=bytes", f"at={at}"))
             for width in (1440, 768, 320):

@@ -169,7 +169,7 @@ def test_nobody_writes_over_the_notes_in_anothers_collection(paper: Any) -> None
     form = {"do": "add", "collection": number, "paper": "2401.00001"}
     answer = ann.post(at, {**form, "note": "what she thinks"})
     assert answer.status_code == 400
-    assert "only the collection's owner" in text(answer)
+    assert "only its writer changes" in text(answer)
     assert ann.post(at, form).status_code == 302  # without a note, it is there already
     assert "what I think" in text(ben.get(f"/collections/{number}"))
 
@@ -191,7 +191,8 @@ def test_all_that_is_of_an_account_is_in_its_export_and_goes_with_it(paper: Any)
     exported = {
         "Vote": "votes", "Comment": "comments", "Report": "reports", "Collection": "collections", "Read": "read",
         "Choice": "choices", "Follow": "follows", "Submission": "submissions", "NameLook": "account", "Token": "tokens",
-        "Member": "groups", "Reply": "replies", "Run": "runs",
+        "Member": "groups", "Group": "groups", "Meeting": "meetings", "Kept": "notes",
+        "Reply": "replies", "Run": "runs",
         "Decision": None, "LogEntry": None,  # by the staff, and about it
     }  # fmt: skip
     pointing = {

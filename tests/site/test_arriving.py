@@ -247,3 +247,70 @@ def test_a_setting_that_cannot_be_meant_is_refused_by_name(text: str) -> None:
 
     with pytest.raises(SettingError, match="PAPERLAB_FETCH: "):
         fetched(text)
+
+
+def test_what_a_dead_worker_was_reading_is_due_again(server: Server, time: type[Time]) -> None:
+    """The lease goes with the worker that had it, not with that of another machine."""
+    from paperlab.site.store import arriving
+    from paperlab.site.store.models import Fetching
+
+    arriving.sync()
+    (row,) = Fetching.objects.all()
+    assert arriving._claim(row)
+    run = arriving.due()
+    assert not run()  # somebody has it
+    Fetching.objects.update(holder="elsewhere:/data")
+    arriving.release()
+    assert not run()
+    Fetching.objects.update(holder=arriving.me())
+    arriving.release()
+    assert run()
+    assert [(one.holder, one.error) for one in Fetching.objects.all()] == [("", "")]
+    arriving.release()
+    assert not run()  # it was read
+
+
+def test_a_source_that_hangs_is_set_aside_and_tried_again_after_a_day(
+    server: Server, time: type[Time], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.contrib.auth.models import User
+    from django.test import Client
+
+    from paperlab.site.commands import fetched
+    from paperlab.site.store import arriving, hangs
+    from paperlab.site.store.models import Fetching, Hang
+
+    arriving.sync()
+    run = arriving.due()
+    for times in (1, 2):
+        hangs.count(["fetch daily", "words"])
+        assert Hang.objects.get(name="fetch daily").times == times
+        assert hangs.names_aside("fetch") == []
+    assert run()  # it came to its end: nothing in a row
+    assert set(Hang.objects.values_list("name", flat=True)) == {"words"}
+    for _ in range(3):
+        hangs.count(["fetch daily"])
+    arriving.ask(["daily"])
+    assert not run()
+    assert not hangs.is_aside("words")
+    rows = {row["name"]: row for row in fetched.findings()}
+    assert rows["worker: fetch daily"]["ok"] is False
+    assert "hung 3 times in a row" in rows["worker: fetch daily"]["value"]
+    assert "hung 2 times in a row" in rows["worker: words"]["value"]
+    chief = Client(headers={"host": "localhost"})
+    chief.force_login(User.objects.create(username="chief", is_staff=True, is_superuser=True))
+    page = chief.get("/admin/catalogue/hang/").content.decode()
+    assert "fetch daily" in page
+    assert "set aside until" in page
+    Hang.objects.filter(name="fetch daily").update(at=Hang.objects.get(name="fetch daily").at - timedelta(hours=25))
+    monkeypatch.setattr(hangs, "LOOK", -1.0)
+    assert run()  # a day later it is tried once more
+    assert not Hang.objects.filter(name="fetch daily").exists()
+    for _ in range(3):
+        hangs.count(["fetch daily"])
+    arriving.ask(["daily"])
+    chief.post(
+        "/admin/catalogue/hang/", {"action": "delete_selected", "_selected_action": "fetch daily", "post": "yes"}
+    )
+    assert run()  # whoever keeps the site let it go
+    assert Fetching.objects.get().error == ""

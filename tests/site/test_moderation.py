@@ -1,4 +1,4 @@
-"""Comments reported, hidden and shown, accounts closed and opened, names that look like others', votes that wait."""
+"""What people write reported, hidden and shown, accounts closed and opened, names that look like others'."""
 
 import html
 import re
@@ -66,9 +66,9 @@ def test_a_report_is_read_and_the_comment_hidden_in_one_click(paper: Any, staff:
     writer, reader = member("writer@example.org"), member("reader@example.org")
     writer.post(f"{WHERE}/comment", {"body": "Buy **pills** now"})
     said = Comment.objects.get()
-    assert f"/comments/{said.pk}/report" in seen(reader)
-    assert f"/comments/{said.pk}/report" not in seen(writer)
-    report = f"/comments/{said.pk}/report"
+    assert f"/report/comment/{said.pk}" in seen(reader)
+    assert f"/report/comment/{said.pk}" not in seen(writer)
+    report = f"/report/comment/{said.pk}"
     assert "Buy <strong>pills</strong> now" in seen(reader, report)
     assert reader.post(report, {"note": "no reason"}).status_code == 400
     assert "Buy <strong>pills</strong>" in seen(staff)  # a report alone hides nothing
@@ -83,6 +83,7 @@ def test_a_report_is_read_and_the_comment_hidden_in_one_click(paper: Any, staff:
     assert press(staff, "Hide comment").status_code == 302
     assert "pills" not in seen(reader)
     assert "pills" not in seen(browser())
+    assert "A moderator hid this comment.</p>" in seen(browser())
     noted = re.sub(r"<[^>]+>", "", seen(writer))
     assert "A moderator hid this comment; only you see it here. The reason: Spam or advertising." in noted
     assert reader.get(report).status_code == 404
@@ -104,14 +105,14 @@ def test_dismissed_reports_leave_the_list(paper: Any, staff: Any) -> None:
 
     writer, reader = member("writer@example.org"), member("reader@example.org")
     writer.post(f"{WHERE}/comment", {"body": "I disagree"})
-    report = f"/comments/{Comment.objects.get().pk}/report"
+    report = f"/report/comment/{Comment.objects.get().pk}"
     reader.post(report, {"reason": "abuse"})
     press(staff, "Dismiss report")
     assert "No open reports." in seen(staff, "/moderation")
     assert "I disagree" in seen(reader)
     reader.post(report, {"reason": "abuse"})
     assert "No open reports." in seen(staff, "/moderation")  # it was seen to
-    writer.post(report.removesuffix("/report"), {"body": "Now with an insult"})
+    writer.post(f"/comments/{Comment.objects.get().pk}", {"body": "Now with an insult"})
     reader.post(report, {"reason": "abuse"})
     assert "Now with an insult" in seen(staff, "/moderation")
 
@@ -128,10 +129,10 @@ def test_only_moderators_moderate(paper: Any, signed_in: bool) -> None:
     one = member("somebody@example.org") if signed_in else browser()
     assert one.get("/moderation").status_code == (403 if signed_in else 302)
     for act in ("hide", "show", "dismiss", "close", "open"):
-        answer = one.post("/moderation", {"do": act, "comment": key, "account": account})
+        answer = one.post("/moderation", {"do": act, "kind": "comment", "thing": key, "account": account})
         assert answer.status_code == (403 if signed_in else 302)
     if not signed_in:
-        assert one.post(f"/comments/{key}/report", {"reason": "spam"}).headers["Location"].startswith("/sign-in?")
+        assert one.post(f"/report/comment/{key}", {"reason": "spam"}).headers["Location"].startswith("/sign-in?")
     assert not Decision.objects.exists()
     assert "said" in seen(one)
 
@@ -189,10 +190,17 @@ def test_the_staff_cannot_be_closed_here(paper: Any, staff: Any) -> None:
     staff.post(f"{WHERE}/comment", {"body": "by the house"})
     assert "Close account" not in seen(staff, "/moderation?show=latest")
     me = User.objects.get(email="staff@example.org")
-    answer = staff.post("/moderation", {"do": "close", "account": me.pk, "comment": Comment.objects.get().pk})
+    answer = staff.post(
+        "/moderation", {"do": "close", "account": me.pk, "kind": "comment", "thing": Comment.objects.get().pk}
+    )
     assert answer.status_code == 400
     assert User.objects.get(pk=me.pk).is_active
-    for wrong in ({"do": "close"}, {"do": "hide", "comment": "x"}, {"do": "hide", "comment": 10**18}):
+    for wrong in (
+        {"do": "close"},
+        {"do": "hide", "kind": "comment", "thing": "x"},
+        {"do": "hide", "kind": "x", "thing": 1},
+        {"do": "hide", "kind": "comment", "thing": 10**18},
+    ):
         assert staff.post("/moderation", wrong).status_code == 404
     assert staff.post("/moderation", {"do": "everything"}).status_code == 400
 
@@ -214,9 +222,218 @@ def test_reports_and_comments_are_rationed_and_no_text_is_lost(paper: Any) -> No
     long = other.post(f"{WHERE}/comment", {"body": "x" * 10_001})
     assert (long.status_code, long.content.count(b"x" * 10_001)) == (400, 1)
     keys = list(Comment.objects.order_by("pk").values_list("pk", flat=True))[:7]
-    answers = [reader.post(f"/comments/{key}/report", {"reason": "spam", "note": "see this"}) for key in keys]
+    answers = [reader.post(f"/report/comment/{key}", {"reason": "spam", "note": "see this"}) for key in keys]
     assert [one.status_code for one in answers] == [200] * 5 + [429] * 2
     assert 'value="see this"' in answers[-1].content.decode()
+
+
+@pytest.fixture
+def written(paper: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """One of every kind, by one account, in a public group: where it stands, and a reader who is a member."""
+    from django.conf import settings
+    from django.contrib.auth.models import User
+
+    from paperlab.site.groups.models import Group, Member
+    from paperlab.site.people.models import Collection, kinds
+    from paperlab.site.replies.models import Reply
+    from paperlab.site.store.models import Paper
+
+    monkeypatch.setattr(settings, "PAPERLAB_REPLIES", ("code",))
+    writer, reader = member("writer@example.org"), member("reader@example.org")
+    account = User.objects.get(email="writer@example.org")
+    writer.post(f"{WHERE}/comment", {"body": "zqcomment"})
+    at = writer.post("/groups", {"name": "zqgroup", "about": "zqabout"})["Location"]
+    writer.post(at, {"do": "change", "name": "zqgroup", "about": "zqabout", "public": "1"})
+    writer.post(
+        at, {"do": "meet", "day": "2026-12-24", "paper": "2401.00001", "presenter": "zqwho", "notes": "zqmeeting"}
+    )
+    pk = writer.post("/collections", {"name": "zqcollection", "note": "zqabouttheseveral"})["Location"].rpartition("/")[
+        2
+    ]
+    writer.post(f"/collections/{pk}", {"do": "share"})
+    writer.post(f"{WHERE}/keep", {"collection": pk, "note": "zqnote", "tags": "zqtag"})
+    writer.post(at, {"do": "share", "collection": pk})
+    Reply.objects.create(
+        user=account, paper=paper, name="zqname", body="zqreply", state="shown", proof="code", source="https://x.test/a"
+    )
+    Member.objects.create(group=Group.objects.get(), user=User.objects.get(email="reader@example.org"))
+    link = re.search(r'href="http://localhost(/shared/[^"]+)"', seen(writer, f"/collections/{pk}"))
+    assert link
+    Paper.objects.update(slug="easyquant")  # with checks, beside which replies stand
+    things = {kind: model.objects.get() for kind, model in kinds().items()}  # type: ignore[attr-defined]
+    assert set(things) == {"comment", "collection", "note", "group", "meeting", "reply"}
+    assert Collection.objects.get().shared
+    return {"writer": writer, "reader": reader, "at": at, "link": link[1], "things": things}
+
+
+HERE = "/papers/easyquant"
+WORDS = {
+    "comment": {"zqcomment"}, "collection": {"zqcollection", "zqabouttheseveral"}, "note": {"zqnote", "zqtag"},
+    "group": {"zqgroup", "zqabout"}, "meeting": {"zqwho", "zqmeeting"}, "reply": {"zqname", "zqreply"},
+}  # fmt: skip
+UNDER = {"collection": {"zqnote", "zqtag"}}  # what goes with it
+
+
+def everywhere(one: Any, at: str, link: str) -> str:
+    """All that somebody else can ask this site for, in one text."""
+    paths = [
+        WHERE,
+        at,
+        "/groups",
+        link,
+        f"{link}.bib",
+        f"{link}.ris",
+        f"{link}?tag=zqtag",
+        "/",
+        "/trending",
+        "/feeds",
+        "/papers",
+        "/library",
+        "/account/export.json",
+        "/api/papers/2401.00001",
+        "/api/daily_papers",
+        "/papers/easyquant.json",
+        "/feeds/papers.atom",
+        "/badge/easyquant.svg",
+        "/for-you",
+        "/search?q=One",
+    ]
+    said = "\n".join(seen(one, path) for path in paths)
+    return said.replace("tag=zqtag", "")  # what was asked
+
+
+@pytest.mark.parametrize("kind", sorted(WORDS))
+def test_whatever_people_write_is_reported_hidden_told_and_shown_again(
+    written: dict[str, Any], staff: Any, kind: str
+) -> None:
+    from django.db.models import Model
+
+    writer, reader, at, link = (written[name] for name in ("writer", "reader", "at", "link"))
+    thing: Model = written["things"][kind]
+    places = {one: everywhere(one, at, link) for one in (reader, browser())}
+    for said in places.values():
+        assert {word for words in WORDS.values() for word in words} <= set(re.findall(r"zq\w+", said))
+        assert "A moderator hid" not in said
+    report = f"/report/{kind}/{thing.pk}"
+    assert report in places[reader]
+    assert report not in everywhere(writer, at, link)
+    for word in WORDS[kind]:
+        assert word in seen(reader, report)
+    assert writer.post(report, {"reason": "spam"}).status_code == 400
+    assert b"<h1>Reported</h1>" in reader.post(report, {"reason": "false", "note": "not so"}).content
+    page = seen(staff, "/moderation")
+    assert "Reported (1)" in page
+    assert all(word in page for word in WORDS[kind])
+    assert all(word in seen(staff, f"/moderation?show=latest&kind={kind}") for word in WORDS[kind])
+    assert press(staff, f"Hide {kind}").status_code == 302
+    gone = WORDS[kind] | UNDER.get(kind, set())
+    for one in (reader, browser()):
+        said = everywhere(one, at, link)
+        assert not gone & set(re.findall(r"zq\w+", said))
+        assert f"A moderator hid this {kind}" in said
+        assert {word for words in WORDS.values() for word in words} - gone <= set(re.findall(r"zq\w+", said))
+    own = re.sub(
+        r"<[^>]+>",
+        "",
+        everywhere(writer, at, link) + seen(writer, f"/collections/{written['things']['collection'].pk}"),
+    )
+    assert f"A moderator hid this {kind}; only you see it here. The reason: Pretends to be" in own
+    assert gone <= set(re.findall(r"zq\w+", own))
+    assert reader.get(report).status_code == 404
+    press(staff, f"Show {kind} again", f"/moderation?show=latest&kind={kind}")
+    assert gone <= set(re.findall(r"zq\w+", everywhere(browser(), at, link)))
+    trail = re.sub(r"<[^>]+>", "", seen(staff, "/moderation?show=trail"))
+    assert re.search(rf"hid {kind} {thing.pk}\b.*Reason: Pretends", trail)
+    thing.delete()
+    assert not re.search(r"zq\w+", seen(staff, "/moderation?show=trail") + seen(staff, "/moderation"))
+
+
+def test_nothing_that_a_closed_account_wrote_is_shown(written: dict[str, Any], staff: Any) -> None:
+    reader, at, link = (written[name] for name in ("reader", "at", "link"))
+    press(staff, "Close account", "/moderation?show=latest&kind=meeting")
+    for one in (reader, browser()):
+        assert not re.search(r"zq\w+", everywhere(one, at, link))
+    press(staff, "Open again", "/moderation?show=closed")
+    said = set(re.findall(r"zq\w+", everywhere(browser(), at, link)))
+    assert {word for words in WORDS.values() for word in words} <= said
+
+
+def test_what_one_cannot_read_one_cannot_report(written: dict[str, Any], staff: Any) -> None:
+    from paperlab.site.people.models import Report
+
+    writer, at, link = written["writer"], written["at"], written["link"]
+    writer.post(at, {"do": "change", "name": "zqgroup", "about": "zqabout"})  # private again
+    eve = member("eve@example.org")
+    for kind in ("group", "meeting", "collection", "note"):
+        path = f"/report/{kind}/{written['things'][kind].pk}"
+        for one in (path, f"{path}?link=x", "/report/nothing/1", f"/report/{kind}/{10**18}"):
+            assert eve.get(one).status_code == 404
+        assert eve.post(path, {"reason": "spam"}).status_code == 404
+        assert written["reader"].get(path).status_code == 200  # a member
+        end = link.rpartition("/")[2]
+        assert eve.get(f"{path}?link={end}").status_code == (200 if kind in ("collection", "note") else 404)
+        assert not re.search(r"zq\w+", seen(staff, f"/moderation?show=latest&kind={kind}")) or kind in (
+            "collection",
+            "note",
+        )
+    writer.post(f"/collections/{written['things']['collection'].pk}", {"do": "unshare"})
+    assert eve.get(f"/report/collection/{written['things']['collection'].pk}?link={end}").status_code == 404
+    assert not Report.objects.exists()
+
+
+def test_notes_of_members_in_a_shared_collection_are_theirs(written: dict[str, Any], staff: Any, paper: Any) -> None:
+    from paperlab.site.people.models import Kept
+
+    writer, reader, at = written["writer"], written["reader"], written["at"]
+    pk = written["things"]["collection"].pk
+    writer.post(
+        f"/collections/{pk}/paper", {"paper": "2401.00001", "note": "", "tags": ""}
+    )  # theirs is not written over
+    reader.post(at, {"do": "add", "collection": pk, "paper": "2401.00001", "note": "zqbymember"})
+    row = Kept.objects.get()
+    assert "zqbymember" in seen(writer, f"/collections/{pk}")
+    writer.post(f"/report/note/{row.pk}", {"reason": "abuse"})
+    press(staff, "Hide note")
+    assert "zqbymember" in seen(reader, at)
+    for path in (f"/collections/{pk}", f"/collections/{pk}.ris", "/library.ris", "/account/export.json", at):
+        assert "zqbymember" not in seen(writer, path), path
+    answer = writer.post(f"/collections/{pk}/paper", {"paper": "2401.00001", "note": "mine", "tags": ""})
+    assert answer.status_code == 400
+    assert "A moderator hid" in html.unescape(answer.content.decode())
+    writer.post(f"{WHERE}/keep", {"collection": pk, "on": "0"})
+    writer.post(f"{WHERE}/keep", {"collection": pk, "note": "zqmine"})
+    assert "zqmine" in seen(reader, at)
+
+
+@pytest.mark.parametrize("name", ["Paperlab official", "pаperlab picks", "The M0derators", "ad min"])
+def test_titles_that_pose_as_the_site_are_not_shown_to_strangers(paper: Any, staff: Any, name: str) -> None:
+    one = member("poser@example.org")
+    at = one.post("/groups", {"name": name})["Location"]  # among themselves they may
+    answer = one.post(at, {"do": "change", "name": name, "about": "my text", "public": "1"})
+    assert (answer.status_code, b"as if this site itself" in answer.content, b"my text" in answer.content) == (
+        400,
+        True,
+        True,
+    )
+    assert browser().get(at).status_code == 404
+    mine = one.post("/collections", {"name": name})["Location"]
+    assert one.post(mine, {"do": "share"}).status_code == 400
+    good = one.post("/collections", {"name": "Papers of our team"})["Location"]
+    assert one.post(good, {"do": "share"}).status_code == 302
+    assert one.post(good, {"name": name, "note": ""}).status_code == 400
+    hers = staff.post("/collections", {"name": name})["Location"]
+    assert staff.post(hers, {"do": "share"}).status_code == 302
+
+
+def test_two_public_groups_do_not_look_alike(paper: Any) -> None:
+    one, other = member("one@example.org"), member("other@example.org")
+    first, second = (some.post("/groups", {"name": "Vision Lab"})["Location"] for some in (one, other))
+    assert one.post(first, {"do": "change", "name": "Vision Lab", "public": "1"}).status_code == 302
+    answer = other.post(second, {"do": "change", "name": "Visiоn Lab", "public": "1"})
+    assert (answer.status_code, b"looks the same" in answer.content) == (400, True)
+    assert other.post(second, {"do": "change", "name": "Visiоn Lab"}).status_code == 302  # not public
+    assert other.post(second, {"do": "change", "name": "Vision Lab, Kyoto", "public": "1"}).status_code == 302
+    assert one.post(first, {"do": "change", "name": "Vision Lab", "public": "1"}).status_code == 302  # its own
 
 
 REFUSED = [

@@ -87,3 +87,46 @@ def test_a_new_database_has_the_tables_of_an_old_one_brought_up_to_date(tmp_path
         assert done.returncode == 0, done.stderr
     old, new = ([row for row in schema(file) if len(row) == 4] for file in files)
     assert new == old
+
+
+REPORTS = """
+from paperlab.site.start import configure
+configure()
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+call_command("migrate", verbosity=0)
+before = [("people", "0003_foryou"), ("groups", "0001_initial"), ("replies", "0001_initial")]
+MigrationExecutor(connection).migrate(before)
+known = MigrationExecutor(connection).loader.project_state([*before, ("catalogue", "0004_arrive_fetching")])
+old = known.apps.get_model
+user = old("auth", "User").objects.create(username="a@example.org")
+paper = old("catalogue", "Paper").objects.create(arxiv="2401.00001", title="One", title_key="one")
+comment = old("people", "Comment").objects.create(
+    user=user, paper=paper, body="said", once="x", day="2026-01-01", hidden=True
+)
+old("people", "Report").objects.create(user=user, comment=comment, reason="spam")
+for about in (comment, None):
+    old("people", "Decision").objects.create(by_name="account 1", act="hide", about="it", comment=about, reason="why")
+group = old("groups", "Group").objects.create(name="Lab")
+old("groups", "Member").objects.create(group=group, user=user, leads=True)
+call_command("migrate", verbosity=0)
+from paperlab.site.groups.models import Group
+from paperlab.site.people.models import Comment, Decision, Report
+said = Comment.objects.get()
+assert said.hidden
+assert [one.reason for one in said.reports.all()] == ["spam"]
+assert Report.objects.get().thing == said
+assert sorted(str(one.thing) for one in Decision.objects.all()) == sorted([str(said), "None"])
+assert Group.objects.get().user.username == "a@example.org"
+said.delete()
+assert not Report.objects.exists()
+assert Decision.objects.count() == 2
+"""
+
+
+def test_reports_and_decisions_on_comments_stay(tmp_path: Path) -> None:
+    environment = {**os.environ, "PAPERLAB_HOME": str(tmp_path)}
+    environment.pop("PAPERLAB_DATABASE", None)
+    done = subprocess.run([sys.executable, "-c", REPORTS], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -153,14 +153,51 @@ def test_bits_are_those_that_were_asked_for() -> None:
 
 
 def test_settings_are_named_apart() -> None:
-    from paperlab.site.pages.comparing import places
+    from paperlab.site.pages.comparing import keys, named
+    from paperlab.site.pages.figures import compared, families
+
+    for family, _ in families():
+        panels = compared(family).panels
+        for said in (named(panels), keys(panels)):
+            assert len(set(said)) == len(panels)
+        assert not [one for one in named(panels) for word in one if "version" in word]
+    panels = compared("quantization").panels
+    assert keys(panels)[1:] == keys(panels[1:])  # a setting that goes leaves the addresses of the others alone
+
+
+def test_a_setting_is_chosen_by_task_then_data_then_machine(store: None) -> None:
+    """Every setting is reached by links; the machine is asked only where several have the same, the fullest first."""
+    from django.test import Client
+
+    from paperlab.site.pages.comparing import keys
     from paperlab.site.pages.figures import compared
 
-    panels = compared("quantization").panels
-    said = places(panels)
-    assert len(set(said)) == len(panels)
-    assert not [one for one in said if "version" in one]
-    assert places(panels[:1]) == [f"{panels[0].model} · {panels[0].task.replace('_', ' ')}"]
+    panels = dict(zip(keys(compared("quantization").panels), compared("quantization").panels, strict=True))
+    same = lambda p: (p.model, p.task, p.version, p.data, p.scale, p.seeds)  # noqa: E731
+    client, steps, waiting = Client(headers={"host": "localhost"}), {}, [""]
+    while waiting:
+        address = waiting.pop()
+        said = client.get(f"/compare/quantization{address}").content.decode()
+        levels = re.findall(r'<span class="soft small" id="step-\d">([^<,]*).*?</span> (.*?)</div>', said)
+        found = {name: re.findall(r'href="(.*?)"( aria-current="true")?', links) for name, links in levels}
+        chosen = {href.replace("&amp;", "&") for links in found.values() for href, current in links if current}
+        assert len(chosen) == 1  # every level shows where one is
+        steps[re.search("in=([^&]+)", chosen.pop())[1]] = found  # type: ignore[index]
+        new = {href.replace("&amp;", "&") for links in found.values() for href, _ in links}
+        waiting += [one for one in new if re.search("in=([^&]+)", one)[1] not in steps and one not in waiting]  # type: ignore[index]
+    assert set(steps) == set(panels)
+    for key, found in steps.items():
+        twins = [p for p in panels.values() if same(p) == same(panels[key])]
+        assert len(found.get("Machine", ())) == (len(twins) if len(twins) > 1 else 0)
+        assert len(found["Model and task"]) == len({(p.model, p.task) for p in panels.values()}) < 8
+        for href, current in found["Model and task"]:
+            led = panels[re.search("in=([^&]+)", href)[1]]  # type: ignore[index]
+            rest = [len(p.points) for p in panels.values() if (p.model, p.task) == (led.model, led.task)]
+            assert current or len(led.points) == max(rest)
+        for href, _ in found.get("Data", ()):
+            led, here = panels[re.search("in=([^&]+)", href)[1]], panels[key]  # type: ignore[index]
+            there = {p.machine for p in panels.values() if same(p) == same(led)}
+            assert (led.machine == here.machine) == (here.machine in there)
 
 
 def test_pictures_hold_any_title() -> None:

@@ -140,7 +140,7 @@ def test_names_and_notes_are_shown_as_they_are(paper: Any) -> None:
 WRITES = (
     "/papers/2401.00001/vote", "/papers/2401.00001/comment", "/papers/2401.00001/read", "/papers/2401.00001/keep",
     "/follow", "/submit", "/account/delete", "/account", "/collections", "/sign-in", "/sign-out", "/subscribe",
-    "/moderation", "/comments/1/report",
+    "/moderation", "/report/comment/1",
 )  # fmt: skip
 
 
@@ -382,7 +382,7 @@ def test_only_arxiv_ids_are_fetched(monkeypatch: pytest.MonkeyPatch, paper: Any)
     assert Submission.objects.get().arxiv == "2405.00009"
     asked: list[str] = []
 
-    def away(source: Any) -> None:
+    def away(source: Any, *_: Any) -> None:
         asked.append(source.name)
         raise SourceError("arXiv is away")
 
@@ -393,7 +393,7 @@ def test_only_arxiv_ids_are_fetched(monkeypatch: pytest.MonkeyPatch, paper: Any)
     assert not fetching.fetch()
     assert "arXiv is away" in one.get("/submit").content.decode()
     one.post("/submit", {"arxiv": "2405.00009"})
-    monkeypatch.setattr(harvest, "harvest", lambda source: None)
+    monkeypatch.setattr(harvest, "harvest", lambda source, *_: None)
     assert fetching.fetch()
     assert Submission.objects.get().state == "unknown"
 

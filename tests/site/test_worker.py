@@ -1,5 +1,6 @@
 """The worker's turns: what is due is done, what fails waits without holding up the rest, words go before meaning."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,9 +9,12 @@ from api_papers import item, take
 pytestmark = pytest.mark.usefixtures("store")
 
 
-def test_a_job_that_fails_waits_longer_each_time_and_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_that_fails_waits_longer_each_time_and_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from paperlab.site.commands import worker
 
+    monkeypatch.setattr("django.db.close_old_connections", lambda: None)  # the test's own connection stays
     done: list[str] = []
 
     def fails() -> bool:
@@ -45,7 +49,7 @@ def test_words_follow_the_store_and_rest_when_it_rests(monkeypatch: pytest.Monke
     assert not words()
     take([item(2)])
     assert words()
-    assert asked == [{"meaning": False}] * 3
+    assert [one["meaning"] for one in asked] == [False] * 3
 
 
 def test_vectors_step_back_when_papers_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +89,24 @@ def test_new_records_get_their_verdicts(tmp_path: Any, monkeypatch: pytest.Monke
     assert "feedfeedfeed" not in records.record_index().verdicts
     assert verdicts()
     assert records.record_index().verdicts["feedfeedfeed"]["word"]
+
+
+def test_a_job_that_is_set_aside_is_left_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from paperlab.site.commands import worker
+    from paperlab.site.store import hangs
+    from paperlab.site.store.models import Hang
+
+    monkeypatch.setattr("django.db.close_old_connections", lambda: None)
+    done: list[str] = []
+
+    def run(name: str) -> bool:
+        done.append(name)
+        return True
+
+    jobs = [worker.Job(name, partial(run, name)) for name in ("one", "other")]
+    for _ in range(3):
+        hangs.count(["one"])
+    hangs.count(["other"])
+    worker.turn(jobs, 0.0)
+    assert done == ["other"]
+    assert list(Hang.objects.values_list("name", flat=True)) == ["one"]  # the other came to its end

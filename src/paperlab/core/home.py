@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -16,6 +17,11 @@ def home() -> Path:
     import platformdirs  # the platform's conventions are another's job; loaded only when needed
 
     return Path(platformdirs.user_data_dir("paperlab", appauthor=False))
+
+
+def me() -> str:
+    """This data folder on this machine, as others who share its database know it: at most 300 characters."""
+    return f"{socket.gethostname()}:{home()}"[:300]
 
 
 class HomeError(RuntimeError):

@@ -13,6 +13,7 @@ PAPERLAB_PICTURES    "off": no small pictures on cards, and none is fetched; def
 PAPERLAB_DIGEST_HOUR the hour from which yesterday's digest goes, and on Monday the week's; default: 6
 PAPERLAB_TIMEZONE    where it is that hour, such as Europe/Berlin; default: UTC
 PAPERLAB_RUN_HOURS   after which a full run is stopped, a quick one after a quarter of them; default: 4
+PAPERLAB_WORKER_PATIENCE  seconds without a sign of life after which the worker is replaced; default: 1800
 PAPERLAB_RUN_MEMORY  gigabytes that a run may take; default: three quarters of the machine's
 PAPERLAB_REPLIES     how authors may show who they are to reply to verdicts: code, orcid, or both; default: no replies
 PAPERLAB_REPOSITORIES  HOST=address of a file with {repository} and {file}, by spaces; default: GitHub's, GitLab's
@@ -233,6 +234,7 @@ PAPERLAB_FETCH = fetched(os.environ.get("PAPERLAB_FETCH"))
 PAPERLAB_PICTURES = pictures(os.environ.get("PAPERLAB_PICTURES"))
 PAPERLAB_TIMEZONE = timezone(os.environ.get("PAPERLAB_TIMEZONE"))
 PAPERLAB_RUN_HOURS = positive("PAPERLAB_RUN_HOURS", 4.0)
+PAPERLAB_WORKER_PATIENCE = positive("PAPERLAB_WORKER_PATIENCE", 1800.0)
 PAPERLAB_RUN_MEMORY = positive("PAPERLAB_RUN_MEMORY", None)
 PAPERLAB_REPLIES = replies(os.environ.get("PAPERLAB_REPLIES", ""))
 PAPERLAB_REPOSITORIES = repositories(

@@ -1,4 +1,4 @@
-"""What `paperlab doctor` says of the sources that the worker reads by itself."""
+"""What `paperlab doctor` says of the worker: the sources that it reads by itself, the jobs that hung."""
 
 import importlib.util
 import os
@@ -8,8 +8,8 @@ from paperlab.core.home import home
 
 
 def findings() -> list[dict[str, Any]]:
-    """One row for each source, as the doctor's other rows are. Looks only: makes no store, brings no table up to
-    date."""
+    """One row for each source and each job that hung, as the doctor's other rows are. Looks only: makes no store,
+    brings no table up to date."""
     if importlib.util.find_spec("django") is None:
         return []
     from paperlab.site.settings import SettingError, fetched
@@ -20,21 +20,45 @@ def findings() -> list[dict[str, Any]]:
     except SettingError as error:
         return [_row("PAPERLAB_FETCH", "cannot be read", False, str(error))]
     if not wanted:
-        return [_row("fetched", "nothing by itself: PAPERLAB_FETCH is off", None, None)]
+        return [_row("fetched", "nothing by itself: PAPERLAB_FETCH is off", None, None), *_hung()]
     said = {name: f"every {timetable.words(every)}, once `paperlab up` runs" for name, every in wanted.items()}
     rows = _stored()
-    return [
+    sources = [
         _row(f"fetched: {name}", *(rows.get(name) or (said[name], None)), _advice(rows.get(name))) for name in wanted
     ]
+    return [*sources, *_hung()]
+
+
+def _is_stored() -> bool:
+    """Whether there is a store to look into, which is then configured."""
+    if not os.environ.get("PAPERLAB_DATABASE") and not (home() / "paperlab.sqlite3").exists():
+        return False
+    from paperlab.site.start import configure
+
+    configure()
+    return True
+
+
+def _hung() -> list[dict[str, Any]]:
+    """One row for each job of the worker that hung the last time."""
+    if not _is_stored():
+        return []
+    from django.db import DatabaseError
+
+    from paperlab.site.store import hangs
+    from paperlab.site.store.models import Hang
+
+    advice = "it is tried again then; sooner: delete it at /admin/catalogue/hang/"
+    try:
+        return [_row(f"worker: {row.name}", hangs.sentence(row), False, advice) for row in Hang.objects.all()]
+    except DatabaseError:  # of an older version, or away: the site says so when it starts
+        return []
 
 
 def _stored() -> dict[str, tuple[str, bool | None]]:
     """How each source is doing, and whether its last reading came to its end; {} where there is no store yet."""
-    if not os.environ.get("PAPERLAB_DATABASE") and not (home() / "paperlab.sqlite3").exists():
+    if not _is_stored():
         return {}
-    from paperlab.site.start import configure
-
-    configure()
     from django.db import DatabaseError
 
     from paperlab.site.store import arriving

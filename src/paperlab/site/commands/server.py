@@ -44,7 +44,7 @@ def main(descriptor: int, pulse: int) -> None:
     async def beat() -> None:
         if not bounds.is_stuck():
             with contextlib.suppress(OSError):  # full: the parent is busy, and reads it later
-                os.write(pulse, b".")
+                os.write(pulse, b".\n")
 
     proxies = os.environ.get("PAPERLAB_PROXIES", "127.0.0.1,::1")
     # Not uvicorn's own `fd`: it takes the socket for a Unix one, asyncio then leaves out TCP_NODELAY, and every answer

@@ -5,6 +5,7 @@ is started again loses no connection that waits.
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -16,13 +17,14 @@ from types import FrameType
 
 from paperlab.core.address import is_local, listen, url
 from paperlab.core.home import home, make_private
+from paperlab.site import alive
 from paperlab.site.start import start
 
 GRACE = 10.0  # seconds to end in before a process is killed
 AGAIN = 1.0  # seconds before a process that died is started again
 GIVE_UP = 3  # deaths of one process within WINDOW seconds after which all is stopped
 WINDOW = 30.0
-SILENT = 30.0  # seconds without a sign of life after which a server is replaced
+SILENT = 30.0  # seconds without a sign of life after which a process is replaced
 LOADING = 180.0  # and while it starts
 
 
@@ -32,32 +34,30 @@ class UpError(RuntimeError):
 
 @dataclass
 class Child:
-    """A process that is kept running. watched: it is given a pipe to write signs of life into, and replaced where none
-    come."""
+    """A process that is kept running. It is given a pipe to write signs of life into (`paperlab.site.alive` has the
+    words), and replaced where none come. doing: by loop, what it said that it does; hung: what it was doing when it was
+    replaced, which its successor is told."""
 
     name: str
     command: list[str]
     descriptors: tuple[int, ...] = ()
-    watched: bool = False
     process: subprocess.Popen[bytes] | None = None
     pulse: int = -1
     heard: float = 0.0  # until when it need not be heard of
     asked: float = 0.0  # when it was asked to end because it was silent
     due: float = 0.0
     deaths: list[float] = field(default_factory=list)
+    rest: str = ""  # of a line that has not come whole
+    doing: dict[str, str] = field(default_factory=dict)
+    hung: list[str] = field(default_factory=list)
 
     def spawn(self) -> None:
         """Start it: in a session of its own, so that ctrl-C reaches `paperlab up` alone, which then asks it to end."""
-        if not self.watched:
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, pass_fds=self.descriptors, start_new_session=True
-            )
-            return
         self.pulse, theirs = os.pipe()
         os.set_blocking(self.pulse, False)
         try:
             self.process = subprocess.Popen(
-                [*self.command, str(theirs)],
+                [*self.command, str(theirs), *([json.dumps(self.hung)] if self.hung else [])],
                 stdin=subprocess.PIPE,
                 pass_fds=(*self.descriptors, theirs),
                 start_new_session=True,
@@ -65,13 +65,16 @@ class Child:
         finally:
             os.close(theirs)
         self.heard, self.asked = time.monotonic() + LOADING, 0.0
+        self.rest, self.doing, self.hung = "", {}, []
 
     def is_silent(self, now: float) -> bool:
-        """Whether nothing has been heard of it for too long."""
+        """Whether nothing has been heard of it for too long, or it has said that something hangs."""
         with contextlib.suppress(BlockingIOError):
-            if os.read(self.pulse, 65536):
+            if said := os.read(self.pulse, 65536):
                 self.heard = now + SILENT
-        return now > self.heard
+                whole, _, self.rest = (self.rest + said.decode(errors="replace")).rpartition("\n")
+                self.hung += alive.read(whole, self.doing)
+        return bool(self.hung) or now > self.heard
 
     def forget(self) -> None:
         """Close what is left of a process that has ended."""
@@ -100,11 +103,35 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
     connections.close_all()
     here = [sys.executable, "-m"]
     fd = opened.fileno()
-    children = [Child("worker", [*here, "paperlab.site.commands.worker", "child"])]
+    children = [worker()]
     children += [
-        Child(f"server {n}", [*here, "paperlab.site.commands.server", str(fd)], (fd,), watched=True)
-        for n in range(1, workers + 1)
+        Child(f"server {n}", [*here, "paperlab.site.commands.server", str(fd)], (fd,)) for n in range(1, workers + 1)
     ]
+
+    def begun() -> None:
+        door = f"?token={settings.PAPERLAB_TOKEN}" if settings.PAPERLAB_TOKEN else ""
+        say(f"paperlab is up at {url(opened)}/{door} (API at {url(opened)}/api/); ctrl-C stops it")
+        if settings.PAPERLAB_LOCAL and not is_local(opened.getsockname()[0]):
+            say("it answers to localhost only: set PAPERLAB_HOSTS to the names by which others reach it")
+        for line in fetched:
+            say(line)
+
+    try:
+        keep(children, say, begun)
+    finally:
+        opened.close()
+
+
+def worker() -> Child:
+    """The worker, to be kept."""
+    return Child("worker", [sys.executable, "-m", "paperlab.site.commands.worker", "child"])
+
+
+def keep(children: list[Child], say: Callable[[str], None], begun: Callable[[], None] = lambda: None) -> None:
+    """Start processes and keep them running until SIGINT, SIGTERM or SIGHUP. begun: called once they are started.
+
+    Raises UpError.
+    """
     stopped: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -114,18 +141,12 @@ def up(host: str, port: int, workers: int, say: Callable[[str], None]) -> None:
     try:
         for child in children:
             child.spawn()
-        door = f"?token={settings.PAPERLAB_TOKEN}" if settings.PAPERLAB_TOKEN else ""
-        say(f"paperlab is up at {url(opened)}/{door} (API at {url(opened)}/api/); ctrl-C stops it")
-        if settings.PAPERLAB_LOCAL and not is_local(opened.getsockname()[0]):
-            say("it answers to localhost only: set PAPERLAB_HOSTS to the names by which others reach it")
-        for line in fetched:
-            say(line)
+        begun()
         while not stopped:
             _watch(children, say)
             time.sleep(0.1)
     finally:
         _end(children)
-        opened.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -155,16 +176,18 @@ def _watch(children: list[Child], say: Callable[[str], None]) -> None:
             child.due = now + AGAIN
         elif child.process is None and now >= child.due:
             child.spawn()
-        elif child.process is not None and child.watched and child.is_silent(now):
+        elif child.process is not None and child.is_silent(now):
             _replace(child, now, say)
 
 
 def _replace(child: Child, now: float, say: Callable[[str], None]) -> None:
-    """Ask a server that does not answer to end, and end it where it does not hear that either."""
+    """Ask a process that does not answer to end, and end it where it does not hear that either."""
     assert child.process is not None
     if not child.asked:
         child.asked = now
-        say(f"the {child.name} does not answer; it is replaced")
+        child.hung = child.hung or sorted(set(child.doing.values()))
+        at = f" ({', '.join(child.hung)})" if child.hung else ""
+        say(f"the {child.name} does not answer{at}; it is replaced")
         child.process.terminate()
     elif now - child.asked > GRACE:
         with contextlib.suppress(ProcessLookupError):

@@ -4,9 +4,11 @@
 
 A job is a function that does one piece of work, if there is any, and returns whether it did something. Jobs keep their
 progress in the store or in files, so a worker that is killed goes on where it was. Never two workers at once in one
-data folder: the second waits until the first ends.
+data folder: the second waits until the first ends. One of whose loops shows no sign of life is replaced (`up`), and the
+job that hung is counted (`store.hangs`).
 """
 
+import json
 import logging
 import os
 import signal
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from paperlab.core.home import home
+from paperlab.site import alive
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ def words() -> Callable[[], bool]:
         now = revision()
         if now == reached and not index.lost():
             return False
-        index.refresh(meaning=False)
+        index.refresh(meaning=False, progress=alive.sign)
         reached = now
         return True
 
@@ -81,6 +84,7 @@ def meaning() -> Callable[[], bool]:
 
         def look(*_: object) -> None:
             nonlocal looked
+            alive.sign()
             if time.monotonic() - looked > TICK:
                 looked = time.monotonic()
                 if revision() != now:
@@ -154,7 +158,7 @@ def light() -> list[Job]:
     ]
 
 
-def arriving() -> list[Job]:
+def fetching() -> list[Job]:
     """The job that brings papers by itself, in a thread of its own: a source may take hours, or hang."""
     from paperlab.site.store.arriving import due
 
@@ -168,8 +172,11 @@ def pictures() -> list[Job]:
     return [Job("pictures", due())]
 
 
-def _work_beside(todo: list[Job], stop: threading.Event) -> None:
+def _work(name: str, todo: list[Job], stop: threading.Event) -> None:
+    """A loop over some jobs."""
+    alive.loop(name)
     while not stop.is_set():
+        alive.sign()
         if not turn(todo, time.monotonic()):
             stop.wait(TICK)
 
@@ -178,13 +185,17 @@ def turn(todo: list[Job], now: float) -> bool:
     """Give each job that is due its turn; whether one did something. A job that fails waits, the others go on."""
     from django.db import close_old_connections
 
+    from paperlab.site.store import hangs
+
     close_old_connections()
     did = False
     for job in todo:
-        if now < job.not_before:
+        if now < job.not_before or hangs.is_aside(job.name):
             continue
         try:
-            did |= job.run()
+            with alive.doing(job.name):
+                did |= job.run()
+            hangs.over(job.name)
             job.failures, job.message = 0, ""
         except Exception as error:
             job.failures += 1
@@ -199,15 +210,26 @@ def turn(todo: list[Job], now: float) -> bool:
     return did
 
 
-def main(*, child: bool = False) -> None:
-    """Work until SIGTERM or SIGINT; a child also until its parent ends."""
+def main() -> None:
+    """Keep a worker at work until SIGTERM or SIGINT."""
+    from paperlab.site.commands.up import keep, worker
+
+    keep([worker()], lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def child(pulse: int, hung: list[str]) -> None:
+    """Work until SIGTERM, or until the parent ends. pulse: the pipe for signs of life. hung: the jobs at which the
+    worker before this one was replaced."""
     import filelock
+    from django.conf import settings
 
     from paperlab.site.commands.child import follow_parent
     from paperlab.site.start import configure, start
 
     configure()
+    alive.watch(pulse, settings.PAPERLAB_WORKER_PATIENCE)
     from paperlab.site.runs import runner
+    from paperlab.site.store import arriving, hangs
 
     stop = threading.Event()
 
@@ -217,23 +239,21 @@ def main(*, child: bool = False) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    if child:
-        follow_parent()
+    follow_parent()
     start()
+    hangs.count(hung)
     lock = filelock.FileLock(home() / LOCK, timeout=0)
     warned = False
     while not stop.is_set():
         try:
             with lock:
                 logger.debug("worker %d begins", os.getpid())
-                todo = jobs()
+                arriving.release()
                 # In threads: a run lasts minutes, and cancelling it should not wait for a job that lasts as long.
                 threading.Thread(target=runner.work, args=(stop,), name="runs", daemon=True).start()
-                for name, beside in (("light", light()), ("fetch", arriving()), ("pictures", pictures())):
-                    threading.Thread(target=_work_beside, args=(beside, stop), name=name, daemon=True).start()
-                while not stop.is_set():
-                    if not turn(todo, time.monotonic()):
-                        stop.wait(TICK)
+                for name, beside in (("light", light()), ("fetch", fetching()), ("pictures", pictures())):
+                    threading.Thread(target=_work, args=(name, beside, stop), name=name, daemon=True).start()
+                _work("main", jobs(), stop)
         except filelock.Timeout:
             if not warned:
                 logger.warning("another worker is at work in %s; this one stands by", home())
@@ -242,4 +262,7 @@ def main(*, child: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    main(child=sys.argv[1:] == ["child"])
+    if sys.argv[1:2] == ["child"]:
+        child(int(sys.argv[2]), json.loads(sys.argv[3]) if len(sys.argv) > 3 else [])
+    else:
+        main()

@@ -7,6 +7,7 @@ from email.message import EmailMessage
 
 from django.db.models import F
 
+from paperlab.site import alive
 from paperlab.site.digest import post
 from paperlab.site.digest.models import Trouble
 
@@ -37,6 +38,7 @@ class Relay:
 
     def hand_over(self, letter: EmailMessage) -> None:
         """Raises Away, Refusing at the end of a run of equal refusals, NotTaken, Unsure; ValueError for no letter."""
+        alive.sign()
         try:
             self.inner.hand_over(letter)
         except post.NotTaken as error:

@@ -10,8 +10,11 @@ from django.db.models import F
 
 from paperlab.site.api import shapes
 from paperlab.site.groups.models import Group, Meeting, Member, Shared
+from paperlab.site.pages import addresses
 from paperlab.site.people import actions as people
-from paperlab.site.people.models import Collection
+from paperlab.site.people import names
+from paperlab.site.people.actions import Refused
+from paperlab.site.people.models import Collection, Written
 from paperlab.site.store import clean
 from paperlab.site.store.models import Paper
 
@@ -21,10 +24,6 @@ NAME = 80  # of a presenter's name
 INVITED = timedelta(days=14)
 _SALT = "paperlab.groups"
 FIRST, LAST = date(1990, 1, 1), date(2100, 1, 1)
-
-
-class Refused(ValueError):
-    """What is not possible; the message says why."""
 
 
 def _name(text: str) -> str:
@@ -47,15 +46,37 @@ def found(user: User, name: str, about: str) -> Group:
     if Member.objects.filter(user=user).count() >= MOST["groups"]:
         raise Refused(f"{MOST['groups']} groups are the most")
     with transaction.atomic():
-        group = Group.objects.create(name=name, about=about)
+        group = Group.objects.create(name=name, about=about, user=user)
         Member.objects.create(group=group, user=user, leads=True)
     return group
 
 
-def change(group: Group, name: str, about: str, public: bool) -> None:
+def change(group: Group, user: User, name: str, about: str, public: bool) -> None:
     """Change what a group is called, says, and shows. Raises Refused."""
-    group.name, group.about, group.public = _name(name), _text(about, "the text"), public
-    group.save(update_fields=["name", "about", "public"])
+    name, about = _name(name), _text(about, "the text")
+    _unhidden(group, user)
+    if public:
+        names_apart(group, name, user)
+        for row in group.shared.select_related("collection"):
+            people.unofficial(row.collection.name, user)
+    if (name, about) != (group.name, group.about):
+        group.user = user
+    group.name, group.about, group.public = name, about, public
+    group.save(update_fields=["name", "about", "public", "user"])
+
+
+def names_apart(group: Group, name: str, user: User) -> None:
+    """Refuse the name of a public group that poses as the site's own, or as another public group."""
+    people.unofficial(name, user)
+    looks = names.skeletons(name)
+    others = Group.objects.filter(public=True).exclude(pk=group.pk).values_list("name", flat=True)
+    if any(looks & names.skeletons(other) for other in others):
+        raise Refused(f"another public group is named {name!r}, or so that it looks the same; add a word")
+
+
+def _unhidden(row: Written, user: User) -> None:
+    if row.hidden and row.writer != user:
+        raise Refused(f"a moderator hid this {row.kind}: only its writer can change it")
 
 
 def invitation(group: Group) -> str:
@@ -101,6 +122,8 @@ def share(group: Group, user: User, collection: int, on: bool) -> None:
         return
     if group.shared.count() >= MOST["collections"]:
         raise Refused(f"{MOST['collections']} collections are the most")
+    if group.public:
+        people.unofficial(own.name, user)
     Shared.objects.get_or_create(group=group, collection=own)
 
 
@@ -111,18 +134,21 @@ def _paper(name: str) -> Paper:
     return row
 
 
-def add(group: Group, collection: int, name: str, note: str) -> None:
+def add(group: Group, user: User, collection: int, name: str, note: str) -> None:
     """Put a paper into a collection that is shared with the group. Raises Refused."""
     row = group.shared.filter(collection=collection).select_related("collection").first()
     if row is None:
         raise Refused("this collection is no longer shared with the group")
     paper, note = _paper(name), _text(note, "the note")
-    if note and row.collection.kept.filter(paper=paper).exclude(note="").exists():
-        raise Refused("this paper is in the collection with a note already; only the collection's owner changes that")
-    people.keep(row.collection, paper, True, note or None)
+    by = None if row.collection.user_id == user.pk else user
+    if note and by and row.collection.kept.filter(paper=paper).exclude(note="").exclude(user=by).exists():
+        raise Refused("this paper is in the collection with a note already, which only its writer changes")
+    people.keep(row.collection, paper, True, note or None, by=by)
 
 
-def meet(group: Group, day: str, paper: str, presenter: str, notes: str, row: Meeting | None = None) -> Meeting:
+def meet(
+    group: Group, user: User, day: str, paper: str, presenter: str, notes: str, row: Meeting | None = None
+) -> Meeting:
     """Plan a meeting, or change one. Raises Refused."""
     try:
         on = date.fromisoformat(day)
@@ -137,12 +163,27 @@ def meet(group: Group, day: str, paper: str, presenter: str, notes: str, row: Me
         if group.meetings.count() >= MOST["meetings"]:
             raise Refused(f"{MOST['meetings']:,} meetings are the most")
         row = Meeting(group=group)
-    row.day, row.paper, row.presenter, row.notes = on, found_paper, name, _text(notes, "the notes")
+    _unhidden(row, user)
+    text = _text(notes, "the notes")
+    if (name, text) != (row.presenter, row.notes):
+        row.user = user
+    row.day, row.paper, row.presenter, row.notes = on, found_paper, name, text
     row.save()
     return row
 
 
 def exported(user: User) -> list[dict[str, Any]]:
     """Somebody's groups as their export has them."""
-    rows = Member.objects.filter(user=user).select_related("group")
-    return [{"name": one.group.name, "leads": one.leads, "joined": str(one.joined)} for one in rows]
+    rows = Member.objects.filter(user=user).select_related("group__user")
+    return [
+        {"name": one.group.name if one.group.seen_by(user.pk) else None, "leads": one.leads, "joined": str(one.joined)}
+        for one in rows
+    ]
+
+
+def exported_meetings(user: User) -> list[dict[str, Any]]:
+    """The meetings that somebody planned, or changed last, as their export has them."""
+    rows = Meeting.objects.filter(user=user).select_related("paper")
+    return [
+        {"day": str(m.day), "paper": addresses.name(m.paper), "presenter": m.presenter, "notes": m.notes} for m in rows
+    ]

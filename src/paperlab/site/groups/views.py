@@ -11,7 +11,7 @@ from django.views.decorators.http import require_http_methods
 from paperlab.site.groups import actions
 from paperlab.site.groups.models import Group, Meeting, Member
 from paperlab.site.pages.refused import sentence
-from paperlab.site.people import who
+from paperlab.site.people import moderation, who
 from paperlab.site.people.actions import today
 from paperlab.site.people.models import Collection, Kept
 from paperlab.site.store import clean
@@ -32,7 +32,8 @@ def groups(request: HttpRequest) -> HttpResponse:
             return redirect(f"/groups/{made.pk}")
         except actions.Refused as error:
             wrong = sentence(error)
-    rows = Member.objects.filter(user=user).select_related("group").order_by("group__name", "group_id")
+    rows = Member.objects.filter(user=user).select_related("group__user").order_by("group__name", "group_id")
+    moderation.look([one.group for one in rows], user)
     context = {"rows": rows, "wrong": wrong, "sent": request.POST}
     return render(request, "groups/groups.html", context, status=400 if wrong else 200)
 
@@ -41,7 +42,7 @@ def groups(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def group(request: HttpRequest, pk: int) -> HttpResponse:
     """One group; by POST, whatever its forms do."""
-    row = get_object_or_404(Group, pk=pk)
+    row = get_object_or_404(Group.objects.select_related("user"), pk=pk)
     member = Member.objects.filter(group=row, user=request.user.pk).first() if request.user.is_authenticated else None
     if member is None and (not row.public or request.method == "POST"):
         raise Http404("no such group of yours")
@@ -57,21 +58,27 @@ def group(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _page(request: HttpRequest, row: Group, member: Member | None, wrong: str = "") -> HttpResponse:
     now = today()
-    meetings = row.meetings.select_related("paper")
-    shared = row.shared.select_related("collection").prefetch_related(
-        Prefetch("collection__kept", Kept.objects.select_related("paper")[:PAPERS], to_attr="listed")
+    meetings = row.meetings.select_related("paper", "user")
+    coming, past = meetings.filter(day__gte=now), meetings.filter(day__lt=now).order_by("-day", "-pk")[:PAST]
+    kept = Kept.objects.select_related("paper", "user", "collection__user")[:PAPERS]
+    rows = row.shared.select_related("collection__user").prefetch_related(
+        Prefetch("collection__kept", kept, to_attr="listed")
     )
     if member is None:  # that the group's page is public was not for the owner of each collection to say
-        shared = shared.exclude(collection__shared="")
+        rows = rows.exclude(collection__shared="")
+    shared = [(one.collection, one.collection.listed) for one in rows]
+    written = [row, *coming, *past, *(collection for collection, _ in shared)]
+    moderation.look([*written, *(one for _, listed in shared for one in listed)], request.user)
     context: dict[str, Any] = {
         "row": row,
         "member": member,
         "wrong": wrong,
         "sent": request.POST,
-        "coming": meetings.filter(day__gte=now),
-        "past": meetings.filter(day__lt=now).order_by("-day", "-pk")[:PAST],
-        "shared": [(one.collection, one.collection.listed) for one in shared],
+        "coming": coming,
+        "past": past,
+        "shared": shared,
         "today": now,
+        "here": who.HERE,
     }
     if member is not None:
         context["members"] = row.members.select_related("user")
@@ -88,14 +95,14 @@ def _act(request: HttpRequest, row: Group, member: Member) -> str:
     do = sent.get("do", "")
     if do == "meet":
         made = actions.meet(
-            row, sent.get("day", ""), sent.get("paper", ""), sent.get("presenter", ""), sent.get("notes", "")
+            row, user, sent.get("day", ""), sent.get("paper", ""), sent.get("presenter", ""), sent.get("notes", "")
         )
         return f"{here}#meeting-{made.pk}"
     if do in ("share", "unshare"):
         actions.share(row, user, clean.key(sent.get("collection", "")), do == "share")
         return f"{here}#collections"
     if do == "add":
-        actions.add(row, clean.key(sent.get("collection", "")), sent.get("paper", ""), sent.get("note", ""))
+        actions.add(row, user, clean.key(sent.get("collection", "")), sent.get("paper", ""), sent.get("note", ""))
         return f"{here}#collections"
     if do == "leave":
         member.delete()
@@ -103,7 +110,7 @@ def _act(request: HttpRequest, row: Group, member: Member) -> str:
     if not member.leads:
         raise Http404("no such thing to do here")
     if do == "change":
-        actions.change(row, sent.get("name", ""), sent.get("about", ""), sent.get("public") == "1")
+        actions.change(row, user, sent.get("name", ""), sent.get("about", ""), sent.get("public") == "1")
     elif do == "remove":
         actions.remove(row, get_object_or_404(Member, group=row, pk=clean.key(sent.get("member", ""))))
     elif do == "lead":
@@ -123,7 +130,7 @@ def _act(request: HttpRequest, row: Group, member: Member) -> str:
 @who.person
 def meeting(request: HttpRequest, pk: int) -> HttpResponse:
     """Change a meeting of a group that one is in, write its notes, or delete it."""
-    row = get_object_or_404(Meeting.objects.select_related("group", "paper"), pk=pk)
+    row = get_object_or_404(Meeting.objects.select_related("group__user", "paper", "user"), pk=pk)
     get_object_or_404(Member, group=row.group, user=who.user(request))
     here, wrong = f"/groups/{row.group_id}", ""
     if request.method == "POST":
@@ -132,10 +139,11 @@ def meeting(request: HttpRequest, pk: int) -> HttpResponse:
             return redirect(f"{here}#club")
         day, paper, presenter, notes = (request.POST.get(name, "") for name in ("day", "paper", "presenter", "notes"))
         try:
-            actions.meet(row.group, day, paper, presenter, notes, row)
+            actions.meet(row.group, who.user(request), day, paper, presenter, notes, row)
             return redirect(f"{here}#meeting-{row.pk}")
         except actions.Refused as error:
             wrong = sentence(error)
+    moderation.look([row, row.group], request.user)
     context = {"row": row, "back": here, "wrong": wrong, "sent": request.POST if wrong else None}
     return render(request, "groups/meeting.html", context, status=400 if wrong else 200)
 

@@ -24,6 +24,7 @@ from paperlab.site.pages import figures
 AT = {"bytes": "bytes", "time": "time", "quality": "quality"}
 NEAR = {"bytes": 1.02, "time": 2.0, "quality": 1.02}  # how far apart what counts as equal may be, as a ratio
 SHOW = {"front": "Pareto front", "dominated": "dominated", "broken": "broken"}  # what the table may be narrowed to
+LEVELS = ("Model and task", "Data", "Machine")  # by which a setting is chosen, one after the other
 BITS = ("bits", "weight_bits", "mean_bits", "bits_per_weight")  # parameters that say how many bits a weight gets
 SORTS: dict[str, Callable[[Point], float | str]] = {
     "arm": lambda p: str(p.arm),
@@ -84,6 +85,14 @@ class Narrowed:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One level of the choice of a setting. options: words, configurations, address, whether it is the chosen one."""
+
+    label: str
+    options: tuple[tuple[str, int, str, bool], ...]
+
+
+@dataclass(frozen=True)
 class Section:
     """One setting: its plot, what to choose from its front, its table in bands that are equal, or in one.
 
@@ -126,8 +135,7 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     context = {
         "family": family, "at": at, "body": body, "found": found,
         "kinds": [(name, label, f"?{urlencode({**here, 'at': name, **narrowed.given})}") for name, label in AT.items()],
-        "settings": [(panel, place, f"?{urlencode({'in': name, 'at': at})}", name == names[chosen])
-                     for name, panel, place in zip(names, found.panels, places(found.panels), strict=True)],
+        "steps": steps(found.panels, chosen, [f"?{urlencode({'in': name, 'at': at})}" for name in names]),
     }  # fmt: skip
     return render(request, "pages/compare.html", context)
 
@@ -160,23 +168,54 @@ def bits_of(point: Point) -> str:
     return "" if not math.isfinite(found) else f"{found:g}" if asked != point.bits else f"{found:.0f}"
 
 
-def places(panels: Sequence[Panel]) -> list[str]:
-    """Model and task of each setting, and what else tells it from others with the same model and task."""
-    found: dict[int, str] = {}
-    for name in {(p.model, p.task) for p in panels}:
-        same = [p for p in panels if (p.model, p.task) == name]
-        words = [
-            (f"{p.model} · {p.task.replace('_', ' ')}", p.data, f"{p.scale} scale", f"version {p.version}",
-             f"{p.seeds} seed{'s' * (p.seeds != 1)}", p.machine)
-            for p in same
-        ]  # fmt: skip
-        found |= dict(zip(map(id, same), distinguishing(words), strict=True))
-    return [found[id(p)] for p in panels]
+def named(panels: Sequence[Panel]) -> list[tuple[str, ...]]:
+    """What each setting is called at each of LEVELS, in words. Two settings differ in at least one of them."""
+    twins: list[tuple[object, ...]] = []
+    found: list[list[str]] = []
+    for p in panels:
+        place = (p.model, p.task, p.version, p.data, p.scale, p.seeds, p.machine)
+        twins.append(place)
+        seeds = f"{p.seeds} seed{'s' * (p.seeds != 1)}"
+        variant = f"variant {twins.count(place)}" if twins.count(place) > 1 else ""
+        task, version = p.task.replace("_", " "), f"version {p.version}"
+        found.append([f"{p.model} · {task}", version, p.data, f"{p.scale} scale", seeds, variant, p.machine])
+    words: list[tuple[str, ...]] = []
+    for one in found:
+        same = [other for other in found if other[0] == one[0]]
+        versions = [other[:2] for other in same]
+        of = distinguishing(versions)[versions.index(one[:2])]
+        data = [other[2:6] for other in same if other[1] == one[1]]
+        words.append((of, distinguishing(data)[data.index(one[2:6])], one[6]))
+    return words
+
+
+def steps(panels: Sequence[Panel], chosen: int, addresses: Sequence[str]) -> list[Step]:
+    """How to come from the chosen setting to every other, level by level; a level without a choice is left out.
+
+    An option leads to the setting with the most configurations that it leaves open. The machine stays where only the
+    data change, if it has them.
+    """
+    words = named(panels)
+    now, found = words[chosen], []
+    for n, label in enumerate(LEVELS):
+        best: dict[str, tuple[tuple[bool, bool, int], int]] = {}
+        for i, one in enumerate(words):
+            if one[:n] != now[:n]:
+                continue
+            rank = (i == chosen, n == 1 and one[2] == now[2], len(panels[i].points))
+            if one[n] not in best or rank > best[one[n]][0]:
+                best[one[n]] = rank, i
+        if len(best) > 1:
+            options = tuple((one, len(panels[i].points), addresses[i], i == chosen) for one, (_, i) in best.items())
+            found.append(Step(label, options))
+    return found
 
 
 def keys(panels: Sequence[Panel]) -> list[str]:
-    """A name for each setting in addresses, which stays as long as model, task, version and scale do."""
-    bare = [slugify(f"{p.model} {p.task} {p.version} {p.scale}") or "setting" for p in panels]
+    """A name for each setting in addresses, which other settings that come or go do not change."""
+    bare = [
+        slugify(f"{p.model} {p.task} {p.version} {p.scale} {p.data} {p.seeds} {p.machine}") or "setting" for p in panels
+    ]
     return [name if name not in bare[:i] else f"{name}-{bare[: i + 1].count(name)}" for i, name in enumerate(bare)]
 
 

@@ -155,13 +155,23 @@ def name_collection(collection: Collection, text: str) -> None:
     others = Collection.objects.filter(user=collection.user_id, name=name).exclude(pk=collection.pk)
     if others.exists():
         raise Refused(f"you have another collection named {name!r}")
+    if collection.shared or collection.in_groups.filter(group__public=True).exists():
+        unofficial(name, collection.user)
     Collection.objects.filter(pk=collection.pk).update(name=name)
 
 
+def unofficial(name: str, user: User) -> None:
+    """Refuse a title that strangers will read and take for the site's own. Raises Refused."""
+    if not user.is_staff and names.poses(name):
+        raise Refused(f"{name!r} reads as if this site itself had written it; choose another name to show to others")
+
+
 def share(collection: Collection, on: bool) -> None:
-    """Let whoever has its link see a collection, or no longer: shared again, it has another link."""
+    """Let whoever has its link see a collection, or no longer: shared again, it has another link. Raises Refused."""
     if on and collection.shared:
         return
+    if on:
+        unofficial(collection.name, collection.user)
     Collection.objects.filter(pk=collection.pk).update(shared=links.fresh() if on else "")
 
 
@@ -175,15 +185,25 @@ def read_tags(text: str) -> list[str]:
     return names
 
 
-def keep(collection: Collection, paper: Paper, on: bool, note: str | None = None, tags: str | None = None) -> None:
+def keep(
+    collection: Collection,
+    paper: Paper,
+    on: bool,
+    note: str | None = None,
+    tags: str | None = None,
+    by: User | None = None,
+) -> None:
     """Put a paper into a collection, with a note and with tags between commas, or take it out. None: as they were.
-    Raises Refused."""
+    by: who writes, None for the collection's owner. Raises Refused."""
     if not on:
         Kept.objects.filter(collection=collection, paper=paper).delete()
         return
     names = None if tags is None else read_tags(tags)
-    changed = {} if note is None else {"note": note[:NOTE].replace("\0", "")}
+    changed: dict[str, Any] = {} if note is None else {"note": note[:NOTE].replace("\0", ""), "user": by}
     with transaction.atomic():
+        hidden = Kept.objects.filter(collection=collection, paper=paper, hidden=True).exclude(user=by)
+        if note is not None and hidden.exists():
+            raise Refused("a moderator hid somebody else's note on this paper; take the paper out to write another")
         row = Kept.objects.update_or_create(collection=collection, paper=paper, defaults=changed)[0]
         if names is not None:
             row.tags.exclude(name__in=names).delete()
@@ -262,18 +282,6 @@ def votes(papers: list[int]) -> dict[int, tuple[int, int]]:
     return dict.fromkeys(papers, (0, 0)) | {row["paper"]: (row["every"], row["fresh"]) for row in counted}
 
 
-def report(user: User, row: Comment, reason: str, note: str) -> None:
-    """Tell the moderators about a comment, once; again where it was edited since they saw to it. Raises Refused."""
-    if row.user_id == user.pk:
-        raise Refused("this comment is your own; you can edit or delete it")
-    if reason not in Report.REASONS:
-        raise Refused("choose a reason")
-    words = {"reason": reason, "note": clean.line(note)[:500]}
-    made, new = Report.objects.get_or_create(user=user, comment=row, defaults=words)
-    if not new and made.closed and row.edited and row.edited > made.closed:
-        Report.objects.filter(pk=made.pk).update(closed=None, at=datetime.now(UTC), **words)
-
-
 def all_votes(here: tuple[int, int], elsewhere: int | None) -> dict[str, Any]:
     """One number of votes, and where they come from in words. here: as `votes` has it."""
     count, fresh = here
@@ -286,6 +294,7 @@ def export(user: User) -> dict[str, Any]:
     """All that is known of a person."""
     from paperlab.site.digest.models import Subscription
     from paperlab.site.groups.actions import exported as groups
+    from paperlab.site.groups.actions import exported_meetings as meetings
     from paperlab.site.replies.actions import exported as replies
     from paperlab.site.runs.models import Run
     from paperlab.site.tokens.actions import exported as tokens
@@ -310,8 +319,8 @@ def export(user: User) -> dict[str, Any]:
             for c in Comment.objects.filter(user=user).select_related("paper")
         ],
         "reports": [
-            {"comment": r.comment_id, "at": str(r.at), "reason": r.reason, "note": r.note}
-            for r in Report.objects.filter(user=user)
+            {r.what.model_class().kind: r.which, "at": str(r.at), "reason": r.reason, "note": r.note}
+            for r in Report.objects.filter(user=user).select_related("what")
         ],
         "collections": [
             {
@@ -321,7 +330,7 @@ def export(user: User) -> dict[str, Any]:
                 "papers": [
                     {
                         "paper": name(k.paper),
-                        "note": k.note,
+                        "note": k.note if k.seen_by(user.pk) else None,
                         "tags": [tag.name for tag in k.tags.all()],
                         "added": str(k.added),
                     }
@@ -329,7 +338,7 @@ def export(user: User) -> dict[str, Any]:
                 ],
             }
             for c in Collection.objects.filter(user=user).prefetch_related(
-                Prefetch("kept", Kept.objects.select_related("paper")), "kept__tags"
+                Prefetch("kept", Kept.objects.select_related("paper", "user", "collection__user")), "kept__tags"
             )
         ],
         "read": [
@@ -348,7 +357,11 @@ def export(user: User) -> dict[str, Any]:
             for r in Run.objects.filter(who=user).defer("log")
         ],
         "tokens": tokens(user),
+        "notes": [  # in the collections of others
+            {"paper": name(k.paper), "note": k.note} for k in Kept.objects.filter(user=user).select_related("paper")
+        ],
         "groups": groups(user),
+        "meetings": meetings(user),
         "replies": replies(user),
     }
 

@@ -1,5 +1,6 @@
 """The worker's job: fetch the papers that people asked for, one at a time, from arXiv alone."""
 
+from paperlab.site import alive
 from paperlab.site.people.models import Submission
 from paperlab.site.store.models import Paper
 
@@ -18,7 +19,7 @@ def fetch() -> bool:
     rows = Submission.objects.filter(pk=row.pk)
     if not Paper.objects.filter(arxiv=row.arxiv).exists():
         try:
-            harvest(named.source(f"arxiv:{row.arxiv}"))
+            harvest(named.source(f"arxiv:{row.arxiv}"), alive.sign)
         except SourceError as error:
             over = row.tries + 1 >= TRIES
             rows.update(tries=row.tries + 1, reason=str(error)[:500], state="failed" if over else "waiting")

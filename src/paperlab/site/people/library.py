@@ -15,12 +15,11 @@ from paperlab.site.pages import cards, citing
 from paperlab.site.pages.bibtex import bibtex
 from paperlab.site.pages.paper import find
 from paperlab.site.pages.refused import refused, sentence
-from paperlab.site.people import actions, links, mine, who
-from paperlab.site.people.models import Collection, Kept, Tag
+from paperlab.site.people import actions, links, mine, moderation, who
+from paperlab.site.people.models import SHARED, Collection, Kept, Tag
 from paperlab.site.store.models import Paper
 
 PAGE = 50
-SHARED = "collection"  # the kind of its links
 
 
 def _papers(user: int, wanted: mine.Mine, tag: str) -> "QuerySet[Paper]":
@@ -72,9 +71,15 @@ def library_file(request: HttpRequest, kind: str) -> HttpResponse:
     user, wanted, tag = int(request.user.pk), mine.read(request), request.GET.get("tag", "")[: actions.TAG]
     rows = list(_papers(user, wanted, tag))
     kept: dict[int, list[Kept]] = {}
-    for row in Kept.objects.filter(collection__user=user).prefetch_related("tags"):
+    for row in _noted(Kept.objects.filter(collection__user=user), user):
         kept.setdefault(row.paper_id, []).append(row)
     return _file(kind, "library", [(row, kept.get(row.pk, [])) for row in rows])
+
+
+def _noted(kept: "QuerySet[Kept]", reader: int | None) -> list[Kept]:
+    """Papers as they were saved, with the notes and tags that a reader may see."""
+    rows = list(kept.select_related("paper", "user", "collection__user").prefetch_related("tags"))
+    return [row for row in rows if row.seen_by(reader)]
 
 
 def _file(kind: str, name: str, papers: list[tuple[Paper, list[Kept]]]) -> HttpResponse:
@@ -108,18 +113,22 @@ def reading(request: HttpRequest) -> HttpResponse:
 # -- collections -------------------------------------------------------------------------------------------------------
 
 
-def _shown(row: Collection, tag: str, page: str | None) -> dict[str, Any]:
+def _shown(row: Collection, request: HttpRequest) -> dict[str, Any]:
     """A collection's papers as its pages show them."""
-    every = row.kept.select_related("paper").prefetch_related("tags")
-    chosen = every.filter(tags__name=tag) if tag else every
-    shown: Page[Kept] = Paginator(chosen, PAGE).get_page(page)
+    tag, own = request.GET.get("tag", "")[: actions.TAG], request.user.pk == row.user_id
+    every = row.kept.select_related("paper", "user", "collection__user").prefetch_related("tags")
+    tagged = every if own else every.filter(Kept.shown())
+    chosen = tagged.filter(tags__name=tag) if tag else every
+    shown: Page[Kept] = Paginator(chosen, PAGE).get_page(request.GET.get("page"))
     listed = list(shown)
     made = cards.of_rows([one.paper for one in listed])
+    moderation.look([row, *listed], request.user)
     return {
         "row": row,
         "page": shown,
         "tag": tag,
-        "tags": _tags(Kept.objects.filter(collection=row)),
+        "tags": _tags(tagged),
+        "here": who.HERE,
         "cards": made,  # by which the votes on all of them are asked for at once
         "kept": list(zip(listed, made, strict=True)),
     }
@@ -132,7 +141,7 @@ def collection(request: HttpRequest, pk: int) -> HttpResponse:
     """One collection; by POST, its name and note, its link, or its end."""
     row = get_object_or_404(Collection, pk=pk, user=who.user(request))
     if request.method != "POST":
-        context = _shown(row, request.GET.get("tag", "")[: actions.TAG], request.GET.get("page"))
+        context = _shown(row, request)
         where = f"{request.scheme}://{request.get_host()}"
         link = f"{where}/shared/{links.token(SHARED, row.shared)}" if row.shared else ""
         return render(request, "people/collection.html", {**context, "link": link})
@@ -153,8 +162,9 @@ def collection(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect(f"/collections/{pk}")
 
 
-def _with_notes(row: Collection) -> list[tuple[Paper, list[Kept]]]:
-    return [(one.paper, [one]) for one in row.kept.select_related("paper").prefetch_related("tags")]
+def _with_notes(row: Collection, reader: int | None) -> list[tuple[Paper, list[Kept]]]:
+    noted = {one.paper_id: [one] for one in _noted(row.kept.all(), reader)}
+    return [(one.paper, noted.get(one.paper_id, [])) for one in row.kept.select_related("paper")]
 
 
 @never_cache
@@ -163,7 +173,7 @@ def _with_notes(row: Collection) -> list[tuple[Paper, list[Kept]]]:
 def collection_file(request: HttpRequest, pk: int, kind: str) -> HttpResponse:
     """One collection for a reference manager. kind: bib or ris."""
     row = get_object_or_404(Collection, pk=pk, user=who.user(request))
-    return _file(kind, row.name, _with_notes(row))
+    return _file(kind, row.name, _with_notes(row, row.user_id))
 
 
 @never_cache
@@ -185,7 +195,7 @@ def annotate(request: HttpRequest, pk: int) -> HttpResponse:
 def _of_link(token: str) -> Collection:
     """The collection of a link. Raises Http404 for one that was never made, or ended."""
     found = links.number(SHARED, token)
-    row = Collection.objects.filter(shared=found).first() if found else None
+    row = Collection.objects.filter(shared=found).select_related("user").first() if found else None
     if row is None:
         raise Http404("this link is not, or no longer, one to a collection")
     return row
@@ -196,11 +206,16 @@ def _of_link(token: str) -> Collection:
 def shared(request: HttpRequest, token: str) -> HttpResponse:
     """A collection as whoever has its link sees it: its papers, notes and tags, not whose it is."""
     row = _of_link(token)
-    context = _shown(row, request.GET.get("tag", "")[: actions.TAG], request.GET.get("page"))
-    answer = render(request, "people/shared.html", {**context, "token": token})
+    if not row.is_shown:
+        return _gone(request)
+    answer = render(request, "people/shared.html", {**_shown(row, request), "token": token})
     answer.headers["X-Robots-Tag"] = "noindex"
     answer.headers["Referrer-Policy"] = "same-origin"  # the address is the key
     return answer
+
+
+def _gone(request: HttpRequest) -> HttpResponse:
+    return refused(request, 410, "Not shown", "A moderator hid this collection.")
 
 
 @never_cache
@@ -208,6 +223,8 @@ def shared(request: HttpRequest, token: str) -> HttpResponse:
 def shared_file(request: HttpRequest, token: str, kind: str) -> HttpResponse:
     """A shared collection for a reference manager. kind: bib or ris."""
     row = _of_link(token)
-    answer = _file(kind, row.name, _with_notes(row))
+    if not row.is_shown:
+        return _gone(request)
+    answer = _file(kind, row.name, _with_notes(row, None))
     answer.headers["X-Robots-Tag"] = "noindex"
     return answer

@@ -1,16 +1,102 @@
 """Tables of people's accounts, votes, comments and lists. All of it goes with the account, and is in its export."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from django.apps import apps
 from django.conf import settings
+from django.contrib.auth.models import User
+from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
+from django.contrib.contenttypes.models import ContentType
 from django.db import models
+from django.db.models import Q
 
+from paperlab.site.pages import addresses
+from paperlab.site.people import links
 from paperlab.site.people.counting import today
 from paperlab.site.store.models import Paper
+
+SHARED = "collection"  # the kind of the links to collections
 
 
 def _user() -> "models.ForeignKey[models.Model, models.Model]":
     return models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
+
+
+class Written(models.Model):
+    """What a person wrote and others may read: any of it can be reported, and hidden by a moderator.
+
+    user: its writer, None where that is not known. hidden: shown to its writer alone. What the writer of a closed
+    account wrote is shown to nobody. kind: its word, for readers and in addresses.
+    """
+
+    hidden = models.BooleanField(default=False)
+    reports = GenericRelation("people.Report", content_type_field="what", object_id_field="which")
+
+    kind: ClassVar[str]
+    owners: ClassVar[tuple[str, ...]] = ("user",)  # paths to the accounts that must be open for it to be shown
+    user: Any
+
+    class Meta:
+        """Each kind has a table of its own."""
+
+        abstract = True
+
+    @property
+    def writer(self) -> Any:
+        """The account that wrote it, None where that is not known."""
+        return self.user
+
+    @classmethod
+    def shown(cls) -> Q:
+        """The condition of what is neither hidden nor of a closed account."""
+        found = Q(hidden=False)
+        for path in cls.owners:
+            found &= Q(**{f"{path}__is_active": True}) | Q(**{f"{path}__isnull": True})
+        return found
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is neither hidden nor of a closed account."""
+        return not self.hidden and (self.writer is None or self.writer.is_active)
+
+    def seen_by(self, user: int | None) -> bool:
+        """Whether its words are shown to an account, of whoever is on the page where it stands."""
+        return self.is_shown or (self.writer is not None and self.writer.is_active and self.writer.pk == user)
+
+    @classmethod
+    def readable(cls, user: User, link: str) -> Q:
+        """The condition of what somebody can read, beside `shown`. link: the end of a shared link that they have."""
+        raise NotImplementedError
+
+    @classmethod
+    def public_ones(cls) -> Q:
+        """The condition of what every reader may come by, beside `shown`: moderators may look at the latest of it."""
+        raise NotImplementedError
+
+    @property
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """Its words, each with a label, "" where one is enough."""
+        raise NotImplementedError
+
+    @property
+    def where(self) -> str:
+        """The address at which it stands, "" for one that is reached by a secret link alone."""
+        raise NotImplementedError
+
+    @property
+    def called(self) -> str:
+        """What the trail of decisions calls it, without anybody's words."""
+        return f"{self.kind} {self.pk}"
+
+    @property
+    def counted(self) -> list[Paper]:
+        """The papers whose place in trending depends on it."""
+        return []
+
+
+def kinds() -> dict[str, type[Written]]:
+    """Everything that people write for others, by its word."""
+    return {model.kind: model for model in apps.get_models() if issubclass(model, Written)}
 
 
 class SignIn(models.Model):
@@ -44,12 +130,13 @@ class Vote(models.Model):
         return f"{self.user_id} for {self.paper_id}"
 
 
-class Comment(models.Model):
+class Comment(Written):
     """A comment in Markdown. once: what its form was sent with; the same form sent twice is one comment.
 
-    counts: the day on which it counts for trending. hidden: by a moderator, and shown to its writer alone. Those of an
-    account that is closed are shown to nobody.
+    counts: the day on which it counts for trending.
     """
+
+    kind = "comment"
 
     user = _user()
     paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="site_comments")
@@ -59,7 +146,6 @@ class Comment(models.Model):
     counts = models.DateField(default=today, db_index=True)
     at = models.DateTimeField(auto_now_add=True)
     edited = models.DateTimeField(null=True, blank=True)
-    hidden = models.BooleanField(default=False)
 
     class Meta:
         """In the order in which they were written."""
@@ -69,9 +155,42 @@ class Comment(models.Model):
     def __str__(self) -> str:
         return f"{self.pk} on {self.paper_id}"
 
+    @classmethod
+    def readable(cls, user: User, link: str) -> Q:
+        """All of them."""
+        return Q()
 
-class Collection(models.Model):
-    """A list of papers of one's own, with a note. shared: what its link is made with; empty: nobody else sees it."""
+    @classmethod
+    def public_ones(cls) -> Q:
+        """All of them."""
+        return Q()
+
+    @property
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """Its body."""
+        return (("", self.body),)
+
+    @property
+    def where(self) -> str:
+        """On its paper's page."""
+        return f"{addresses.paper(self.paper)}#comment-{self.pk}"
+
+    @property
+    def called(self) -> str:
+        """With its paper."""
+        return f"comment {self.pk} on {addresses.name(self.paper)}"
+
+    @property
+    def counted(self) -> list[Paper]:
+        """Its paper."""
+        return [self.paper]
+
+
+class Collection(Written):
+    """A list of papers of one's own, with a note. shared: what its link is made with; empty: nobody else sees it, but
+    for the groups with which it is shared."""
+
+    kind = "collection"
 
     user = _user()
     name = models.CharField(max_length=120)
@@ -88,10 +207,37 @@ class Collection(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @classmethod
+    def readable(cls, user: User, link: str) -> Q:
+        """Those of a link, and those that are shared with a group that one can read."""
+        number = links.number(SHARED, link) if link else None
+        there = Q(in_groups__group__public=True) | Q(in_groups__group__members__user=user)
+        return (there | Q(shared=number)) if number else there
 
-class Kept(models.Model):
-    """A paper in a collection, with a note."""
+    @classmethod
+    def public_ones(cls) -> Q:
+        """Those with a link, and those of public groups."""
+        return ~Q(shared="") | Q(in_groups__group__public=True)
 
+    @property
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """Its name and note."""
+        return (("Name", self.name), *([("Note", self.note)] if self.note else []))
+
+    @property
+    def where(self) -> str:
+        """In a group, or only by its link."""
+        group = self.in_groups.values_list("group", flat=True).first()
+        return f"/groups/{group}#collections" if group else ""
+
+
+class Kept(Written):
+    """A paper in a collection, with a note. user: who wrote the note, None for the collection's owner."""
+
+    kind = "note"
+    owners = ("user", "collection__user")
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True)
     collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="kept")
     paper = models.ForeignKey(Paper, on_delete=models.CASCADE)
     note = models.TextField(blank=True, default="")
@@ -105,6 +251,38 @@ class Kept(models.Model):
 
     def __str__(self) -> str:
         return f"{self.paper_id} in {self.collection_id}"
+
+    @property
+    def writer(self) -> Any:
+        """Who wrote the note."""
+        return self.user or self.collection.user
+
+    @classmethod
+    def readable(cls, user: User, link: str) -> Q:
+        """Those of a collection that one can read."""
+        of = Collection.objects.filter(Collection.shown(), Collection.readable(user, link))
+        return Q(collection__in=of)
+
+    @classmethod
+    def public_ones(cls) -> Q:
+        """Those of collections that others see, where something is written."""
+        return Q(collection__in=Collection.objects.filter(Collection.public_ones())) & ~Q(note="", tags=None)
+
+    @property
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """Its note and tags."""
+        tags = ", ".join(tag.name for tag in self.tags.all())
+        return tuple((label, text) for label, text in (("", self.note), ("Tags", tags)) if text)
+
+    @property
+    def where(self) -> str:
+        """Where its collection is."""
+        return self.collection.where
+
+    @property
+    def called(self) -> str:
+        """With its collection."""
+        return f"note {self.pk} in collection {self.collection_id}"
 
 
 class Tag(models.Model):
@@ -202,7 +380,8 @@ class NameLook(models.Model):
 
 
 class Report(models.Model):
-    """A reader's word to the moderators about a comment. reason: one of REASONS. closed: when a moderator saw to it."""
+    """A reader's word to the moderators about what somebody wrote. what, which, thing: it, of any kind. reason: one of
+    REASONS. closed: when a moderator saw to it."""
 
     REASONS: ClassVar = {
         "spam": "Spam or advertising",
@@ -213,23 +392,26 @@ class Report(models.Model):
     }
 
     user = _user()
-    comment = models.ForeignKey(Comment, on_delete=models.CASCADE, related_name="reports")
+    what = models.ForeignKey(ContentType, on_delete=models.CASCADE, related_name="+")
+    which = models.BigIntegerField()
+    thing = GenericForeignKey("what", "which")
     reason = models.CharField(max_length=10)
     note = models.CharField(max_length=500, blank=True, default="")
     at = models.DateTimeField(auto_now_add=True)
     closed = models.DateTimeField(null=True, blank=True, db_index=True)
 
     class Meta:
-        """One of a person for a comment."""
+        """One of a person for a thing."""
 
-        constraints = (models.UniqueConstraint(fields=("comment", "user"), name="reported_once"),)
+        constraints = (models.UniqueConstraint(fields=("what", "which", "user"), name="reported_once"),)
 
     def __str__(self) -> str:
-        return f"{self.comment_id}: {self.reason}"
+        return f"{self.what_id} {self.which}: {self.reason}"
 
 
 class Decision(models.Model):
-    """What a moderator did, never changed. act: one of ACTS. reason: as its account was told.
+    """What a moderator did, never changed. act: one of ACTS. what, which, thing: to what, if not to the account as a
+    whole; what is gone is None. reason: as its account was told.
 
     about, by_name: in words, without anybody's address or text, for what stays when an account or a comment is gone.
     """
@@ -247,7 +429,9 @@ class Decision(models.Model):
     by_name = models.CharField(max_length=60)
     act = models.CharField(max_length=10)
     account = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
-    comment = models.ForeignKey(Comment, on_delete=models.SET_NULL, null=True, related_name="decisions")
+    what = models.ForeignKey(ContentType, on_delete=models.SET_NULL, null=True, related_name="+")
+    which = models.BigIntegerField(null=True)
+    thing = GenericForeignKey("what", "which")
     about = models.CharField(max_length=200)
     reason = models.CharField(max_length=500, blank=True, default="")
 
@@ -255,6 +439,7 @@ class Decision(models.Model):
         """The last first."""
 
         ordering = ("-at", "-pk")
+        indexes = (models.Index(fields=("what", "which"), name="decided_on"),)
 
     def __str__(self) -> str:
         return f"{self.by_name}: {self.act}, {self.about}"

@@ -105,14 +105,22 @@ def _own() -> tuple[set[str], set[str]]:
 
 
 def _is_reserved(name: str) -> bool:
-    office, words = _own()
+    _, words = _own()
     for whole in _plain(name):
         # "admin 2"; and "reader 12" in any writing of its digits, for l and O are 1 and 0 to the eye
         if {whole, whole.rstrip("0123456789")} & words or re.fullmatch("reader[0-9lo]*", whole):
             return True
-    # A word ends where its script does: CJK is written beside Latin letters without a space.
-    words_of = ("".join(each) for _, each in groupby(name, lambda sign: sign.isalnum() and (_scripts(sign) or {""})))
-    return any(_plain(word) & office for word in words_of)
+    return poses(name)
+
+
+def poses(title: str) -> bool:
+    """Whether a title reads as if those who run the site had written it: a word of their office in it, in any writing.
+
+    Titles are of groups and collections, where "papers" or "team" is a word as any other."""
+    office, _ = _own()
+    # A word ends where its script does too: CJK is written beside Latin letters without a space.
+    scripts = ("".join(each) for _, each in groupby(title, lambda sign: sign.isalnum() and (_scripts(sign) or {""})))
+    return any(_plain(word) & office for word in (title, *re.split(r"[\W_]", title), *scripts))
 
 
 def _scripts(name: str) -> set[str]:

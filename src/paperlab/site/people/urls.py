@@ -26,7 +26,7 @@ urlpatterns = [
     re_path(r"^library\.(?P<kind>bib|ris)$", library.library_file),
     path("library/reading", library.reading),
     path("comments/<int:pk>", views.comment),
-    path("comments/<int:pk>/report", moderating.report),
+    path("report/<str:kind>/<int:pk>", moderating.report),
     path("moderation", moderating.page),
     path("follow", views.follow),
     path("submit", views.submit),

@@ -3,20 +3,26 @@
 import hashlib
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import models
+from django.db.models import Q
 
+from paperlab.site.pages import addresses
+from paperlab.site.people.models import Written
 from paperlab.site.store.models import Paper
 
 UNPROVED, CHECKING, WAITING, SHOWN, REFUSED = "unproved", "checking", "waiting", "shown", "refused"
 
 
-class Reply(models.Model):
+class Reply(Written):
     """What an author says. claim: "method:claim", or empty for the paper as a whole. name: under which it stands.
 
     state: unproved (nobody knows yet that they are an author), checking (the worker looks into the repository),
     waiting (for the site's owner), shown, refused. proof: "code" or "orcid"; source: the repository or the ORCID iD
     that it came from. reason: why it was not proved, or what the owner should know.
     """
+
+    kind = "reply"
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
     paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="replies")
@@ -44,3 +50,28 @@ class Reply(models.Model):
 
     def __str__(self) -> str:
         return f"{self.pk} on {self.paper_id}, {self.state}"
+
+    @classmethod
+    def readable(cls, user: User, link: str) -> Q:
+        """Those that stand beside a verdict."""
+        return cls.public_ones()
+
+    @classmethod
+    def public_ones(cls) -> Q:
+        """Those that stand beside a verdict."""
+        return Q(state=SHOWN)
+
+    @property
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """Under which name, and the body."""
+        return ("Name", self.name), ("", self.body)
+
+    @property
+    def where(self) -> str:
+        """On its paper's page."""
+        return f"{addresses.paper(self.paper)}#reply-{self.pk}"
+
+    @property
+    def called(self) -> str:
+        """With its paper."""
+        return f"reply {self.pk} on {addresses.name(self.paper)}"

@@ -11,7 +11,7 @@ from paperlab.site import door
 from paperlab.site.pages import addresses
 from paperlab.site.pages.paper import find
 from paperlab.site.pages.refused import refused, sentence
-from paperlab.site.people import who
+from paperlab.site.people import moderation, who
 from paperlab.site.replies import actions, orcid
 from paperlab.site.replies.models import CHECKING, REFUSED, SHOWN, WAITING, Reply
 from paperlab.site.store import clean
@@ -81,6 +81,7 @@ def reply(request: HttpRequest, pk: int) -> HttpResponse:
             wrong = sentence(error)
             row.name, row.body = _form(request)
     where = actions.repository(row.paper)
+    moderation.look([row], request.user)
     context = {
         "row": row,
         "url": addresses.paper(row.paper),

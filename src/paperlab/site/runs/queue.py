@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from statistics import median
@@ -13,7 +12,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from paperlab.core.card import Scalar
-from paperlab.core.home import home
+from paperlab.core.home import me
 from paperlab.core.methods import Method, methods, parameters, parse
 from paperlab.core.signature import ParameterError, show
 from paperlab.core.task import SCALES
@@ -30,11 +29,6 @@ class Refused(ValueError):
     def __init__(self, problems: Mapping[str, str]) -> None:
         self.problems = dict(problems)
         super().__init__("; ".join(problems.values()))
-
-
-def me() -> str:
-    """This worker: its machine and its data folder."""
-    return f"{socket.gethostname()}:{home()}"[:300]
 
 
 def of_paper(slug: str) -> list[Method]:

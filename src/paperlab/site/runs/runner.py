@@ -26,8 +26,9 @@ from django.conf import settings
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
-from paperlab.core.home import home
+from paperlab.core.home import home, me
 from paperlab.core.signature import show
+from paperlab.site import alive
 from paperlab.site.runs import child, queue
 from paperlab.site.runs.models import CANCELLED, DONE, FAILED, INTERRUPTED, RUNNING, WAITING, Run
 from paperlab.site.runs.progress import EventFile
@@ -144,11 +145,11 @@ class Runner:
 
     def _next(self) -> Run | None:
         """A run that an earlier worker did not finish, else the first that waits, claimed for this worker."""
-        run = Run.objects.filter(state=RUNNING, worker=queue.me()).order_by("pk").first()
+        run = Run.objects.filter(state=RUNNING, worker=me()).order_by("pk").first()
         if run is not None:
             return run
         for pk in queue.waiting().values_list("pk", flat=True)[:5]:
-            claim = {"state": RUNNING, "worker": queue.me()}
+            claim = {"state": RUNNING, "worker": me()}
             if Run.objects.filter(pk=pk, state=WAITING).update(**claim):
                 return Run.objects.get(pk=pk)
         return None
@@ -308,8 +309,10 @@ def _signal_name(number: int) -> str:
 def work(stop: threading.Event) -> None:
     """Follow the queue until `stop` is set; the worker does this in a thread, as its other jobs may take long."""
     runner, failure = Runner(), ""
+    alive.loop("runs")
     while not stop.is_set():
         try:
+            alive.sign()  # by the loop's turns: a run may take as long as it is allowed to
             close_old_connections()
             runner.step()
             failure = ""

@@ -19,6 +19,7 @@ import numpy as np
 from django.db import transaction
 
 from paperlab.core.paper import FAMILIES, papers
+from paperlab.site import alive
 from paperlab.site.search import encoder as encoders
 from paperlab.site.search import index
 from paperlab.site.search.document import BATCH, COLUMNS, stored
@@ -241,6 +242,7 @@ def assign() -> int:
     model, name = _model(engine, meaning)
     reached, changed = Counter.objects.get_or_create(name=name)[0].value, 0
     for rows in stored((reached, LAST)):
+        alive.sign()
         if meaning is not None:
             rows = [row for row in rows if row[1] <= engine.state.vectors[0]]
         if not rows:

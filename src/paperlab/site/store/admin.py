@@ -8,8 +8,8 @@ from django.forms import ChoiceField
 from django.http import HttpRequest, HttpResponse
 
 from paperlab.core.paper import FAMILIES
-from paperlab.site.store import arriving, timetable
-from paperlab.site.store.models import Entry, Fetching, Harvest, Paper, Ranking, SetAside
+from paperlab.site.store import arriving, hangs, timetable
+from paperlab.site.store.models import Entry, Fetching, Hang, Harvest, Paper, Ranking, SetAside
 
 
 @admin.register(Paper)
@@ -82,6 +82,7 @@ class FetchingAdmin(admin.ModelAdmin):
 
     list_display = ("name", "each", "last_success", "brought", "next_run", "failures", "error")
     readonly_fields = ("name", "every", "next_run", "last_tried", "last_success", "counts", "failures", "error")
+    exclude = ("holder",)
     actions = ("fetch_now",)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -113,3 +114,20 @@ class FetchingAdmin(admin.ModelAdmin):
         """Let the worker read the chosen sources at its next look."""
         asked = arriving.ask(list(chosen.values_list("name", flat=True)))
         self.message_user(request, f"The worker reads {asked} source{'s' if asked != 1 else ''} now.")
+
+
+@admin.register(Hang)
+class HangAdmin(admin.ModelAdmin):
+    """Jobs of the worker that hung; one that is deleted here is tried again at once."""
+
+    list_display = ("name", "stands")
+    readonly_fields = ("name", "times", "at")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """The worker notes them."""
+        return False
+
+    @admin.display(description="how it stands")
+    def stands(self, row: Hang) -> str:
+        """How often, when, and whether it is set aside."""
+        return hangs.sentence(row)

@@ -15,8 +15,10 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from paperlab.core.home import me
+from paperlab.site import alive
 from paperlab.site.start import StoreError
-from paperlab.site.store import timetable
+from paperlab.site.store import hangs, timetable
 from paperlab.site.store.harvest import harvest
 from paperlab.site.store.item import SourceError
 from paperlab.site.store.models import Fetching
@@ -56,10 +58,13 @@ def due(chance: Callable[[], float] = random.random) -> Callable[[], bool]:
         if not synced:
             sync()
             synced = True
-        row = Fetching.objects.filter(next_run__lte=timezone.now()).order_by("next_run").first()
+        ready = Fetching.objects.filter(next_run__lte=timezone.now()).exclude(name__in=hangs.names_aside("fetch"))
+        row = ready.order_by("next_run").first()
         if row is None or not _claim(row):
             return False
-        _read(row, chance)
+        with alive.doing(f"fetch {row.name}"):
+            _read(row, chance)
+        hangs.over(f"fetch {row.name}")
         return True
 
     return run
@@ -69,11 +74,17 @@ def _claim(row: Fetching) -> bool:
     """Whether the source is this worker's; of several machines on one database it is one's."""
     now = timezone.now()
     mine = Fetching.objects.filter(pk=row.pk, next_run=row.next_run)
-    return bool(mine.update(next_run=now + timedelta(seconds=LEASE), last_tried=now))
+    return bool(mine.update(next_run=now + timedelta(seconds=LEASE), last_tried=now, holder=me()))
+
+
+def release() -> None:
+    """Give back the sources that the worker before this one was reading when it ended: they are due."""
+    Fetching.objects.filter(holder=me()).update(next_run=timezone.now(), holder="")
 
 
 def _read(row: Fetching, chance: Callable[[], float]) -> None:
     def hold(*_: object) -> None:
+        alive.sign()
         Fetching.objects.filter(pk=row.pk).update(next_run=timezone.now() + timedelta(seconds=LEASE))
 
     mine = Fetching.objects.filter(pk=row.pk)
@@ -85,13 +96,13 @@ def _read(row: Fetching, chance: Callable[[], float]) -> None:
         wait = min(AGAIN[0] * 2 ** min(failures - 1, 20), AGAIN[1], row.every)
         again = timezone.now() + timedelta(seconds=wait * (1 + JITTER * chance()))
         _say(row, reason, again, None if isinstance(error, SourceError | StoreError | OSError) else error)
-        mine.update(failures=failures, error=reason, next_run=again)
+        mine.update(failures=failures, error=reason, next_run=again, holder="")
         return
     now = timezone.now()
     again = now + timedelta(seconds=row.every * (1 + JITTER * chance()))
     if row.failures:
         logger.info("fetch: %s answers again", row.name)
-    mine.update(failures=0, error="", last_success=now, counts=asdict(counts), next_run=again)
+    mine.update(failures=0, error="", last_success=now, counts=asdict(counts), next_run=again, holder="")
 
 
 def _say(row: Fetching, reason: str, again: datetime, error: Exception | None) -> None:

@@ -163,7 +163,7 @@ class Fetching(models.Model):
     """A source that the worker reads by itself, and how that has gone. every: seconds between two readings.
 
     counts: what the last reading that came to its end brought; error: why the last one did not, "" if it did; failures:
-    in a row.
+    in a row. holder: the worker that reads it now.
     """
 
     name = models.CharField(max_length=200, unique=True)
@@ -174,6 +174,7 @@ class Fetching(models.Model):
     counts = models.JSONField(default=dict, blank=True)
     failures = models.PositiveIntegerField(default=0)
     error = models.TextField(blank=True, default="")
+    holder = models.CharField(max_length=300, blank=True, default="")
 
     class Meta:
         """As Django's admin names it."""
@@ -197,6 +198,23 @@ class Teaser(models.Model):
 
     def __str__(self) -> str:
         return f"{self.paper_id}: {self.file or self.error}"
+
+
+class Hang(models.Model):
+    """A job of the worker that hung, so that the worker was replaced. times: in a row; at: the last time."""
+
+    name = models.CharField(max_length=200, primary_key=True)
+    times = models.PositiveIntegerField(default=1)
+    at = models.DateTimeField()
+
+    class Meta:
+        """As Django's admin names it."""
+
+        ordering = ("name",)
+        verbose_name, verbose_name_plural = "job that hung", "jobs that hung"
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Counter(models.Model):

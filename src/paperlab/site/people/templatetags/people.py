@@ -3,16 +3,15 @@
 from typing import Any
 
 from django import template
-from django.db.models import Q
 from django.http import HttpRequest
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
 from paperlab.site import door, tex
 from paperlab.site.pages import addresses
-from paperlab.site.people import actions, mine, who
+from paperlab.site.people import actions, mine, moderation, who
 from paperlab.site.people.markdown import html
-from paperlab.site.people.models import UNREAD, Collection, Comment, Decision, Follow, Vote
+from paperlab.site.people.models import UNREAD, Collection, Comment, Follow, Vote
 from paperlab.site.search import families
 from paperlab.site.store.models import Paper
 
@@ -67,14 +66,8 @@ def comments_of(context: dict[str, Any], row: Paper) -> dict[str, Any]:
     if request is None:
         return {}
     user = request.user if request.user.is_authenticated else None
-    own = Q(user=user.pk) if user is not None else Q(pk=None)
-    rows = Comment.objects.filter(own | Q(hidden=False), paper=row, user__is_active=True).select_related("user")
-    comments = list(rows[:SHOWN])
-    hidden = [one.pk for one in comments if one.hidden]
-    decided = Decision.objects.filter(comment__in=hidden, act="hide").order_by("at", "pk") if hidden else ()
-    why = {one.comment_id: one.reason for one in decided}
-    for one in comments:
-        one.why = why.get(one.pk, "")
+    comments = list(Comment.objects.filter(paper=row, user__is_active=True).select_related("user")[:SHOWN])
+    moderation.look(comments, user)
     claims = [
         f"{method.slug}:{check.claim}"
         for method in methods().values()

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.http import HttpRequest
 
 from paperlab.site.pages import addresses
+from paperlab.site.people import moderation, who
 from paperlab.site.replies.models import SHOWN, Reply
 from paperlab.site.store.models import Paper
 
@@ -20,7 +21,9 @@ def _shown(context: dict[str, Any], row: Paper) -> dict[str, list[Reply]]:
     if known is None:
         known = {}
         if settings.PAPERLAB_REPLIES:
-            for one in Reply.objects.filter(paper=row, state=SHOWN):
+            shown = Reply.objects.filter(paper=row, state=SHOWN, user__is_active=True).select_related("user")
+            moderation.look(shown, request.user)
+            for one in shown:
                 known.setdefault(one.claim, []).append(one)
         request.paperlab_replies = known
     return known
@@ -33,5 +36,6 @@ def replies_to(context: dict[str, Any], row: Paper | None, claim: str = "") -> d
         return {}
     return {
         "replies": _shown(context, row).get(claim, []),
+        "here": who.HERE,
         "url": addresses.paper(row) if settings.PAPERLAB_REPLIES and not claim else "",
     }
