@@ -47,7 +47,7 @@ def site(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     paths = [str(HERE.parent / "site"), *([kept["PYTHONPATH"]] if kept.get("PYTHONPATH") else [])]
     environment = {**kept, "PAPERLAB_HOME": str(home), "PAPERLAB_ENCODER": "none", "PAPERLAB_TOKEN": "off"}
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    environment["PAPERLAB_FETCH"] = "off"
+    environment |= {"PAPERLAB_FETCH": "off", "PAPERLAB_REPLIES": "code"}
     log = home / "log"
     with open(log, "w") as stream:
         process = subprocess.Popen(

@@ -5,6 +5,7 @@ python site_process.py PORT
 
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 
 def fill() -> None:
@@ -74,12 +75,13 @@ def people() -> None:
     actions.comment(reader, paper, f"**So** it is: `{long}`\n\n> {long}\n\n- one\n- two\n\n```\n{long}\n```", "1")
     said = actions.comment(other, paper, f"<script>alert(1)</script> {long} https://example.org/{long}", "2")
     third = User.objects.create(username="third@example.org")
-    actions.report(third, said, "abuse", f"<b>See this</b>: {long}")
+    moderation.report(third, said, "abuse", f"<b>See this</b>: {long}")
     moderation.close(reader, third, True, moderation.told("spam", long))
     kept = actions.collect(reader, f"To read {long[:60]}", f"A note on {long}")
     actions.keep(kept, paper, True, f"Why: {long}", f"sparse, {long[:40]}")
     actions.share(kept, True)
     actions.keep(kept, Paper.objects.get(arxiv="2401.00120"), True)
+    written(reader, other, paper)
     for kind, value in (("family", "quantization"), ("author", long), ("search", f"q={long}&code=1")):
         actions.follow(reader, kind, value, True)
     actions.submit(reader, "2405.00009")
@@ -93,6 +95,41 @@ def people() -> None:
     }  # fmt: skip
     run.save()
     Beat.objects.create(name="a worker elsewhere", at=datetime.now(UTC) + timedelta(days=1))
+
+
+def written(reader: Any, other: Any, paper: Any) -> None:
+    """Two groups (one that the reader leads, one whose name is hidden), meetings, authors' replies in every state."""
+    from datetime import date
+
+    from paperlab.site.groups import actions as groups
+    from paperlab.site.groups.models import Group, Meeting
+    from paperlab.site.people import actions, moderation
+    from paperlab.site.replies.models import Reply
+    from paperlab.site.store.models import Paper
+
+    long = "Donaudampfschifffahrtsgesellschaft" * 6
+    lab = groups.found(reader, f"The lab <b> {long}"[:110], f"**Thursdays**, in {long}\n\n- one\n- two")
+    groups.join(lab, other)
+    groups.change(lab, reader, lab.name, lab.about, True)
+    for n, day in enumerate((date(2020, 1, 2), date(2099, 1, 1), date(2099, 2, 1))):
+        notes = f"Read `{long}` and **section {n}**\n\n> {long}"
+        groups.meet(lab, (reader, other, other)[n], str(day), "2401.00095", f"Ada {long}"[:80], notes)
+    moderation.hide(reader, Meeting.objects.get(day=date(2099, 2, 1)), True, "Spam or advertising")
+    kept = actions.collect(other, f"Their list {long[:60]}", f"A note on {long}")
+    actions.keep(kept, paper, True, f"Why: {long}", f"sparse, {long[:40]}")
+    groups.share(lab, other, kept.pk, True)
+    groups.share(lab, reader, reader.collection_set.get().pk, True)
+    groups.join(groups.found(other, "A name to hide", "about it"), reader)
+    moderation.hide(reader, Group.objects.get(name="A name to hide"), True, "Spam or advertising")
+    ours = Paper.objects.get(slug="easyquant")
+    proved = {"proof": "code", "source": f"https://github.com/{long[:60]}/x"}
+    for claim, state, one in (
+        ("", "shown", other), ("easyquant:better-than-rtn", "shown", other), ("", "unproved", reader),
+        ("easyquant:better-than-rtn", "waiting", reader), ("easyquant:nearly-lossless", "refused", other),
+    ):  # fmt: skip
+        said = {"body": f"Use *128* groups: {long}\n\n`{long}`", "name": f"Josiah {long}"[:40], "claim": claim}
+        Reply.objects.create(user=one, paper=ours, state=state, **said, **(proved if state != "unproved" else {}))
+    moderation.report(reader, Reply.objects.filter(user=other).first(), "false", f"Not an author: {long}")
 
 
 def broken(request: object) -> None:

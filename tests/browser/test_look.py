@@ -17,11 +17,14 @@ PAGES = [
     "/moderation?show=closed", "/moderation?show=trail", "/comments/1", "/report/comment/2", "/submit", "/subscribe",
     "/sign-in", "/for-you", "/for-you?days=30", "/library", "/library?mine=saved&hide=read", "/?mine=unread",
     "/papers?mine=voted", "/coverage?mine=saved", "/search?q=attention&mine=unread", "/runs/", "/runs/1", "/runs/2",
+    "/groups", "/groups/1", "/groups/2", "/groups/meetings/1", "/groups/meetings/3", "/groups/join/nothing", "/replies",
+    "/replies/3", "/replies/4", "/papers/easyquant/reply", "/moderation?show=latest&kind=meeting",
+    "/moderation?show=latest&kind=note", "/report/reply/1", "/report/collection/2", "/report/note/3",
     "/papers/easyquant/run", "/unsubscribe/nothing", "/sign-in/nothing", "/papers/nothere", "/broken",
 ]  # fmt: skip
 STATUS = {
     "/papers/nothere": 404, "/search?year=soon": 400, "/broken": 500, "/unsubscribe/nothing": 404,
-    "/sign-in/nothing": 410,
+    "/sign-in/nothing": 410, "/groups/join/nothing": 410,
 }  # fmt: skip
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 KILOBYTES = 100

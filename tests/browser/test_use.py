@@ -167,6 +167,8 @@ def test_the_other_pages_are_there_without_scripts(opened: Any) -> None:
     page.get_by_label("Settings").get_by_role("link").first.click()
     page.wait_for_url("**in=**")
     assert page.locator("section.claim h2").inner_text() != before
+    assert watched.go("/groups/1").get_by_role("button", name="Copy").count() == 0  # what needs a script is not offered
+    assert page.get_by_role("button", name="Leave this group").count() == 1
     papers = "#papers ~ .scroll tbody tr"
     whole = watched.go("/coverage?state=all").locator(papers).count()
     assert 0 < watched.go("/coverage?family=quantization").locator(papers).count() < whole

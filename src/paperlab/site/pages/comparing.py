@@ -196,6 +196,8 @@ def steps(panels: Sequence[Panel], chosen: int, addresses: Sequence[str]) -> lis
     data change, if it has them.
     """
     words = named(panels)
+    if not words:  # no records yet
+        return []
     now, found = words[chosen], []
     for n, label in enumerate(LEVELS):
         best: dict[str, tuple[tuple[bool, bool, int], int]] = {}
