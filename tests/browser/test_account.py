@@ -100,7 +100,7 @@ def test_the_digest_from_asking_to_stopping(
     place.do("import", str(tmp_path / "rows.jsonl"))
     seen = reader(java_script_enabled=scripts)
     page = seen.go("/")
-    page.get_by_role("link", name="The digest", exact=True).click()
+    page.get_by_role("link", name="E-mail digest", exact=True).click()
     page.get_by_label("E-mail address").fill(to)
     page.get_by_role("button", name="Subscribe").click()
     page.get_by_role("heading", name="Check your inbox").wait_for()

@@ -19,24 +19,24 @@ from paperlab.site.api.problems import TYPE, Problem, bad, of_status, response
 from paperlab.site.search.query import BadQuery
 from paperlab.site.store.models import Paper
 
-ABOUT = """Papers, the daily lists they were in, and what running their methods here said about their claims.
+ABOUT = """Papers, the daily lists they appeared in, and the results of testing their claims here.
 
 Read-only, without a key. `/api/daily_papers`, `/api/papers/{id}` and `/api/papers/search` have the shapes of the known
-Daily Papers API, so its clients work here; what only paperlab knows stands under `paperlab`.
+Daily Papers API, so its clients work here; what is specific to paperlab is under `paperlab`.
 
-**Pages** have a cursor: take `next_cursor`, or the `Link` header's `rel="next"`. Papers that arrive meanwhile shift
-nothing. **Caching**: every answer has an `ETag`; send it back as `If-None-Match`, and what has not changed is a 304.
+**Pages** have a cursor: take `next_cursor`, or the `Link` header's `rel="next"`. New papers do not shift the pages.
+**Caching**: every answer has an `ETag`; send it back as `If-None-Match`, and an unchanged answer is a 304.
 **Errors** are RFC 9457 problems (`application/problem+json`); `errors` names each bad parameter.
 **Rates** are limited by address; `RateLimit` says how many requests are left, `Retry-After` how long to wait.
 Requests from any web page are allowed (CORS)."""
 
 _DESCRIBED = {
-    "304": {"description": "Not changed since the ETag that was sent."},
-    "400": "A parameter is bad; `errors` names each.",
-    "404": "There is no such thing.",
-    "405": "This address takes other methods.",
+    "304": {"description": "Not changed since the `ETag` that you sent."},
+    "400": "A parameter is not valid; `errors` names each.",
+    "404": "Not found.",
+    "405": "This method is not allowed here.",
     "429": "Too many requests; `Retry-After` says how many seconds to wait.",
-    "500": "The site failed.",
+    "500": "Internal error.",
     "503": "The database is busy.",
 }
 
@@ -70,7 +70,7 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     replies = {str(code): reply for code, reply in operation["responses"].items()}
     if path.endswith(".jsonl"):
         replies["200"] = {
-            "description": "One JSON object a line, until the end of the store.",
+            "description": "One JSON object per line, until the end of the store.",
             "content": {"application/jsonl": {"schema": {"type": "string"}}},
         }
     for code, reply in _DESCRIBED.items():
@@ -91,7 +91,7 @@ def _problem(request: HttpRequest, problem: Problem) -> HttpResponse:
 
 
 _FORMS = {
-    "cursor": "no cursor; take the one that the page before gave",
+    "cursor": "not a cursor; take the one from the previous page",
     "week": "expected a week as YYYY-Www, such as 2024-W22",
     "month": "expected a month as YYYY-MM, such as 2024-05",
 }
