@@ -97,7 +97,7 @@ def test_a_card_leads_to_what_the_paper_has(ask: Ask) -> None:
     for what in (
         'href="https://arxiv.org/abs/2401.00001"', 'href="https://arxiv.org/pdf/2401.00001"',
         'href="https://code.example/x"', "code ★ 1,234", 'href="https://models.example/a"', "model +1",
-        "A &amp; B Lab", "sparse &lt;b&gt;", 'title="0 here, 5 on daily lists"',
+        "A &amp; B Lab", "sparse &lt;b&gt;", 'title="0 on this site, 5 on daily lists"',
     ):  # fmt: skip
         assert what in text, what
     assert "javascript:" not in text

@@ -133,7 +133,7 @@ def search(
     explain: Annotated[bool, typer.Option("--explain", help="Explain the rank of each paper.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find papers by words and by meaning, ours and those fetched."""
+    """Search all stored papers by words and by meaning."""
     from paperlab.site.commands import search as command
 
     params = {
@@ -186,9 +186,9 @@ def index_(
     anew: Annotated[
         bool, typer.Option("--anew", help="Rebuild it completely; the old one is used until then.")
     ] = False,
-    meaning: Annotated[bool, typer.Option(help="Vectors too; the encoder is fetched once, 104 MB.")] = True,
+    meaning: Annotated[bool, typer.Option(help="Compute vectors too; the encoder (104 MB) is fetched once.")] = True,
 ) -> None:
-    """Bring the search index up to the store, words and vectors."""
+    """Update the search index, words and vectors."""
     from paperlab.site.commands import search as command
 
     typer.echo(command.index(rebuild=anew, meaning=meaning))

@@ -114,7 +114,9 @@ def up(
 @commands.command()
 @takes_verbosity
 def digest(
-    date: Annotated[str | None, typer.Option(metavar="DAY", help="Of this day, YYYY-MM-DD; else yesterday.")] = None,
+    date: Annotated[
+        str | None, typer.Option(metavar="DAY", help="Send the digests of this day, YYYY-MM-DD; else of yesterday.")
+    ] = None,
     to_file: Annotated[
         Path | None,
         typer.Option("--to-file", metavar="DIR", help="Write the e-mails to this folder; nothing is sent or recorded."),

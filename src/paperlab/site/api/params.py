@@ -70,7 +70,7 @@ class PapersParams(Schema):
     until: Day | None = Field(None, description="Published on this day or earlier.", examples=["2024-05-31"])
     order: Literal["published", "added", "changed"] = Field(
         "published",
-        description="published: newest first. added: as they came into this store. changed: as they last changed, "
+        description="published: newest first. added: in the order they were stored. changed: as they last changed, "
         "which is the order to follow a store by: keep the cursor, and ask again with it later.",
     )
     limit: int = Field(50, ge=1, le=100, description="Papers on one page.")
@@ -92,7 +92,9 @@ class SearchParams(Schema):
     )
     family: Annotated[list[str], _each(_word(*FAMILIES))] = Field([], description="One of these families.")
     category: Annotated[list[str], _each(_form(r"[a-z-]+(\.[A-Za-z-]+)?"))] = Field(
-        [], description="One of these arXiv categories; an archive stands for all of its own.", examples=[["cs.CL"]]
+        [],
+        description="One of these arXiv categories; an archive such as cs includes all its categories.",
+        examples=[["cs.CL"]],
     )
     author: Annotated[list[str], _each(_TEXT)] = Field([], description="Part of an author's name.")
     year: Annotated[str, _form(r"\d{4}|\d{4}-\d{4}|\d{4}-|-\d{4}")] = Field(

@@ -243,7 +243,7 @@ def submit(user: User, text: str) -> Paper | Submission:
     """The paper of an arXiv id, if it is here, else a wish that the worker fetches it. Raises Refused."""
     known = clean.arxiv_id(text[:200])
     if known is None:
-        raise Refused("this is no arXiv id; one looks like 2403.02775, or cs/0601001")
+        raise Refused("this is not an arXiv id; examples are 2403.02775 and cs/0601001")
     paper = Paper.objects.filter(arxiv=known[0]).first()
     if paper is not None:
         return paper
@@ -277,7 +277,7 @@ def report(user: User, row: Comment, reason: str, note: str) -> None:
 def all_votes(here: tuple[int, int], elsewhere: int | None) -> dict[str, Any]:
     """One number of votes, and where they come from in words. here: as `votes` has it."""
     count, fresh = here
-    parts = [f"{count:,} here" + (f" ({fresh:,} from new accounts, not in trending yet)" if fresh else "")]
+    parts = [f"{count:,} on this site" + (f" ({fresh:,} from new accounts, not in trending yet)" if fresh else "")]
     parts += [] if elsewhere is None else [f"{elsewhere:,} on daily lists"]
     return {"total": count + (elsewhere or 0), "sources": ", ".join(parts)}
 

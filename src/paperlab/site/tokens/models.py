@@ -9,7 +9,7 @@ SCOPES = {
     "vote": "vote for papers, and remove votes",
     "collect": "create and edit collections, mark papers as read",
     "comment": "post comments under your name",
-    "runs": "start and cancel runs, where you may",
+    "runs": "start and cancel runs, if you are allowed to",
 }
 
 
