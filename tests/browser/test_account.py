@@ -100,7 +100,7 @@ def test_the_digest_from_asking_to_stopping(
     place.do("import", str(tmp_path / "rows.jsonl"))
     seen = reader(java_script_enabled=scripts)
     page = seen.go("/")
-    page.get_by_role("link", name="The digest", exact=True).click()
+    page.get_by_role("link", name="E-mail digest", exact=True).click()
     page.get_by_label("E-mail address").fill(to)
     page.get_by_role("button", name="Subscribe").click()
     page.get_by_role("heading", name="Check your inbox").wait_for()
@@ -158,7 +158,7 @@ def test_an_account_from_its_first_letter_to_its_end(
     vote.click()
     page.locator("header [data-vote][aria-pressed=true]").wait_for()
     said = page.locator("header [data-vote]").get_attribute("title")
-    assert said == "1 here (1 from new accounts, not in trending yet)"
+    assert said == "1 on this site (1 from new accounts, not in trending yet)"
 
     page = seen.go("/account")
     page.get_by_label("Shown with your comments").fill(to)
@@ -213,7 +213,7 @@ def test_an_account_from_its_first_letter_to_its_end(
     page = seen.go("/submit")
     page.get_by_label("arXiv id").fill("http://169.254.169.254/")
     page.get_by_role("button", name="Submit").click()
-    assert "no arXiv id" in page.get_by_role("alert").inner_text()
+    assert "not an arXiv id" in page.get_by_role("alert").inner_text()
     page.get_by_label("arXiv id").fill("https://arxiv.org/abs/2401.00007v2")
     page.get_by_role("button", name="Submit").click()
     if scripts:  # the first one asks for it, and the worker fetches it; for the second it is here

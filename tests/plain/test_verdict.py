@@ -663,7 +663,7 @@ def test_gains_below_the_floor_of_a_control_are_undecided():
     assert floors([claim, control], known) == {("quantization", "text", "small-lm", "quick", "perplexity", False): 0.08}
     found = {r.id: r for r in current([claim, control], known, {"text": 1}).current}
     assert found["claim"].word == "undecided"
-    assert "An arm differs from itself by up to 8.00 %" in found["claim"].reason
+    assert "A configuration differs from itself by up to 8.00 %" in found["claim"].reason
     low = {r.id: r for r in current([claim, replace(control, high=0.01)], known, {"text": 1}).current}
     assert low["claim"].word == "holds"
     other = {r.id: r for r in current([claim, replace(control, model="big")], known, {"text": 1}).current}

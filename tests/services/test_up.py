@@ -120,11 +120,11 @@ def test_papers_arrive_by_themselves(start: Callable[..., Up]) -> None:
         asked = {"PAPERLAB_DAILY_PAPERS": server.url + "/api/daily_papers", "PAPERLAB_ARXIV_OAI": server.url + "/oai"}
         up = start(**asked, PAPERLAB_FETCH="")  # nothing is set
         wait(lambda: "On the 7th" in up.get("").text, up.text)
-        assert "fetched by itself: daily every hour, oai:cs every day" in up.text()
+        assert "fetched automatically: daily every hour, oai:cs every day" in up.text()
         wait(lambda: any(one["path"] == "/oai" for one in server.asked), up.text)
         environment = {**os.environ, "PAPERLAB_HOME": str(up.said.parent / "home"), "PAPERLAB_FETCH": ""}
         said = wait(lambda: "read " in (text := doctor(environment)) and text, up.text)
-        assert re.search(r"ok {2}fetched: daily +every hour; read \d+ s ago; next in", said), said
+        assert re.search(r"ok {2}fetched: daily +every hour; fetched \d+ s ago; next in", said), said
         assert up.end() == 0
     assert "Traceback" not in up.text()
 

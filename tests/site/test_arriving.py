@@ -220,7 +220,7 @@ def test_off_asks_nobody_and_says_so(server: Server, time: type[Time], monkeypat
     assert not arriving.due()()
     assert server.asked == []
     assert rows() == {}
-    assert arriving.announcement() == ["nothing is fetched by itself: PAPERLAB_FETCH is off"]
+    assert arriving.announcement() == ["nothing is fetched automatically: PAPERLAB_FETCH is off"]
 
 
 @pytest.mark.parametrize(

@@ -805,7 +805,7 @@ def test_a_used_link_an_expired_one_and_an_unknown_one(relay: Relay, monkeypatch
         assert browser().post(where).status_code in (200, 302)
         for answer in (browser().get(where), browser().post(where)):
             assert answer.status_code == 410
-            assert "This link was used" in answer.content.decode()
+            assert "This link was already used" in answer.content.decode()
         rows.objects.update(**{"expires": timezone.now(), **({"used": None} if rows is SignIn else {})})
         for answer in (browser().get(where), browser().post(where)):
             assert answer.status_code == 410

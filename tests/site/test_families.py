@@ -42,7 +42,7 @@ def test_a_paper_that_is_sure_gets_a_family_and_others_get_none() -> None:
     assert by == families.GUESSED
     assert float(confidence) >= families.CONFIDENT
     assert families.assign() == 0  # what it wrote changes nothing again
-    assert "guessed from its words" in page("/papers/2401.00001")
+    assert "predicted from its text" in page("/papers/2401.00001")
     assert "guessed" not in page("/papers/2401.00002")
 
 

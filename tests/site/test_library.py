@@ -171,7 +171,7 @@ def test_reading_is_noted_unless_it_is_not_wanted(papers: list[Any]) -> None:
     one.post("/library/reading", {"remember": "0"})
     one.get("/papers/2401.00006")
     assert 6 in listed("/papers?mine=unread")
-    assert "are not noted" in one.get("/library").content.decode()
+    assert "are not recorded" in one.get("/library").content.decode()
     one.post("/library/reading", {"do": "forget"})
     assert json.loads(one.get("/account/export.json").content)["read"] == []
     one.post("/library/reading", {"remember": "1"})

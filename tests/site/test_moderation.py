@@ -147,7 +147,7 @@ def test_an_account_is_closed_told_why_and_opened_again(paper: Any, staff: Any) 
     troll.post(f"{WHERE}/comment", {"body": "rude words"})
     troll.post(f"{WHERE}/vote")
     troll.post("/account", {"password": "correct horse battery"})
-    assert " vote: 1 here" in seen(browser())
+    assert " vote: 1 on this site" in seen(browser())
     assert trending(today()) == [(paper.pk, 1.5)]
     asked = browser()
     asked.post("/sign-in", {"email": email})
@@ -527,8 +527,8 @@ def test_votes_of_new_accounts_wait_and_the_count_says_so(paper: Any, monkeypatc
     old.post(f"{WHERE}/vote")
     piece = new.post(f"{WHERE}/vote", headers={"HX-Request": "true"}).content.decode()
     new.post(f"{WHERE}/comment", {"body": "said"})
-    assert " votes: 2 here (1 from new accounts, not in trending yet)</span>" in piece
-    assert " votes: 2 here (1 from new accounts, not in trending yet)" in seen(browser())
+    assert " votes: 2 on this site (1 from new accounts, not in trending yet)</span>" in piece
+    assert " votes: 2 on this site (1 from new accounts, not in trending yet)" in seen(browser())
     assert trending(now) == [(paper.pk, 1.0)]
     assert static([paper.pk])[paper.pk] == pytest.approx(now.toordinal() / 3)
     later = now + timedelta(2)

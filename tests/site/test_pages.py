@@ -97,7 +97,7 @@ def test_a_card_leads_to_what_the_paper_has(ask: Ask) -> None:
     for what in (
         'href="https://arxiv.org/abs/2401.00001"', 'href="https://arxiv.org/pdf/2401.00001"',
         'href="https://code.example/x"', "code ★ 1,234", 'href="https://models.example/a"', "model +1",
-        "A &amp; B Lab", "sparse &lt;b&gt;", 'title="0 here, 5 on daily lists"',
+        "A &amp; B Lab", "sparse &lt;b&gt;", 'title="0 on this site, 5 on daily lists"',
     ):  # fmt: skip
         assert what in text, what
     assert "javascript:" not in text
@@ -108,7 +108,7 @@ def test_the_main_claim_stands_first_with_its_figures(ask: Ask, bundled: None) -
     rows = record_index().mains["easyquant"]
     begin = text.index('class="result"')
     table = text[begin : text.index("</header>", begin)]
-    assert text.index("</h1>") < text.index('class="result"') < text.index("What the paper says")
+    assert text.index("</h1>") < text.index('class="result"') < text.index("What the paper claims")
     for row in rows:
         assert row["model"] in table
         assert row["figures"] in table
@@ -179,7 +179,7 @@ def test_search_marks_counts_explains_and_mends(ask: Ask, bundled: None) -> None
     answer = ask("/search?q=outliers in quantization")
     text = answer.content.decode()
     assert any(word.lower().startswith("quantiz") for word in answer.page.marked)
-    assert "Why here" in text
+    assert "Why this result" in text
     assert "words " in text
     assert 'name="family" value="quantization"' in text
     mended = ask("/search?q=quantizatoin").content.decode()
@@ -199,8 +199,8 @@ def test_filters_written_into_the_words_are_filters(ask: Ask, bundled: None) -> 
 
 def test_a_paper_with_records_shows_claims_intervals_and_the_command(ask: Ask, bundled: None) -> None:
     text = ask("/papers/baq").content.decode()
-    for said in ("Our check:", "The gap:", "paperlab run baq", 'class="plot"', "epyc-2c-24g", "commit <code>",
-                 "Written from the abstract and the authors' code", 'paperlab.load("baq"', "@misc{",
+    for said in ("Our check:", "Difference from the paper:", "paperlab run baq", 'class="plot"', "epyc-2c-24g",
+                 "commit <code>", "Written from the abstract and the authors' code", 'paperlab.load("baq"', "@misc{",
                  "The main claim, checked here", "Related papers"):  # fmt: skip
         assert escape(said) in text or said in text, said
     assert "where our code differs" in text.lower()
@@ -212,7 +212,7 @@ def test_a_paper_with_records_shows_claims_intervals_and_the_command(ask: Ask, b
 def test_a_paper_whose_checks_are_all_questions_shows_them(ask: Ask, bundled: None) -> None:
     """Nothing of it is a claim that could be tested; it must not read as if no check were written."""
     text = ask("/papers/interlayer-hessian-mixed-precision").content.decode()
-    assert "None of the paper&#x27;s claims could be put to a test" in text or "None of the paper's claims" in text
+    assert "None of the paper&#x27;s own claims" in text or "None of the paper's own claims" in text
     assert "Written from the paper&#x27;s abstract alone" in text
     assert "paperlab run interlayer-hessian-mixed-precision" in text
     assert "No check is written" not in text
@@ -325,14 +325,14 @@ def test_static_files_are_kept_for_ever_and_lead_nowhere_else(ask: Ask) -> None:
 def test_errors_are_pages_too(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     from paperlab.site.pages import lists
 
-    assert "Nothing here" in ask("/nowhere", 404).content.decode()
+    assert "Page not found" in ask("/nowhere", 404).content.decode()
 
     def broken(*_: Any) -> None:
         raise RuntimeError("a secret in the message")
 
     monkeypatch.setattr(lists.feed, "places", broken)
     text = ask("/?date=2024-05-27", 500).content.decode()
-    assert "Something broke" in text
+    assert "Internal error" in text
     assert "secret" not in text
 
 

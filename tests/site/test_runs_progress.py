@@ -186,6 +186,6 @@ def test_finished_configurations_stay_on_the_page(store: None) -> None:
     said = _live(run)["html"]
     assert said.index("lm on big") < said.index("✓ finished") < said.index("✗ failed") < said.index("lm on small")
     assert said.index("blocks") < said.index("rtn")
-    assert "2 finished, 2 not begun" in said
+    assert "2 finished, 2 not started" in said
     run.state = "cancelled"
-    assert "not begun" not in _live(run)["html"]
+    assert "not started" not in _live(run)["html"]

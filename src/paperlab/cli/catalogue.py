@@ -111,7 +111,7 @@ def papers(
 def search(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="WORDS", help='Words, "a phrase", a title, a slug, an arXiv id; filters do without.'),
+        typer.Argument(metavar="WORDS", help='Words, "a phrase", a title, a slug, an arXiv id; optional with filters.'),
     ] = None,
     family: Annotated[
         list[str] | None,
@@ -129,13 +129,11 @@ def search(
         typer.Option(metavar="WORD", autocompletion=complete.verdicts, help="Only papers with this verdict."),
     ] = None,
     sort: Annotated[str, typer.Option(metavar="ORDER", help="relevance, date or trending.")] = "relevance",
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="At most so many papers.")] = 20,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Say for each paper why it stands where it stands.")
-    ] = False,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="At most this many papers.")] = 20,
+    explain: Annotated[bool, typer.Option("--explain", help="Explain the rank of each paper.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find papers by words and by meaning, ours and those fetched."""
+    """Search all stored papers by words and by meaning."""
     from paperlab.site.commands import search as command
 
     params = {
@@ -163,7 +161,7 @@ def _print_results(results: Any, rows: list[dict[str, Any]], explain: bool) -> N
     from paperlab.cli import text
 
     if results.suggestion:
-        note(f"looked for: {results.suggestion}")
+        note(f"searched: {results.suggestion}")
     for message in results.notes:
         note(message)
     if not rows:
@@ -186,11 +184,11 @@ def _print_results(results: Any, rows: list[dict[str, Any]], explain: bool) -> N
 @takes_verbosity
 def index_(
     anew: Annotated[
-        bool, typer.Option("--anew", help="Build it from nothing; the old one answers until then.")
+        bool, typer.Option("--anew", help="Rebuild it completely; the old one is used until then.")
     ] = False,
-    meaning: Annotated[bool, typer.Option(help="Vectors too; the encoder is fetched once, 104 MB.")] = True,
+    meaning: Annotated[bool, typer.Option(help="Compute vectors too; the encoder (104 MB) is fetched once.")] = True,
 ) -> None:
-    """Bring the search index up to the store, words and vectors."""
+    """Update the search index, words and vectors."""
     from paperlab.site.commands import search as command
 
     typer.echo(command.index(rebuild=anew, meaning=meaning))

@@ -12,7 +12,7 @@ from paperlab.cli.verbosity import note, takes_verbosity
 commands = typer.Typer()
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a registered name, a hub id.")]
-Asymmetric = Annotated[bool, typer.Option("--asymmetric", help="A minimum for each group, as well as a scale.")]
+Asymmetric = Annotated[bool, typer.Option("--asymmetric", help="Store a minimum for each group as well as a scale.")]
 RecipeFile = Annotated[
     Path | None,
     typer.Option("--recipe", metavar="FILE", exists=True, dir_okay=False, help="JSON: a layout per name pattern."),
@@ -36,8 +36,8 @@ Rounded = Annotated[int | None, typer.Option("--bits", metavar="N", help="Round 
 ActivationBits = Annotated[
     int, typer.Option(metavar="N", help="Activations in 16 or 8 bits; 8 is faster and a little less exact.")
 ]
-Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads that compute; else one per core.")]
-CacheBits = Annotated[int, typer.Option(metavar="N", help="Keys and values in 32, 16, 8 or 4 bits.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of threads; else one per core.")]
+CacheBits = Annotated[int, typer.Option(metavar="N", help="KV cache in 32, 16, 8 or 4 bits.")]
 
 
 @commands.command()
@@ -46,19 +46,21 @@ def pack(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a registered name or a hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
     bits: Annotated[int, typer.Option(metavar="N", help="Bits per weight: 8, 4, 3 or 2.")] = 8,
-    group: Annotated[int, typer.Option(metavar="N", help="Columns to a scale; 0 takes whole rows.")] = 64,
+    group: Annotated[int, typer.Option(metavar="N", help="Columns per scale (group size); 0: whole rows.")] = 64,
     asymmetric: Asymmetric = False,
-    keep: Annotated[float, typer.Option(metavar="PART", help="The part of the weights that stays, 0.5 say.")] = 1.0,
+    keep: Annotated[float, typer.Option(metavar="PART", help="The share of weights to keep, e.g. 0.5.")] = 1.0,
     pattern: Annotated[
         Literal["unstructured", "2:4", "rows", "columns", "channels"],
         typer.Option(
             metavar="PATTERN", help="What --keep leaves out: unstructured, 2:4, rows, columns, channels (MLPs')."
         ),
     ] = "unstructured",
-    outliers: Annotated[float, typer.Option(metavar="PART", help="Keep so many weights exactly, 0.005 say.")] = 0.0,
-    rank: Annotated[int, typer.Option(metavar="N", help="Add a low-rank part for what the codes lose.")] = 0,
+    outliers: Annotated[
+        float, typer.Option(metavar="PART", help="The share of weights to store exactly, e.g. 0.005.")
+    ] = 0.0,
+    rank: Annotated[int, typer.Option(metavar="N", help="Add a low-rank correction of the quantization error.")] = 0,
     codebook: Annotated[
-        int, typer.Option(metavar="N", help="A k-means table; so many weights to a code: 1, 2, 4.")
+        int, typer.Option(metavar="N", help="Use a k-means codebook with this many weights per code: 1, 2 or 4.")
     ] = 0,
     recipe: RecipeFile = None,
     method: Method = None,
@@ -101,7 +103,8 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The folder, or the .gguf file, to write.")],
     bits: Annotated[int | None, typer.Option(metavar="N", help="Quantize on the way: 8, 4, 3 or 2 bits.")] = None,
     group: Annotated[
-        int | None, typer.Option(metavar="N", help="Columns to a scale; 0: whole rows. Without it 64, in GGUF 32.")
+        int | None,
+        typer.Option(metavar="N", help="Columns per scale (group size); 0: whole rows. Else 64, in GGUF 32."),
     ] = None,
     asymmetric: Asymmetric = False,
     recipe: RecipeFile = None,
@@ -110,10 +113,12 @@ def export(
     data: Data = None,
     dtype: Annotated[
         str | None,
-        typer.Option("--type", metavar="TYPE", help="Of floats: F32, F16, BF16; for GGUF also Q8_0, Q4_0, Q4_1."),
+        typer.Option(
+            "--type", metavar="TYPE", help="Type of float tensors: F32, F16, BF16; for GGUF also Q8_0, Q4_0, Q4_1."
+        ),
     ] = None,
     requantize: Annotated[
-        bool, typer.Option("--requantize", help="Round codes again that GGUF has no block for.")
+        bool, typer.Option("--requantize", help="Quantize again what GGUF has no format for.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -147,12 +152,15 @@ def chat(
     bits: Rounded = None,
     activation_bits: ActivationBits = 16,
     threads: Threads = None,
-    temperature: Annotated[float, typer.Option(metavar="T", min=0, help="0: always the likeliest token.")] = 0.7,
+    temperature: Annotated[
+        float, typer.Option(metavar="T", min=0, help="Sampling temperature; 0: always the most likely token.")
+    ] = 0.7,
     top_p: Annotated[
-        float, typer.Option(metavar="P", min=0, max=1, help="Draw from the likeliest, of P together.")
+        float,
+        typer.Option(metavar="P", min=0, max=1, help="Sample from the most likely tokens with total probability P."),
     ] = 0.9,
-    seed: Annotated[int, typer.Option(metavar="N", help="The same seed draws the same answers.")] = 0,
-    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")] = 512,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed: the same seed gives the same answers.")] = 0,
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of tokens in an answer.")] = 512,
     cache_bits: CacheBits = 16,
 ) -> None:
     """Talk with a language model on the CPU engine. An empty line leaves, ctrl-C ends an answer."""
@@ -184,14 +192,20 @@ def serve_model(
         typer.Option(metavar="ADDRESS", help="The address to listen on: 0.0.0.0 is open to everybody; then set a key."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="What requests call it; else its file's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model's name in requests; else its file's name.")
+    ] = None,
     bits: Rounded = None,
     activation_bits: ActivationBits = 16,
     context: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Most tokens of a text, prompt included; else up to 4096.")
+        int | None, typer.Option(metavar="N", min=1, help="Context length in tokens, prompt included; else up to 4096.")
     ] = None,
-    slots: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="Texts that are written together.")] = 8,
-    queue: Annotated[int, typer.Option(metavar="N", min=1, help="Texts that may wait; more get status 429.")] = 128,
+    slots: Annotated[
+        int, typer.Option(metavar="N", min=1, max=256, help="Texts that are generated at the same time.")
+    ] = 8,
+    queue: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Requests that may wait; further ones get status 429.")
+    ] = 128,
     cache_bits: CacheBits = 16,
     threads: Threads = None,
     api_key: Annotated[
@@ -201,7 +215,7 @@ def serve_model(
             metavar="KEY",
             envvar="PAPERLAB_API_KEY",
             show_envvar=False,
-            help="What clients must send; better by PAPERLAB_API_KEY, as others see a command's words.",
+            help="Key that clients must send; better set PAPERLAB_API_KEY, since others can see the command.",
         ),
     ] = None,
     allow_origin: Annotated[

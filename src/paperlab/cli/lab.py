@@ -40,21 +40,21 @@ def run(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", autocompletion=complete.settings, help="A parameter; give it once for each."
-        ),
+        typer.Option("--set", metavar="NAME=VALUE", autocompletion=complete.settings, help="A parameter. Repeatable."),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="How many seeds, where the task has seeds.")
+        int | None, typer.Option(metavar="N", min=1, help="Number of seeds, if the task uses seeds.")
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, envvar="PAPERLAB_JOBS", help="Processes of one thread each; else one a core."),
+        typer.Option(
+            metavar="N", min=1, envvar="PAPERLAB_JOBS", help="Number of processes, one thread each; else one per core."
+        ),
     ] = None,
     outdated: Annotated[
         bool, typer.Option("--outdated", help="Repeat the checks whose verdict is outdated: of SLUG|FAMILY, or all.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     events: Annotated[
         Path | None,
         typer.Option(metavar="FILE", envvar="PAPERLAB_EVENTS", help="Append the progress to this file as JSON lines."),
@@ -125,7 +125,7 @@ def forget(
         list[str], typer.Argument(metavar="SLUG|ID", help="Records by their id, or all of a method's own runs here.")
     ],
     claim: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of the check of this name.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
     """Delete records of your own runs. Those that came with paperlab stay."""
@@ -215,7 +215,7 @@ def report(
         typer.Argument(
             metavar="FAMILY|SLUGS",
             autocompletion=complete.families_and_methods,
-            help="Only these, on one page. Else all families.",
+            help="Only these, on one page; else all families.",
         ),
     ] = None,
     out: Annotated[

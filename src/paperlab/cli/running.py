@@ -120,7 +120,7 @@ def _table(state: dict[str, Any]) -> "Table":
 
     left = f", {_duration(state['ends'] - time.monotonic())} left" if "ends" in state else ""
     table = Table(title=state["title"] + left, box=box.SIMPLE, title_justify="left", expand=False)
-    for header in ("arm", "state", "items", "seconds"):
+    for header in ("configuration", "state", "items", "seconds"):
         table.add_column(header, justify="right" if header in ("items", "seconds") else "left", overflow="fold")
     for arm, row in state["arms"].items():
         took = row["spent"] + sum(time.monotonic() - began for began in row["began"].values())
@@ -175,7 +175,7 @@ def _line_of(event: dict[str, Any]) -> str:
 
 def _stage(event: dict[str, Any]) -> str:
     model = f" on {event['model']}" if event.get("model") else ""
-    return f"{event['task']}{model}, {event['scale']}: {len(event['arms'])} arms"
+    return f"{event['task']}{model}, {event['scale']}: {len(event['arms'])} configurations"
 
 
 def _verdict(record: "Record") -> str:

@@ -34,10 +34,14 @@ def fetch(
 @commands.command("import")
 @takes_verbosity
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="The file, maybe compressed; - is standard input.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE|-", help="The file, which may be compressed; - is standard input.")
+    ],
     form: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="listing, jsonl, json, arxiv-api, arxiv-oai or feed; else seen."),
+        typer.Option(
+            "--format", metavar="NAME", help="listing, jsonl, json, arxiv-api, arxiv-oai or feed; else detected."
+        ),
     ] = None,
     date: Annotated[
         str | None, typer.Option(metavar="DAY", help="When a page was saved: its dates without a year get that year.")
@@ -73,7 +77,10 @@ def up(
     ] = "127.0.0.1",
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="How many processes serve the site.")] = 1,
     public: Annotated[
-        bool, typer.Option("--public", help="For others: first check what that needs, and say what is missing.")
+        bool,
+        typer.Option(
+            "--public", help="For a site open to others: first check what it needs, and list what is missing."
+        ),
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="With --public: only check.")] = False,
     no_token: Annotated[
@@ -84,10 +91,10 @@ def up(
     from paperlab.site.commands.up import up as start
 
     if check and not public:
-        raise Misuse("--check looks at what a public site needs: give --public too")
+        raise Misuse("--check checks the needs of a public site: give --public too")
     if no_token:
         if public:
-            raise Misuse("--no-token is for a site of one's own; on a public one people sign in")
+            raise Misuse("--no-token is for a private site; on a public one people sign in")
         os.environ["PAPERLAB_TOKEN"] = "off"
     if public:
         from paperlab.site.commands import public as requirements
@@ -97,7 +104,7 @@ def up(
             mark = "ok" if one.ok else "--" if one.needed else "? "
             typer.echo(f"{mark}  {one.name}: {one.value}{'; ' + one.advice if one.advice else ''}", err=not check)
         if any(one.needed and not one.ok for one in results):
-            raise Failure("not fit for others yet; docs/howto/run_the_site.md says how", 2, "problems")
+            raise Failure("not ready to be public yet; docs/howto/run_the_site.md explains how", 2, "problems")
         if check:
             return
 
@@ -107,13 +114,16 @@ def up(
 @commands.command()
 @takes_verbosity
 def digest(
-    date: Annotated[str | None, typer.Option(metavar="DAY", help="Of this day, YYYY-MM-DD; else yesterday.")] = None,
-    to_file: Annotated[
-        Path | None, typer.Option("--to-file", metavar="DIR", help="Write the letters there; nothing is sent or noted.")
+    date: Annotated[
+        str | None, typer.Option(metavar="DAY", help="Send the digests of this day, YYYY-MM-DD; else of yesterday.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count whom it would go to.")] = False,
+    to_file: Annotated[
+        Path | None,
+        typer.Option("--to-file", metavar="DIR", help="Write the e-mails to this folder; nothing is sent or recorded."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the recipients.")] = False,
     bounce: Annotated[
-        bool, typer.Option("--bounce", help="Read a delivery report on standard input: write there no more.")
+        bool, typer.Option("--bounce", help="Read a delivery report on standard input: stop writing to that address.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -129,7 +139,7 @@ def digest(
             return write_json(rows)
         for one in rows:
             left = "not subscribed, or no e-mail of this site comes back with the report"
-            typer.echo(f"{one['address']}: {'written to no more' if one['subscribed'] else left}")
+            typer.echo(f"{one['address']}: {'no more e-mail to it' if one['subscribed'] else left}")
         return
     row = command.run(date, to_file, dry_run)
     failed = row["refused"] > 0 and not row["sent"]

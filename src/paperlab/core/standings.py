@@ -249,7 +249,8 @@ def with_floor(entry: Row, floor: Mapping[Group, float], methods: Mapping[str, M
     )
     if entry.schema < 2 or not decided or "control" in entry.role or entry.gain is None or abs(entry.gain) >= least:
         return entry
-    reason = f"An arm differs from itself by up to {100 * least:.2f} % here, so this gain means nothing. {entry.reason}"
+    noise = f"A configuration differs from itself by up to {100 * least:.2f} % here"
+    reason = f"{noise}, so this gain means nothing. {entry.reason}"
     return replace(entry, word="undecided", reason=reason)
 
 

@@ -8,15 +8,23 @@ from paperlab.core.card import Card, Check
 
 # Every verdict of the closed list: short word for CSS, a sign that repeats the colour, what it means.
 SIGNS = {
-    "holds": ("holds", "✓", "the interval lies beyond the margin"),
-    "holds in direction": ("direction", "↗", "beyond zero, but not surely beyond the margin"),
-    "weaker than claimed": ("weaker", "↘", "beyond zero, but surely short of the margin"),
-    "fails": ("fails", "✗", "beyond zero the other way, or equivalence rejected"),
-    "undecided": ("undecided", "?", "the interval includes both"),
-    "not comparable": ("apart", "≠", "something that should be equal is not, or the check cannot tell"),
-    "not implemented faithfully here": ("unfaithful", "⊘", "our implementation failed its own gate"),
-    "error": ("error", "!", "the run broke off"),
-    "mixed": ("mixed", "±", "runs or claims came out differently"),
+    "holds": ("holds", "✓", "the whole interval of the gain is beyond the margin; for equivalence, within it"),
+    "holds in direction": ("direction", "↗", "the whole interval is above zero, but it includes the margin"),
+    "weaker than claimed": ("weaker", "↘", "the whole interval is above zero, but below the margin"),
+    "fails": ("fails", "✗", "the whole interval is below zero; for equivalence, outside the margin"),
+    "undecided": (
+        "undecided",
+        "?",
+        "inconclusive: the interval includes zero and the margin, or the gain is too small or too uncertain to decide",
+    ),
+    "not comparable": (
+        "apart",
+        "≠",
+        "what should be equal is not, or the check cannot tell a good method from a bad one",
+    ),
+    "not implemented faithfully here": ("unfaithful", "⊘", "our implementation failed a sanity check"),
+    "error": ("error", "!", "the run ended in an error"),
+    "mixed": ("mixed", "±", "models, runs or claims have different verdicts"),
 }
 
 

@@ -136,7 +136,7 @@ class _Answer:
         _overdue[work] = time.monotonic()
         work.add_done_callback(_forget)
         logger.error("%s: no answer within %.0f s", self.scope["path"][:200], PAGE_SECONDS)
-        await _refuse(self.scope, self.send, 503, "This page takes too long", "Nothing came of it; try again later.")
+        await _refuse(self.scope, self.send, 503, "This page takes too long", "It was stopped. Try again later.")
 
     async def _receive(self) -> Message:
         if self.body is not None:

@@ -21,7 +21,7 @@ class Brief(Shape):
     year: int | None
     family: str | None = Field(description="The kind of method, such as quantization.")
     verdict: str | None = Field(
-        description="How the paper's main claim fared when it was run here; mixed: differently on different models; "
+        description="The verdict on the paper's main claim here; mixed: different verdicts on different models; "
         "null: not run here."
     )
     runnable: bool = Field(description="Whether a check of a claim of the paper is written.")
@@ -35,9 +35,7 @@ class Search(Shape):
     papers: list[Brief]
     total: int = Field(description="Papers that match.")
     next_offset: int | None = Field(description="`offset` of the next page; null on the last one.")
-    suggestion: str = Field(
-        description="The query with its spelling mended, which was looked for in its place, or empty."
-    )
+    suggestion: str = Field(description="The query with corrected spelling that was searched instead, or empty.")
     notes: list[str] = Field(description="What was left out and why.")
 
 
@@ -47,11 +45,11 @@ class Daily(Shape):
     date: str
     papers: list[Brief]
     total: int
-    latest: str | None = Field(description="The last day that has a list, where this day has none.")
+    latest: str | None = Field(description="The last day that has a list, if this day has none.")
 
 
 class Statement(Shape):
-    """What a paper says of itself."""
+    """A claim that a paper makes."""
 
     claim: str
     value: str | None
@@ -61,7 +59,7 @@ class Statement(Shape):
 
 
 class Verdict(Shape):
-    """What running a claim's check here found."""
+    """The result of running a claim's check here."""
 
     record: str = Field(description="What get_record takes.")
     paper: str | None = Field(description="The slug of the paper.")
@@ -88,7 +86,7 @@ class Verdict(Shape):
 
 
 class Paper(Shape):
-    """A paper with what is known of it."""
+    """A paper with everything that is known about it."""
 
     id: str
     arxiv: str | None
@@ -106,10 +104,10 @@ class Paper(Shape):
     withdrawn: bool
     upvotes: int | None
     claims: list[Statement]
-    main: list[Verdict] = Field(description="Today's verdicts on its main claim.")
+    main: list[Verdict] = Field(description="Current verdicts on its main claim.")
     checks: int = Field(description="Checks of its claims that are written; list_verdicts gives all verdicts.")
     methods: list[str] = Field(description="Its methods here, as get_method takes them.")
-    why_not: str | None = Field(description="Why nothing of it can be run here, where that is so.")
+    why_not: str | None = Field(description="Why nothing in it can be run here, if so.")
 
 
 class Related(Shape):
@@ -165,7 +163,7 @@ class MethodBrief(Shape):
     method: str
     family: str
     paper: str | None
-    says: str = Field(description="What it does, in a line.")
+    says: str = Field(description="What it does, in one line.")
     checks: int
 
 
@@ -205,7 +203,7 @@ class Method(Shape):
     read: str = Field(description="What the implementation was written from.")
     departs: list[str] = Field(description="Where it knowingly differs from the paper.")
     parameters: list[ParameterShape]
-    snippet: str | None = Field(description="Python that uses it on one's own model.")
+    snippet: str | None = Field(description="Python code that uses it on your own model.")
     run: str = Field(description="The command that runs its checks.")
     checks: list[CheckShape]
 

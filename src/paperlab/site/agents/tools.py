@@ -73,8 +73,8 @@ def search_papers(
         str,
         Field(
             max_length=2_000,
-            description='What to look for: words, a "phrase in quotes", a title or an arXiv id; '
-            "empty lists what the filters leave.",
+            description='What to search for: words, a "phrase in quotes", a title or an arXiv id; '
+            "if empty, all papers that match the filters.",
             examples=["weight-only quantization"],
         ),
     ] = "",
@@ -89,9 +89,11 @@ def search_papers(
     year: Annotated[
         str, Field(max_length=20, description="2024, 2020-2024, 2020- or -2020.", examples=["2022-2024"])
     ] = "",
-    code: Annotated[bool, Field(description="Only papers with an address of their code.")] = False,
+    code: Annotated[bool, Field(description="Only papers with a link to code.")] = False,
     runnable: Annotated[bool, Field(description="Only papers with a check that can be run here.")] = False,
-    verdict: Annotated[list[Searched] | None, Field(description="Only papers whose main claim fared so here.")] = None,
+    verdict: Annotated[
+        list[Searched] | None, Field(description="Only papers whose main claim has this verdict here.")
+    ] = None,
     sort: Literal["relevance", "date", "trending"] = "relevance",
     limit: Limit = 10,
     offset: Offset = 0,
@@ -126,7 +128,8 @@ def daily_papers(
         str, Field(max_length=10, description="YYYY-MM-DD; empty: today (UTC).", examples=["2024-05-27"])
     ] = "",
     sort: Annotated[
-        Literal["upvotes", "published", "trending"], Field(description="trending: what is talked about on that day.")
+        Literal["upvotes", "published", "trending"],
+        Field(description="trending: by recent votes and comments on that day."),
     ] = "upvotes",
     limit: Limit = 20,
 ) -> shapes.Daily:
@@ -150,7 +153,7 @@ def daily_papers(
 
 @tool
 def get_paper(paper: PaperName) -> shapes.Paper:
-    """One paper: abstract, authors, code, what it claims, and how its main claim fared when it was run here."""
+    """One paper: abstract, authors, code, what it claims, and the verdict on its main claim here."""
     row = _paper(paper)
     ours, known = catalogue().get(row.slug or ""), records.record_index()
     own = [m for m in core_methods.methods().values() if row.slug and m.card.paper == row.slug]
@@ -189,7 +192,7 @@ def get_paper(paper: PaperName) -> shapes.Paper:
 
 @tool
 def related_papers(paper: PaperName, limit: Limit = 10) -> shapes.Related:
-    """Papers near a paper in meaning, nearest first."""
+    """Papers that are similar in meaning to a paper, most similar first."""
     return shapes.Related(papers=_briefs([hit.paper for hit in rank.related(_paper(paper).pk, limit)]))
 
 
@@ -199,11 +202,13 @@ def list_verdicts(
     method: Annotated[str, Field(max_length=120, description="Only of this method.")] = "",
     family: Annotated[Family | None, Field(description="Only of methods of this family.")] = None,
     word: Annotated[Word | None, Field(description="Only this verdict.")] = None,
-    history: Annotated[bool, Field(description="Also what no longer counts, our own questions and controls.")] = False,
+    history: Annotated[
+        bool, Field(description="Also verdicts that no longer count, our own questions and controls.")
+    ] = False,
     limit: Limit = 20,
     offset: Annotated[int, Field(ge=0, le=100_000, description="`next_offset` of the page before.")] = 0,
 ) -> shapes.Verdicts:
-    """What running the papers' claims here found, the latest first.
+    """Verdicts of the checks that were run here, the latest first.
 
     Each verdict is about one small model, one set of data and one scale; quote those with it, and the interval.
     """
@@ -270,12 +275,12 @@ def get_record(
 def list_methods(
     family: Annotated[Family | None, Field(description="Only this family.")] = None,
     words: Annotated[
-        str, Field(max_length=200, description="Only methods whose name or line holds all of these.")
+        str, Field(max_length=200, description="Only methods whose name or description contains all these words.")
     ] = "",
     limit: Limit = 20,
     offset: Annotated[int, Field(ge=0, le=100_000, description="`next_offset` of the page before.")] = 0,
 ) -> shapes.Methods:
-    """Methods that can be run here and used on one's own model, by name. Baselines are methods too."""
+    """Methods that can be run here and used on your own model, by name. Baselines are methods too."""
     wanted = words.lower().split()
     rows = [
         m
@@ -299,7 +304,7 @@ def list_methods(
 def get_method(
     method: Annotated[str, Field(max_length=120, description="Its name.", examples=["easyquant"])],
 ) -> shapes.Method:
-    """One method: its parameters, the lines of Python that use it on one's own model, and how its claims are tested."""
+    """One method: its parameters, the lines of Python that use it on your own model, and how its claims are tested."""
     found = _method(method)
     card = found.card
     return shapes.Method(

@@ -19,24 +19,24 @@ from paperlab.site.api.problems import TYPE, Problem, bad, of_status, response
 from paperlab.site.search.query import BadQuery
 from paperlab.site.store.models import Paper
 
-ABOUT = """Papers, the daily lists they were in, and what running their methods here said about their claims.
+ABOUT = """Papers, the daily lists they appeared in, and the results of testing their claims here.
 
 Read-only, without a key. `/api/daily_papers`, `/api/papers/{id}` and `/api/papers/search` have the shapes of the known
-Daily Papers API, so its clients work here; what only paperlab knows stands under `paperlab`.
+Daily Papers API, so its clients work here; what is specific to paperlab is under `paperlab`.
 
-**Pages** have a cursor: take `next_cursor`, or the `Link` header's `rel="next"`. Papers that arrive meanwhile shift
-nothing. **Caching**: every answer has an `ETag`; send it back as `If-None-Match`, and what has not changed is a 304.
+**Pages** have a cursor: take `next_cursor`, or the `Link` header's `rel="next"`. New papers do not shift the pages.
+**Caching**: every answer has an `ETag`; send it back as `If-None-Match`, and an unchanged answer is a 304.
 **Errors** are RFC 9457 problems (`application/problem+json`); `errors` names each bad parameter.
 **Rates** are limited by address; `RateLimit` says how many requests are left, `Retry-After` how long to wait.
 Requests from any web page are allowed (CORS)."""
 
 _DESCRIBED = {
-    "304": {"description": "Not changed since the ETag that was sent."},
-    "400": "A parameter is bad; `errors` names each.",
-    "404": "There is no such thing.",
-    "405": "This address takes other methods.",
+    "304": {"description": "Not changed since the `ETag` that you sent."},
+    "400": "A parameter is not valid; `errors` names each.",
+    "404": "Not found.",
+    "405": "This method is not allowed here.",
     "429": "Too many requests; `Retry-After` says how many seconds to wait.",
-    "500": "The site failed.",
+    "500": "Internal error.",
     "503": "The database is busy.",
 }
 
@@ -70,7 +70,7 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     replies = {str(code): reply for code, reply in operation["responses"].items()}
     if path.endswith(".jsonl"):
         replies["200"] = {
-            "description": "One JSON object a line, until the end of the store.",
+            "description": "One JSON object per line, until the end of the store.",
             "content": {"application/jsonl": {"schema": {"type": "string"}}},
         }
     for code, reply in _DESCRIBED.items():
@@ -91,7 +91,7 @@ def _problem(request: HttpRequest, problem: Problem) -> HttpResponse:
 
 
 _FORMS = {
-    "cursor": "no cursor; take the one that the page before gave",
+    "cursor": "not a cursor; take the one from the previous page",
     "week": "expected a week as YYYY-Www, such as 2024-W22",
     "month": "expected a month as YYYY-MM, such as 2024-05",
 }
@@ -162,7 +162,7 @@ NAME = Path(..., description="arXiv id (with or without version, old or new), or
 
 @api.get("/papers", response=answers.Papers, summary="Papers, page by page", operation_id="papers", tags=["papers"])
 def papers(request: HttpRequest, asked: Query[params.PapersParams]) -> HttpResponse:
-    """All papers of the store that hold the filters, newest first unless `order` says otherwise."""
+    """All stored papers that match the filters, newest first unless `order` says otherwise."""
     params.known(request, params.PapersParams)
     if asked.since and asked.until and asked.since > asked.until:
         raise bad({"since": f"{asked.since} is after until={asked.until}"})
@@ -198,7 +198,7 @@ def papers(request: HttpRequest, asked: Query[params.PapersParams]) -> HttpRespo
     tags=["search"],
 )
 def search_papers(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
-    """The hits of a search, best first; `X-Total-Count` says how many match. /api/search tells more."""
+    """The hits of a search, best first; `X-Total-Count` says how many match. /api/search gives more details."""
     params.known(request, params.SearchParams)
     answer, following = hits.search(request, facets=False)
     return _json(answer["hits"], following=following, total=answer["total"])
@@ -208,7 +208,7 @@ def search_papers(request: HttpRequest, asked: Query[params.SearchParams]) -> Ht
     "/search", response=answers.SearchAnswer, summary="Search, with counts", operation_id="search", tags=["search"]
 )
 def search(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpResponse:
-    """The hits of a search with how many match, by family, year and so on, and the words with their spelling mended."""
+    """The hits of a search with how many match, by family, year and so on, and the query with corrected spelling."""
     params.known(request, params.SearchParams)
     answer, following = hits.search(request, facets=True)
     return _json(answer, following=following, total=answer["total"])
@@ -218,8 +218,8 @@ def search(request: HttpRequest, asked: Query[params.SearchParams]) -> HttpRespo
     "/daily_papers", response=list[answers.Listed], summary="Daily lists", operation_id="daily_papers", tags=["papers"]
 )
 def daily_papers(request: HttpRequest, asked: Query[params.DailyParams]) -> HttpResponse:
-    """The papers that were in the daily lists of a day, a week or a month. A day without a list is an empty list, today
-    too: no other day is put in its place."""
+    """The papers that were in the daily lists of a day, a week or a month. A day without a list gives an empty list,
+    also for today: no other day is substituted."""
     params.known(request, params.DailyParams)
     rows, total = daily.papers(asked)
     more = (asked.p + 1) * asked.limit < total
@@ -234,7 +234,7 @@ def daily_papers(request: HttpRequest, asked: Query[params.DailyParams]) -> Http
     tags=["search"],
 )
 def related(request: HttpRequest, asked: Query[params.RelatedParams], paper: str = NAME) -> HttpResponse:
-    """Papers near in meaning, nearest first."""
+    """Papers that are similar in meaning, most similar first."""
     params.known(request, params.RelatedParams)
     return _json(hits.related(find(paper), asked.limit))
 
@@ -263,7 +263,7 @@ def records_of(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     tags=["checks"],
 )
 def verdicts_on(request: HttpRequest, paper: str = NAME) -> HttpResponse:
-    """What the checks of the paper's claims said here. `state` says which of them count today."""
+    """The verdicts of the checks of the paper's claims here. `state` says which of them count today."""
     params.known(request, params.Nothing)
     row, known = find(paper), records.record_index()
     body = known.by_paper.get(row.slug, []) if row.slug else []
@@ -286,7 +286,7 @@ def _dated(answer: HttpResponse, known: records.RecordIndex) -> HttpResponse:
 
 @api.get("/verdicts", response=answers.Verdicts, summary="All verdicts", operation_id="verdicts", tags=["checks"])
 def verdicts(request: HttpRequest, asked: Query[params.VerdictParams]) -> HttpResponse:
-    """The verdicts on all claims that count today, oldest first; with all=1 every one that there is."""
+    """The verdicts on all claims that count today, oldest first; with all=1 every verdict."""
     params.known(request, params.VerdictParams)
     known = records.record_index()
     rows = [
@@ -313,7 +313,7 @@ def record(
     asked: Query[params.RecordParams],
     record: str = Path(..., description="The record's id, as verdicts name it.", examples=["04378fb4fd7c"]),
 ) -> HttpResponse:
-    """One execution of one check: what ran, on what, and what came out. A diverged value is the word "NaN" or
+    """One execution of one check: what was run, on what, and the results. A diverged value is the word "NaN" or
     "Infinity"."""
     params.known(request, params.RecordParams)
     body = records.read(record, samples=asked.samples)

@@ -26,7 +26,7 @@ def _hint(schema: dict[str, Any]) -> str:
     """What a parameter may be, in a few words."""
     for one in (schema, schema.get("items", {}), *schema.get("anyOf", [])):
         if "enum" in one:
-            return ", ".join(map(str, one["enum"]))
+            return ", ".join(str(value) for value in one["enum"] if value != "")
         if "minimum" in one:
             return f"{one['minimum']} to {one.get('maximum', '…')}"
         if one.get("format") == "date":

@@ -65,19 +65,19 @@ class PapersParams(Schema):
     family: Family | None = Field(None, description="Only this family.", examples=["quantization"])
     kind: Kind | None = Field(None, description="Only this kind.", examples=["method"])
     year: Year | None = Field(None, description="Only this year.", examples=[2023])
-    code: Yes | None = Field(None, description="1: only papers with an address of their code; 0: only those without.")
+    code: Yes | None = Field(None, description="1: only papers with a link to code; 0: only those without.")
     since: Day | None = Field(None, description="Published on this day or later.", examples=["2024-05-01"])
     until: Day | None = Field(None, description="Published on this day or earlier.", examples=["2024-05-31"])
     order: Literal["published", "added", "changed"] = Field(
         "published",
-        description="published: newest first. added: as they came into this store. changed: as they last changed, "
+        description="published: newest first. added: in the order they were stored. changed: as they last changed, "
         "which is the order to follow a store by: keep the cursor, and ask again with it later.",
     )
     limit: int = Field(50, ge=1, le=100, description="Papers on one page.")
     cursor: str = Field(
         "",
         pattern=r"^(p(\d{4}-\d{2}-\d{2})?\.\d{1,18}|a\d{1,18}|c\d{1,18}\.\d{1,18})?$",
-        description="`next_cursor` of the page before, in the same order.",
+        description="`next_cursor` of the previous page, in the same order.",
         examples=["p2024-05-01.123"],
     )
 
@@ -92,7 +92,9 @@ class SearchParams(Schema):
     )
     family: Annotated[list[str], _each(_word(*FAMILIES))] = Field([], description="One of these families.")
     category: Annotated[list[str], _each(_form(r"[a-z-]+(\.[A-Za-z-]+)?"))] = Field(
-        [], description="One of these arXiv categories; an archive stands for all of its own.", examples=[["cs.CL"]]
+        [],
+        description="One of these arXiv categories; an archive such as cs includes all its categories.",
+        examples=[["cs.CL"]],
     )
     author: Annotated[list[str], _each(_TEXT)] = Field([], description="Part of an author's name.")
     year: Annotated[str, _form(r"\d{4}|\d{4}-\d{4}|\d{4}-|-\d{4}")] = Field(
@@ -103,14 +105,12 @@ class SearchParams(Schema):
     verdict: Annotated[list[str], _each(_word(*WORDS, MIXED, NOT_RUN))] = Field(
         [], description="One of these verdicts."
     )
-    sort: Annotated[str, _word(*SORTS)] = Field(
-        "", description="The order of what was found; relevance if nothing is said."
-    )
+    sort: Annotated[str, _word(*SORTS)] = Field("", description="The order of the results; relevance if not given.")
     limit: Annotated[str, _form(r"[1-9]\d?|100")] = Field(
-        "", description=f"Papers in one answer, at most {LIMIT}; 20 if nothing is said."
+        "", description=f"Papers in one answer, at most {LIMIT}; 20 if not given."
     )
     offset: Annotated[str, _form(r"\d{1,3}|1000")] = Field(
-        "", description=f"Papers to leave out from the beginning, at most {DEPTH}."
+        "", description=f"Papers to skip at the beginning, at most {DEPTH}."
     )
 
 
@@ -133,8 +133,8 @@ class DailyParams(Schema):
     )
     sort: Literal["upvotes", "publishedAt", "trending"] = Field(
         "upvotes",
-        description="Most votes first; newest first; or what is talked about on the last of the days, which need not "
-        "be in a list of that day.",
+        description="Most votes first; newest first; or trending on the last of the days: also "
+        "papers that are not in that day's list.",
     )
     limit: int = Field(50, ge=1, le=100, description="Papers on one page.")
     p: int = Field(0, ge=0, le=10_000, description="Page, from 0.")
@@ -149,13 +149,13 @@ class VerdictParams(Schema):
     )
     all: Yes = Field(False, description="1: also what is superseded, repeated or unfinished, and the controls.")
     limit: int = Field(100, ge=1, le=1000, description="Verdicts on one page.")
-    cursor: Cursor = Field("", description="`next_cursor` of the page before.")
+    cursor: Cursor = Field("", description="`next_cursor` of the previous page.")
 
 
 class RecordParams(Schema):
     """Of records."""
 
-    samples: Yes = Field(False, description="1: with every value of every arm, which makes a record large.")
+    samples: Yes = Field(False, description="1: with every value of every configuration, which makes a record large.")
 
 
 class ExportParams(Schema):

@@ -43,8 +43,8 @@ def response(problem: Problem, headers: Mapping[str, str] | None = None) -> Http
 MESSAGES = {
     400: "the request cannot be read: its address, its form or its Host header (PAPERLAB_HOSTS has those known)",
     403: "this may not be read",
-    404: "there is no such address; /api/openapi.json lists those there are",
-    405: "the API is read by GET and HEAD only",
+    404: "there is no such address; /api/openapi.json lists all of them",
+    405: "the API accepts GET and HEAD only",
     500: "the site failed on this request; its log says why, and the same request may work later",
     503: "the site is busy or its database is locked; try again in a moment",
 }

@@ -20,7 +20,7 @@ def findings() -> list[dict[str, Any]]:
     except SettingError as error:
         return [_row("PAPERLAB_FETCH", "cannot be read", False, str(error))]
     if not wanted:
-        return [_row("fetched", "nothing by itself: PAPERLAB_FETCH is off", None, None), *_hung()]
+        return [_row("fetched", "nothing automatically: PAPERLAB_FETCH is off", None, None), *_hung()]
     said = {name: f"every {timetable.words(every)}, once `paperlab up` runs" for name, every in wanted.items()}
     rows = _stored()
     sources = [
@@ -76,7 +76,7 @@ def _stored() -> dict[str, tuple[str, bool | None]]:
 def _advice(found: tuple[str, bool | None] | None) -> str | None:
     if found is None or found[1] is not False:
         return None
-    return "it is asked again by itself; offline for good? PAPERLAB_FETCH=off"
+    return "it is tried again automatically; if this machine stays offline, set PAPERLAB_FETCH=off"
 
 
 def _row(name: str, value: str, ok: bool | None, advice: str | None) -> dict[str, Any]:

@@ -88,10 +88,10 @@ def _mail() -> Iterator[Requirement]:
     try:
         relay = post.read(settings.PAPERLAB_SMTP)
     except post.SmtpError as error:
-        yield Requirement("mail relay", False, str(error), "mend PAPERLAB_SMTP")
+        yield Requirement("mail relay", False, str(error), "correct PAPERLAB_SMTP")
         return
     if relay is None:
-        value = "letters go into files: nobody can sign in"
+        value = "e-mails are written to files: nobody can sign in"
         yield Requirement("mail relay", False, value, "set PAPERLAB_SMTP=smtp://user:password@host?tls=start")
     else:
         relay.timeout = 10.0
@@ -102,7 +102,7 @@ def _mail() -> Iterator[Requirement]:
             yield Requirement("mail relay", False, str(error), "is PAPERLAB_SMTP right, the relay up?")
         else:
             bare = relay.user and relay.tls == "none"
-            advice = "the password goes over the net as it is: add ?tls=start" if bare else ""
+            advice = "the password is sent unencrypted: add ?tls=start" if bare else ""
             yield Requirement("mail relay", not bare, f"{where} answers", advice)
     own = not settings.PAPERLAB_FROM.rstrip(">").endswith("@localhost")
     advice = "" if own else "set PAPERLAB_FROM='paperlab <digest@papers.example.org>'"

@@ -148,7 +148,7 @@ def urgent() -> bool:
             )
             name = message_id("confirm", signing.digest(token))
             undo = partial(Subscription.objects.filter(pk=row.pk).update, wanted=True)
-            _hand(out, row.email, "Do you want the paperlab digest?", text, html, name, undo)
+            _hand(out, row.email, "Confirm your subscription to the paperlab digest", text, html, name, undo)
     finally:
         out.close()
     return did

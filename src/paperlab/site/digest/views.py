@@ -29,7 +29,7 @@ def _interests(request: HttpRequest) -> list[tuple[str, str]]:
         given.append(("search", urlencode({"q": words})))
     given += [("claim", value) for value in request.POST.getlist("claim") if value]
     if len(given) > MOST:
-        raise actions.Refused(f"{MOST} interests are the most")
+        raise actions.Refused(f"a subscription can follow at most {MOST} things")
     return list(dict.fromkeys(actions.interest(kind, value) for kind, value in given))
 
 

@@ -16,7 +16,7 @@ def about(request: HttpRequest) -> HttpResponse:
     since = doc.partition("In force since ")[2].partition(".")[0]
     formula = doc.partition("\n\n")[2].partition("\n\nIn force")[0]
     context = {
-        "words": [(word, cards.SIGNS[word][2]) for word in (*WORDS, "not yet run")],
+        "words": [(word, cards.SIGNS[word][2]) for word in (*WORDS, MIXED, "not yet run", "abstract only")],
         "half_life": trending.HALF_LIFE,
         "formula": "\n".join(line.strip() for line in formula.splitlines()),
         "since": since,

@@ -17,11 +17,11 @@ from paperlab.site.store.models import Paper
 
 # Every word that a badge may show; the site's own and those of verdicts.
 SIGNS = words.SIGNS | {
-    "not yet run": ("unrun", "○", "a check is written, and nobody has run it here"),
+    "not yet run": ("unrun", "○", "a check is written, but it was not run here yet"),
     "abstract only": (
         "unrun",
         "○",
-        "only its abstract could be read; what was run stands on its page, not in its line",
+        "the method was written from the abstract alone, so its results are shown on the paper's page only",
     ),
 }
 NAMES = 3  # authors that a card names

@@ -20,9 +20,9 @@ from paperlab.site.store import models as store
 
 STATES = {
     "checked": "at least one verdict",
-    "not yet run": "a check is written, nobody has run it here",
+    "not yet run": "a check is written, but it was not run here yet",
     "planned": "an experiment is planned, no check is written",
-    "nothing to run": "no experiment of ours could say anything",
+    "nothing to run": "no experiment here could test its claims",
 }
 PAGE = 20  # papers on a page
 EFFORT = {"S": "small", "M": "medium", "L": "large"}
@@ -46,7 +46,7 @@ def row(paper: Paper, known: RecordIndex) -> Row:
     if counted:
         unsettled = [word for word in ("undecided", "error", "not comparable") if word in counted]
         state = "checked"
-        needs = {"undecided": "more samples", "error": "a run that ends", "not comparable": "equal budgets"}
+        needs = {"undecided": "more samples", "error": "a run without errors", "not comparable": "equal budgets"}
         todo = "; ".join(needs[word] for word in unsettled)
     elif paper.slug in runnable():
         state, todo = "not yet run", f"a run: paperlab run {paper.slug}"

@@ -93,7 +93,7 @@ def read(params: Mapping[str, str]) -> Span | None:
             return around(date(year, part, 1), "month")
         return around(date.fromisocalendar(year, part, 1), "week")
     except (ValueError, OverflowError):
-        raise BadSpan(f"there is no {given[0]} {value[:40]!r}; one looks like {looks[given[0]]}") from None
+        raise BadSpan(f"{value[:40]!r} is not a valid {given[0]}; an example is {looks[given[0]]}") from None
 
 
 def _sighted(span: Span) -> "QuerySet[Sighting]":

@@ -21,18 +21,18 @@ def refused(request: HttpRequest, status: int, title: str, why: str = "") -> Htt
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """400."""
-    return refused(request, 400, "This address cannot be read", "Something in it is not as it should be.")
+    return refused(request, 400, "Bad request", "The address or the form contains something that is not valid.")
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     """403."""
-    return refused(request, 403, "This is not for you", "")
+    return refused(request, 403, "You do not have access to this page", "")
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """404."""
     why = exception.args[0] if exception.args and isinstance(exception.args[0], str) else ""
-    return refused(request, 404, "Nothing here", f"There is {why}." if why.startswith("no ") else "")
+    return refused(request, 404, "Page not found", f"There is {why}." if why.startswith("no ") else "")
 
 
 def broken(request: HttpRequest) -> HttpResponse:
@@ -40,10 +40,10 @@ def broken(request: HttpRequest) -> HttpResponse:
     away = isinstance(sys.exc_info()[1], (OperationalError, InterfaceError))
     context = {
         "status": 503 if away else 500,
-        "title": "The site is busy" if away else "Something broke here",
-        "why": "Its database does not answer; nothing was changed. Try again in a moment."
+        "title": "The site is busy" if away else "Internal error",
+        "why": "Its database does not respond; nothing was changed. Try again in a moment."
         if away
-        else "It is not your doing; the log of the site says more.",
+        else "This is a fault of the site, not of your request. Its log has the details.",
     }
     headers = {"Retry-After": "2"} if away else {}
     return HttpResponse(render_to_string("pages/refused.html", context), status=context["status"], headers=headers)

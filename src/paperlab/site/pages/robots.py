@@ -74,7 +74,7 @@ def opensearch(request: HttpRequest) -> HttpResponse:
     site = escape(_site(request))
     return HttpResponse(
         f'{_XML}<OpenSearchDescription xmlns="http://a9.com/-/spec/opensearch/1.1/"><ShortName>paperlab</ShortName>'
-        f"<Description>Papers, and whether they held</Description><InputEncoding>UTF-8</InputEncoding>"
+        f"<Description>Search papers and the verdicts on their claims</Description><InputEncoding>UTF-8</InputEncoding>"
         f'<Url type="text/html" template="{site}/search?q={{searchTerms}}"/>'
         f'<Url type="application/atom+xml" template="{site}/feeds/search.atom?q={{searchTerms}}"/>'
         "</OpenSearchDescription>",

@@ -108,5 +108,5 @@ def _active(asked: query.Query, wanted: mine.Mine) -> list[tuple[str, str]]:
     if asked.code:
         filters.append(("has code", _address(replace(asked, code=False, offset=0), wanted)))
     if asked.runnable:
-        filters.append(("can be run", _address(replace(asked, runnable=False, offset=0), wanted)))
+        filters.append(("has a check", _address(replace(asked, runnable=False, offset=0), wanted)))
     return filters

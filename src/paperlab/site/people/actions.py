@@ -101,7 +101,7 @@ def _body(text: str) -> str:
     if not body:
         raise Refused("the comment is empty")
     if len(body) > LIMIT:
-        raise Refused(f"the comment has {len(body):,} characters; {LIMIT:,} are the most")
+        raise Refused(f"the comment has {len(body):,} characters; at most {LIMIT:,} are allowed")
     return body
 
 
@@ -143,7 +143,7 @@ def collect(user: User, name: str, note: str = "") -> Collection:
     if not name:
         raise Refused("a collection needs a name")
     if Collection.objects.filter(user=user).count() >= MOST:
-        raise Refused(f"{MOST} collections are the most")
+        raise Refused(f"you can have at most {MOST} collections")
     return Collection.objects.get_or_create(user=user, name=name, defaults={"note": note[:NOTE].replace("\0", "")})[0]
 
 
@@ -179,9 +179,9 @@ def read_tags(text: str) -> list[str]:
     """The tags of a line, between commas. Raises Refused."""
     names = list(dict.fromkeys(name for part in text.split(",") if (name := clean.line(part).lower())))
     if len(names) > TAGS:
-        raise Refused(f"{len(names)} tags; {TAGS} are the most on one paper")
+        raise Refused(f"{len(names)} tags; a paper can have at most {TAGS}")
     if long := [name for name in names if len(name) > TAG]:
-        raise Refused(f"the tag {long[0][:60]!r} has {len(long[0])} characters; {TAG} are the most")
+        raise Refused(f"the tag {long[0][:60]!r} has {len(long[0])} characters; at most {TAG} are allowed")
     return names
 
 
@@ -254,7 +254,7 @@ def follow(user: User, kind: str, value: str, on: bool) -> None:
         Follow.objects.filter(user=user, kind=kind[:10], value=value[:500]).delete()
         return
     if Follow.objects.filter(user=user).count() >= MOST:
-        raise Refused(f"{MOST} interests are the most; stop following one first")
+        raise Refused(f"you can follow at most {MOST} things; unfollow one first")
     kind, value = interest(kind, value)
     Follow.objects.get_or_create(user=user, kind=kind, value=value)
 
@@ -263,7 +263,7 @@ def submit(user: User, text: str) -> Paper | Submission:
     """The paper of an arXiv id, if it is here, else a wish that the worker fetches it. Raises Refused."""
     known = clean.arxiv_id(text[:200])
     if known is None:
-        raise Refused("this is no arXiv id; one looks like 2403.02775, or cs/0601001")
+        raise Refused("this is not an arXiv id; examples are 2403.02775 and cs/0601001")
     paper = Paper.objects.filter(arxiv=known[0]).first()
     if paper is not None:
         return paper
@@ -285,7 +285,7 @@ def votes(papers: list[int]) -> dict[int, tuple[int, int]]:
 def all_votes(here: tuple[int, int], elsewhere: int | None) -> dict[str, Any]:
     """One number of votes, and where they come from in words. here: as `votes` has it."""
     count, fresh = here
-    parts = [f"{count:,} here" + (f" ({fresh:,} from new accounts, not in trending yet)" if fresh else "")]
+    parts = [f"{count:,} on this site" + (f" ({fresh:,} from new accounts, not in trending yet)" if fresh else "")]
     parts += [] if elsewhere is None else [f"{elsewhere:,} on daily lists"]
     return {"total": count + (elsewhere or 0), "sources": ", ".join(parts)}
 

@@ -138,7 +138,7 @@ def read(text: str, *, staff: bool = False) -> str:
     if not name:
         return ""
     if len(name) > LIMIT:
-        raise BadName(f"the name has {len(name)} characters; {LIMIT} are the most")
+        raise BadName(f"the name has {len(name)} characters; at most {LIMIT} are allowed")
     if "@" in name:
         raise BadName("everybody sees the name: no e-mail address can be one")
     for sign in name:

@@ -38,11 +38,11 @@ def address(text: str) -> str:
     if '"' in name:
         raise ValidationError("the address has a name in quotes")
     if not name.isascii():  # "\u017f" is an "s" to a pattern that does not heed capitals
-        raise ValidationError("the address has letters that no letter of ours can be sent to")
+        raise ValidationError("the address has characters that this site cannot send e-mail to")
     try:
         return f"{name}@{punycode(host)}"
     except UnicodeError as error:
-        raise ValidationError("the address has no host that mail could go to") from error
+        raise ValidationError("the address has no host that e-mail can be sent to") from error
 
 
 def mailbox(email: str) -> str:

@@ -44,7 +44,7 @@ def _piece(request: HttpRequest, template: str, context: dict[str, Any], back: s
 def family(request: HttpRequest, name: str) -> HttpResponse:
     """Correct a paper's family: for whoever owns the site."""
     if not door.is_keeper(request):
-        return refused(request, 403, "Not yours to change", "Only the site's owner corrects families.")
+        return refused(request, 403, "You cannot change this", "Only the site's owner can change families.")
     paper = find(name)
     try:
         families.correct(paper, request.POST.get("family", ""))

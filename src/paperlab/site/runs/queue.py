@@ -79,7 +79,7 @@ def ask(method: Method, given: Mapping[str, str], who: object = None) -> Run:
     if known is not None:
         return known
     if Run.objects.filter(state=WAITING).count() >= MOST:
-        raise Refused({"": f"{MOST} runs are queued already; cancel one, or wait until one ends"})
+        raise Refused({"": f"{MOST} runs are queued already; cancel one, or wait until one finishes"})
     try:
         with transaction.atomic():
             return Run.objects.create(

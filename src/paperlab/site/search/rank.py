@@ -65,14 +65,14 @@ def search(
         hits = [(key, 2.0, Why(exact)) for key, exact in exact_hits.items()][query.offset :][: query.limit]
         return Results(_shown(hits, Asked()), len(exact_hits), notes=tuple(notes), seconds=time.perf_counter() - begun)
     if known:
-        notes.append(f"no paper of arXiv id {known[0]} is stored; `paperlab fetch arxiv:{known[0]}` brings it")
+        notes.append(f"no paper of arXiv id {known[0]} is stored; run `paperlab fetch arxiv:{known[0]}` to fetch it")
     suggestion = _suggestion(engine, text)
     if suggestion:
-        notes.append("no paper holds a word of the query; a near one was looked for in its place")
+        notes.append("no paper contains a word of the query; a similar word was searched instead")
         text = suggestion
     words = asked(text)
     if words.phrases and not engine.trouble and not engine.total(words, within, strict=False):
-        notes.append("no paper holds the words in quotes in this order; they were looked for as single words")
+        notes.append("no paper contains the phrase in quotes; its words were searched separately")
         words = replace(words, phrases=())
     strict = query.sort != "relevance" or not text
     if strict:
@@ -164,9 +164,9 @@ def _follow(notes: list[str]) -> None:
         return
     if lag > LAG:
         notes.append(
-            "the search index is damaged or missing; it is built anew, ask again in some minutes"
+            "the search index is damaged or missing and is being rebuilt; try again in a few minutes"
             if index.lost()
-            else "the search index is behind the store; `paperlab index` brings it up to date"
+            else "the search index is not up to date: run `paperlab index` to update it"
         )
         return
     with contextlib.suppress(index.Busy):
@@ -265,7 +265,7 @@ def _vector(engine: Engine, text: str, notes: list[str]) -> Any:
     """The text's vector; None where meaning takes no part."""
     encoder = engine.encoder()
     if encoder is None and not engine.trouble:
-        notes.append("only words were searched, not meaning: `paperlab index` makes the vectors")
+        notes.append("only words were searched, not meaning: run `paperlab index` to compute the vectors")
     if encoder is None or engine.trust == 0.0:
         return None
     return encoder.query(american(text.replace('"', " ")))

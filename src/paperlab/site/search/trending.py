@@ -2,8 +2,8 @@
 
     trending(paper, day) = sum over the days it was listed, up to `day`, of
                            (1 + votes + comments / 2) * 2^(-(day - listed) / HALF_LIFE)
-                         + the same without the 1 over the votes and comments of people here, each on the day on
-                           which it counts: its own, or the third day of a new account; none that moderators hid
+                         + the same sum without the 1 over the votes and comments on this site, each on its own
+                           day, or on the third day of a new account; not those that moderators hid
 
 In force since 2026-11-30. The order of papers does not depend on `day` as long as nothing is listed later, because
 every score shrinks by the same factor: log2 of the sum, counted from year 1, is a number that an index can keep.

@@ -88,7 +88,11 @@ class FetchingAdmin(admin.ModelAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """The list, of what the setting names now."""
         arriving.sync()
-        title = "Fetched by itself" if Fetching.objects.exists() else "PAPERLAB_FETCH is off: nothing arrives by itself"
+        title = (
+            "Automatic fetching"
+            if Fetching.objects.exists()
+            else "PAPERLAB_FETCH is off: nothing is fetched automatically"
+        )
         return super().changelist_view(request, {**(extra_context or {}), "title": title})
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -104,7 +108,7 @@ class FetchingAdmin(admin.ModelAdmin):
         """How often."""
         return timetable.words(row.every)
 
-    @admin.display(description="brought last")
+    @admin.display(description="last result")
     def brought(self, row: Fetching) -> str:
         """What the last reading brought."""
         return ", ".join(f"{row.counts[name]:,} {name}" for name in ("found", "new", "changed") if name in row.counts)
@@ -113,7 +117,7 @@ class FetchingAdmin(admin.ModelAdmin):
     def fetch_now(self, request: HttpRequest, chosen: QuerySet[Fetching]) -> None:
         """Let the worker read the chosen sources at its next look."""
         asked = arriving.ask(list(chosen.values_list("name", flat=True)))
-        self.message_user(request, f"The worker reads {asked} source{'s' if asked != 1 else ''} now.")
+        self.message_user(request, f"The worker fetches {asked} source{'s' if asked != 1 else ''} now.")
 
 
 @admin.register(Hang)

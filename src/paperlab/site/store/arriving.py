@@ -111,7 +111,7 @@ def _say(row: Fetching, reason: str, again: datetime, error: Exception | None) -
     if _kind(reason) in {_kind(known) for known in said}:
         return
     logger.warning(
-        "fetch: %s: %s; asked again from %s UTC on, later and later; PAPERLAB_FETCH=off stops asking",
+        "fetch: %s: %s; next try at %s UTC, then less and less often; PAPERLAB_FETCH=off stops this",
         row.name, reason, f"{again:%H:%M}", exc_info=error,
     )  # fmt: skip
 
@@ -125,15 +125,15 @@ def announcement() -> list[str]:
     """What arrives by itself, for who starts the site, and what of it fails."""
     rows = sync()
     if not rows:
-        return ["nothing is fetched by itself: PAPERLAB_FETCH is off"]
+        return ["nothing is fetched automatically: PAPERLAB_FETCH is off"]
     said = ", ".join(f"{row.name} every {timetable.words(row.every)}" for row in rows)
-    return [f"fetched by itself: {said}", *(f"{row.name}: {sentence(row)}" for row in rows if row.error)]
+    return [f"fetched automatically: {said}", *(f"{row.name}: {sentence(row)}" for row in rows if row.error)]
 
 
 def sentence(row: Fetching, now: datetime | None = None) -> str:
     """How a source is doing, in a line."""
     now = now or timezone.now()
-    went = f"read {_ago(now - row.last_success)} ago" if row.last_success else "not read yet"
+    went = f"fetched {_ago(now - row.last_success)} ago" if row.last_success else "not fetched yet"
     if row.error:
         times = f", {row.failures} times" if row.failures > 1 else ""
         went += f"; failed {_ago(now - (row.last_tried or now))} ago{times}: {row.error}"

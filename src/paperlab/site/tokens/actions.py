@@ -31,15 +31,15 @@ def make(user: User, name: str, scopes: Iterable[str], days: int) -> tuple[Token
     """(a new token, its secret, which nobody can be shown again). days: until it expires; 0: never. Raises Refused."""
     name, chosen = clean.line(name), [scope for scope in SCOPES if scope in set(scopes)]
     if not name:
-        raise Refused("a token needs a name: say what will use it")
+        raise Refused("a token needs a name, such as the program that will use it")
     if len(name) > NAME:
-        raise Refused(f"the name has {len(name)} characters; {NAME} are the most")
+        raise Refused(f"the name has {len(name)} characters; at most {NAME} are allowed")
     if not chosen:
         raise Refused("choose at least one thing that the token may do")
     if days not in (0, *DAYS):
         raise Refused(f"a token lasts {', '.join(map(str, DAYS))} days, or 0 for ever")
     if Token.objects.filter(user=user).count() >= MOST:
-        raise Refused(f"{MOST} tokens are the most; revoke one first")
+        raise Refused(f"you can have at most {MOST} tokens; revoke one first")
     secret = PREFIX + secrets.token_urlsafe(32)
     try:
         with transaction.atomic():

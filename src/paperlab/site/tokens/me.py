@@ -123,12 +123,12 @@ class RunBody(Body):
     """A run of a method's checks."""
 
     method: Annotated[str, Field(max_length=120, examples=["easyquant"])]
-    claim: Annotated[str, Field(max_length=120, description="One of its checks; all of them without it.")] = ""
+    claim: Annotated[str, Field(max_length=120, description="One of its checks; if not given, all of them.")] = ""
     scale: Annotated[str, Field(max_length=10, description="quick or full.")] = "quick"
     parameters: Annotated[dict[str, str | int | float | bool | None], Field(default_factory=dict, max_length=100)]
 
 
-@api.get("/token", summary="Who a token is", operation_id="token", tags=["token"])
+@api.get("/token", summary="Whose token this is", operation_id="token", tags=["token"])
 def token(request: HttpRequest) -> HttpResponse:
     """The token and whose it is; any scope will do."""
     its = token_of(request)
@@ -157,7 +157,7 @@ def vote(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     return _voted(request, paper, True)
 
 
-@api.delete("/votes/{path:paper}", summary="Take a vote back", operation_id="unvote", tags=["votes"])
+@api.delete("/votes/{path:paper}", summary="Remove a vote", operation_id="unvote", tags=["votes"])
 @needs("vote")
 def unvote(request: HttpRequest, paper: str = NAME) -> HttpResponse:
     """No vote for it."""
@@ -214,7 +214,7 @@ def collections(request: HttpRequest) -> HttpResponse:
     return _json({"collections": [_as_json(row) for row in Collection.objects.filter(user=_user(request))]})
 
 
-@api.post("/collections", summary="Make a collection", operation_id="make_collection", tags=["collections"])
+@api.post("/collections", summary="Create a collection", operation_id="make_collection", tags=["collections"])
 @needs("collect")
 def make_collection(request: HttpRequest, body: CollectionBody) -> HttpResponse:
     """A collection of that name; one that there is already stays as it is."""
@@ -235,7 +235,7 @@ def collection(request: HttpRequest, pk: int) -> HttpResponse:
 
 @api.put(
     "/collections/{int:pk}/papers/{path:paper}",
-    summary="Put a paper into a collection",
+    summary="Add a paper to a collection",
     operation_id="keep",
     tags=["collections"],
 )
@@ -249,7 +249,7 @@ def keep(request: HttpRequest, pk: int, body: NoteBody | None = None, paper: str
 
 @api.delete(
     "/collections/{int:pk}/papers/{path:paper}",
-    summary="Take a paper out of a collection",
+    summary="Remove a paper from a collection",
     operation_id="unkeep",
     tags=["collections"],
 )

@@ -5,11 +5,11 @@ from django.db import models
 
 # What a token may be allowed, and how the form says it.
 SCOPES = {
-    "read": "see your votes, comments, collections and what you have read",
-    "vote": "vote for papers, and take votes back",
-    "collect": "make and fill collections, mark papers as read",
+    "read": "read your votes, comments, collections and reading history",
+    "vote": "vote for papers, and remove votes",
+    "collect": "create and edit collections, mark papers as read",
     "comment": "post comments under your name",
-    "runs": "start and cancel runs, where you may",
+    "runs": "start and cancel runs, if you are allowed to",
 }
 
 

@@ -27,8 +27,8 @@ def mail_trouble(context: template.Context) -> str:
     if (known := relay.trouble()) is None:
         return ""
     if not owner:
-        return "The mail server of this site refuses e-mail at the moment. If none arrives, ask again later."
+        return "The site's mail server is refusing e-mail at the moment. If no e-mail arrives, try again later."
     return (
-        f"The mail server refuses e-mail of this site, since {known.since:%Y-%m-%d %H:%M} UTC and {known.run} times: "
-        f"{known.reason}. Check PAPERLAB_SMTP, PAPERLAB_FROM and the server's own log. The site goes on trying."
+        f"The mail server has refused this site's e-mail since {known.since:%Y-%m-%d %H:%M} UTC, {known.run} times: "
+        f"{known.reason}. Check PAPERLAB_SMTP, PAPERLAB_FROM and the server's own log. The site keeps trying."
     )
