@@ -111,7 +111,7 @@ def test_a_source_that_fails_is_asked_later_and_later_and_said_once(
         assert run()
     said = [record.getMessage() for record in caplog.records]
     assert [line.split(";")[0][:26] for line in said] == ["fetch: daily: 127.0.0.1: s", "fetch: daily answers again"]
-    assert "PAPERLAB_FETCH=off stops asking" in said[0]
+    assert "PAPERLAB_FETCH=off stops this" in said[0]
     row = rows()["daily"]
     assert (row.error, row.failures, row.last_success) == ("", 0, time.now)
 
@@ -207,7 +207,7 @@ def test_the_admins_page_shows_each_source_and_fetches_now(server: Server, time:
     assert not run()  # it waits
     told = {"action": "fetch_now", "_selected_action": [row.pk]}
     answer = client.post("/admin/catalogue/fetching/", told, follow=True)
-    assert "The worker reads 1 source now." in answer.content.decode()
+    assert "The worker fetches 1 source now." in answer.content.decode()
     assert run()
     assert "3 new" in client.get("/admin/catalogue/fetching/").content.decode()
 

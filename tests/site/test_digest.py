@@ -569,7 +569,7 @@ def test_a_run_of_equal_refusals_stops_the_sending_and_tells_the_owner(
     monkeypatch.setattr(settings, "PAPERLAB_LOCAL", False)
     for path in ("/subscribe", "/sign-in"):
         stranger = browser().get(path).content.decode()
-        assert "refuses e-mail at the moment" in stranger
+        assert "is refusing e-mail at the moment" in stranger
         assert "Relay access" not in stranger
     answer = browser().post("/subscribe", {"email": f"n{next(ADDRESSES)}@example.org"})
     assert (answer.status_code, "Check your inbox" in answer.content.decode()) == (200, False)

@@ -161,9 +161,9 @@ def test_reading_is_noted_unless_it_is_not_wanted(papers: list[Any]) -> None:
     import json
 
     one = here()
-    assert "You opened it" in one.get("/papers/2401.00005").content.decode()
+    assert "You opened this page" in one.get("/papers/2401.00005").content.decode()
     one.post("/papers/2401.00005/read", {"on": "0"})
-    assert "You opened it" not in one.get("/papers/2401.00005").content.decode()
+    assert "You opened this page" not in one.get("/papers/2401.00005").content.decode()
     assert 5 in listed("/papers?mine=unread")  # marked as unread, it stays so when it is opened
     said = json.loads(one.get("/account/export.json").content)
     assert {(row["paper"], row["state"]) for row in said["read"]} >= {("2401.00003", "read"), ("2401.00005", "unread")}

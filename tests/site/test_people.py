@@ -70,7 +70,7 @@ def test_at_home_nobody_signs_in(paper: Any) -> None:
         one.post("/follow", {"kind": "search", "value": "q=pruning&offset=20"})
     assert (Vote.objects.count(), Comment.objects.count()) == (1, 1)
     shown = one.get("/papers/2401.00001").content.decode()
-    for part in ("<em>Good.</em>", "You have read it.", "Later", 'aria-pressed="true"'):
+    for part in ("<em>Good.</em>", "You have read this paper.", "Later", 'aria-pressed="true"'):
         assert part in shown, part
     said = json.loads(one.get("/account/export.json").content)
     assert said["collections"][0]["papers"][0]["note"] == "for Friday"

@@ -149,7 +149,7 @@ def test_the_page_tells_what_is_left_while_it_runs(store: None) -> None:
         progress={"stage": "lm, quick", "arms": arms, "ends": time.time() + 200},
     )  # fmt: skip
     assert "left" not in _live(run)["state"]  # nobody works on it
-    assert "it goes on when one is started" in _live(run)["html"]
+    assert "it continues when a worker is started" in _live(run)["html"]
     queue.beat()
     for seconds, said in ((200, "about 4 minutes left"), (5, "about 1 minute left"), (3700, "about 1 h 2 min left"),
                           (7200, "about 2 h left"), (-5, "longer than estimated")):  # fmt: skip

@@ -1,6 +1,7 @@
 """Template tags for votes, comments and collections."""
 
 from typing import Any
+from urllib.parse import parse_qs
 
 from django import template
 from django.http import HttpRequest
@@ -12,12 +13,21 @@ from paperlab.site.pages import addresses
 from paperlab.site.people import actions, mine, moderation, who
 from paperlab.site.people.markdown import html
 from paperlab.site.people.models import UNREAD, Collection, Comment, Follow, Vote
-from paperlab.site.search import families
+from paperlab.site.search import families, query
 from paperlab.site.store.models import Paper
 
 register = template.Library()
 register.filter("markdown", html)
 SHOWN = 200  # comments on a page
+
+
+@register.filter
+def search_words(value: str) -> str:
+    """A followed search as its reader wrote it: "q=speech+codec" as "speech codec"."""
+    try:
+        return str(query.read(parse_qs(value)))
+    except query.BadQuery:  # kept by an older version
+        return value
 
 
 def _known(context: dict[str, Any], key: int) -> tuple[dict[int, tuple[int, int]], set[int]]:
