@@ -41,7 +41,7 @@ def test_a_comment_is_reported_hidden_and_shown_again(opened: Callable[..., Any]
     row.get_by_text("account closed", exact=True).wait_for()
     page = seen.go("/moderation?show=closed")
     closed = page.locator("main li", has_text="Ada L.")
-    closed.get_by_role("button", name="Open again").click()
+    closed.get_by_role("button", name="Reopen").click()
     closed.wait_for(state="detached")
     page = seen.go("/moderation?show=trail")
     assert page.locator(".trail li").count() >= 4

@@ -76,7 +76,7 @@ def test_a_lab_founds_a_group_invites_and_plans(paper: Any) -> None:
     assert "presented by <bdi>Cleo</bdi>" in page
     assert "<strong>section 3</strong>" in page
     assert "<b>well" not in page
-    assert page.index("Cleo") < page.index("<h3>Before</h3>") < page.index(str(today() - timedelta(4)))
+    assert page.index("Cleo") < page.index("<h3>Past meetings</h3>") < page.index(str(today() - timedelta(4)))
     edit = re.search(r'href="(/groups/meetings/\d+)"', page)
     assert edit
     assert 'value="2401.00001"' in text(ann.get(edit[1]))
@@ -97,8 +97,8 @@ def test_what_is_wrong_is_said_and_nothing_is_lost(paper: Any) -> None:
         ({"day": "0001-01-01"}, "is not between 1990 and 2100"),
         ({"paper": "9999.99999"}, "No paper"),
         ({"paper": "\0"}, "No paper"),
-        ({"presenter": "x" * 81}, "80 are the most"),
-        ({"notes": "x" * 4001}, "4,000 are the most"),
+        ({"presenter": "x" * 81}, "at most 80 are allowed"),
+        ({"notes": "x" * 4001}, "at most 4,000 are allowed"),
     ):
         answer = ann.post(at, {**good, **change})
         assert answer.status_code == 400

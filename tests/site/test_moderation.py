@@ -172,7 +172,7 @@ def test_an_account_is_closed_told_why_and_opened_again(paper: Any, staff: Any) 
 
     assert "abuse" not in seen(staff, "/moderation?show=closed")
     assert "Insults, threats or hate: a third time" in seen(staff, "/moderation?show=closed")
-    press(staff, "Open again", "/moderation?show=closed")
+    press(staff, "Reopen", "/moderation?show=closed")
     assert "rude words" in seen(reader)
     assert trending(today()) == [(paper.pk, 1.5)]
     again = browser()
@@ -353,7 +353,7 @@ def test_nothing_that_a_closed_account_wrote_is_shown(written: dict[str, Any], s
     press(staff, "Close account", "/moderation?show=latest&kind=meeting")
     for one in (reader, browser()):
         assert not re.search(r"zq\w+", everywhere(one, at, link))
-    press(staff, "Open again", "/moderation?show=closed")
+    press(staff, "Reopen", "/moderation?show=closed")
     said = set(re.findall(r"zq\w+", everywhere(browser(), at, link)))
     assert {word for words in WORDS.values() for word in words} <= said
 

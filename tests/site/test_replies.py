@@ -144,7 +144,7 @@ def test_a_line_in_the_repository_proves_and_the_owner_decides(paper: Any, outsi
     author.post(at, {"do": "check"})
     assert actions.check()
     assert not actions.check()
-    assert "It waits for whoever keeps this site" in text(author.get(at))
+    assert "waits for the site's owner" in text(author.get(at))
     assert "Reply of an author" not in text(browser().get("/papers/easyquant"))
     approved(at)
     page = browser().get("/papers/easyquant").content.decode()
@@ -207,7 +207,7 @@ def test_orcid_proves_an_author_of_that_name(paper: Any, outside: Outside) -> No
     author = browser("author@example.org")
     at = written(author, "")
     assert signed_in(author, at)["Location"] == at
-    assert "It waits for whoever keeps this site" in text(author.get(at))
+    assert "waits for the site's owner" in text(author.get(at))
     approved(at)
     page = text(browser().get("/papers/easyquant"))
     assert f'href="https://orcid.org/{ORCID}"' in page
@@ -229,7 +229,7 @@ def test_orcid_proves_nobody_else(paper: Any, outside: Outside, person: Any, cod
     at = written(author)
     signed_in(author, at, code)
     assert said in text(author.get(at))
-    assert "first show that you are an author" in text(author.get(at))
+    assert "first verify that you are an author" in text(author.get(at))
 
 
 def test_a_sign_in_at_orcid_is_of_who_set_out(paper: Any, outside: Outside) -> None:
@@ -295,7 +295,7 @@ def test_what_is_wrong_is_said_and_nothing_is_lost(paper: Any) -> None:
         ({"claim": "easyquant:nope"}, "No such claim"),
         ({"name": ""}, "Give the name"),
         ({"body": " "}, "The reply is empty"),
-        ({"body": "x" * 4001}, "4,000 are the most"),
+        ({"body": "x" * 4001}, "at most 4,000 are allowed"),
     ):
         answer = author.post("/papers/easyquant/reply", {"claim": "", "name": "A", "body": "my words", **change})
         assert answer.status_code == 400

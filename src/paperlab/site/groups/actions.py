@@ -36,7 +36,7 @@ def _name(text: str) -> str:
 def _text(value: str, what: str) -> str:
     plain = clean.text(value).strip()
     if len(plain) > TEXT:
-        raise Refused(f"{what} has {len(plain):,} characters; {TEXT:,} are the most")
+        raise Refused(f"{what} has {len(plain):,} characters; at most {TEXT:,} are allowed")
     return plain
 
 
@@ -44,7 +44,7 @@ def found(user: User, name: str, about: str) -> Group:
     """A new group that its founder leads. Raises Refused."""
     name, about = _name(name), _text(about, "the text")
     if Member.objects.filter(user=user).count() >= MOST["groups"]:
-        raise Refused(f"{MOST['groups']} groups are the most")
+        raise Refused(f"you can be in at most {MOST['groups']} groups")
     with transaction.atomic():
         group = Group.objects.create(name=name, about=about, user=user)
         Member.objects.create(group=group, user=user, leads=True)
@@ -96,7 +96,7 @@ def invited(word: str) -> Group | None:
 def join(group: Group, user: User) -> None:
     """Make somebody a member; twice is once. Raises Refused."""
     if group.members.count() >= MOST["members"]:
-        raise Refused(f"{MOST['members']} members are the most")
+        raise Refused(f"a group can have at most {MOST['members']} members")
     Member.objects.get_or_create(group=group, user=user)
 
 
@@ -121,7 +121,7 @@ def share(group: Group, user: User, collection: int, on: bool) -> None:
         Shared.objects.filter(group=group, collection=own).delete()
         return
     if group.shared.count() >= MOST["collections"]:
-        raise Refused(f"{MOST['collections']} collections are the most")
+        raise Refused(f"a group can have at most {MOST['collections']} collections")
     if group.public:
         people.unofficial(own.name, user)
     Shared.objects.get_or_create(group=group, collection=own)
@@ -158,10 +158,10 @@ def meet(
         raise Refused(f"the date {on} is not between {FIRST.year} and {LAST.year}")
     found_paper, name = _paper(paper), clean.line(presenter)
     if len(name) > NAME:
-        raise Refused(f"the presenter's name has {len(name)} characters; {NAME} are the most")
+        raise Refused(f"the presenter's name has {len(name)} characters; at most {NAME} are allowed")
     if row is None:
         if group.meetings.count() >= MOST["meetings"]:
-            raise Refused(f"{MOST['meetings']:,} meetings are the most")
+            raise Refused(f"a group can have at most {MOST['meetings']:,} meetings")
         row = Meeting(group=group)
     _unhidden(row, user)
     text = _text(notes, "the notes")

@@ -47,7 +47,7 @@ class Group(Written):
     @property
     def texts(self) -> tuple[tuple[str, str], ...]:
         """Its name and text."""
-        return (("Name", self.name), *([("About it", self.about)] if self.about else []))
+        return (("Name", self.name), *([("Description", self.about)] if self.about else []))
 
     @property
     def where(self) -> str:

@@ -45,7 +45,7 @@ def group(request: HttpRequest, pk: int) -> HttpResponse:
     row = get_object_or_404(Group.objects.select_related("user"), pk=pk)
     member = Member.objects.filter(group=row, user=request.user.pk).first() if request.user.is_authenticated else None
     if member is None and (not row.public or request.method == "POST"):
-        raise Http404("no such group of yours")
+        raise Http404("you are in no such group")
     if request.method == "POST" and member is not None:
         if wait := who.slow_down(request, "write", f"user {request.user.pk}"):
             return wait
@@ -108,7 +108,7 @@ def _act(request: HttpRequest, row: Group, member: Member) -> str:
         member.delete()
         return "/groups"
     if not member.leads:
-        raise Http404("no such thing to do here")
+        raise Http404("unknown action")
     if do == "change":
         actions.change(row, user, sent.get("name", ""), sent.get("about", ""), sent.get("public") == "1")
     elif do == "remove":

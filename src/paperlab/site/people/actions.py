@@ -57,6 +57,11 @@ def moved(papers: list[Paper]) -> None:
         write.number(papers, write.lock())
 
 
+def _is_staff(user: User) -> bool:
+    """Whether somebody may have the names of the site's office; on a site of one's own nobody needs them."""
+    return user.is_staff and user.username != HERE
+
+
 def first_day(user: User) -> date:
     """The day on which a vote or a comment that somebody gives now counts for trending."""
     if user.is_staff or user.username == HERE:
@@ -67,7 +72,7 @@ def first_day(user: User) -> date:
 def rename(user: User, text: str) -> None:
     """Set the name shown with one's comments; empty: none, only a number. Raises Refused."""
     try:
-        name = names.read(text, staff=user.is_staff)
+        name = names.read(text, staff=_is_staff(user))
     except names.BadName as error:
         raise Refused(str(error)) from error
     looks = {look[:255] for look in names.skeletons(name)}
@@ -162,7 +167,7 @@ def name_collection(collection: Collection, text: str) -> None:
 
 def unofficial(name: str, user: User) -> None:
     """Refuse a title that strangers will read and take for the site's own. Raises Refused."""
-    if not user.is_staff and names.poses(name):
+    if not _is_staff(user) and names.poses(name):
         raise Refused(f"{name!r} reads as if this site itself had written it; choose another name to show to others")
 
 

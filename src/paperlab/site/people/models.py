@@ -421,7 +421,7 @@ class Decision(models.Model):
         "show": "showed again",
         "dismiss": "dismissed the reports on",
         "close": "closed the account of",
-        "open": "opened again the account of",
+        "open": "reopened the account of",
     }
 
     at = models.DateTimeField(auto_now_add=True)

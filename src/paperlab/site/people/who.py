@@ -47,8 +47,8 @@ def user(request: HttpRequest) -> User:
 
 
 class Here:
-    """Middleware behind Django's own: at one's own machine, nobody needs to sign in. What was made for one person is
-    kept by no cache but their browser's."""
+    """Middleware behind Django's own: at one's own machine, nobody needs to sign in, and all of the administration is
+    theirs. What was made for one person is kept by no cache but their browser's."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -59,7 +59,11 @@ class Here:
             known = request.user
 
             def user() -> AbstractBaseUser | AnonymousUser:
-                return known if known.is_authenticated else User.objects.get_or_create(username=HERE)[0]
+                if known.is_authenticated:
+                    return known
+                own = User.objects.get_or_create(username=HERE)[0]
+                own.is_staff = own.is_superuser = True  # for this request: the site may be others' one day
+                return own
 
             request.user = SimpleLazyObject(user)
         answer = self.get_response(request)

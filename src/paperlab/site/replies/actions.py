@@ -46,7 +46,7 @@ def _read(row: Paper, claim: str, name: str, body: str) -> tuple[str, str, str]:
     if not body:
         raise Refused("the reply is empty")
     if len(body) > LIMIT:
-        raise Refused(f"the reply has {len(body):,} characters; {LIMIT:,} are the most")
+        raise Refused(f"the reply has {len(body):,} characters; at most {LIMIT:,} are allowed")
     return claim, name, body
 
 
@@ -54,7 +54,7 @@ def write(user: User, row: Paper, claim: str, name: str, body: str) -> Reply:
     """A reply, which nobody else sees yet. Raises Refused."""
     claim, name, body = _read(row, claim, name, body)
     if Reply.objects.filter(user=user).count() >= MOST:
-        raise Refused(f"{MOST} replies are the most")
+        raise Refused(f"at most {MOST} replies are allowed")
     try:
         with transaction.atomic():
             return Reply.objects.create(user=user, paper=row, claim=claim, name=name, body=body)

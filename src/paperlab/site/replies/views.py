@@ -134,7 +134,7 @@ def from_orcid(request: HttpRequest) -> HttpResponse:
         return redirect(f"/replies/{row.pk}")
     if row.paper.authors and not actions.is_author(row.paper, name):
         shown = name or "(your name is private there)"
-        actions.unproved(row, f"ORCID names you {shown}, and no author of this paper is so called here")
+        actions.unproved(row, f"ORCID names you {shown}, and no author of this paper has that name here")
     else:
         note = "" if row.paper.authors else "this site does not know the paper's authors: compare them yourself"
         actions.proved(row, "orcid", f"https://orcid.org/{number}", note)
@@ -148,7 +148,7 @@ def decide(request: HttpRequest) -> HttpResponse:
     """For the site's staff: the replies that wait, and those that were decided; by POST, a decision."""
     _on()
     if not door.is_keeper(request):
-        raise Http404("no such page for you")
+        raise Http404("no such page")
     wrong = ""
     if request.method == "POST":
         pk, show = clean.key(request.POST.get("reply", "")), request.POST.get("do") == "show"
