@@ -59,7 +59,7 @@ def test_filters_feeds_and_followed_families_find_it() -> None:
     families.assign()
     assert [hit.paper for hit in search(read({"family": ["quantization"]})).hits] == [paper.pk]
     (section,) = Issue(DAY, "day", "http://localhost").sections([("family", "quantization")])
-    assert [one.key for one in section.items] == [f"paper {paper.pk}"]
+    assert [one.key for one in section.items] == [("paper", paper.pk)]
     assert "Four-bit post-training quantization" in section.items[0].text
 
 

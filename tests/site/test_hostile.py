@@ -157,6 +157,9 @@ def test_a_page_of_hostile_comments_is_made_in_time(tables: None) -> None:
     from paperlab.site.people.markdown import LIMIT, html
 
     for piece in ("[", "![", "[a](", "[![", "*a_", "_a", "`a", "[a]: b\n", "a\n", "<a "):
-        begun = time.process_time()
-        html.__wrapped__(piece * (LIMIT // len(piece)))
-        assert 200 * (time.process_time() - begun) < 30, piece
+        took = []
+        for _ in range(3):  # the least: what else the machine does costs processor time too
+            begun = time.process_time()
+            html.__wrapped__(piece * (LIMIT // len(piece)))
+            took.append(time.process_time() - begun)
+        assert 200 * min(took) < 30, piece
