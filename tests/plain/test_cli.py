@@ -471,7 +471,7 @@ def test_run_tells_progress_on_standard_error_and_the_verdict_on_standard_output
     assert "easyquant: gains" in done.stdout
     assert "beyond 0 the other way; here: smollm2-135m" in done.stdout
     for said in (
-        "lm_compress on m, quick: 1 arms",
+        "lm_compress on m, quick: 1 configurations",
         "layers 1/2",
         "scored 2/2",
         "failed: ValueError: no",
@@ -515,7 +515,7 @@ def test_the_live_table_follows_every_event(ran):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(running._table(state))
     said = console.export_text()
-    for word in ("t, quick: 3 arms", "builds: layers", "3/30", "done", "4/4", "failed"):
+    for word in ("t, quick: 3 configurations", "builds: layers", "3/30", "done", "4/4", "failed"):
         assert word in said
 
 

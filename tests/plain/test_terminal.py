@@ -129,7 +129,7 @@ def test_the_summary_of_a_run_fits(columns):
     records = [made.record(made.check())]
     lines = drawn(columns, lambda console: console.print(report.run_summary(records, columns)))
     assert max(map(len, lines)) <= columns
-    (headers,) = [line for line in lines if line.strip().startswith("arm")]
+    (headers,) = [line for line in lines if line.strip().startswith("method")]
     assert "perplexity" in headers
     assert "gain" in headers
     assert ("build s" in headers) == (columns > 80)
@@ -279,7 +279,7 @@ def test_quiet_and_verbose(level, words, wanted, progress, logged):
     done = CliRunner().invoke(app, words.split(), prog_name="paperlab")
     assert done.exit_code == 0, done.output
     assert level == [wanted]
-    assert ("t on m, quick: 1 arms" in done.stderr) == progress
+    assert ("t on m, quick: 1 configurations" in done.stderr) == progress
     assert [
         line for line in ("a warning", "an event", "a detail") if f"paperlab.lab.run: {line}" in done.stderr
     ] == list(logged)

@@ -117,7 +117,7 @@ def test_an_unknown_paper_is_a_404_that_is_a_picture() -> None:
     assert (answer.status_code, answer["Content-Type"]) == (404, "image/svg+xml")
     assert words_of(answer) == ["paperlab", "unknown paper"]
     assert b"<script" not in answer.content
-    assert ask("/badge/a%00b.svg").status_code == 404
+    assert ask("/badge/a%00b.svg").status_code == 400
 
 
 def test_the_page_has_the_lines_to_copy() -> None:

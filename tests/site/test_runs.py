@@ -155,7 +155,7 @@ def test_bad_forms_are_refused_with_every_field_named(home: Path, page: None, cl
     assert "<script>x" not in said
     assert not Run.objects.exists()
     assert client.get("/papers/nothing-of-the-kind/run").status_code == 404
-    assert client.post("/papers/%00/run").status_code == 404
+    assert client.post("/papers/%00/run").status_code == 400
     for path in ("/runs/999999", "/runs/999999/events"):
         assert client.get(path).status_code == 404
 

@@ -89,7 +89,7 @@ def test_phrases(sides):
     assert set(found("attention need")) >= {key(901), key(902)}
     results = search('"need attention pay"')
     assert "not" not in results.notes[0][:2]
-    assert "in this order" in " ".join(results.notes)
+    assert "the phrase in quotes" in " ".join(results.notes)
     assert key(902) in [hit.paper for hit in results.hits]
     assert key(901) in found('attention "unclosed need')
 

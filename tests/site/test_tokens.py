@@ -13,7 +13,7 @@ from running_site import running, within
 PEOPLE = """
 from django.contrib.auth.models import User
 for name, staff in (("ann@example.org", False), ("ben@example.org", False), ("chief@example.org", True),
-                    ("dan@example.org", False)):
+                    ("dan@example.org", False), ("eve@example.org", False)):
     user, new = User.objects.get_or_create(username=name, email=name, is_staff=staff)
     user.set_password("a long password 7")
     user.save()
@@ -127,7 +127,7 @@ def test_what_is_wrong_with_a_form_is_said_and_kept(ann: Browser) -> None:
         ({"name": "x", "scope": [], "days": "7"}, "Choose at least one"),
         ({"name": "x", "scope": ["root"], "days": "7"}, "Choose at least one"),
         ({"name": "x", "scope": ["read"], "days": "8"}, "A token lasts 7, 30"),
-        ({"name": "<b>x</b>" * 9, "scope": ["vote"], "days": "-1"}, "characters; 60"),
+        ({"name": "<b>x</b>" * 9, "scope": ["vote"], "days": "-1"}, "characters; at most 60"),
     ):
         answer = ann.post("/account/tokens", form)
         assert (answer.status_code, said in answer.text) == (400, True), answer.text
@@ -259,15 +259,16 @@ def test_a_session_is_no_token_and_a_page_elsewhere_cannot_use_one(site: str, an
     assert "access-control-allow-origin" not in asked.headers
 
 
-def test_bad_bodies_are_problems_that_name_the_field(site: str, ann: Browser) -> None:
-    ask = Program(site, ann.token("bodies", "collect", "comment", "runs"), "203.0.113.130")
+def test_bad_bodies_are_problems_that_name_the_field(site: str) -> None:
+    eve = Browser(site, "eve@example.org", "203.0.113.5")  # who has not spent what one may write in a while
+    ask = Program(site, eve.token("bodies", "collect", "comment", "runs"), "203.0.113.130")
     for path, body, said in (
         ("/me/collections", {"nam": "x"}, "name"),
         ("/me/collections", {"name": "x", "colour": "red"}, "colour"),
         ("/me/collections", {"name": " "}, "a collection needs a name"),
         ("/me/comments", {"paper": "nope", "body": "x"}, "no paper"),
         ("/me/comments", {"paper": PAPER, "body": ""}, "the comment is empty"),
-        ("/me/comments", {"paper": PAPER, "body": "x" * 100_000}, "the most"),
+        ("/me/comments", {"paper": PAPER, "body": "x" * 100_000}, "at most"),
     ):
         answer = ask("POST", path, json=body)
         assert answer.status_code in (400, 404), answer.text

@@ -538,9 +538,10 @@ def _grid(across: _Axis, up: _Axis, x: Scale, y: Scale, frame: Box, wide: float)
     ends = [x(0.0) + 8] if across.zero else []
     for tick in across.ticks:
         half = text_width(_short(tick)) / 2
-        if x(tick) - half >= max([0.0, *(end + 6 for end in ends)]) and x(tick) + half <= wide:
-            ends.append(x(tick) + half)
-            parts.append(_text(x(tick), bottom + 16, _short(tick), "tick across", "middle"))
+        middle = min(x(tick), wide - half)  # a word at the right end keeps within the picture
+        if middle - half >= max([0.0, *(end + 6 for end in ends)]):
+            ends.append(middle + half)
+            parts.append(_text(middle, bottom + 16, _short(tick), "tick across", "middle"))
     rows = [y(0.0)] if up.zero else []
     for tick in up.ticks:
         if all(abs(y(tick) - other) >= 15 for other in rows):

@@ -374,7 +374,7 @@ def run_summary(records: Iterable[Record], width: int = 160) -> RenderableType:
             box=box.SIMPLE_HEAD, title_justify="left", title_style="bold",
             title=Text(clean(f"{record.method}: {record.check.claim} · {here(record)}")),
         )  # fmt: skip
-        headers = ("configuration", record.metric, "gain", "95 %", "bits/weight", "MB", "build s")
+        headers = ("method", record.metric, "gain", "95 %", "bits/weight", "MB", "build s")
         arms = arm_figures(record)
         lines = [
             (clean(arm.arm), "error" if arm.error else number(arm.value(record.metric).value), *_gain(record, i),
