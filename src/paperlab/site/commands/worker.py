@@ -190,9 +190,11 @@ def turn(todo: list[Job], now: float) -> bool:
     close_old_connections()
     did = False
     for job in todo:
-        if now < job.not_before or hangs.is_aside(job.name):
+        if now < job.not_before:
             continue
-        try:
+        try:  # around all that asks the store: it may be away
+            if hangs.is_aside(job.name):
+                continue
             with alive.doing(job.name):
                 did |= job.run()
             hangs.over(job.name)
