@@ -123,7 +123,7 @@ def test_papers_arrive_by_themselves(start: Callable[..., Up]) -> None:
         assert "fetched automatically: daily every hour, oai:cs every day" in up.text()
         wait(lambda: any(one["path"] == "/oai" for one in server.asked), up.text)
         environment = {**os.environ, "PAPERLAB_HOME": str(up.said.parent / "home"), "PAPERLAB_FETCH": ""}
-        said = wait(lambda: "read " in (text := doctor(environment)) and text, up.text)
+        said = wait(lambda: "; fetched " in (text := doctor(environment)) and text, up.text)
         assert re.search(r"ok {2}fetched: daily +every hour; fetched \d+ s ago; next in", said), said
         assert up.end() == 0
     assert "Traceback" not in up.text()
