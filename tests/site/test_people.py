@@ -458,16 +458,18 @@ def test_a_page_of_cards_asks_for_its_votes_once(paper: Any) -> None:
     assert sum('"people_vote"' in query["sql"] for query in asked.captured_queries) <= 3
 
 
-def test_on_a_site_of_ones_own_the_administration_is_open_and_on_another_it_is_not(store: None) -> None:
+def test_on_a_site_of_ones_own_the_administration_is_open_and_on_another_it_is_not(
+    store: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from django.conf import settings
     from django.contrib.auth.models import User
     from django.test import Client
 
     own = Client(headers={"host": "localhost"})
-    settings.PAPERLAB_LOCAL = True
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", True)
     assert own.get("/admin/").status_code == 200
     assert own.get("/admin/catalogue/fetching/").status_code == 200
     you = User.objects.get(username="you")
     assert (you.is_staff, you.is_superuser) == (False, False)  # nothing is stored
-    settings.PAPERLAB_LOCAL = False
+    monkeypatch.setattr(settings, "PAPERLAB_LOCAL", False)
     assert own.get("/admin/").status_code == 302
