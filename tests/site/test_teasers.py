@@ -143,8 +143,8 @@ def folder(store: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     from paperlab.site.store import teasers
 
     monkeypatch.setenv("PAPERLAB_INSIDE", "localhost")
-    monkeypatch.setattr(teasers, "folder", lambda: tmp_path / "teasers")
-    return tmp_path / "teasers"
+    monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
+    return teasers.folder()
 
 
 def take(*rows: tuple[int, list[str]]) -> None:

@@ -113,20 +113,18 @@ def _body(text: str) -> str:
 def comment(user: User, paper: Paper, text: str, token: str) -> Comment:
     """Add a comment; the same form sent again is the same comment. Raises Refused."""
     body, token = _body(text), f"{user.pk} {token or once()}"[:64]
-    made = Comment.objects.filter(once=token).first()
-    if made is not None:
-        return made
-    if Comment.objects.filter(user=user, body=body, at__gt=datetime.now(UTC) - AGAIN).exists():
-        raise Refused("you have posted the same words within the last hour")
-    try:
-        with transaction.atomic():
-            made = Comment.objects.create(
-                user=user, paper=paper, body=body, once=token, day=today(), counts=first_day(user)
-            )
-            moved([paper])
+    with transaction.atomic():
+        User.objects.select_for_update().get(pk=user.pk)  # so that two forms sent at once come one after the other
+        made = Comment.objects.filter(once=token).first()
+        if made is not None:
             return made
-    except IntegrityError:
-        return Comment.objects.get(once=token)
+        if Comment.objects.filter(user=user, body=body, at__gt=datetime.now(UTC) - AGAIN).exists():
+            raise Refused("you have posted the same words within the last hour")
+        made = Comment.objects.create(
+            user=user, paper=paper, body=body, once=token, day=today(), counts=first_day(user)
+        )
+        moved([paper])
+        return made
 
 
 def edit_comment(row: Comment, text: str) -> None:

@@ -179,7 +179,7 @@ class Fetching(models.Model):
     class Meta:
         """As Django's admin names it."""
 
-        verbose_name = verbose_name_plural = "fetched by itself"
+        verbose_name = verbose_name_plural = "automatic fetches"
 
     def __str__(self) -> str:
         return self.name

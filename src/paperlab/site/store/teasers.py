@@ -21,6 +21,7 @@ from django.db.models.signals import post_delete
 from django.dispatch import receiver
 from django.utils import timezone
 
+from paperlab.core.files import write_atomically
 from paperlab.core.home import home
 from paperlab.site.store.item import SourceError
 from paperlab.site.store.models import Teaser
@@ -159,7 +160,8 @@ def _fetch(row: Teaser, asks: Polite) -> None:
     for content, reason in _tried(row, asks):
         if content:
             file = f"{row.paper_id}-{hashlib.sha256(content).hexdigest()[:16]}.webp"
-            _write(folder() / file, content)
+            folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(folder() / file, content)
             with transaction.atomic():
                 kept = Teaser.objects.filter(pk=row.pk).update(file=file, error="", failures=0, next_try=None)
             if not kept:  # the paper was deleted meanwhile
@@ -182,15 +184,6 @@ def _tried(row: Teaser, asks: Polite) -> Iterator[tuple[bytes, str]]:
             yield small(answer.content), ""
         except (SourceError, Unusable) as error:
             yield b"", " ".join(str(error).split())
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Complete before it has its name, and its owner's alone."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-        stream.write(content)
-    os.replace(part, file)
 
 
 @receiver(post_delete, sender=Teaser)
