@@ -17,7 +17,8 @@ def environment(database: str, home: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["test_store.py", "test_sources.py", "test_runs.py", "test_people.py", "test_digest.py", "test_at_once.py"]
+    "module",
+    ["test_store.py", "test_sources.py", "test_runs.py", "test_people.py", "test_digest.py", "test_at_once.py"],
 )
 def test_the_tests_of_sqlite_pass(module, database, tmp_path):
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/site/{module}"]

@@ -4,14 +4,13 @@ from django.db import migrations
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('catalogue', '0006_hangs'),
+        ("catalogue", "0006_hangs"),
     ]
 
     operations = [
         migrations.AlterModelOptions(
-            name='fetching',
-            options={'verbose_name': 'automatic fetches', 'verbose_name_plural': 'automatic fetches'},
+            name="fetching",
+            options={"verbose_name": "automatic fetches", "verbose_name_plural": "automatic fetches"},
         ),
     ]
