@@ -134,7 +134,7 @@ def verdict(record: Record) -> Verdict:
     try:
         values = _pair(record, method, baseline, metric)
     except ValueError as error:
-        return Verdict("not comparable", f"The arms cannot be paired: {error}; {where}.", margin)
+        return Verdict("not comparable", f"The configurations cannot be paired: {error}; {where}.", margin)
     how: Aggregate = "mean" if record.paired_by == "seeds" else metric.aggregate
     figures = [aggregate(_items(side), how) for side in values]
     finite = [
@@ -372,14 +372,17 @@ def _broken(record: Record, metric: Metric, figures: Sequence[float], original: 
         best = min(figures)
         if best > BROKEN * original:
             return (
-                f"Both arms are broken: the better one has {best / original:.1f} times the original's {record.metric} "
+                "Both configurations are broken: the better has "
+                f"{best / original:.1f} times the original's {record.metric} "
                 f"({best:.4g} against {original:.4g}; up to {BROKEN:g} times can be compared)"
             )
     level = _chance(record, record.metric)
     if level is not None and metric.better == "lower" and min(figures) > FAR * level:
-        return f"Both arms are broken: {record.metric} {min(figures):.4g} at best, chance gives {level:.4g}"
+        return f"Both configurations are broken: {record.metric} {min(figures):.4g} at best, chance gives {level:.4g}"
     if level is not None and metric.better == "higher" and max(figures) < level + CHANCE * (1 - level):
-        return f"Both arms are near chance: {record.metric} {max(figures):.4g} at best, chance gives {level:.4g}"
+        return (
+            f"Both configurations are near chance: {record.metric} {max(figures):.4g} at best, chance gives {level:.4g}"
+        )
     return None
 
 

@@ -76,7 +76,7 @@ class Verdict(Shape):
     task: str
     scale: str = Field(description="quick or full: how much was run.")
     gain: float | None = Field(description="Relative, positive in the direction claimed; 0.05 is 5 %.")
-    low: float | None = Field(description="Lower end of the gain's 95 % interval.")
+    low: float | None = Field(description="Lower end of the gain's interval, 95 %; 90 % for equal and no worse.")
     high: float | None = Field(description="Upper end.")
     figures: str = Field(description="Absolute figures: method against baseline.")
     reason: str

@@ -12,7 +12,7 @@ from django.shortcuts import render
 from django.utils.safestring import SafeString, mark_safe
 
 from paperlab.core import charts
-from paperlab.core.card import Check
+from paperlab.core.card import WITHIN, Check
 from paperlab.core.methods import Method, methods, parameters, snippet, verb_of
 from paperlab.core.paper import papers as catalogue
 from paperlab.core.signature import Parameter, show
@@ -99,6 +99,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "controls": [c for c in checks if c.check.role not in ("claim", "question")],
         "badges": cards.badges(row.slug, record_index()),
         "main": main,
+        "level": 90 if claims and claims[0].check.expect in WITHIN else 95,  # of the intervals of core.verdict
         "runnable": (row.slug or "") in runnable(),
         "uses": uses(row.slug or ""),
         "read": [said for method in _methods(row.slug or "") if (said := what_was_read(method.card))],
