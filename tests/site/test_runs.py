@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -114,17 +115,22 @@ def records(home: Path) -> list[str]:
 
 
 def test_a_run_goes_from_the_form_to_its_record(home: Path, page: None, client: Any) -> None:
+    from paperlab.core.methods import find_method
     from paperlab.site.runs import runner
 
     form = client.get(f"/papers/{SLUG}/run").content.decode()
     assert "No worker is running" in form
     assert 'name="set-bits"' in form
+    says = next(check.says for check in find_method(SLUG).card.checks if check.claim == CLAIM)
+    assert re.search(rf'<option value="{CLAIM}"[^>]*>{re.escape(escape(says[:60]))}', form)
     answer = client.post(f"/papers/{SLUG}/run", {"method": SLUG, "claim": CLAIM, "scale": "quick", "once": "a" * 20})
     assert answer.status_code == 302
     where = answer.headers["Location"]
     again = client.post(f"/papers/{SLUG}/run", {"method": SLUG, "claim": CLAIM, "scale": "quick", "once": "a" * 20})
     assert again.headers["Location"] == where  # the same form sent twice is one run
-    assert "<strong>Queued</strong>" in client.get(where).content.decode()
+    queued = client.get(where).content.decode()
+    assert "<strong>Queued</strong>" in queued
+    assert escape(says[:60]) in queued
     one = runner.Runner()
     follow(one, lambda run: run.progress.get("arms"))
     shown = client.get(where).content.decode()

@@ -19,9 +19,11 @@ from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from paperlab.core.methods import methods
 from paperlab.core.paper import papers as catalogue
 from paperlab.site import door, records
 from paperlab.site.api import shapes
+from paperlab.site.pages import text
 from paperlab.site.runs import forms, queue
 from paperlab.site.runs.models import RUNNING, WAITING, Run
 from paperlab.site.runs.progress import ended
@@ -74,11 +76,11 @@ def ask(request: HttpRequest, name: str) -> HttpResponse:
 
 def form(method: Any, claim: str = "", sent: Any = None, wrong: Any = None) -> dict[str, Any]:
     """What the form of one method needs."""
-    claims = [check.claim for check in method.card.checks]
+    claims = {check.claim: text.plain(check.says) for check in method.card.checks}
     chosen = claim if claim in claims else ""
     return {
         "method": method.slug,
-        "claims": claims,
+        "claims": claims.items(),
         "claim": chosen,
         "scale": (sent or {}).get("scale", "quick"),
         "fields": forms.fields(method, chosen, sent, wrong if sent else None),
@@ -209,7 +211,9 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _page(request: HttpRequest, row: Run, wrong: dict[str, str] | None = None) -> HttpResponse:
-    context = {**_context(row), "once": queue.once(), "wrong": wrong}
+    checks = methods()[row.method].card.checks if row.method in methods() else ()
+    says = next((text.plain(check.says) for check in checks if check.claim == row.claim), "")
+    context = {**_context(row), "once": queue.once(), "wrong": wrong, "says": says}
     return render(request, "runs/run.html", context, status=400 if wrong else 200)
 
 
