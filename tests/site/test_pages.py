@@ -151,7 +151,7 @@ def test_a_day_holds_its_list_by_votes_then_what_was_published_in_it(ask: Ask) -
         assert found == {f"/papers/2401.0000{n}" for n in range(1, 5)}
     text = ask("/").content.decode()
     assert "Tuesday 28 May 2024" in text
-    assert "Nothing is listed for today" in text
+    assert "Today has no papers yet" in text
 
 
 def test_a_long_list_is_read_page_by_page_without_a_gap(ask: Ask) -> None:
