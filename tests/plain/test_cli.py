@@ -169,7 +169,7 @@ def test_papers_in_a_pipe_cuts_nothing(shelf):
         in done.stdout
     )
     assert "holds on smollm2-135m" in done.stdout
-    assert "not run" in next(line for line in done.stdout.splitlines() if line.startswith("baq "))
+    assert "not yet run" in next(line for line in done.stdout.splitlines() if line.startswith("baq "))
     assert "14 papers" in done.stderr
     assert "\x1b" not in done.stdout
 
@@ -211,7 +211,7 @@ def test_show_tells_claims_checks_verdicts_and_use(shelf):
     for said in ("over 10 times faster", "gains: About gains: 7.0 against 10.3", "HOLDS here: gain +1",
                  "FAILS here: gain -",
                  "same (a/a control)", "within 2 % of round-to-nearest(bits=4)", "gap: the paper: 7 billion",
-                 "not run yet",
+                 "not yet run",
                  "a grid, not gradient steps", "group = none  (a whole number from 1 to 65,536 or none)",
                  "  paperlab run easyquant",
                  'easyquant = paperlab.load("easyquant", bits=4)', "https://arxiv.org/abs/2403.02775"):  # fmt: skip

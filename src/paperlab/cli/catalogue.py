@@ -63,7 +63,7 @@ def _state(row: dict[str, Any]) -> str:
     from paperlab.core.methods import abstract_only
 
     if not row["main"]:
-        return "-" if not row["runnable"] else "abstract only" if abstract_only(row["slug"]) else "not run"
+        return "-" if not row["runnable"] else "abstract only" if abstract_only(row["slug"]) else "not yet run"
     word = str(row["summary"])
     claims = [verdict for verdict in row["verdicts"] if verdict["id"] in row["main"]]
     outdated = sum(bool(verdict["outdated"]) for verdict in claims)

@@ -173,5 +173,5 @@ def _checks(known: dict[str, Any]) -> list[str]:
         lines.append(text.wrap(f"expected: {expectation(check)}; judged by {tasks}", "      ", first="    "))
         lines.append(text.wrap(f"gap: {check['gap']}", "      ", first="    "))
         mine = [row for row in known["verdicts"] if row["check_hash"] == check["hash"]]
-        lines += [verdict_line(row) for row in mine] or ["    not run yet"]
+        lines += [verdict_line(row) for row in mine] or ["    not yet run"]
     return lines
