@@ -152,7 +152,7 @@ def test_papers_lists_all_with_their_verdicts(shelf):
         (["--runnable"], {"easyquant", "baq"}),
         (["--verdict", "holds"], {"easyquant"}),
         (["--verdict", "mixed"], set()),
-        (["--verdict", "Not_Run"], {"baq"}),
+        (["--verdict", "Not_Yet_Run"], {"baq"}),
         (["--verdict", "undecided"], set()),
         (["--family", "Quantization", "--kind", "study", "--year", "2025"], {"qwen3-quantization-study"}),
         (["--family", "low_rank", "--year", "2023", "--runnable"], set()),

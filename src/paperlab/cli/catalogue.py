@@ -61,9 +61,10 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
 def _state(row: dict[str, Any]) -> str:
     """How a paper's main claim fares in a few words, and whether that is outdated."""
     from paperlab.core.methods import abstract_only
+    from paperlab.core.standings import NOT_RUN
 
     if not row["main"]:
-        return "-" if not row["runnable"] else "abstract only" if abstract_only(row["slug"]) else "not yet run"
+        return "-" if not row["runnable"] else "abstract only" if abstract_only(row["slug"]) else NOT_RUN
     word = str(row["summary"])
     claims = [verdict for verdict in row["verdicts"] if verdict["id"] in row["main"]]
     outdated = sum(bool(verdict["outdated"]) for verdict in claims)
