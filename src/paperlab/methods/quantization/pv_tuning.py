@@ -55,14 +55,16 @@ CARD = Card(
     "lets it change once. So few steps test how fast a rule starts, not where it ends.",
     checks=(
         Check(
-            claim="better-than-straight-through",
-            says="Straight-through tuning is sub-optimal; changing few codes a step is better (abstract).",
-            baseline=Arm("pv-tuning", rule="straight-through"),
-        ),
-        Check(
             claim="better-than-codebooks-only",
             says="Tuning codes and continuous parameters beats tuning only the latter (abstract).",
             baseline=Arm("pv-tuning", rule="codebooks"),
+        ),
+        Check(
+            claim="faster-start-than-straight-through",
+            says="After 40 steps, is changing few codes a step ahead of straight-through tuning? (That the latter is "
+            "sub-optimal, as the abstract says, is about the end of some 2,000 steps, which this cannot test.)",
+            baseline=Arm("pv-tuning", rule="straight-through"),
+            role="question",
         ),
     ),
     departs=(
