@@ -30,6 +30,7 @@ class Piece(NamedTuple):
 LIMIT = 20_000  # characters that are read; the longest of 59,000 abstracts has 3,488. What is behind stays as it is
 SIGNS = 2_000  # commands, dollar signs, braces ... that are read, likewise
 _SIGN = re.compile(r"\\|\$|~|\{|\}|`|--|''|_\{|\^\{")  # each begins with a letter of its own: a quick search
+_SIGNED = ("\\", "$", "{", "}", "~", "`", "--", "''")  # one of these is in whatever has such a sign
 _TOKEN = re.compile(
     r"\\(?P<name>[a-zA-Z]+)\*?|\\(?P<sign>.)|(?P<dollar>\$\$?)"
     r"|(?P<shift>[_^])(?=\{)|(?P<brace>[{}])|(?P<tie>~)|(?P<quote>``|''|`)|(?P<dash>---?)",
@@ -96,10 +97,18 @@ _TEXT = re.compile(r"\\(?:text[a-z]+|emph|small|tt|rm|sc|bf|it|underline)(?![a-z
 _PLACEHOLDER = re.compile(r"[a-z_]{2,}|\d+")
 
 
+def is_plain(value: str) -> bool:
+    """Whether a text has no sign of TeX. Searches for one string each take a tenth of one for a pattern."""
+    for sign in _SIGNED:  # noqa: SIM110  a loop: this is asked of every text that comes in
+        if sign in value:
+            return False
+    return True
+
+
 @lru_cache(maxsize=4096)
 def pieces(value: str) -> tuple[Piece, ...]:
     """The parts of a text, in order. "open" and "close", "link" and "unlink" come in pairs, well nested."""
-    if not _SIGN.search(value):
+    if is_plain(value):
         return (Piece("text", value, 0, len(value)),) if value else ()
     rest = (Piece("text", value[LIMIT:], LIMIT, len(value)),) if len(value) > LIMIT else ()
     return tuple(_joined(chain(_Scanner(value[:LIMIT]).run(), rest)))
@@ -470,16 +479,25 @@ def formulas(value: str) -> Callable[[int], Piece | None]:
 
 def plain(value: str) -> str:
     """A text on one line without TeX's signs, for places that hold no markup: the title of a window, mail, search."""
-    if not _SIGN.search(value):
+    if is_plain(value):
         return spaced(value)
     return spaced("".join(_plain(pieces(value))))
 
 
 def spaced(value: str) -> str:
     """A text whose every run of white space is one space, none at its ends."""
-    if "  " not in value and value[:1] != " " != value[-1:] and value.isprintable():  # of white space, only a space is
+    if "  " not in value and value[:1] != " " != value[-1:] and _has_no_white_space_but_spaces(value):
         return value
     return " ".join(value.split())
+
+
+def _has_no_white_space_but_spaces(value: str) -> bool:
+    if not value.isascii():
+        return value.isprintable()
+    for sign in "\n\t\r\v\f\x1c\x1d\x1e\x1f":  # noqa: SIM110  quick searches: isprintable() looks at each letter
+        if sign in value:
+            return False
+    return True
 
 
 def line(source: str) -> str:
@@ -492,7 +510,11 @@ def line(source: str) -> str:
 
 def names(values: list[object]) -> list[str]:
     """Authors' names as they are spelt, from how they are stored: versions before this one stored TeX."""
-    return [plain(str(value)) for value in values]
+    said = [str(value) for value in values]
+    together = " ".join(said)
+    if is_plain(together) and spaced(together) is together:  # as most are: one look at all of them
+        return said
+    return [plain(name) for name in said]
 
 
 def _plain(parts: tuple[Piece, ...]) -> Iterator[str]:

@@ -20,6 +20,7 @@ def fetch(names: Sequence[str], since: str | None, until: str | None) -> list[di
     if first and last and first > last:
         raise BadArgument(f"--since {first} is after --until {last}")
     start()
+    from paperlab.site.commands.following import following
     from paperlab.site.store.harvest import harvest
     from paperlab.site.store.item import SourceError
     from paperlab.site.store.sources import named
@@ -29,7 +30,8 @@ def fetch(names: Sequence[str], since: str | None, until: str | None) -> list[di
     failed, line = None, ProgressLine()
     for source in sources:
         try:
-            counts = harvest(source, line)
+            with following(line) as progress:
+                counts = harvest(source, progress)
         except SourceError as error:
             failed = failed or error
             rows.append({"source": source.name, "error": str(error)})
@@ -53,13 +55,15 @@ def import_file(file: str, form: str | None, on: str | None) -> list[dict[str, A
     if form is not None and form not in formats.FORMATS:
         raise BadArgument(f"--format {form!r}: one of: {', '.join(formats.FORMATS)}")
     start()
+    from paperlab.site.commands.following import following
     from paperlab.site.store.harvest import harvest
 
     with contextlib.closing(formats.spool(sys.stdin.buffer) if file == "-" else open(file, "rb")) as stream:
         source = formats.source(stream, name="" if file == "-" else str(Path(file)), form=form, day=when)
         line = ProgressLine()
         try:
-            counts = harvest(source, line)
+            with following(line) as progress:
+                counts = harvest(source, progress)
         finally:
             line.close()
     _index()

@@ -77,7 +77,7 @@ def _documents(batch: list[dict]) -> Iterator[Document]:
                     *cjk.letters(f"{title}\n{body}"),
                 ]
             ),
-            authors=[tex.plain(str(name)) for name in row["authors"]],
+            authors=tex.names(row["authors"]),
             categories=row["categories"],
             family=row["family"],
             year=row["year"] or 0,
@@ -107,6 +107,8 @@ _CHUNK = re.compile(r"(?<!\w)\w++(?:[-.+/]\w++)+|(?<!\w)\w+_\w+")
 
 def compounds(text: str) -> list[str]:
     """What words with a hyphen, a point or a slash inside are when written as one: "Q-BERT" gives "qbert"."""
+    if not any(sign in text for sign in "-.+/_"):
+        return []
     joined = (re.sub(r"\W|_", "", match[0]).lower() for match in _CHUNK.finditer(text))
     return list(dict.fromkeys(word for word in joined if 3 <= len(word) <= 60))
 
@@ -118,6 +120,8 @@ _SIGNS = {"+": "plus", "++": "plusplus", "#": "sharp", "*": "star"}
 
 def signed(text: str) -> list[str]:
     """Names that are not what they are without their sign: "C++" gives "cplusplus", "A*" gives "astar"."""
+    if not any(sign in text for sign in "+#*"):  # each a search for one letter, far quicker than one for a set
+        return []
     found = (
         name[0].lower() + _SIGNS[sign[0]]
         for sign in _SIGN.finditer(text)

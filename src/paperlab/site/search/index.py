@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -110,13 +110,15 @@ def refresh(
     check: bool = True,
     wait: float = 600,
     progress: Progress | None = None,
+    more: Callable[[], bool] | None = None,
 ) -> None:
     """Bring the index up to the store: words first, then vectors. Safe to interrupt; goes on where it stopped.
 
     meaning: also vectors, the encoder being fetched if need be. rebuild: start from nothing; the old one answers until
     the new one's words are there. check: also look for papers that left the store without a trace, which takes half a
-    minute among a million if there are any. Raises Busy, and EncoderError or PackageError when the words are done but
-    no vectors can be.
+    minute among a million if there are any. more: called when all that is stored has been read, while others still
+    store; it waits for a moment and says whether they do. Raises Busy, and EncoderError or PackageError when the words
+    are done but no vectors can be.
     """
     with writing(folder(), wait):
         if setting():
@@ -135,7 +137,7 @@ def refresh(
             _adopt_vectors(target.generation)
         # Where nothing else answers, what is there of a new index does.
         switch = not now.generation or target.generation == now.generation
-        target = _write_words(target, progress, switch=switch, check=check)
+        target = _write_words(target, progress, switch=switch, check=check, more=more)
         keep(target)
         _clean(target.generation)
         if meaning and encoders.setting() != "none":
@@ -165,31 +167,43 @@ def _clean(generation: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_words(now: State, progress: Progress | None, *, switch: bool, check: bool) -> State:
+def _changes(reached: tuple[int, int], more: Callable[[], bool] | None) -> Iterator[list[tuple]]:
+    """The store's rows in the order of their changes, from behind (revision, key) until there are no more."""
+    going = True
+    while going:
+        going = more is not None and more()
+        for rows in stored(reached):
+            yield rows
+            reached = rows[-1][1], rows[-1][0]
+
+
+def _write_words(
+    now: State, progress: Progress | None, *, switch: bool, check: bool, more: Callable[[], bool] | None
+) -> State:
     """Take in what changed. switch: let readers use it after every commit, not only at the end."""
     words = Words(folder() / now.generation / "words")
     total = ahead(now.words) if progress else 0
-    done = 0
-    pending: list[tuple] = []
+    done, place = 0, COLUMNS.index("withdrawn")
+    changes = _changes(now.words, more)
 
-    def commit() -> None:
+    def bulk(rows: list[tuple] | None, gone: set[int]) -> Iterator[tuple]:
+        """The rows of one commit as they come, those `rows` first; keys of papers that are withdrawn go into `gone`."""
         nonlocal now, done
-        withdrawn = [row[0] for row in pending if row[COLUMNS.index("withdrawn")]]
-        words.write(documents(pending), withdrawn, large=len(pending) > 1_000)
-        now = replace(now, words=(pending[-1][1], pending[-1][0]))
-        done += len(pending)
-        pending.clear()
+        least = done + BULK
+        while rows:
+            for row in rows:  # one that changes meanwhile comes twice
+                (gone.add if row[place] else gone.discard)(row[0])
+            yield from rows
+            now, done = replace(now, words=(rows[-1][1], rows[-1][0])), done + len(rows)
+            rows = next(changes, None) if done < least else None
+
+    while rows := next(changes, None):
+        withdrawn: set[int] = set()
+        words.write(documents(bulk(rows, withdrawn)), withdrawn, large=more is not None or len(rows) > 1_000)
         if switch:
             keep(now)
         if progress:
             progress("words", done, total)
-
-    for rows in stored(now.words):
-        pending += rows
-        if len(pending) >= BULK:
-            commit()
-    if pending:
-        commit()
     if check and len(words) != Paper.objects.filter(withdrawn=False).count():
         gone, lost = amiss(words.keys(everything(), max(1, len(words))), now.words)
         for start in range(0, len(lost), BATCH):

@@ -13,6 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import date
+from typing import Any
 
 from django.db.models import Count, QuerySet
 
@@ -58,11 +59,17 @@ def trending(on: date, limit: int = 50) -> list[tuple[int, float]]:
 def static(papers: Iterable[int]) -> dict[int, float]:
     """The number that orders papers as `trending` does, whatever the day: log2 of the sum, the day being year 1."""
     logs: dict[int, list[float]] = defaultdict(list)
-    keys, now = list(papers), today()
-    lists = Sighting.objects.filter(paper__in=keys)
-    votes = Vote.objects.filter(paper__in=keys, counts__lte=now)
-    comments = Comment.objects.filter(paper__in=keys, counts__lte=now)
+    keys, now = set(papers), today()
+    if not keys:
+        return {}
+    within: dict[str, Any] = {"paper__in": keys}
+    if max(keys) - min(keys) < 4 * len(keys):  # papers that came together: a range, as a list of keys costs more
+        within = {"paper__gte": min(keys), "paper__lte": max(keys)}
+    lists = Sighting.objects.filter(**within)
+    votes = Vote.objects.filter(**within, counts__lte=now)
+    comments = Comment.objects.filter(**within, counts__lte=now)
     for paper, day, worth in _days(lists, votes, comments):
-        logs[paper].append(math.log2(worth) + day.toordinal() / HALF_LIFE)
+        if paper in keys:
+            logs[paper].append(math.log2(worth) + day.toordinal() / HALF_LIFE)
     # 2^(day/3) has thousands of digits: the largest is taken out of the sum
     return {paper: max(some) + math.log2(sum(2 ** (one - max(some)) for one in some)) for paper, some in logs.items()}

@@ -147,19 +147,19 @@ class Words:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, documents: Iterable[Document], gone: Iterable[int] = (), *, large: bool = False) -> int:
-        """Put documents in place of those of the same key, take the keys `gone` out, commit; how many were written.
+        """Put documents in place of those of the same key, then take the keys `gone` out, and commit.
 
-        A process killed within this leaves the index as it was before.
+        Returns how many were written. A process killed within this leaves the index as it was before.
         """
         writer = self.index.writer(LARGE, THREADS) if large else self.index.writer(SMALL, 1)
         writer.garbage_collect_files()  # what a killed writer left: a file of a name that this one needs would end it
         count = 0
-        for key in gone:
-            writer.delete_documents_by_term("key", key)
         for paper in documents:
             writer.delete_documents_by_term("key", paper.key)
             writer.add_document(_document(paper))
             count += 1
+        for key in gone:
+            writer.delete_documents_by_term("key", key)
         writer.commit()
         if large:
             writer.wait_merging_threads()

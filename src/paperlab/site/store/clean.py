@@ -47,7 +47,14 @@ def _normalized(form: Literal["NFC", "NFKD"], value: str) -> str:
 
 def line(value: str) -> str:
     """Text of one line: every run of white space is one space."""
+    if _is_simple(value):
+        return value
     return tex.spaced(text(value))
+
+
+def _is_simple(value: str) -> bool:
+    """Whether a text is such that nothing here changes it, as most are: only letters that are seen, single spaces."""
+    return value.isascii() and value.isprintable() and "  " not in value and value[:1] != " " != value[-1:]
 
 
 def paragraphs(value: str, *, indented: bool = False) -> str:
@@ -55,6 +62,8 @@ def paragraphs(value: str, *, indented: bool = False) -> str:
 
     indented: an indented line begins a paragraph too, as in arXiv's abstracts.
     """
+    if _is_simple(value):
+        return value
     plain = text(value).strip()
     if "\n" not in plain:
         return tex.spaced(plain)
@@ -151,9 +160,20 @@ def names(values: object) -> list[str]:
         values = single
     if not isinstance(values, list | tuple):
         return []
+    if _are_simple_names(values):
+        return list(values)
     bare = [value.get("name") if isinstance(value, dict) else value for value in values]
     cleaned = [line(_without_brackets(_text(value)))[:NAME_LIMIT] for value in bare if isinstance(value, str)]
     return [name for one in cleaned if (name := tex.plain(one))]
+
+
+def _are_simple_names(values: list[object] | tuple[object, ...]) -> bool:
+    """Whether all are names already, as most lists are: one look at all of them."""
+    if set(map(type, values)) != {str}:
+        return False
+    together = " ".join(values)  # type: ignore[arg-type]
+    simple = _is_simple(together) and tex.is_plain(together) and not any(sign in together for sign in "<&(")
+    return simple and together != "" and max(map(len, values)) <= NAME_LIMIT  # type: ignore[arg-type]
 
 
 def _text(name: str) -> str:

@@ -117,7 +117,7 @@ def cut(value: Any, entries: int, size: int) -> Any:
     if isinstance(value, str):
         return value[:size]
     if isinstance(value, list):
-        return [cut(one, entries, size) for one in value[:entries]]
+        return [one[:size] if type(one) is str else cut(one, entries, size) for one in value[:entries]]
     if isinstance(value, dict):
         return {name[:size]: cut(one, entries, size) for name, one in list(value.items())[:entries]}
     return value

@@ -7,7 +7,7 @@ order (a feed read twice) the one read later counts; within one reading, the fir
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -107,6 +107,8 @@ def insert(rows: list[Paper]) -> None:
     quote = connection.ops.quote_name
     into = f"INSERT INTO {quote(Paper._meta.db_table)} ({', '.join(quote(field.column) for field in fields)}) VALUES "
     one, now = f"({', '.join(['%s'] * len(fields))})", timezone.now()
+    added = connection.ops.adapt_datetimefield_value(now)
+    ways = [(name, (lambda _: added) if name == "added" else way) for name, way in ways]
     with connection.cursor() as cursor:
         for start in range(0, len(rows), BATCH):
             batch, values = rows[start : start + BATCH], []
@@ -216,6 +218,23 @@ def _take(page: Page, run: Run) -> Counts:
     return counts
 
 
+def _chunks(values: list[Any]) -> Iterator[list[Any]]:
+    """The values by as many as one query takes."""
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+
+
+def _holding(model: type[models.Model], column: str, values: list[str]) -> list[int]:
+    """Keys of the rows that hold one of the values. Where papers are new, they are few; Django, which looks at every
+    value by itself, is asked for those rows only."""
+    quote, found = connection.ops.quote_name, []
+    select = f"SELECT id FROM {quote(model._meta.db_table)} WHERE {quote(column)} IN "
+    with connection.cursor() as cursor:
+        for part in _chunks(values):
+            cursor.execute(f"{select}({', '.join(['%s'] * len(part))})", part)
+            found += [key for (key,) in cursor.fetchall()]
+    return found
+
+
 class _Known:
     """The stored rows that a page's items may be, by arXiv id and by title."""
 
@@ -225,13 +244,15 @@ class _Known:
         keys = sorted(set(self.keys.values()))
         rows: dict[int, Paper] = {}
         aliases: list[Alias] = []
-        for start in range(0, len(keys), CHUNK):
-            aliases += Alias.objects.filter(key__in=keys[start : start + CHUNK]).order_by("paper")
-        renamed = sorted({alias.paper_id for alias in aliases})
-        for name, values in (("arxiv", ids), ("title_key", keys), ("pk", renamed)):
-            for start in range(0, len(values), CHUNK):
-                matching = Paper.objects.filter(**{f"{name}__in": values[start : start + CHUNK]})
-                rows |= {row.pk: row for row in matching if row.pk not in rows}
+        for part in _chunks(keys):
+            if _holding(Alias, "key", part):
+                aliases += Alias.objects.filter(key__in=part).order_by(
+                    "paper"
+                )  # as papers are ordered: the newest first
+        renamed = {alias.paper_id for alias in aliases}
+        wanted = renamed.union(_holding(Paper, "arxiv", ids), _holding(Paper, "title_key", keys))
+        for part in _chunks(sorted(wanted)):
+            rows |= {row.pk: row for row in Paper.objects.filter(pk__in=part)}
         self.by_arxiv: dict[str, Paper] = {}
         self.by_title: dict[str, list[Paper]] = {}
         self.merged: dict[int, Paper] = {}

@@ -18,6 +18,13 @@ from paperlab.site.store.item import Item, Malformed, Page, Ranked, Rejected, Si
 DAILY = "daily-papers"
 _PICTURE = re.compile(r"\.(?:png|jpe?g|webp|gif)$", re.IGNORECASE)
 _KEPT = ("organization", "submitter", "comments", "journal-ref", "doi", "report-no", "license")
+_LINKS = {
+    "project": ("project", "projectPage", "project_page"),
+    "model": ("models", "model"),
+    "dataset": ("datasets", "dataset"),
+    "media": ("mediaUrls", "mediaUrl"),
+}
+_LINKING = frozenset(name for names in _LINKS.values() for name in names)
 
 
 def loads(text: str | bytes) -> Any:
@@ -39,8 +46,11 @@ def _first(row: dict[str, Any], *names: str) -> Any:
 
 
 def _string(row: dict[str, Any], *names: str) -> str:
-    value = _first(row, *names)
-    return value if isinstance(value, str) else ""
+    for name in names:  # as `_first`, which is asked as often as this
+        value = row.get(name)
+        if value or value in (0, False):
+            return value if isinstance(value, str) else ""
+    return ""
 
 
 def _named(value: Any) -> str:
@@ -72,8 +82,10 @@ def item(row: Any, where: str, day: date | None = None) -> Item:
         value = _first(paper, *names)
         if value is None and outer:
             value = _first(outer, *names)
+        if value is None:
+            return None, False
         at = clean.moment(value)
-        if value is not None and at is None and clean.year(value) is None:
+        if at is None and clean.year(value) is None:
             unread[names[0]] = clean.line(str(value))[:100]
         return at, isinstance(value, str) and len(value.strip()) > 10
 
@@ -143,6 +155,8 @@ def _year(paper: dict[str, Any], outer: dict[str, Any]) -> int | None:
 def _days(row: dict[str, Any], unread: dict[str, str]) -> list[date]:
     """The days of the daily lists in which an export saw a paper, in order."""
     values = row.get("seen_on")
+    if not values:
+        return []
     values = [values] if isinstance(values, str) else values if isinstance(values, list) else []
     moments = {value: clean.moment(value) for value in values if isinstance(value, str)}
     lost = [clean.line(value)[:100] for value, at in moments.items() if at is None]
@@ -174,14 +188,10 @@ def _words(value: Any) -> list[str]:
 
 
 def _links(paper: dict[str, Any], outer: dict[str, Any]) -> list[dict[str, str]]:
-    names = {
-        "project": ("project", "projectPage", "project_page"),
-        "model": ("models", "model"),
-        "dataset": ("datasets", "dataset"),
-        "media": ("mediaUrls", "mediaUrl"),
-    }
     links: dict[str, dict[str, str]] = {}
-    for kind, keys in names.items():
+    if _LINKING.isdisjoint(paper) and _LINKING.isdisjoint(outer):
+        return []
+    for kind, keys in _LINKS.items():
         for key in keys:
             for source in (paper, outer):
                 value = source.get(key)
@@ -200,6 +210,8 @@ def _links(paper: dict[str, Any], outer: dict[str, Any]) -> list[dict[str, str]]
 
 def _pictures(paper: dict[str, Any], outer: dict[str, Any], links: list[dict[str, str]]) -> list[str]:
     """Addresses of pictures: a figure that somebody put there tells more than the list's own picture of the paper."""
+    if not links and "thumbnail" not in outer and "thumbnail" not in paper:
+        return []
     figures = [link["url"] for link in links if link["kind"] == "media" and _PICTURE.search(urlsplit(link["url"]).path)]
     own = clean.address(_first(outer, "thumbnail") or _first(paper, "thumbnail"))
     return list(dict.fromkeys([*figures[:2], *([own] if own else [])]))
