@@ -287,12 +287,12 @@ def votes(papers: list[int]) -> dict[int, tuple[int, int]]:
     return dict.fromkeys(papers, (0, 0)) | {row["paper"]: (row["every"], row["fresh"]) for row in counted}
 
 
-def all_votes(here: tuple[int, int], elsewhere: int | None) -> dict[str, Any]:
+def all_votes(here: tuple[int, int], elsewhere: int | None) -> tuple[int, str]:
     """One number of votes, and where they come from in words. here: as `votes` has it."""
     count, fresh = here
     parts = [f"{count:,} on this site" + (f" ({fresh:,} from new accounts, not in trending yet)" if fresh else "")]
     parts += [] if elsewhere is None else [f"{elsewhere:,} on daily lists"]
-    return {"total": count + (elsewhere or 0), "sources": ", ".join(parts)}
+    return count + (elsewhere or 0), ", ".join(parts)
 
 
 def export(user: User) -> dict[str, Any]:

@@ -5,14 +5,15 @@ from urllib.parse import parse_qs
 
 from django import template
 from django.http import HttpRequest
+from django.utils.safestring import SafeString
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
 from paperlab.site import door, tex
 from paperlab.site.pages import addresses
-from paperlab.site.people import actions, mine, moderation, who
+from paperlab.site.people import actions, mine, moderation, voting, who
 from paperlab.site.people.markdown import html
-from paperlab.site.people.models import UNREAD, Collection, Comment, Follow, Vote
+from paperlab.site.people.models import UNREAD, Collection, Comment, Follow
 from paperlab.site.search import families, query
 from paperlab.site.store.models import Paper
 
@@ -30,31 +31,10 @@ def search_words(value: str) -> str:
         return value
 
 
-def _known(context: dict[str, Any], key: int) -> tuple[dict[int, tuple[int, int]], set[int]]:
-    """(votes here, those of the reader) of all papers that the page lists, asked for once."""
-    request: HttpRequest = context["request"]
-    counts: dict[int, tuple[int, int]] | None = getattr(request, "paperlab_votes", None)
-    if counts is None or key not in counts:
-        listed = [one.key for name in ("cards", "related") for one in context.get(name) or () if hasattr(one, "key")]
-        keys = list({key, *listed})
-        counts, own = actions.votes(keys), set[int]()
-        if request.user.is_authenticated:
-            own |= set(Vote.objects.filter(user=request.user.pk, paper__in=keys).values_list("paper", flat=True))
-        request.paperlab_votes, request.paperlab_own = counts, own
-    return counts, request.paperlab_own
-
-
-@register.inclusion_tag("people/vote.html", takes_context=True)
-def vote_button(context: dict[str, Any], key: int, url: str, elsewhere: int | None = None) -> dict[str, Any]:
+@register.simple_tag(takes_context=True)
+def vote_button(context: dict[str, Any], key: int, url: str, elsewhere: int | None = None) -> SafeString:
     """The vote for one paper. elsewhere: the votes that daily lists showed."""
-    if "request" not in context:
-        return {}
-    votes, own = _known(context, key)
-    request = context["request"]
-    return {
-        "request": request, "url": url, "mine": key in own, "csrf_token": context.get("csrf_token"),
-        **actions.all_votes(votes[key], elsewhere),
-    }  # fmt: skip
+    return voting.of_paper(context, key, url, elsewhere)
 
 
 @register.simple_tag
