@@ -13,6 +13,9 @@ from django.utils.safestring import SafeString, mark_safe
 
 from paperlab.site.people import actions
 from paperlab.site.people.models import Vote
+from paperlab.site.store.prepared import Prepared
+
+_OWN = Prepared(lambda user, papers: Vote.objects.filter(user=user, paper__in=papers).order_by().values_list("paper"))
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def of_page(context: Mapping[str, Any], key: int) -> Votes:
         keys = list({key, *listed})
         own, form = frozenset[int](), None
         if request.user.is_authenticated:
-            own = frozenset(Vote.objects.filter(user=request.user.pk, paper__in=keys).values_list("paper", flat=True))
+            own = frozenset(_OWN.column(request.user.pk, keys))
             form = fields(request, context.get("csrf_token"))
         known = request.paperlab_votes = Votes(actions.votes(keys), own, form)
     return known
