@@ -1,8 +1,10 @@
-"""Cards and badges as HTML. By functions, not by templates: a list has thirty cards, each of some twenty values, and a
-template takes ten times as long for each. Whatever is put in is escaped here, unless it is marked as HTML."""
+"""Cards, badges and filters as HTML. By functions, not by templates: a list has thirty cards, each of some twenty
+values, and a template takes ten times as long for each. Whatever is put in is escaped, unless it is marked as HTML."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 from html import escape
+from typing import NamedTuple
 from urllib.parse import quote
 
 from django.template.defaultfilters import floatformat
@@ -25,6 +27,29 @@ def badge(one: Badge) -> SafeString:
         f'<span class="badge {_out(one.kind)}" title="{_out(one.means)}">'
         f'<span aria-hidden="true">{_out(one.sign)}</span> {_out(one.label)}{count}{where}</span>\n'
     )
+
+
+class Tick(NamedTuple):
+    """A value of a filter that can be chosen. papers: how many, where it is known. label: where it is not the value."""
+
+    value: str
+    chosen: bool
+    papers: int | None = None
+    label: str = ""
+
+
+def ticks(name: str, rows: Iterable[Tick]) -> SafeString:
+    """The values of a filter of the search."""
+    made = []
+    for row in rows:
+        value, checked = _out(row.value), " checked" if row.chosen else ""
+        many = f'<span class="hidden-word"> paper{"" if row.papers == 1 else "s"}</span>'
+        count = "" if row.papers is None else f' <span class="count">{row.papers:,}{many}</span>'
+        made.append(
+            f'<label class="tick"><input type="checkbox" form="search" name="{_out(name)}" value="{value}"{checked}>'
+            f" {_out(row.label or row.value)}{count}</label>"
+        )
+    return mark_safe("".join(made))
 
 
 def card(one: Card, vote: SafeString, level: int = 2, explain: bool = False) -> SafeString:

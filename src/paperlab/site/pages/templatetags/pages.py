@@ -76,6 +76,7 @@ def badge(word: str, count: int = 0) -> SafeString:
 
 
 register.simple_tag(drawing.badge, name="draw_badge")
+register.simple_tag(drawing.ticks, name="draw_ticks")
 
 
 @register.simple_tag(takes_context=True)
