@@ -1,6 +1,7 @@
 """Parts of the pages by themselves: maths, plots, pictures, bands."""
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -58,6 +59,31 @@ def test_a_beginning_ends_outside_of_formulas() -> None:
 
     text = "word " * 60 + r"$\alpha + \beta + \gamma$ and more words after it"
     assert beginning(text, 310).count("$") in (0, 2)
+
+
+def test_a_card_escapes_whatever_it_holds() -> None:
+    """Text that nobody marked as HTML, in every place of a card, also in those that hold HTML."""
+    from typing import get_type_hints
+
+    from page_check import Page
+
+    from paperlab.site.pages.cards import Badge, Card, Link
+    from paperlab.site.pages.drawing import card
+    from paperlab.site.people.voting import Fields, html
+
+    bad = "\"'><i onclick=alert(1)>&"
+    given: dict[str, Any] = {name: bad for name, kind in get_type_hints(Card).items() if "str" in str(kind).lower()}
+    given |= {"key": 1, "more": 2, "day": None, "year": 2024, "votes": 3, "comments": 4, "withdrawn": True}
+    given |= {"badges": (Badge("fails", 2, bad),), "links": (Link("https://x.example/", bad, bad),)}
+    given |= {"keywords": (bad, bad), "snippet": bad, "why": bad}
+    one = Card(**given)
+    for explain in (False, True):
+        for form in (None, Fields("", "")):
+            drawn = card(one, html(bad, 1, bad, True, form), 3, explain)
+            assert "<i " not in drawn
+            page = Page(drawn)
+            assert page.wrong == []
+            assert drawn.count("&gt;&lt;i onclick=alert(1)&gt;&amp;") >= 12
 
 
 def test_bands_hold_only_what_is_equal() -> None:

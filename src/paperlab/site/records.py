@@ -5,6 +5,7 @@ The site never resamples: the worker publishes the verdicts of new records, and 
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -75,14 +76,19 @@ def mark() -> tuple[str, float]:
     whole, so the times of the folders suffice."""
     parts, latest = [], 0
     for folder in _folders():
-        for path in (folder, *folder.glob("*"), *folder.glob("*/*")):
-            if path.is_dir():
+        paths = [str(folder)]
+        for depth in range(3):
+            inside = []
+            for path in paths:
                 try:
-                    changed = path.stat().st_mtime_ns
+                    changed = os.stat(path).st_mtime_ns
+                    if depth < 2:  # not by pathlib: every page asks several times
+                        inside += sorted(one.path for one in os.scandir(path) if one.is_dir())
                 except OSError:
                     continue
                 parts.append(f"{changed:x}")
                 latest = max(latest, changed)
+            paths = inside
     return ".".join(parts), latest / 1e9
 
 

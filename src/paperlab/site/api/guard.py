@@ -24,7 +24,7 @@ from paperlab.core.install import version
 from paperlab.site import door, records
 from paperlab.site.api import limits
 from paperlab.site.api.problems import TYPE, Problem, of_status, response
-from paperlab.site.store.models import Counter
+from paperlab.site.store.revision import revision
 
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -53,8 +53,7 @@ def _code() -> str:
 
 def tag(request: HttpRequest) -> str:
     """The ETag of an address now, without making its answer: the store's revision, the records' state, the day."""
-    revision = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
-    parts = (_code(), revision, records.mark()[0], datetime.now(UTC).date(), request.get_full_path())
+    parts = (_code(), revision(), records.mark()[0], datetime.now(UTC).date(), request.get_full_path())
     return f'W/"{hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:24]}"'
 
 

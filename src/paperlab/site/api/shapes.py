@@ -8,6 +8,7 @@ from paperlab.core.paper import papers
 from paperlab.site.records import RecordIndex, runnable
 from paperlab.site.store import clean
 from paperlab.site.store.models import Paper
+from paperlab.site.store.prepared import Prepared
 
 UNREAD = ("origins", "title_key")  # columns that no answer needs
 
@@ -17,19 +18,25 @@ def public_id(row: Paper) -> str:
     return row.arxiv or row.slug or f"~{row.pk}"
 
 
+_NAMED = Prepared(lambda value, column: Paper.objects.defer("title_key").filter(**{column: value}).order_by())
+
+
+def _first(column: str, value: str | int) -> Paper | None:
+    return next(iter(_NAMED.objects(value, column=column)), None)
+
+
 def find(name: str) -> Paper | None:
     """The paper of a public id, an arXiv id with a version, or an arXiv address; None if there is none."""
     if "\0" in name:  # which PostgreSQL does not even look for
         return None
     bare = name.strip()
-    rows = Paper.objects.defer("origins", "title_key")
     if bare.startswith("~"):
-        return rows.filter(pk=clean.key(bare[1:])).first()
+        return _first("pk", clean.key(bare[1:]))
     known = clean.arxiv_id(bare[:200])
     if known:
-        return rows.filter(arxiv=known[0]).first()
+        return _first("arxiv", known[0])
     slug = bare.replace("_", "-").lower()
-    return rows.filter(slug=slug).first() if len(slug) <= 120 else None
+    return _first("slug", slug) if len(slug) <= 120 else None
 
 
 def moment(value: date | datetime | None) -> str | None:

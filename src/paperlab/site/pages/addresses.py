@@ -1,18 +1,36 @@
 """Addresses of pages, and which addresses from outside may become links."""
 
+from typing import Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from paperlab.site.store.models import Paper
+
+class Named(Protocol):
+    """A paper, as far as its address goes."""
+
+    @property
+    def pk(self) -> int:
+        """Its number in this store."""
+        ...
+
+    @property
+    def slug(self) -> str | None:
+        """Of the catalogue."""
+        ...
+
+    @property
+    def arxiv(self) -> str | None:
+        """Its arXiv id."""
+        ...
 
 
-def name(row: Paper) -> str:
+def name(row: Named) -> str:
     """The name by which a paper's page is known: slug, else arXiv id, else "~" and its number in this store."""
     return row.slug or row.arxiv or f"~{row.pk}"
 
 
-def paper(row: Paper) -> str:
+def paper(row: Named) -> str:
     """The address of a paper's page."""
     return f"/papers/{quote(name(row), safe='/~')}"
 

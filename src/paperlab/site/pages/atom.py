@@ -20,7 +20,8 @@ from paperlab.site.pages import addresses, cards, feed, text
 from paperlab.site.pages.refused import refused
 from paperlab.site.records import RecordIndex, mark, record_index
 from paperlab.site.search import query, rank
-from paperlab.site.store.models import Counter, Paper
+from paperlab.site.store.models import Paper
+from paperlab.site.store.revision import revision
 
 ENTRIES = 50
 BEGAN = "2026"  # the year in every tag: id; it never changes
@@ -37,8 +38,7 @@ def tag(kind: str, name: str) -> str:
 
 def state(request: HttpRequest) -> str:
     """A tag that changes whenever a feed of this address may: the store's revision, the records, the day."""
-    revision = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
-    parts = (settings.SECRET_KEY[:8], revision, mark()[0], feed.today(), request.get_host(), request.get_full_path())
+    parts = (settings.SECRET_KEY[:8], revision(), mark()[0], feed.today(), request.get_host(), request.get_full_path())
     return f'W/"{hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:24]}"'
 
 

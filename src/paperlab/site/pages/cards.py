@@ -3,17 +3,19 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.utils.safestring import SafeString
 
 from paperlab.core import words
 from paperlab.core.methods import abstract_only
 from paperlab.site import tex
-from paperlab.site.api import shapes
 from paperlab.site.pages import addresses, text
 from paperlab.site.records import RecordIndex, record_index, runnable
 from paperlab.site.store import teasers
 from paperlab.site.store.models import Paper
+from paperlab.site.store.prepared import Prepared
 
 # Every word that a badge may show; the site's own and those of verdicts.
 SIGNS = words.SIGNS | {
@@ -114,8 +116,39 @@ def badges(slug: str | None, known: RecordIndex) -> tuple[Badge, ...]:
     return ()
 
 
+class Listed(NamedTuple):
+    """A paper's columns that a card shows, and the file of its picture; see `store.models.Paper`."""
+
+    pk: int
+    slug: str | None
+    arxiv: str | None
+    title: str
+    abstract: str
+    authors: list[Any]
+    author_count: int | None
+    published: date | None
+    year: int | None
+    withdrawn: bool
+    code: str
+    links: list[Any]
+    upvotes: int | None
+    comments: int | None
+    stars: int | None
+    upstream_summary: str
+    keywords: list[Any]
+    extra: dict[str, Any]
+    family: str
+    summary: str
+    picture: str | None
+
+
+_LISTED = Prepared(
+    lambda keys: Paper.objects.filter(pk__in=keys).order_by().values_list(*Listed._fields[:-1], "teaser__file")
+)
+
+
 def card(
-    row: Paper, known: RecordIndex, votes: int | None = None, comments: int | None = None, picture: str = ""
+    row: Paper | Listed, known: RecordIndex, votes: int | None = None, comments: int | None = None, picture: str = ""
 ) -> Card:
     """A paper as a card. picture: the file of its teaser."""
     summary = row.summary or row.upstream_summary or row.abstract
@@ -144,13 +177,13 @@ def card(
     )
 
 
-def organisation(row: Paper) -> str:
+def organisation(row: Paper | Listed) -> str:
     """Who a paper comes from, as a daily list said; "" where none did."""
     said = (source.get("organization") for source in row.extra.values() if isinstance(source, dict))
     return next((name[:80] for name in said if isinstance(name, str) and name), "")
 
 
-def links(row: Paper) -> Iterator[Link]:
+def links(row: Paper | Listed) -> Iterator[Link]:
     """Where a paper, its code, models and data are: one of each kind, with how many more there are."""
     if row.arxiv:
         yield Link(f"https://arxiv.org/abs/{row.arxiv}", "arXiv", row.arxiv)
@@ -172,11 +205,14 @@ Place = tuple[int, int | None, int | None]  # a paper's key, votes, comments
 
 
 def cards(places: Sequence[Place]) -> list[Card]:
-    """Cards in this order, in two queries; papers that left the store meanwhile are left out."""
-    rows, known = shapes.by_key(key for key, _, _ in places), record_index()
-    drawn = teasers.shown(rows)
+    """Cards in this order, in one query; papers that left the store meanwhile are left out."""
+    known, drawn = record_index(), settings.PAPERLAB_PICTURES
+    keys = list(dict.fromkeys(key for key, _, _ in places))
+    rows = {row[0]: Listed(*row) for row in _LISTED.rows(keys)}
     return [
-        card(rows[key], known, votes, comments, drawn.get(key, "")) for key, votes, comments in places if key in rows
+        card(rows[key], known, votes, comments, (drawn and rows[key].picture) or "")
+        for key, votes, comments in places
+        if key in rows
     ]
 
 

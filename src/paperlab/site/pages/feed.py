@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
-from django.db.models import Exists, F, Max, Min, OuterRef, QuerySet
+from django.db.models import Count, Exists, F, Max, OuterRef, QuerySet
 from django.db.models.functions import Coalesce
 
 from paperlab.site.pages.cards import Place
 from paperlab.site.people.mine import EVERYTHING, Mine
 from paperlab.site.search.trending import WINDOW, trending
-from paperlab.site.store.models import Counter, Paper, Sighting
+from paperlab.site.store.models import Paper, Sighting
+from paperlab.site.store.prepared import Prepared
+from paperlab.site.store.revision import revision
 
 Kind = Literal["day", "week", "month"]
 TRENDING = 200  # places of the trending list
@@ -96,55 +98,80 @@ def read(params: Mapping[str, str]) -> Span | None:
         raise BadSpan(f"{value[:40]!r} is not a valid {given[0]}; an example is {looks[given[0]]}") from None
 
 
-def _sighted(span: Span) -> "QuerySet[Sighting]":
-    return Sighting.objects.filter(day__range=(span.first, span.last), paper__withdrawn=False)
+def _sighted(first: date, last: date, mine: Mine) -> "QuerySet[Sighting]":
+    return mine.narrow(Sighting.objects.filter(day__range=(first, last), paper__withdrawn=False), "paper")
 
 
-def _published(span: Span) -> "QuerySet[Paper]":
-    listed = Sighting.objects.filter(paper=OuterRef("pk"), day__range=(span.first, span.last))
-    return Paper.objects.filter(published__range=(span.first, span.last), withdrawn=False).exclude(Exists(listed))
+def _published(first: date, last: date, mine: Mine) -> "QuerySet[Paper]":
+    """The papers that were published in these days and are in no list of them."""
+    listed = Sighting.objects.filter(paper=OuterRef("pk"), day__range=(first, last))
+    rows = Paper.objects.filter(published__range=(first, last), withdrawn=False).exclude(Exists(listed))
+    return mine.narrow(rows).order_by("-published", "-pk")
+
+
+def _by_votes(first: date, last: date, user: int | None, *, show: str, hide: bool, offset: int, limit: int) -> Any:
+    listed = _sighted(first, last, Mine(user, show, hide)).values("paper")
+    counted = listed.annotate(
+        votes=Max(Coalesce("paper__upvotes", "upvotes")), comment_count=Max(Coalesce("paper__comments", "comments"))
+    ).order_by(F("votes").desc(nulls_last=True), "paper")
+    return counted.values_list("paper", "votes", "comment_count")[offset : offset + limit]
+
+
+def _others(first: date, last: date, user: int | None, *, show: str, hide: bool, offset: int, limit: int) -> Any:
+    return _published(first, last, Mine(user, show, hide)).values_list("pk")[offset : offset + limit]
+
+
+def _listed_count(first: date, last: date, user: int | None, *, show: str, hide: bool) -> Any:
+    rows = _sighted(first, last, Mine(user, show, hide)).order_by()
+    return rows.values("paper__withdrawn").annotate(count=Count("paper", distinct=True)).values_list("count")
+
+
+def _other_count(first: date, last: date, user: int | None, *, show: str, hide: bool) -> Any:
+    rows = _published(first, last, Mine(user, show, hide)).order_by()
+    return rows.values("withdrawn").annotate(count=Count("pk")).values_list("count")
+
+
+_PAGE, _REST = Prepared(_by_votes), Prepared(_others)
+_COUNT, _REST_COUNT = Prepared(_listed_count), Prepared(_other_count)
 
 
 def places(span: Span, offset: int, limit: int, mine: Mine = EVERYTHING) -> tuple[list[Place], int]:
     """A piece of the span's papers, and how many there are. mine: which of them the reader wants to see."""
-    sighted = mine.narrow(_sighted(span), "paper")
-    listed = (
-        sighted.values("paper")
-        .annotate(
-            votes=Max(Coalesce("paper__upvotes", "upvotes")), comment_count=Max(Coalesce("paper__comments", "comments"))
-        )
-        .order_by(F("votes").desc(nulls_last=True), "paper")
-    )
-    of_lists = sighted.values("paper").distinct().count()
-    rest = mine.narrow(_published(span))
-    total = of_lists + rest.count()
-    page: list[Place] = [
-        (row["paper"], row["votes"], row["comment_count"])
-        for row in (listed[offset : offset + limit] if offset < of_lists else ())
-    ]
+    given = (span.first, span.last, mine.user if mine.active else None)
+    which = {"show": mine.show, "hide": mine.hide}
+    of_lists = sum(_COUNT.column(*given, **which))
+    total = of_lists + sum(_REST_COUNT.column(*given, **which))
+    page: list[Place] = []
+    if offset < of_lists:
+        page = [tuple(row) for row in _PAGE.rows(*given, **which, offset=offset, limit=limit)]
     if len(page) < limit and total > of_lists:
-        start = max(0, offset - of_lists)
-        keys = rest.order_by("-published", "-pk").values_list("pk", flat=True)
-        page += [(key, None, None) for key in keys[start : start + limit - len(page)]]
+        place = {"offset": max(0, offset - of_lists), "limit": limit - len(page)}
+        page += [(key, None, None) for key in _REST.column(*given, **which, **place)]
     return page, total
+
+
+_LISTED_BEFORE = Prepared(lambda day: Sighting.objects.filter(day__lt=day).order_by("-day").values_list("day")[:1])
+_LISTED_AFTER = Prepared(lambda day: Sighting.objects.filter(day__gt=day).order_by("day").values_list("day")[:1])
+_BEFORE = Prepared(
+    lambda day: (
+        Paper.objects.filter(published__lt=day, withdrawn=False).order_by("-published").values_list("published")[:1]
+    )
+)
+_AFTER = Prepared(
+    lambda day: (
+        Paper.objects.filter(published__gt=day, withdrawn=False).order_by("published").values_list("published")[:1]
+    )
+)
 
 
 def latest(before: date) -> date | None:
     """The last day before `before` that has papers; None if there is none."""
-    days = (
-        Sighting.objects.filter(day__lt=before).aggregate(day=Max("day"))["day"],
-        Paper.objects.filter(published__lt=before, withdrawn=False).aggregate(day=Max("published"))["day"],
-    )
-    return max((day for day in days if day), default=None)
+    return max([*_LISTED_BEFORE.column(before), *_BEFORE.column(before)], default=None)
 
 
 def following(after: date) -> date | None:
     """The first day after `after` that has papers."""
-    days = (
-        Sighting.objects.filter(day__gt=after).aggregate(day=Min("day"))["day"],
-        Paper.objects.filter(published__gt=after, withdrawn=False).aggregate(day=Min("published"))["day"],
-    )
-    return min((day for day in days if day), default=None)
+    return min([*_LISTED_AFTER.column(after), *_AFTER.column(after)], default=None)
 
 
 def neighbours(span: Span) -> tuple[Span | None, Span | None]:
@@ -155,12 +182,13 @@ def neighbours(span: Span) -> tuple[Span | None, Span | None]:
 
 def talked_about() -> tuple[date | None, list[Place]]:
     """The trending list: of today, or of the last day that a list was of, where that is long ago."""
-    return _talked_about(today(), Counter.objects.filter(name="revision").values_list("value", flat=True).first())
+    return _talked_about(today(), revision())
 
 
 @lru_cache(maxsize=4)
-def _talked_about(now: date, revision: int | None) -> tuple[date | None, list[Place]]:
-    """It changes with the day and with the store: votes and comments here count there as changes of the paper."""
+def _talked_about(now: date, mark: int) -> tuple[date | None, list[Place]]:
+    """It changes with the day and with the store, where votes and comments here are changes of the paper. mark: the
+    store's revision."""
     last = Sighting.objects.filter(day__lte=now).aggregate(day=Max("day"))["day"]
     if last is None:
         return None, []

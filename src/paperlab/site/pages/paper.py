@@ -25,7 +25,8 @@ from paperlab.site.people import mine
 from paperlab.site.records import record_index, runnable
 from paperlab.site.search import rank
 from paperlab.site.store import clean
-from paperlab.site.store.models import Paper
+from paperlab.site.store.models import Paper, Sighting
+from paperlab.site.store.prepared import Prepared
 
 AUTHORS = 12  # shown before the rest is folded
 RELATED = 6
@@ -58,6 +59,10 @@ class Checked:
     plot: SafeString | None
 
 
+_DAY = ("day", "source", "upvotes")
+_DAYS = Prepared(lambda paper: Sighting.objects.filter(paper=paper).order_by("-day").values_list(*_DAY)[:10])
+
+
 def find(name: str) -> Paper:
     """The paper of a name. Raises Http404."""
     row = None if "\0" in name else shapes.find(name)
@@ -73,9 +78,10 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
     if known and known[0] != name:  # a version, an old spelling, a whole address: one page has one address
         return HttpResponseRedirect(f"/papers/{known[0]}")
     ours = catalogue().get(row.slug or "")
-    checks = checked(row.slug or "", record_index().mark)
+    records = record_index()
+    checks = checked(row.slug or "", records.mark)
     hits = rank.related(row.pk, RELATED)
-    main = record_index().mains.get(row.slug or "", [])
+    main = records.mains.get(row.slug or "", [])
     first = {(one["method"], one["claim"]) for one in main}
     claims = [c for c in checks if c.check.role == "claim"]
     claims.sort(key=lambda c: (c.method, c.check.claim) not in first)  # the main claim, then as the cards have them
@@ -97,7 +103,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "claims": claims,
         "questions": [c for c in checks if c.check.role == "question"],
         "controls": [c for c in checks if c.check.role not in ("claim", "question")],
-        "badges": cards.badges(row.slug, record_index()),
+        "badges": cards.badges(row.slug, records),
         "main": main,
         "level": 90 if claims and claims[0].check.expect in WITHIN else 95,  # of the intervals of core.verdict
         "runnable": (row.slug or "") in runnable(),
@@ -106,7 +112,7 @@ def paper(request: HttpRequest, name: str) -> HttpResponse:
         "departs": [text_ for method in _methods(row.slug or "") for text_ in method.card.departs],
         "related": cards.with_hits(cards.cards([(hit.paper, None, None) for hit in hits]), hits),
         "bibtex": bibtex(row),
-        "days": list(row.sightings.order_by("-day").values("day", "source", "upvotes", "comments")[:10]),
+        "days": [dict(zip(_DAY, seen, strict=True)) for seen in _DAYS.rows(row.pk)],
         "described": described,
         "site": f"{request.scheme}://{request.get_host()}",
         "references": citing.tags(row, f"{request.scheme}://{request.get_host()}"),

@@ -11,7 +11,7 @@ from django.shortcuts import render
 from paperlab.core.paper import FAMILIES
 from paperlab.core.standings import MIXED, NOT_RUN
 from paperlab.core.verdict import WORDS
-from paperlab.site.pages import cards
+from paperlab.site.pages import cards, drawing
 from paperlab.site.pages.lists import sidebar
 from paperlab.site.people import mine
 from paperlab.site.search import query, rank
@@ -43,7 +43,10 @@ def search(request: HttpRequest) -> HttpResponse:
         "results": results,
         "cards": cards.with_hits(listed, results.hits),
         "facets": _facets(results.facets, asked),
-        "words": [(word, word in asked.verdict) for word in (*WORDS, MIXED, NOT_RUN)],
+        "words": [
+            drawing.Tick(word, word in asked.verdict, label=cards.Badge(word).label)
+            for word in (*WORDS, MIXED, NOT_RUN)
+        ],
         "sorts": query.SORTS,
         "active": _active(asked, wanted),
         "mine": wanted,
@@ -86,7 +89,7 @@ def _facets(counted: Mapping[str, Mapping[str, int]], asked: query.Query) -> lis
         values |= {value: 0 for value in chosen[name] if value not in values}
         order = sorted(values, key=lambda v: (-int(v) if name == "year" else 0, -values[v], v))
         order = sorted(order, key=lambda v: v not in chosen[name])[:most]
-        rows = [{"value": v, "count": values[v], "chosen": v in chosen[name]} for v in order]
+        rows = [drawing.Tick(v, v in chosen[name], values[v]) for v in order]
         if rows:
             facets.append({"name": name, "rows": rows, "one": name == "year", "open": bool(chosen[name])})
     return facets

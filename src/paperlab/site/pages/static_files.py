@@ -6,8 +6,10 @@ An address holds a piece of the file's hash, so a browser may keep it for ever a
 import gzip
 import hashlib
 import mimetypes
+import os
+import stat
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from django.conf import settings
@@ -43,11 +45,20 @@ def _load(path: str, changed: int) -> StaticFile:
     return StaticFile(body, compressed if small else None, kind, hashlib.sha256(body).hexdigest()[:12])
 
 
-def _find(path: str) -> StaticFile | None:
+@lru_cache(maxsize=256)
+def _located(path: str) -> str:
+    """Where a file is; "" for none."""
     located = finders.find(path)  # joins safely: what leads out of the folders is refused
-    if not isinstance(located, str) or not Path(located).is_file():
+    return located if isinstance(located, str) else ""
+
+
+def _find(path: str) -> StaticFile | None:
+    located = _located(path)
+    try:
+        found = os.stat(located)
+    except OSError:
         return None
-    return _load(located, Path(located).stat().st_mtime_ns)
+    return _load(located, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def address(path: str) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlencode
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Prefetch, Q
+from django.db.models import Count, Prefetch
 
 from paperlab.core.methods import methods
 from paperlab.core.paper import FAMILIES
@@ -34,6 +34,7 @@ from paperlab.site.people.who import HERE
 from paperlab.site.search import query
 from paperlab.site.store import clean, write
 from paperlab.site.store.models import Paper
+from paperlab.site.store.prepared import Prepared
 
 KINDS = ("family", "author", "search", "claim")
 MOST = 500  # collections, follows of one person
@@ -277,20 +278,32 @@ def submit(user: User, text: str) -> Paper | Submission:
     return row
 
 
+_VOTES = Prepared(
+    lambda papers: (
+        Vote.objects.filter(paper__in=papers, user__is_active=True)
+        .order_by()
+        .values_list("paper", "counts")
+        .annotate(number=Count("pk"))
+    )
+)
+
+
 def votes(papers: list[int]) -> dict[int, tuple[int, int]]:
     """How many people here voted for each paper, and how many of them by new accounts, whose votes do not count for
     trending yet; closed accounts have no vote."""
-    rows = Vote.objects.filter(paper__in=papers, user__is_active=True).values("paper").order_by()
-    counted = rows.annotate(every=Count("pk"), fresh=Count("pk", filter=Q(counts__gt=today())))
-    return dict.fromkeys(papers, (0, 0)) | {row["paper"]: (row["every"], row["fresh"]) for row in counted}
+    counted, now = dict.fromkeys(papers, (0, 0)), today()
+    for paper, counts, number in _VOTES.rows(list(counted)):
+        every, fresh = counted[paper]
+        counted[paper] = every + number, fresh + (number if counts > now else 0)
+    return counted
 
 
-def all_votes(here: tuple[int, int], elsewhere: int | None) -> dict[str, Any]:
+def all_votes(here: tuple[int, int], elsewhere: int | None) -> tuple[int, str]:
     """One number of votes, and where they come from in words. here: as `votes` has it."""
     count, fresh = here
     parts = [f"{count:,} on this site" + (f" ({fresh:,} from new accounts, not in trending yet)" if fresh else "")]
     parts += [] if elsewhere is None else [f"{elsewhere:,} on daily lists"]
-    return {"total": count + (elsewhere or 0), "sources": ", ".join(parts)}
+    return count + (elsewhere or 0), ", ".join(parts)
 
 
 def export(user: User) -> dict[str, Any]:

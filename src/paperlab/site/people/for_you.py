@@ -36,7 +36,8 @@ from paperlab.site.people.models import OPENED, UNREAD, Follow, Kept, Read, Vote
 from paperlab.site.records import record_index
 from paperlab.site.search import index, query, rank
 from paperlab.site.search.engine import Engine
-from paperlab.site.store.models import Counter, Paper, Sighting
+from paperlab.site.store.models import Paper, Sighting
+from paperlab.site.store.revision import revision
 
 if TYPE_CHECKING:
     from paperlab.site.search.vectors import Array
@@ -303,9 +304,8 @@ def stamp(user: int) -> tuple[Any, ...]:
         counted = rows.aggregate(count=Count("pk"), last=Max("pk"))
         marks.append((counted["count"], counted["last"]))
     read = Read.objects.filter(user=user).aggregate(count=Count("pk"), last=Max("at"))
-    revision = Counter.objects.filter(name="revision").values_list("value", flat=True).first()
     engine = index.engine()
-    return (*marks, read["count"], read["last"], revision, engine.embedded, record_index().mark)
+    return (*marks, read["count"], read["last"], revision(), engine.embedded, record_index().mark)
 
 
 @lru_cache(maxsize=64)

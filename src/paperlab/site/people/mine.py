@@ -18,6 +18,7 @@ from django.http import HttpRequest
 
 from paperlab.site.people.models import OPENED, UNREAD, Choice, Kept, Read, Vote
 from paperlab.site.store.models import Paper
+from paperlab.site.store.prepared import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +148,14 @@ def choice(user: int) -> Choice:
     return Choice.objects.filter(user=user).first() or Choice(user_id=user)
 
 
+_SEEN = Prepared(lambda user, paper: Read.objects.filter(user=user, paper=paper).order_by())
+
+
 def seen(request: HttpRequest, paper: Paper) -> Read | None:
     """What is kept of the reader's reading of a paper, asked for once in a request; None if nothing is."""
     known: dict[int, Read | None] = request.__dict__.setdefault("paperlab_seen", {})
     if paper.pk not in known:
-        known[paper.pk] = Read.objects.filter(user=request.user.pk, paper=paper).first()
+        known[paper.pk] = next(iter(_SEEN.objects(request.user.pk, paper.pk)), None)
     return known[paper.pk]
 
 

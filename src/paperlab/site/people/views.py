@@ -1,13 +1,13 @@
 """Pages and forms for votes, comments, collections and the account. Nothing changes on GET; no script is needed."""
 
 import json
-from typing import Any
 
 from django.contrib.auth import logout, update_session_auth_hash
 from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.middleware.csrf import get_token
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
@@ -17,7 +17,7 @@ from paperlab.site import door
 from paperlab.site.pages import addresses
 from paperlab.site.pages.paper import find
 from paperlab.site.pages.refused import refused, sentence
-from paperlab.site.people import actions, signing, who
+from paperlab.site.people import actions, signing, voting, who
 from paperlab.site.people.models import Collection, Comment, Follow, Submission
 from paperlab.site.search import families
 from paperlab.site.store import clean
@@ -29,13 +29,6 @@ FORGET = "delete"  # the word that confirms
 
 def _on(request: HttpRequest) -> bool:
     return request.POST.get("on", "1") == "1"
-
-
-def _piece(request: HttpRequest, template: str, context: dict[str, Any], back: str) -> HttpResponse:
-    """The changed piece for htmx, the page it is on for others."""
-    if request.headers.get("HX-Request") == "true":
-        return render(request, template, context)
-    return redirect(who.back(request, back))
 
 
 @never_cache
@@ -57,15 +50,15 @@ def family(request: HttpRequest, name: str) -> HttpResponse:
 @require_POST
 @who.person
 def vote(request: HttpRequest, name: str) -> HttpResponse:
-    """Vote for a paper, or no longer."""
+    """Vote for a paper, or no longer. htmx gets the changed piece, others the page that it is on."""
     paper = find(name)
     actions.vote(who.user(request), paper, _on(request))
-    context = {
-        "url": addresses.paper(paper),
-        "mine": _on(request),
-        **actions.all_votes(actions.votes([paper.pk])[paper.pk], paper.upvotes),
-    }
-    return _piece(request, "people/vote.html", context, context["url"])
+    url = addresses.paper(paper)
+    if request.headers.get("HX-Request") != "true":
+        return redirect(who.back(request, url))
+    total, sources = actions.all_votes(actions.votes([paper.pk])[paper.pk], paper.upvotes)
+    form = voting.fields(request, get_token(request))
+    return HttpResponse(voting.html(url, total, sources, _on(request), form))
 
 
 @never_cache

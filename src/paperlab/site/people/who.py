@@ -16,6 +16,7 @@ from paperlab.site import door
 from paperlab.site.api import limits
 from paperlab.site.pages import addresses
 from paperlab.site.pages.refused import refused
+from paperlab.site.store.prepared import Prepared
 
 HERE = "you"  # the name of the one person on a machine of one's own
 
@@ -46,6 +47,9 @@ def user(request: HttpRequest) -> User:
     return found
 
 
+_NAMED = Prepared(lambda name: User.objects.filter(username=name))
+
+
 class Here:
     """Middleware behind Django's own: at one's own machine, nobody needs to sign in, and all of the administration is
     theirs. What was made for one person is kept by no cache but their browser's."""
@@ -61,7 +65,7 @@ class Here:
             def user() -> AbstractBaseUser | AnonymousUser:
                 if known.is_authenticated:
                     return known
-                own = User.objects.get_or_create(username=HERE)[0]
+                own: User = next(iter(_NAMED.objects(HERE)), None) or User.objects.get_or_create(username=HERE)[0]
                 own.is_staff = own.is_superuser = True  # for this request: the site may be others' one day
                 return own
 

@@ -40,7 +40,8 @@ from paperlab.site.search.engine import (
 )
 from paperlab.site.search.query import Within
 from paperlab.site.search.words import Asked, Damaged, Words, everything
-from paperlab.site.store.models import Counter, Paper
+from paperlab.site.store.models import Paper
+from paperlab.site.store.revision import revision
 
 if TYPE_CHECKING:
     from paperlab.site.search.milvus import Milvus
@@ -96,7 +97,7 @@ def behind(most: int = 1_000_000) -> int:
         except Unreachable:
             return 0
     reached = now.words
-    last = Counter.objects.filter(name="revision").values_list("value", flat=True).first() or 0
+    last = revision()
     return Paper.objects.filter(after(reached)).order_by()[:most].count() if last > reached[0] else 0
 
 

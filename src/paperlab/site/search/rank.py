@@ -29,6 +29,7 @@ from paperlab.site.search.spelling import american
 from paperlab.site.search.words import STEMS, Asked, asked
 from paperlab.site.store import clean
 from paperlab.site.store.models import Paper
+from paperlab.site.store.prepared import Prepared
 
 POOL = 100  # papers that each side puts forward
 WEIGHT = 0.5  # of meaning, fully trusted
@@ -271,17 +272,21 @@ def _vector(engine: Engine, text: str, notes: list[str]) -> Any:
     return encoder.query(american(text.replace('"', " ")))
 
 
+_SAME = Prepared(
+    lambda value, column: Paper.objects.filter(withdrawn=False, **{column: value}).order_by("pk").values_list("pk")[:20]
+)
+
+
 def _exact(text: str, within: Within, engine: Engine) -> dict[int, str]:
     """Papers within whose arXiv id, slug or title the text is."""
     known = clean.arxiv_id(text)
     bare = text.strip().lower().replace("_", "-").replace(" ", "-")
-    wanted = [("slug", {"slug": bare[:120]}), ("title", {"title_key": clean.title_key(text.strip(' "'))})]
+    wanted = [("slug", "slug", bare[:120]), ("title", "title_key", clean.title_key(text.strip(' "')))]
     if known:
-        wanted.insert(0, ("arXiv id", {"arxiv": known[0]}))
+        wanted.insert(0, ("arXiv id", "arxiv", known[0]))
     hits: dict[int, str] = {}
-    for what, conditions in wanted:
-        rows = Paper.objects.filter(withdrawn=False, **conditions).order_by("pk").values_list("pk", flat=True)[:20]
-        hits |= {key: what for key in rows if key not in hits}
+    for what, column, value in wanted:
+        hits |= {key: what for key in _SAME.column(value, column=column) if key not in hits}
     if hits and (within.query.filtered or within.keys is not None or within.without):
         keys = frozenset(hits) if within.keys is None else within.keys & frozenset(hits)
         inside = engine.listed(Asked(), Within(within.query, keys, within.without), "day", len(hits))
@@ -307,10 +312,14 @@ def _suggestion(engine: Engine, text: str) -> str:
     return new if new != text else ""
 
 
+_TEXTS = Prepared(
+    lambda keys: Paper.objects.filter(pk__in=keys).order_by().values_list("pk", "title", "abstract", "summary")
+)
+
+
 def _shown(ranked: Ranked, words: Asked) -> tuple[Hit, ...]:
     """Hits with title and snippet; papers that left the store meanwhile are left out."""
-    columns = ("pk", "title", "abstract", "summary")
-    rows = {row[0]: row[1:] for row in Paper.objects.filter(pk__in=[key for key, _, _ in ranked]).values_list(*columns)}
+    rows = {row[0]: row[1:] for row in _TEXTS.rows([key for key, _, _ in ranked])}
     pattern = _pattern(words)
     hits = []
     for key, score, why in ranked:

@@ -25,6 +25,7 @@ from paperlab.core.files import write_atomically
 from paperlab.core.home import home
 from paperlab.site.store.item import SourceError
 from paperlab.site.store.models import Teaser
+from paperlab.site.store.prepared import Prepared
 from paperlab.site.store.sources import daily_papers, named
 from paperlab.site.store.sources.http import Polite
 
@@ -109,11 +110,16 @@ def wanted(pictures: Iterable[tuple[int, list[str]]]) -> None:
     Teaser.objects.bulk_create(made, ignore_conflicts=True, batch_size=150)
 
 
+_SHOWN = Prepared(
+    lambda papers: Teaser.objects.filter(paper__in=papers).exclude(file="").order_by().values_list("paper", "file")
+)
+
+
 def shown(papers: Iterable[int]) -> dict[int, str]:
     """The files of papers that have one; none where PAPERLAB_PICTURES is off."""
     if not settings.PAPERLAB_PICTURES:
         return {}
-    return dict(Teaser.objects.filter(paper__in=list(papers)).exclude(file="").values_list("paper", "file"))
+    return dict(_SHOWN.rows(list(papers)))
 
 
 def client() -> Polite:

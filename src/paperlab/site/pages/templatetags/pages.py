@@ -11,7 +11,8 @@ from django.utils.safestring import SafeString, mark_safe
 
 from paperlab.core import words
 from paperlab.core.figures import ArmFigures, Value
-from paperlab.site.pages import addresses, cards, static_files, text
+from paperlab.site.pages import addresses, cards, drawing, static_files, text
+from paperlab.site.people import voting
 
 register = template.Library()
 register.filter("rich", text.rich)
@@ -68,10 +69,21 @@ def outdated(changes: list[str]) -> SafeString:
     return format_html('<span class="badge outdated" title="{}">{}</span>', "; ".join(changes), words.outdated(changes))
 
 
-@register.inclusion_tag("pages/parts/badge.html")
-def badge(word: str, count: int = 0) -> dict[str, Any]:
-    """A verdict's badge."""
-    return {"badge": cards.Badge(word if word in cards.SIGNS else "error", count)}
+@register.simple_tag
+def badge(word: str, count: int = 0) -> SafeString:
+    """The badge of a verdict's word."""
+    return drawing.badge(cards.Badge(word if word in cards.SIGNS else "error", count))
+
+
+register.simple_tag(drawing.badge, name="draw_badge")
+register.simple_tag(drawing.ticks, name="draw_ticks")
+
+
+@register.simple_tag(takes_context=True)
+def draw_card(context: dict[str, Any], card: cards.Card, level: int | str = "", explain: bool | str = "") -> SafeString:
+    """A paper in a list, with its vote. level, explain: "" where a template has none, as Django gives it."""
+    vote = voting.of_paper(context, card.key, card.url, card.votes)
+    return drawing.card(card, vote, int(level or 2), bool(explain))
 
 
 @register.simple_tag
