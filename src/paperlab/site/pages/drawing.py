@@ -2,12 +2,12 @@
 values, and a template takes ten times as long for each. Whatever is put in is escaped, unless it is marked as HTML."""
 
 from collections.abc import Iterable
+from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from html import escape
 from typing import NamedTuple
 from urllib.parse import quote
 
-from django.template.defaultfilters import floatformat
 from django.utils.safestring import SafeString, mark_safe
 
 from paperlab.site.pages.cards import Badge, Card
@@ -95,8 +95,8 @@ def card(one: Card, vote: SafeString, level: int = 2, explain: bool = False) -> 
         parts.append(f'<span class="keywords">{", ".join(found)}</span>')
     parts.append("\n</div>\n")
     if explain and one.why:
-        score = _out(floatformat(one.score, 3))
-        parts.append(f"<details><summary>Why this result</summary>Score {score}: {_out(one.why)}.</details>")
+        score = Decimal(repr(one.score)).quantize(Decimal("0.001"), ROUND_HALF_UP)
+        parts.append(f"<details><summary>Why this result</summary>Score {score:f}: {_out(one.why)}.</details>")
     parts.append("\n</div>\n</article>\n")
     return mark_safe("".join(parts))
 
