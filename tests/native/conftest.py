@@ -26,8 +26,10 @@ def trained(tmp_path):
     from test_models import SMALL, make
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
 
     words = Tokenizer(WordLevel({f"w{i}": i for i in range(SMALL["vocab_size"])}, "w0"))
+    words.pre_tokenizer = WhitespaceSplit()
     folder = tmp_path / "trained"
     model = make(folder, "llama-wide-heads", intermediate_size=192)
     transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(folder)
