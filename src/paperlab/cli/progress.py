@@ -33,7 +33,12 @@ def progress(title: str, unit: str, scale: float = 1) -> Iterator[Progress]:
         return
     shown = _Shown(title, unit, scale)
     ended = threading.Event()
-    beat = threading.Thread(target=lambda: [shown.draw() for _ in iter(lambda: ended.wait(1.0), True)], daemon=True)
+
+    def beats() -> None:
+        while not ended.wait(1.0):
+            shown.draw()
+
+    beat = threading.Thread(target=beats, daemon=True)
     beat.start()
     try:
         yield shown.report

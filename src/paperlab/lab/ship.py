@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from paperlab.engine import Codes, Tensors
 
 TABLE_BITS = 8  # of embeddings and head, which methods leave in floats: as good as the floats, at a quarter of float32
+SMALL = {
+    "hidden_size": 384,
+    "intermediate_size": 768,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "head_dim": 64,
+    "vocab_size": 512,
+    "max_position_embeddings": 256,
+}
+"""Sizes of the model that a method is rehearsed on; the usual groups divide them."""
 SPARSE_BITS = 8  # of a pruned matrix whose values no method rounded: the engine's sparse kernels take 8 or 4
 
 
@@ -64,42 +74,43 @@ class Packable(Compressed):
         from paperlab.engine import pack
         from paperlab.engine.packing.layout import tables
 
+        given = _Given(self.stored(), sparse_bits)
+        return pack(tensors_of(self.model, self.files), out, tables(table_bits), given, progress)
+
+    def stored(self) -> dict[str, Matrix]:
+        """The matrices that are more than floats, by name. Raises RunError where parts of the model are `unstored`."""
         if self.unstored:
             more = f" and {len(self.unstored) - 1} more" if self.unstored[1:] else ""
             raise RunError(
                 f"{self.method} left parts in the model that a file of weights cannot hold ({self.unstored[0]}{more}): "
                 "the engine would run another one"
             )
-        stored = {name: layer for name, layer in self.layers.items() if not isinstance(layer, Dense)}
-        given = _Given(stored, sparse_bits)
-        return pack(tensors_of(self.model, self.files), out, tables(table_bits), given, progress)
+        return {name: layer for name, layer in self.layers.items() if not isinstance(layer, Dense)}
 
 
 def rehearse(slug: str, params: Mapping[str, Any], folder: Path) -> None:
-    """Apply a method to a small random model of the folder's architecture and pack that, before any work on the model.
+    """Apply a method to a small random model of the folder's architecture, before any work on the model.
 
     Raises ValueError for a value out of the method's range, and RunError or EngineError where its result has no place
     in a packed model, as `Packable.pack` would after all the work. Another fault of the method on so small a model (a
     group that divides no row) is left for the real one to show.
     """
-    import tempfile
-
     from paperlab.core.card import Arm
+    from paperlab.engine.packing.pack import pack_codes
     from paperlab.lab.arms import functions_of
     from paperlab.lab.drivers import compress
     from paperlab.lab.use import load
 
     compress.rehearse(functions_of(Arm(slug, dict(params))), params)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = _small(folder)
-        texts = [torch.randint(model.config.vocab_size, (1, 32)) for _ in range(4)]
     try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, texts = _small(folder), [torch.randint(SMALL["vocab_size"], (1, 32)) for _ in range(4)]
         made = load(slug, **params)(model, calibration=texts)
     except Exception:
         return  # of any kind: what it means on this model says nothing about the other
-    with tempfile.TemporaryDirectory() as place:
-        made.compressed.pack(Path(place) / "packed")
+    for name, matrix in made.compressed.stored().items():
+        pack_codes(codes_of(name, matrix))
 
 
 def _small(folder: Path) -> nn.Module:
@@ -108,23 +119,14 @@ def _small(folder: Path) -> nn.Module:
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
-    sizes = {
-        "hidden_size": 384,
-        "intermediate_size": 768,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2 if shared and shared < heads else 6,
-        "head_dim": 64,
-        "vocab_size": 512,
-        "max_position_embeddings": 256,
-    }
+    sizes = SMALL | {"num_key_value_heads": 2 if shared and shared < heads else 6}
     config.update({name: value for name, value in sizes.items() if hasattr(config, name)})
     for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(config, token, None)  # they may lie outside the small vocabulary
     if kinds := getattr(config, "layer_types", None):
         config.layer_types = kinds[:2]
     auto: Any = AutoModel if config.model_type == "bert" else AutoModelForCausalLM
-    return auto.from_config(config).eval()  # type: ignore[no-any-return]
+    return auto.from_config(config).eval()
 
 
 class _Given(Mapping[str, "Codes"]):
