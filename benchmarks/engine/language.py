@@ -37,11 +37,11 @@ from paperlab.engine.language import LanguageModel
 from paperlab.engine.native import call
 
 FORMATS = {
-    "8 bits": engine.Layout(8),
-    "4 bits": engine.Layout(4),
+    "8 bits": engine.Layout(8, 64, symmetric=True),
+    "4 bits": engine.Layout(4, 64, symmetric=True),
     "4 bits, groups of 32, minima": engine.Layout(4, 32, symmetric=False),
-    "3 bits": engine.Layout(3),
-    "2 bits": engine.Layout(2),
+    "3 bits": engine.Layout(3, 64, symmetric=True),
+    "2 bits": engine.Layout(2, 64, symmetric=True),
     "4 bits, half kept": engine.Layout(4, keep=0.5),
     "4 bits, quarter kept": engine.Layout(4, keep=0.25),
 }

@@ -48,7 +48,7 @@ def _command(name: str, command: Any) -> str:
     lines = [f"## {name}", "", command.help.strip(), "", f"    {usage}", ""]
     lines += [f"- `{p.metavar}`: {p.help}" for p in asked]
     for p in options:
-        written = ", ".join(p.opts) + ("" if p.is_flag or p.count else f" {p.metavar}")
+        written = ", ".join([*p.opts, *p.secondary_opts]) + ("" if p.is_flag or p.count else f" {p.metavar}")
         default = f" Default: `{p.default}`." if p.default not in (None, False) and not p.count else ""
         lines.append(f"- `{written}`: {p.help}{default}")
     return "\n".join(lines) + "\n"

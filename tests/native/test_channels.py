@@ -83,12 +83,12 @@ def test_an_mlp_loses_the_same_channels_everywhere_and_takes_less(tmp_path):
     source = Weights(tmp_path / "a")
     gate, up, down = (source.floats(f"{MLP}{part}_proj.weight") for part in ("gate", "up", "down"))
     size = np.linalg.norm(gate, axis=1) * np.linalg.norm(up, axis=1) * np.linalg.norm(down, axis=0)
-    pack(tmp_path / "a", tmp_path / "b", Layout(4, 16, keep=1 / 3, pattern="channels"))
+    pack(tmp_path / "a", tmp_path / "b", Layout(4, 16, True, keep=1 / 3, pattern="channels"))
     inner = np.sort(np.argsort(size)[-16:])
     for part in ("gate", "up"):
         np.testing.assert_array_equal(kept(tmp_path / "b", f"{MLP}{part}_proj")[0], inner)
     np.testing.assert_array_equal(kept(tmp_path / "b", f"{MLP}down_proj")[1], inner)
-    pack(tmp_path / "a", tmp_path / "c", Layout(4, 16))
+    pack(tmp_path / "a", tmp_path / "c", Layout(4, 16, True))
     narrow, whole = engine.load(tmp_path / "b"), engine.load(tmp_path / "c")
     saved = 3 * 32 * 32 * (4 + 16 / 16) / 8
     assert whole.about["bytes_per_token"] - narrow.about["bytes_per_token"] == saved  # and no lists remain

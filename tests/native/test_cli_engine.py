@@ -14,9 +14,8 @@ from paperlab.engine.packing.container import Weights
 
 def test_pack_writes_what_the_engine_loads(tmp_path):
     model(tmp_path / "a")
-    done = CliRunner().invoke(
-        app, ["pack", str(tmp_path / "a"), "-o", str(tmp_path / "b"), "--bits", "4", "--group", "16", "--json"]
-    )
+    command = ["pack", str(tmp_path / "a"), "-o", str(tmp_path / "b")]
+    done = CliRunner().invoke(app, [*command, "--bits", "4", "--group", "16", "--symmetric", "--json"])
     assert done.exit_code == 0, done.output
     (row,) = json.loads(done.stdout)
     assert row["bits_per_weight"] < 6
@@ -81,22 +80,6 @@ def test_unknown_models_are_refused_in_one_line(words, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.fixture
-def trained(tmp_path):
-    """A small model with a tokenizer, and its folder."""
-    pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    from test_models import SMALL, make
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-
-    words = Tokenizer(WordLevel({f"w{i}": i for i in range(SMALL["vocab_size"])}, "w0"))
-    folder = tmp_path / "trained"
-    model = make(folder, "llama-wide-heads", intermediate_size=192)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(folder)
-    return model, folder
-
-
 @pytest.mark.parametrize(
     ("method", "params"),
     [
@@ -116,8 +99,8 @@ def test_pack_by_a_method_computes_what_the_method_made(method, params, trained,
 
     model, folder = trained
     settings = [word for name, value in params.items() for word in ("--set", f"{name}={value}")]
-    command = ["pack", str(folder), "-o", str(tmp_path / "b"), "--method", method, *settings, "--json"]
-    done = CliRunner().invoke(app, command)
+    command = ["pack", str(folder), "-o", str(tmp_path / "b"), "--method", method, *settings]
+    done = CliRunner().invoke(app, [*command, "--tables", "16", "--json"])
     assert done.exit_code == 0, done.output
     small = paperlab.load(method, **params)(model)
     mine = load(tmp_path / "b")

@@ -115,9 +115,9 @@ def test_floats_of_another_type(tmp_path):
 
 
 FITTING = [
-    (Layout(4, 32), "Q4_0"),
-    (Layout(4, 96), "Q4_0"),
-    (Layout(4, "row"), "Q4_0"),
+    (Layout(4, 32, True), "Q4_0"),
+    (Layout(4, 96, True), "Q4_0"),
+    (Layout(4, "row", True), "Q4_0"),
     (Layout(4, 32, symmetric=False), "Q4_1"),
     (Layout(3, 32), "Q4_0"),
     (Layout(2, 32, symmetric=False), "Q4_1"),
@@ -169,7 +169,7 @@ def test_what_gguf_has_no_block_for(tmp_path):
     assert relative(mine(tmp_path / "m.gguf"), mine(folder)) < 0.15
     engine.export(folder, tmp_path / "f.gguf", "gguf", dtype="F32")
     assert relative(mine(tmp_path / "f.gguf"), mine(folder)) < 3e-4
-    pack(tmp_path / "a", tmp_path / "b", Layout(4, 32))
+    pack(tmp_path / "a", tmp_path / "b", Layout(4, 32, True))
     with pytest.raises(EngineError, match=r"fits Q4_0, not Q8_0.*--requantize"):
         engine.export(tmp_path / "b", tmp_path / "n.gguf", "gguf", dtype="Q8_0")
 

@@ -121,7 +121,7 @@ def global_masks(model, sparsity=0.7):
 
 @pytest.mark.parametrize("isa", engine.instruction_sets())
 @pytest.mark.parametrize("masks", [random_masks, global_masks])
-@pytest.mark.parametrize("layout", [Layout(8), Layout(4, 32), Layout(4, "row"), Layout(8, 16)], ids=str)
+@pytest.mark.parametrize("layout", [Layout(8), Layout(4, 32, True), Layout(4, "row", True), Layout(8, 16)], ids=str)
 def test_any_mask_gives_the_logits_of_the_masked_model(layout, masks, isa, tmp_path):
     model = make(tmp_path / "a")
     chosen, given = masks(model), {}
@@ -193,7 +193,7 @@ def test_a_pruned_matrix_may_have_outliers_and_a_low_rank_part(tmp_path):
 def test_a_matrix_without_any_weight(tmp_path):
     model = make(tmp_path / "a")
     weight = model.get_parameter(f"{NAME}.weight")
-    empty = quantize(weight.detach().numpy(), Layout(4), np.zeros(weight.shape, bool))
+    empty = quantize(weight.detach().numpy(), Layout(4, symmetric=True), np.zeros(weight.shape, bool))
     pack(tmp_path / "a", tmp_path / "b", [("*", Layout(16))], {NAME: empty})
     weight.data.zero_()
     mine = engine.load(tmp_path / "b")
@@ -208,7 +208,8 @@ def test_pruned_codes_are_exported(tmp_path):
     for name in weights.names():
         if "_proj" in name:
             weight = weights.floats(name)
-            given[name.removesuffix(".weight")] = quantize(weight, Layout(4, 32), random.random(weight.shape) < 0.3)
+            mask = random.random(weight.shape) < 0.3
+            given[name.removesuffix(".weight")] = quantize(weight, Layout(4, 32, symmetric=True), mask)
     engine.export(tmp_path / "a", tmp_path / "b", "hf", given=given)
     pack(tmp_path / "a", tmp_path / "c", [("*", Layout(16))], given)
     engine.export(tmp_path / "c", tmp_path / "d", "hf")
@@ -239,7 +240,7 @@ def test_what_given_and_tensors_may_not_be(tmp_path):
     ):
         with pytest.raises(EngineError, match=message):
             pack(tmp_path / "a", tmp_path / "b", [("*", Layout(16))], given)
-    for layout in (Layout(3), Layout(8, symmetric=False)):
+    for layout in (Layout(3, 64, True), Layout(8, symmetric=False)):
         with pytest.raises(EngineError, match="sparse"):
             quantize(weight, layout, mask)
     with pytest.raises(EngineError, match="a mask of"):

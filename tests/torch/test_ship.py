@@ -45,7 +45,7 @@ def engines(folder: Path) -> np.ndarray:
 
 
 def packed(compressed: Any, model: nn.Module, folder: Path, **options: Any) -> np.ndarray:
-    Packable.of(compressed, "this test", [], compressed.model).pack(folder, **options)
+    Packable.of(compressed, "this test", [], compressed.model).pack(folder, table_bits=16, **options)
     return engines(folder)
 
 
@@ -61,7 +61,7 @@ def keep_globally(share: float, model: nn.Module) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize("slug", ["round-to-nearest", "gptq", "gptq-lorc", "easyquant"])
 def test_the_engine_runs_what_a_method_made(model: LlamaForCausalLM, tmp_path: Path, slug: str) -> None:
     small = paperlab.load(slug, bits=4)(model, calibration=[torch.tensor(IDS)])
-    report = small.compressed.pack(tmp_path / "packed")
+    report = small.compressed.pack(tmp_path / "packed", table_bits=16)
     assert report["bits_per_weight"] <= 8  # rank 8 is much for matrices 64 wide
     assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == ["config.json", "model.safetensors"]
     difference = np.abs(engines(tmp_path / "packed") - logits(small)).max()
@@ -110,7 +110,7 @@ def test_a_model_whose_method_works_while_it_runs_is_refused(model: LlamaForCaus
 
 def test_bfloat16_stays_bfloat16(model: LlamaForCausalLM, tmp_path: Path) -> None:
     small = paperlab.load("round-to-nearest", bits=8, group=64)(model.to(torch.bfloat16))
-    small.compressed.pack(tmp_path / "packed")
+    small.compressed.pack(tmp_path / "packed", table_bits=16)
     from safetensors import safe_open
 
     with safe_open(tmp_path / "packed" / "model.safetensors", framework="pt") as file:

@@ -12,7 +12,18 @@ from paperlab.cli.verbosity import note, takes_verbosity
 commands = typer.Typer()
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a registered name, a hub id.")]
-Asymmetric = Annotated[bool, typer.Option("--asymmetric", help="Store a minimum for each group as well as a scale.")]
+Group = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Columns per scale (group size); 0: whole rows. Else 64 in 8 bits, 32 below."),
+]
+Asymmetric = Annotated[
+    bool | None,
+    typer.Option(
+        "--asymmetric/--symmetric",
+        show_default=False,
+        help="Store a minimum for each group as well as a scale, or not. Else in 4 bits alone.",
+    ),
+]
 RecipeFile = Annotated[
     Path | None,
     typer.Option("--recipe", metavar="FILE", exists=True, dir_okay=False, help="JSON: a layout per name pattern."),
@@ -30,7 +41,12 @@ Settings = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", autocompletion=complete.settings, help="A parameter of --method."),
 ]
 Data = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="A text file or name, for a --method that looks at data.")
+    str | None,
+    typer.Option(metavar="TEXT", help="A text file or name, for a --method that looks at data; else `abstracts`."),
+]
+Documents = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Documents of the text that the --method is calibrated on; else 32."),
 ]
 Rounded = Annotated[int | None, typer.Option("--bits", metavar="N", help="Round float weights: 8, 4, 3 or 2 bits.")]
 ActivationBits = Annotated[
@@ -46,8 +62,8 @@ def pack(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a registered name or a hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
     bits: Annotated[int, typer.Option(metavar="N", help="Bits per weight: 8, 4, 3 or 2.")] = 8,
-    group: Annotated[int, typer.Option(metavar="N", help="Columns per scale (group size); 0: whole rows.")] = 64,
-    asymmetric: Asymmetric = False,
+    group: Group = None,
+    asymmetric: Asymmetric = None,
     keep: Annotated[float, typer.Option(metavar="PART", help="The share of weights to keep, e.g. 0.5.")] = 1.0,
     pattern: Annotated[
         Literal["unstructured", "2:4", "rows", "columns", "channels"],
@@ -62,31 +78,65 @@ def pack(
     codebook: Annotated[
         int, typer.Option(metavar="N", help="Use a k-means codebook with this many weights per code: 1, 2 or 4.")
     ] = 0,
+    tables: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Bits of embeddings and output head: 8, 4, 3, 2, or 16 to leave them as they are. Else as --bits, and "
+            "8 where --method alone leaves them in floats.",
+        ),
+    ] = None,
     recipe: RecipeFile = None,
     method: Method = None,
     settings: Settings = None,
     data: Data = None,
+    documents: Documents = None,
     as_json: Json = False,
 ) -> None:
     """Pack a model in few bits or sparse, for the CPU engine."""
     from paperlab.cli import models
     from paperlab.engine import Layout
+    from paperlab.engine.packing.layout import tables as tables_in
 
-    rounded = Layout(bits, group or "row", not asymmetric, keep, pattern, outliers, rank, codebook)
+    rounded = Layout(bits, _columns(group), _unless(asymmetric), keep, pattern, outliers, rank, codebook)
     if (recipe or method) and rounded != Layout():
         raise Misuse("--recipe or --method says how matrices are stored; leave --bits, --keep and the like out")
-    if method and not recipe:
-        report = models.pack_by_method(model, out, method, settings or [], data)
-    else:
-        layouts = models.read_recipe(recipe) if recipe else [("*", rounded)]
-        with models.by_method(model, method, settings or [], data) as (source, given):
-            report = models.pack(source, out, layouts, given)
+    if recipe and tables is not None:
+        raise Misuse("--recipe says how every matrix is stored; leave --tables out")
+    layouts = models.read_recipe(recipe) if recipe else [] if method else [("*", rounded)]
+    if tables is not None and not method:
+        layouts = [*layouts, *tables_in(tables)]
+    applied = _applied(method, settings, data, documents)
+    report = models.pack(model, out, layouts, applied, 8 if tables is None else tables)
     if as_json:
         from paperlab.cli.text import write_json
 
         return write_json([{"out": str(out), **report}])
     size = report["bytes"] / 1e6
     typer.echo(f"{out}: {size:.1f} MB, {report['bits_per_weight']:.3f} bits per weight of {report['weights']:,}")
+    for remark in report["notes"]:
+        typer.echo(f"  {remark}")
+
+
+def _columns(group: int | None) -> Any:
+    """--group as `Layout` takes it."""
+    return "row" if group == 0 else group
+
+
+def _unless(asymmetric: bool | None) -> Any:
+    """--asymmetric or --symmetric as `Layout` takes it."""
+    return None if asymmetric is None else not asymmetric
+
+
+def _applied(method: str | None, settings: list[str] | None, data: str | None, documents: int | None) -> Any:
+    """What --method asks for; None without it. Raises Misuse for options that are for a method."""
+    from paperlab.cli import models
+
+    if method:
+        return models.Applied(method, settings or [], data, documents or models.CALIBRATION)
+    if settings or data or documents:
+        raise Misuse("--set, --data and --documents are for a --method; give one, or leave them out")
+    return None
 
 
 @commands.command()
@@ -104,13 +154,16 @@ def export(
     bits: Annotated[int | None, typer.Option(metavar="N", help="Quantize on the way: 8, 4, 3 or 2 bits.")] = None,
     group: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Columns per scale (group size); 0: whole rows. Else 64, in GGUF 32."),
+        typer.Option(
+            metavar="N", help="Columns per scale (group size); 0: whole rows. Else 64 in 8 bits, 32 below and in GGUF."
+        ),
     ] = None,
-    asymmetric: Asymmetric = False,
+    asymmetric: Asymmetric = None,
     recipe: RecipeFile = None,
     method: Method = None,
     settings: Settings = None,
     data: Data = None,
+    documents: Documents = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -130,12 +183,12 @@ def export(
     if bits:
         if recipe or method:
             raise Misuse("--bits quantizes every matrix alike; give it, or --recipe, or --method")
-        columns = (32 if to == "gguf" else 64) if group is None else group
-        layouts = [("*", Layout(bits, columns or "row", not asymmetric))]
-    elif group is not None or asymmetric:
+        columns = 32 if to == "gguf" and group is None else _columns(group)
+        layouts = [("*", Layout(bits, columns, _unless(asymmetric)))]
+    elif group is not None or asymmetric is not None:
         raise Misuse("--group and --asymmetric say how --bits are grouped; give --bits too")
-    with models.by_method(model, method, settings or [], data) as (source, given):
-        report = models.export(source, out, to, recipe=layouts, given=given, dtype=dtype, requantize=requantize)
+    applied = _applied(method, settings, data, documents)
+    report = models.export(model, out, to, applied, recipe=layouts, dtype=dtype, requantize=requantize)
     if as_json:
         from paperlab.cli.text import write_json
 

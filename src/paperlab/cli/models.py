@@ -4,18 +4,20 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paperlab.cli.progress import progress
 from paperlab.cli.verbosity import note
-from paperlab.core.log import quiet
 
 if TYPE_CHECKING:
+    from paperlab.engine.formats.export import Format
     from paperlab.engine.packing.layout import Codes, Recipe
 
-CALIBRATION = 32  # texts that a method which looks at data is shown
+TEXT, CALIBRATION = "abstracts", 32  # what a method that looks at data is shown by default, and how many documents
 
 
 def place(name: str) -> Path:
@@ -42,96 +44,140 @@ def read_recipe(file: Path) -> "Recipe":
         ) from None
 
 
-@contextmanager
-def by_method(
-    model: str, slug: str | None, settings: list[str], data: str | None
-) -> "Iterator[tuple[str, dict[str, Codes] | None]]":
-    """Apply a method to a model: its folder, which lasts as long as the context, and what was quantized by name.
+@dataclass(frozen=True)
+class Applied:
+    """A method to apply before packing or exporting. settings: "bits=3"; data: a text; documents: how many of it."""
 
-    Without a method the model as it is, and None. Raises ValueError for settings or data that have no method.
-    """
-    if slug:
-        with tempfile.TemporaryDirectory() as between:
-            yield between, _apply(model, slug, settings, data, Path(between))
-    elif settings or data:
-        raise ValueError("--set and --data are for a --method; give one, or leave them out")
-    else:
-        yield model, None
+    slug: str
+    settings: list[str]
+    data: str | None = None
+    documents: int = CALIBRATION
 
 
-def apply_method(model: str, slug: str, settings: list[str], data: str | None) -> "tuple[Any, Path]":
-    """The model with a method applied, and the folder it was loaded from."""
+def check_method(applied: Applied, source: Path) -> None:
+    """Refuse, before the model is loaded, a method whose result a file of weights cannot hold. Raises ValueError for a
+    method of another kind, or what `paperlab.lab.ship.rehearse` raises."""
+    from paperlab.core.methods import act_of, find_method, parse
+
+    method = find_method(applied.slug)
+    act = act_of(method)
+    if act is None or act.name != "compress":
+        says = f"one that {act.says}" if act else "a study, which has no method of its own"
+        raise ValueError(f"{method.slug} is {says}; --method takes a method that makes a finished model smaller")
+    params = dict(parse(method, setting) for setting in applied.settings)
+    from paperlab.lab.ship import rehearse
+
+    rehearse(method.slug, params, source)
+
+
+def apply_method(applied: Applied, source: Path) -> Any:
+    """The model in a folder with a method applied. What it is calibrated on is said before, and how far it is."""
     import paperlab
     from paperlab.assets.loading import load_causal_lm, load_encoder
-    from paperlab.assets.texts import load_text
     from paperlab.core.methods import find_method, parse
 
-    method = find_method(slug)
-    apply = paperlab.load(method.slug, **dict(parse(method, setting) for setting in settings))
-    source = place(model)
-    kind = json.loads((source / "config.json").read_text(encoding="utf-8")).get("model_type")
-    loaded, tokenizer, _ = (load_encoder if kind == "bert" else load_causal_lm)(str(source))
-    texts = load_text(data).documents[:CALIBRATION] if data else None
-    return apply(loaded, calibration=texts, tokenizer=tokenizer), source
+    method = find_method(applied.slug)
+    apply = paperlab.load(method.slug, **dict(parse(method, setting) for setting in applied.settings))
+    loaded, tokenizer, _ = (load_encoder if _kind(source) == "bert" else load_causal_lm)(str(source))
+    texts = None
+    if method.needs_data:
+        texts = _calibration(method.slug, applied, tokenizer)
+    elif applied.data:
+        note(f"{method.slug} looks at no data: --data is left aside")
+    with progress(method.slug, "steps") as report:
+        return apply(loaded, calibration=texts, tokenizer=tokenizer, progress=report)
 
 
-def _apply(model: str, slug: str, settings: list[str], data: str | None, into: Path) -> "dict[str, Codes]":
-    """Apply a method and keep the result in a folder; what was quantized, by name."""
+def _calibration(slug: str, applied: Applied, tokenizer: Any) -> list[str]:
+    """The texts that a method is shown, said on standard error."""
+    from paperlab.assets.texts import load_text, split_documents
+    from paperlab.lab.models import LENGTH
+
+    text = load_text(applied.data or TEXT)
+    documents = text.documents if applied.data else split_documents(text, "calibration")
+    shown = list(documents[: applied.documents])
+    ids = tokenizer(shown, truncation=True, max_length=LENGTH, verbose=False)["input_ids"]
+    chosen = "" if applied.data else "; --data and --documents choose others"
+    note(
+        f"{slug} is calibrated on {len(shown):,} of {len(documents):,} documents of {text.id}: "
+        f"{sum(map(len, ids)):,} tokens, at most {LENGTH} of each{chosen}"
+    )
+    return shown
+
+
+def _kind(folder: Path) -> Any:
+    """The architecture that a folder's config.json names."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+
+
+@contextmanager
+def _codes_by(applied: Applied, source: Path) -> "Iterator[tuple[Path, dict[str, Codes]]]":
+    """Apply a method: a folder with its result, which lasts as long as the context, and what was quantized by name."""
     from paperlab.engine.packing.container import MODEL_FILES
     from paperlab.lab.ship import codes_of
 
-    small, source = apply_method(model, slug, settings, data)
-    small.save_pretrained(into)
-    for file in MODEL_FILES:
-        if (source / file).is_file() and not (into / file).exists():
-            (into / file).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / file, into / file)
-    return {name: codes_of(name, layer) for name, layer in small.compressed.layers.items()}
+    with tempfile.TemporaryDirectory() as between:
+        small, into = apply_method(applied, source), Path(between)
+        small.save_pretrained(into)
+        for file in MODEL_FILES:
+            if (source / file).is_file() and not (into / file).exists():
+                (into / file).parent.mkdir(exist_ok=True)
+                shutil.copyfile(source / file, into / file)
+        yield into, {name: codes_of(name, layer) for name, layer in small.compressed.layers.items()}
 
 
-def pack_by_method(model: str, out: Path, slug: str, settings: list[str], data: str | None) -> dict[str, Any]:
-    """Apply a method and pack what it made, straight from memory."""
+def pack(model: str, out: Path, recipe: "Recipe", applied: Applied | None, table_bits: int) -> dict[str, Any]:
+    """Pack by a recipe, by what a method made, or by both; everything that can be refused is, before any work.
+
+    recipe: empty where the method alone says how matrices are stored; embeddings and head then take `table_bits`.
+    """
     from dataclasses import replace
 
-    if (out / "config.json").exists() or (out / "model.safetensors").exists():  # before any work
-        raise ValueError(f"{out} already holds a model; name another folder, or remove it first")
-    small, source = apply_method(model, slug, settings, data)
-    with _bar("M weights") as progress:
-        return replace(small.compressed, files=source).pack(out, progress=progress)
-
-
-def pack(model: str, out: Path, recipe: "Recipe", given: "dict[str, Codes] | None" = None) -> dict[str, Any]:
-    """Pack with a bar of progress on standard error where a terminal watches."""
+    from paperlab.engine import Layout
     from paperlab.engine import pack as work
+    from paperlab.engine.packing.output import check_place
+    from paperlab.engine.packing.pack import check
 
-    with _bar("M weights") as progress:
-        return work(place(model), out, recipe, given, progress)
+    check_place(out)
+    source = place(model)
+    check(source, out, Layout(2) if applied else recipe)
+    notes: list[str] = []
+    if applied is None:
+        with progress("packing", "M weights", 1e6) as report:
+            made = work(source, out, recipe, None, report)
+    else:
+        check_method(applied, source)
+        if recipe:
+            with _codes_by(applied, source) as (folder, given), progress("packing", "M weights", 1e6) as report:
+                made = work(folder, out, recipe, given, report)
+        else:
+            small = apply_method(applied, source)
+            with progress("packing", "M weights", 1e6) as report:
+                made = replace(small.compressed, files=source).pack(out, table_bits=table_bits, progress=report)
+            if table_bits != 16 and _kind(source) != "bert":
+                notes = [f"embeddings and head, which {applied.slug} leaves in floats, take {table_bits} bits"]
+    if made["left"]:
+        notes.append(f"{made['left']} matrices stay in floats")
+    return {**made, "notes": notes}
 
 
-def export(model: str, out: Path, to: str, **options: Any) -> dict[str, Any]:
-    """Export with a bar of progress on standard error where a terminal watches."""
+def export(model: str, out: Path, to: "Format", applied: Applied | None, **options: Any) -> dict[str, Any]:
+    """Export by a recipe, by what a method made, or as it is; what can be refused is, before any work."""
     from paperlab.engine import export as work
+    from paperlab.engine.formats.export import check
+    from paperlab.engine.packing.output import check_place
 
-    with _bar("MB") as progress:
-        return work(place(model), out, to, progress=progress, **options)  # type: ignore[arg-type]
-
-
-@contextmanager
-def _bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A callable that draws what is at work, how many are done, and of how many; units are a million of these."""
-
-    def draw(name: str, done: int, total: int) -> None:
-        filled = 20 * done // max(total, 1)
-        line = f"[{'=' * filled}{' ' * (20 - filled)}] {done / 1e6:.0f} of {total / 1e6:.0f} {unit}  {name}"
-        print(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
-
-    if not sys.stderr.isatty() or quiet():
-        yield lambda name, done, total: None
-        return
-    try:
-        yield draw
-    finally:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    check_place(out)
+    source = place(model)
+    check(source, out, to, options["dtype"])
+    if applied and source.is_file():
+        raise ValueError(f"{source} is a GGUF file; a --method takes the folder of a model")
+    if applied is None:
+        with progress("writing", "MB", 1e6) as report:
+            return work(source, out, to, progress=report, **options)
+    check_method(applied, source)
+    with _codes_by(applied, source) as (folder, given), progress("writing", "MB", 1e6) as report:
+        return work(folder, out, to, given=given, progress=report, **options)
 
 
 def serve(model: str, loading: dict[str, Any], options: dict[str, Any], where: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from paperlab.cli import text
 from paperlab.cli.events import events_to
+from paperlab.cli.progress import duration
 from paperlab.cli.verbosity import note
 from paperlab.core.log import quiet
 
@@ -118,7 +119,7 @@ def _table(state: dict[str, Any]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    left = f", {_duration(state['ends'] - time.monotonic())} left" if "ends" in state else ""
+    left = f", {duration(state['ends'] - time.monotonic())} left" if "ends" in state else ""
     table = Table(title=state["title"] + left, box=box.SIMPLE, title_justify="left", expand=False)
     for header in ("configuration", "state", "items", "seconds"):
         table.add_column(header, justify="right" if header in ("items", "seconds") else "left", overflow="fold")
@@ -138,7 +139,7 @@ def _lines() -> Callable[[dict[str, Any]], None]:
         if event["kind"] == "estimate":
             if time.monotonic() - timed > TIMES:
                 timed = time.monotonic()
-                print(f"{_duration(event['seconds'])} left", file=sys.stderr, flush=True)
+                print(f"{duration(event['seconds'])} left", file=sys.stderr, flush=True)
             return
         if event["kind"] not in ("build", "item"):
             if line := _line_of(event):
@@ -186,13 +187,6 @@ def _verdict(record: "Record") -> str:
     percent = lambda x: "?" if x is None else f"{100 * x:+.1f}"  # noqa: E731
     gain = f": {percent(found.gain)} % [{percent(found.low)}, {percent(found.high)}]" if found.gain is not None else ""
     return f"{record.method}, {record.check.claim} on {record.model}: {found.word}{gain}"
-
-
-def _duration(seconds: float) -> str:
-    """About how long, for people."""
-    if seconds < 90:
-        return f"about {max(5, 5 * round(seconds / 5))} s"
-    return f"about {round(seconds / 60)} min"
 
 
 def print_records(records: "list[Record]", *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from paperlab.engine.encoder import Encoder
 from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.language import LanguageModel
 from paperlab.engine.native import EngineError, call, library
+from paperlab.engine.packing.layout import Layout
 
 
 def load(
@@ -15,7 +16,7 @@ def load(
     *,
     bits: int | None = None,
     group: int | Literal["row"] | None = None,
-    symmetric: bool = True,
+    symmetric: bool | None = None,
     activation_bits: int = 16,
     threads: int | None = None,
     isa: str | None = None,
@@ -23,7 +24,8 @@ def load(
     """Open a language model or a sentence encoder: a folder (config.json, *.safetensors, tokenizer.json) or a .gguf.
 
     bits: None computes with the weights as the files hold them; 8, 4, 3 or 2 rounds those that are floats, in groups
-    of `group` input columns ("row": whole rows; None: "row" for encoders in 8 bits, else 64). activation_bits: 16 or
+    of `group` input columns ("row": whole rows), symmetric or with a minimum beside each scale. None: as `Layout` has
+    them for that width; encoders in 8 bits take whole rows. activation_bits: 16 or
     8, to what activations are rounded, group by group, before they meet weights in few bits (8 is faster, and costs
     a language model some 0.3 % of perplexity). threads: None takes one per core. isa: one of `instruction_sets()`,
     None the best. Raises EngineError.
@@ -35,8 +37,9 @@ def load(
     if activation_bits not in (8, 16):
         raise EngineError(f"activations of {activation_bits} bits; 8 and 16 are possible")
     name = isa.encode() if isa else None
-    columns = -1 if group is None else 0 if group == "row" else group
-    words = (bits or 0, columns, int(symmetric), activation_bits, threads or 0, name)
+    layout = Layout(bits or 16, group, symmetric)  # type: ignore[arg-type]
+    columns = -1 if group is None and bits in (None, 8) else layout.group_size
+    words = (bits or 0, columns, int(layout.symmetric), activation_bits, threads or 0, name)
     handle = call("load", str(path).encode(), *words)
     try:
         about = json.loads(library().pl_info(handle))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from paperlab.core.methods import Method
 from paperlab.kit.compressed import Compressed
 from paperlab.kit.walk import Batch, block_linears
+from paperlab.lab.drivers._common import Progress, silent
 from paperlab.lab.drivers.compress import apply
 from paperlab.lab.errors import RunError
 from paperlab.lab.ship import Packable
@@ -31,6 +32,7 @@ def on_own_model(
     model itself is copied, never changed) and calibration: a list of texts, of token id tensors (t,) or (b, t), or
     of dicts of model inputs; needed only by methods that look at data. Padding in a dict counts as text.
     tokenizer: for texts; by default the one in the folder of the model's weights. seed: of methods that draw.
+    progress: called with what is at work, how many are done, and of how many.
 
     It returns the compressed model, a module like the one given: same class, dtype and device, in evaluation mode,
     with `.compressed` (paperlab.lab.ship.Packable): its size, its layers, and `.pack(folder)` for the CPU engine.
@@ -47,7 +49,12 @@ def on_own_model(
     needs = method.needs_data
 
     def on(
-        model: nn.Module, calibration: Sequence[Any] | None = None, *, tokenizer: Any = None, seed: int = 0
+        model: nn.Module,
+        calibration: Sequence[Any] | None = None,
+        *,
+        tokenizer: Any = None,
+        seed: int = 0,
+        progress: Progress = silent,
     ) -> nn.Module:
         _refuse(model)
         if needs and not calibration:
@@ -60,7 +67,14 @@ def on_own_model(
             start = copy.copy(start)
             start.model = here
         compressed: Compressed = apply(
-            functions, params, model=here, calibration=batches, seed=seed, start=start, disposable=here is not model
+            functions,
+            params,
+            model=here,
+            calibration=batches,
+            seed=seed,
+            start=start,
+            progress=progress,
+            disposable=here is not model,
         )
         small = _like(model, compressed.model)
         lost = _lost(model, small)

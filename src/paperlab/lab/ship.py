@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
     from paperlab.engine import Codes, Tensors
 
+TABLE_BITS = 8  # of embeddings and head, which methods leave in floats: as good as the floats, at a quarter of float32
+SMALL = {
+    "hidden_size": 384,
+    "intermediate_size": 768,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "head_dim": 64,
+    "vocab_size": 512,
+    "max_position_embeddings": 256,
+}
+"""Sizes of the model that a method is rehearsed on; the usual groups divide them."""
 SPARSE_BITS = 8  # of a pruned matrix whose values no method rounded: the engine's sparse kernels take 8 or 4
 
 
@@ -46,26 +57,76 @@ class Packable(Compressed):
         out: str | Path,
         *,
         sparse_bits: int = SPARSE_BITS,
+        table_bits: int = TABLE_BITS,
         progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     ) -> dict[str, float]:
-        """Write the model into the folder `out` as the CPU engine reads it: the method's own codes and masks, the other
-        tensors as they are. Returns bytes, weights, bits per weight of what was packed.
+        """Write the model into the folder `out` as the CPU engine reads it.
 
-        sparse_bits: 8 or 4, for pruned matrices whose values are floats. progress: called with a matrix's name, the
-        weights packed before it, and of how many. Raises RunError for a model whose method works while it runs, and
-        EngineError for a matrix that the engine has no kernel for, or an `out` that holds a model.
+        The method's own codes and masks; embeddings and head of a language model in `table_bits` where the method left
+        them in floats; other tensors as they are. Returns bytes, weights, bits per weight of what was packed, and how
+        many matrices are left as they were.
+
+        sparse_bits: 8 or 4, for pruned matrices whose values are floats. table_bits: 8, 4, 3 or 2; 16 leaves embeddings
+        and head as they are, so that the engine computes just what the method's model does. progress: called with a
+        matrix's name, the weights packed before it, and of how many. Raises RunError for a model whose method works
+        while it runs, and EngineError for a model or matrix that the engine cannot run, or an `out` that holds a model.
         """
-        from paperlab.engine import Layout, pack
+        from paperlab.engine import pack
+        from paperlab.engine.packing.layout import tables
 
+        given = _Given(self.stored(), sparse_bits)
+        return pack(tensors_of(self.model, self.files), out, tables(table_bits), given, progress)
+
+    def stored(self) -> dict[str, Matrix]:
+        """The matrices that are more than floats, by name. Raises RunError where parts of the model are `unstored`."""
         if self.unstored:
             more = f" and {len(self.unstored) - 1} more" if self.unstored[1:] else ""
             raise RunError(
                 f"{self.method} left parts in the model that a file of weights cannot hold ({self.unstored[0]}{more}): "
                 "the engine would run another one"
             )
-        stored = {name: layer for name, layer in self.layers.items() if not isinstance(layer, Dense)}
-        given = _Given(stored, sparse_bits)
-        return pack(tensors_of(self.model, self.files), out, Layout(16), given, progress)
+        return {name: layer for name, layer in self.layers.items() if not isinstance(layer, Dense)}
+
+
+def rehearse(slug: str, params: Mapping[str, Any], folder: Path) -> None:
+    """Apply a method to a small random model of the folder's architecture, before any work on the model.
+
+    Raises ValueError for a value out of the method's range, and RunError or EngineError where its result has no place
+    in a packed model, as `Packable.pack` would after all the work. Another fault of the method on so small a model (a
+    group that divides no row) is left for the real one to show.
+    """
+    from paperlab.core.card import Arm
+    from paperlab.engine.packing.pack import pack_codes
+    from paperlab.lab.arms import functions_of
+    from paperlab.lab.drivers import compress
+    from paperlab.lab.use import load
+
+    compress.rehearse(functions_of(Arm(slug, dict(params))), params)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, texts = _small(folder), [torch.randint(SMALL["vocab_size"], (1, 32)) for _ in range(4)]
+        made = load(slug, **params)(model, calibration=texts)
+    except Exception:
+        return  # of any kind: what it means on this model says nothing about the other
+    for name, matrix in made.compressed.stored().items():
+        pack_codes(codes_of(name, matrix))
+
+
+def _small(folder: Path) -> nn.Module:
+    """A random model of the architecture and settings in a folder's config.json, two blocks of 384 columns."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    sizes = SMALL | {"num_key_value_heads": 2 if shared and shared < heads else 6}
+    config.update({name: value for name, value in sizes.items() if hasattr(config, name)})
+    for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(config, token, None)  # they may lie outside the small vocabulary
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = kinds[:2]
+    auto: Any = AutoModel if config.model_type == "bert" else AutoModelForCausalLM
+    return auto.from_config(config).eval()
 
 
 class _Given(Mapping[str, "Codes"]):
@@ -132,7 +193,7 @@ def codes_of(name: str, matrix: Matrix, sparse_bits: int = SPARSE_BITS) -> "Code
             raise EngineError(f"{name} is sparse and has {what}: sparse codes are symmetric (symmetric=True)")
         return replace(codes, mask=matrix.mask.numpy())
     if isinstance(matrix, Sparse):
-        layout = Layout(sparse_bits, 64 if matrix.shape[1] % 64 == 0 else "row")
+        layout = Layout(sparse_bits, 64 if matrix.shape[1] % 64 == 0 else "row", symmetric=True)
         return quantize(matrix.dense().numpy(), layout, matrix.mask.numpy())
     if isinstance(matrix, Quantized):
         return _codes(name, matrix)

@@ -16,9 +16,9 @@ from paperlab.engine.formats.floats import from_float32
 from paperlab.engine.formats.source import Item, Source
 from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.native import EngineError
-from paperlab.engine.packing.container import MODEL_FILES, Planned, write_planned
+from paperlab.engine.packing.container import MODEL_FILES, PACKED, Planned, write_planned
 from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of
-from paperlab.engine.packing.output import check_space, staged
+from paperlab.engine.packing.output import check_place, check_space, staged
 
 Format = Literal["hf", "compressed-tensors", "gguf"]
 Progress = Callable[[str, int, int], None]
@@ -51,18 +51,7 @@ def export(
     nothing behind then.
     """
     source, out = Path(source), Path(out)
-    if to not in ("hf", "compressed-tensors", "gguf"):
-        raise EngineError(f'no format "{to}"; hf, compressed-tensors and gguf are known')
-    types = (*_FLOATS, *gguf_writer.BLOCKS) if to == "gguf" else _FLOATS
-    if dtype not in (None, *types):
-        raise EngineError(f'no type "{dtype}" for {to}; {", ".join(types)} are known')
-    if to == "gguf" and out.suffix != ".gguf":
-        raise EngineError(f"{out}: name a file that ends with .gguf")
-    existing = out if to == "gguf" else out / "config.json"
-    if existing.exists() or (out / "model.safetensors").exists():
-        raise EngineError(f"{out} already holds a model; give another name, or remove it first")
-    if to != "gguf" and out.is_file():
-        raise EngineError(f"{out} is a file; give the name of a folder")
+    check(source, out, to, dtype)
     opened = Source(source)
     bert = opened.config.get("model_type") == "bert"
     items = [
@@ -74,7 +63,7 @@ def export(
         if to == "gguf":
             return gguf_writer.write(opened, items, place, dtype, requantize, progress, partial(check_space, out))
         notes: list[str] = []
-        config = {key: value for key, value in opened.config.items() if key != "quantization_config"}
+        config = {key: value for key, value in opened.config.items() if key not in PACKED}
         if to == "hf":
             plan = [_floating(item, dtype) for item in items]
         else:
@@ -86,6 +75,22 @@ def export(
         (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _copy_tokenizer(opened, place)
     return {"bytes": size, "tensors": len(plan), "notes": notes}
+
+
+def check(source: Path, out: Path, to: Format, dtype: str | None = None) -> None:
+    """Refuse at once what `export` would refuse, before a method or a recipe is applied. Raises EngineError."""
+    if to not in ("hf", "compressed-tensors", "gguf"):
+        raise EngineError(f'no format "{to}"; hf, compressed-tensors and gguf are known')
+    types = (*_FLOATS, *gguf_writer.BLOCKS) if to == "gguf" else _FLOATS
+    if dtype not in (None, *types):
+        raise EngineError(f'no type "{dtype}" for {to}; {", ".join(types)} are known')
+    if to == "gguf" and out.suffix != ".gguf":
+        raise EngineError(f"{out}: name a file that ends with .gguf")
+    if to != "gguf" and out.suffix == ".gguf":
+        raise EngineError(f"{out}: --to {to} writes a folder; only --to gguf writes a file")
+    check_place(out)
+    if to == "gguf" and (source / "config.json").is_file():
+        gguf_writer.check(json.loads((source / "config.json").read_text(encoding="utf-8")))
 
 
 def _chosen(

@@ -1,7 +1,7 @@
 """Write GGUF files for llama.cpp with the `gguf` package: names, fields and blocks of 32 weights."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,17 @@ _INNER = {
 _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}
 
 
+def check(config: Mapping[str, Any]) -> str:
+    """The architecture of a model's config.json as GGUF calls it. Raises EngineError for one that is not written."""
+    kind = _ARCHITECTURES.get(str(config.get("model_type")))
+    if kind is None:
+        raise EngineError(
+            f'the architecture "{config.get("model_type")}" is not written as GGUF here; '
+            f"{', '.join(_ARCHITECTURES)} are, and --to hf takes every model"
+        )
+    return kind
+
+
 def write(
     source: Source,
     items: list[Item],
@@ -50,12 +61,7 @@ def write(
     with needs("engine"):
         import gguf
     config = source.config
-    kind = _ARCHITECTURES.get(str(config.get("model_type")))
-    if kind is None:
-        raise EngineError(
-            f'the architecture "{config.get("model_type")}" is not written as GGUF here; '
-            f"{', '.join(_ARCHITECTURES)} are, and --to hf takes every model"
-        )
+    kind = check(config)
     writer = gguf.GGUFWriter(None, kind)
     typed = [_typed(item, dtype, requantize) for item in items]
     _fields(writer, source, kind)

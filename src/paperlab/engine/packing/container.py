@@ -30,13 +30,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from paperlab.core.files import replacing
 from paperlab.engine.native import EngineError
 
-_KINDS = {
+KINDS = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
@@ -51,7 +52,7 @@ _KINDS = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-_NAMES = {np.dtype(kind): name for name, kind in _KINDS.items() if name != "BF16"}
+_NAMES = {np.dtype(kind): name for name, kind in KINDS.items() if name != "BF16"}
 _ALIGN = 64
 MODEL_FILES = (
     "config.json",
@@ -65,6 +66,13 @@ MODEL_FILES = (
     "1_Pooling/config.json",
 )
 """What a model folder has in addition to its weights."""
+PACKED = {
+    "quantization_config": {"quant_method": "paperlab", "format": "paperlab", "version": "2"},
+    "transformers_weights": "a model packed by paperlab for its CPU engine: `paperlab chat` and `paperlab serve-model` "
+    "open it, and `paperlab export FOLDER --to hf -o OUT` writes it for transformers",
+}
+"""What a packed model's config.json has besides the model's own: transformers refuses such a folder with these words,
+where it would else find none of its tensors, and draw random ones."""
 FILL = "paperlab.fill."  # prefix of tensors that only align the next one
 
 
@@ -80,7 +88,7 @@ def read_header(file: Path) -> tuple[dict[str, dict], dict[str, str], int]:
         metadata = header.pop("__metadata__", {})
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
-            kind = _KINDS[entry["dtype"]]
+            kind = KINDS[entry["dtype"]]
             if not 0 <= begin <= end <= size - 8 - length:
                 raise ValueError(f"{name} lies outside the file")
             if int(np.prod(entry["shape"], dtype=object)) * np.dtype(kind).itemsize != end - begin:
@@ -131,7 +139,7 @@ class Weights:
     def raw(self, name: str) -> np.ndarray:
         """The tensor as it is stored, memory-mapped; bfloat16 as uint16."""
         file, entry, start = self._where[name]
-        kind, shape = np.dtype(_KINDS[entry["dtype"]]), tuple(entry["shape"])
+        kind, shape = np.dtype(KINDS[entry["dtype"]]), tuple(entry["shape"])
         if 0 in shape:
             return np.empty(shape, kind)
         return np.memmap(file, kind, "r", start + entry["data_offsets"][0], shape)
@@ -173,7 +181,7 @@ class Planned:
     @property
     def nbytes(self) -> int:
         """Its size in the file."""
-        return math.prod(self.shape) * np.dtype(_KINDS[self.kind]).itemsize
+        return math.prod(self.shape) * np.dtype(KINDS[self.kind]).itemsize
 
 
 def write(file: Path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> None:
@@ -193,6 +201,28 @@ def write_planned(
 
     align: where tensors begin; what lies between two is a tensor of its own, named FILL, as safetensors knows no gaps.
     """
+    header, places, _ = _laid_out(plan, metadata, align)
+    with replacing(file) as opened:
+        opened.write(header)
+        for tensor, place in zip(plan, places, strict=True):
+            progress(tensor)
+            array = np.ascontiguousarray(tensor.make())
+            if array.nbytes != tensor.nbytes:
+                raise ValueError(f"{tensor.name} has {array.nbytes} bytes where {tensor.nbytes} were planned")
+            opened.seek(len(header) + place)
+            opened.write(array.data)
+
+
+def write_outline(file: Path, plan: Sequence[Planned]) -> None:
+    """Write a file with the names, types and shapes of tensors, all zero: a hole that takes no room on the disk."""
+    header, _, end = _laid_out(plan, {}, _ALIGN)
+    with file.open("wb") as opened:
+        opened.write(header)
+        opened.truncate(len(header) + end)
+
+
+def _laid_out(plan: Sequence[Planned], metadata: Mapping[str, str], align: int) -> tuple[bytes, list[int], int]:
+    """A file's first bytes, where each tensor begins after them, and where the last one ends."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     places, at = [], 0
     for tensor in plan:
@@ -208,15 +238,15 @@ def write_planned(
             at += gap
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-(len(header) + 8) % _ALIGN)
-    with replacing(file) as opened:
-        opened.write(len(header).to_bytes(8, "little") + header)
-        for tensor, place in zip(plan, places, strict=True):
-            progress(tensor)
-            array = np.ascontiguousarray(tensor.make())
-            if array.nbytes != tensor.nbytes:
-                raise ValueError(f"{tensor.name} has {array.nbytes} bytes where {tensor.nbytes} were planned")
-            opened.seek(8 + len(header) + place)
-            opened.write(array.data)
+    return len(header).to_bytes(8, "little") + header, places, at
+
+
+def config_json(config: Mapping[str, Any]) -> str:
+    """The text of config.json, as transformers writes it. Raises EngineError."""
+    try:
+        return json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"the config cannot be written as JSON: {error}") from None
 
 
 def named(array: np.ndarray) -> tuple[str, np.ndarray]:

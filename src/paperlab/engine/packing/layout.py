@@ -12,6 +12,8 @@ from paperlab.engine.native import EngineError, round_to_nearest
 
 _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head")
 _BERT = ("query", "key", "value", "dense")
+_TABLES = ("embed_tokens", "lm_head")
+_DEFAULTS: dict[int, tuple[int, bool]] = {16: (64, True), 8: (64, True), 4: (32, False), 3: (32, True), 2: (32, True)}
 _STRIP = 1 << 20  # weights whose largest are selected together
 
 
@@ -19,7 +21,11 @@ _STRIP = 1 << 20  # weights whose largest are selected together
 class Layout:
     """How a matrix is stored. bits 16 leaves it as it is.
 
-    group: input columns that share a scale, a multiple of 16, or "row" for whole rows. keep: the fraction of weights
+    group: input columns that share a scale, a multiple of 16, or "row" for whole rows. symmetric: whether a group has a
+    scale alone, or a minimum beside it. What is not given is what keeps the model at that width for its bytes, as
+    measured on three models (benchmarks/engine/layouts.md): groups of 64 in 8 bits, of 32 below, with minima in 4 bits
+    alone; 64 and symmetric, whatever the width, where weights are left out or a codebook is used, which take no minima.
+    keep: the fraction of weights
     that stays, 1.0 for all; the largest of each row stay. pattern "2:4" keeps the two largest of every four instead.
     The other patterns remove whole channels, and the matrix becomes a smaller dense one: "rows" and "columns" those of
     the smallest norms in each matrix; "channels" the inner channels of each gated MLP, the same in its three matrices,
@@ -32,8 +38,8 @@ class Layout:
     """
 
     bits: int = 8
-    group: int | Literal["row"] = 64
-    symmetric: bool = True
+    group: int | Literal["row"] = None  # type: ignore[assignment]  # by the width, see above
+    symmetric: bool = None  # type: ignore[assignment]
     keep: float = 1.0
     pattern: Literal["unstructured", "2:4", "rows", "columns", "channels"] = "unstructured"
     outliers: float = 0.0
@@ -45,6 +51,12 @@ class Layout:
             raise EngineError(
                 f"{self.bits} bits per weight; known are 8, 4, 3 and 2, and 16 to leave a matrix as it is"
             )
+        plain = not (self.codebook or self.sparse)
+        group, symmetric = _DEFAULTS[self.bits if plain else 8]
+        if self.group is None:
+            object.__setattr__(self, "group", group)
+        if self.symmetric is None:
+            object.__setattr__(self, "symmetric", symmetric)
         if self.pattern not in ("unstructured", "2:4", "rows", "columns", "channels"):
             raise EngineError(f"no pattern {self.pattern}; unstructured, 2:4, rows, columns and channels are known")
         if not 0 < self.keep <= 1:
@@ -174,6 +186,11 @@ Recipe = Sequence[tuple[str, Layout]]
 def layout_of(name: str, recipe: Recipe) -> Layout:
     """The layout of the last pattern that matches a matrix's name; 16 bits where none does."""
     return next((layout for pattern, layout in reversed(recipe) if fnmatch.fnmatchcase(name, pattern)), Layout(bits=16))
+
+
+def tables(bits: int) -> Recipe:
+    """A recipe for embeddings and output head alone, which a method for linear layers leaves as they are."""
+    return [(f"*{name}", Layout(bits)) for name in _TABLES]
 
 
 def is_packable(name: str, shape: Sequence[int], bert: bool) -> bool:

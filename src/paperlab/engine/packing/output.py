@@ -11,6 +11,20 @@ from pathlib import Path
 from paperlab.engine.native import EngineError
 
 
+def check_place(out: Path) -> None:
+    """Raise EngineError where a model cannot be written to `out`, a folder or a .gguf file: before any work."""
+    gguf = out.suffix == ".gguf"
+    if out.exists() if gguf else (out / "config.json").exists() or (out / "model.safetensors").exists():
+        raise EngineError(f"{out} already holds a model; give another name, or remove it first")
+    if not gguf and out.exists() and not out.is_dir():
+        raise EngineError(f"{out} is a file; give the name of a folder")
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=folder, prefix=f".{out.name}."))
+    except OSError as error:
+        raise EngineError(f"cannot write {out}: {folder}: {error.strerror}") from None
+
+
 def check_space(out: Path, size: int) -> None:
     """Raise EngineError where the disk of `out` has not `size` bytes free."""
     folder = next(parent for parent in out.absolute().parents if parent.is_dir())

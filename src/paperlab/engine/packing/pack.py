@@ -13,9 +13,10 @@ import numpy as np
 from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, tiles
 from paperlab.engine.packing import channels, corrections
 from paperlab.engine.packing.codebook import cluster, in_bytes, padded
-from paperlab.engine.packing.container import MODEL_FILES, Weights, named, write
+from paperlab.engine.packing.container import KINDS, MODEL_FILES, PACKED, Weights, config_json, named, write
 from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of
-from paperlab.engine.packing.output import check_space, staged
+from paperlab.engine.packing.outline import check_runs
+from paperlab.engine.packing.output import check_place, check_space, staged
 from paperlab.engine.packing.tensors import Tensors
 
 Progress = Callable[[str, int, int], None]
@@ -38,20 +39,13 @@ def pack(
     will do, it is asked for each matrix once.
     progress: called with the matrix, the weights packed before it, and of how many.
 
-    Returns bytes, weights, and bits per weight over the packed matrices. Raises EngineError; nothing is left in `out`
+    Returns bytes, weights, and bits per weight over the packed matrices; left: how many matrices a recipe could have
+    packed and are as they were. Raises EngineError; nothing is left in `out`
     where packing ends early.
     """
     out, given = Path(out), given or {}
-    recipe = [("*", recipe)] if isinstance(recipe, Layout) else recipe
-    weights, config, files, origin = _opened(source)
-    if (out / "config.json").exists() or (out / "model.safetensors").exists():
-        raise EngineError(f"{out} already holds a model; name another folder, or remove it first")
-    if any(name.endswith(".codes") for name in weights.names()):
-        raise EngineError(f"{origin} is packed already; give the original weights")
-    choices = _choices(weights, recipe, given, config, origin)
+    weights, config, files, choices = _planned(source, out, recipe, given)
     total = sum(math.prod(weights.shape(name)) for name, choice in choices.items() if choice)
-    if not total:
-        raise EngineError(f"no matrix of {origin} matches the recipe")
     rounded = {name: choice for name, choice in choices.items() if isinstance(choice, Layout)}
     shared = channels.of_mlps(rounded, weights.floats, bool(config.get("mlp_bias")))
     tensors: dict[str, tuple[str, np.ndarray]] = {}
@@ -83,11 +77,49 @@ def pack(
             if files and (files / file).is_file():
                 (place / file).parent.mkdir(exist_ok=True)
                 shutil.copyfile(files / file, place / file)
-        if isinstance(weights, Tensors):
-            (place / "config.json").write_text(weights.config_json(), encoding="utf-8")
+        (place / "config.json").write_text(config_json(dict(config) | PACKED), encoding="utf-8")
         write(place / "model.safetensors", tensors, metadata)
         size = (place / "model.safetensors").stat().st_size
-    return {"bytes": size, "weights": count, "bits_per_weight": bits / count}
+    bert = config.get("model_type") == "bert"
+    left = sum(choice is None and is_packable(name, weights.shape(name), bert) for name, choice in choices.items())
+    return {"bytes": size, "weights": count, "bits_per_weight": bits / count, "left": left}
+
+
+def check(source: str | Path, out: str | Path, recipe: Layout | Recipe) -> None:
+    """Refuse at once what `pack` would refuse: raise EngineError for a model that the engine cannot run, a recipe that
+    matches nothing, an `out` that cannot be written, a disk too small. Nothing of the weights is read."""
+    _planned(source, Path(out), recipe, {})
+
+
+def _planned(
+    source: str | Path | Tensors, out: Path, recipe: Layout | Recipe, given: Mapping[str, Codes]
+) -> tuple[Weights | Tensors, Mapping[str, Any], Path | None, dict[str, _Choice]]:
+    """Tensors, configuration, the folder of the other files, how each tensor is stored. Raises EngineError."""
+    check_place(out)
+    weights, config, files, origin = _opened(source)
+    if any(name.endswith(".codes") for name in weights.names()):
+        raise EngineError(f"{origin} is packed already; give the original weights")
+    choices = _choices(weights, [("*", recipe)] if isinstance(recipe, Layout) else recipe, given, config, origin)
+    if not any(choices.values()):
+        raise EngineError(f"no matrix of {origin} matches the recipe")
+    # To be rounded, a matrix may be of any float type; what stays as it is has to be one that the engine reads.
+    outline = {
+        name: ("BF16" if choice else weights.kind(name), weights.shape(name)) for name, choice in choices.items()
+    }
+    check_runs(config, outline, origin)
+    check_space(out, sum(_at_least(weights, name, choice) for name, choice in choices.items()))
+    return weights, config, files, choices
+
+
+def _at_least(weights: Weights | Tensors, name: str, choice: _Choice) -> int:
+    """Bytes that a tensor takes at the least; of codes made elsewhere those of 2 bits."""
+    count = math.prod(weights.shape(name))
+    if choice is None:
+        return count * np.dtype(KINDS[weights.kind(name)]).itemsize
+    if choice == "given":
+        return count // 4
+    kept = (0.5 if choice.pattern == "2:4" else choice.keep) * choice.bits / max(choice.codebook, 1)
+    return int(count * (kept + choice.sparse) / 8)
 
 
 def _opened(source: str | Path | Tensors) -> tuple[Weights | Tensors, Mapping[str, Any], Path | None, str]:

@@ -1,6 +1,5 @@
 """A model in memory, as a source for `pack`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from paperlab.engine.native import EngineError
 from paperlab.engine.packing.container import kind_of, to_float32
 
 
@@ -50,10 +48,3 @@ class Tensors:
     def floats(self, name: str) -> np.ndarray:
         """The tensor as float32. Raises EngineError where it has no floats."""
         return to_float32(self.arrays[name], self.kind(name), name)
-
-    def config_json(self) -> str:
-        """The text of config.json, as transformers writes it. Raises EngineError."""
-        try:
-            return json.dumps(dict(self.config), indent=2, sort_keys=True) + "\n"
-        except (TypeError, ValueError) as error:
-            raise EngineError(f"the config cannot be written as JSON: {error}") from None
