@@ -1,5 +1,6 @@
 """`paperlab eval`: models beside their source on the same text, as a table, JSON or a page."""
 
+import importlib.util
 import json
 import math
 import sys
@@ -14,10 +15,12 @@ import typer
 from paperlab.cli.engine import ActivationBits, CacheBits, Threads
 from paperlab.cli.shell import Failure, Json, Misuse
 from paperlab.cli.verbosity import note, takes_verbosity
+from paperlab.core.install import MissingExtra
 from paperlab.core.words import megabytes, number, percent, span
 
 if TYPE_CHECKING:
     from paperlab.core.figures import Value
+    from paperlab.engine.harness import Score
     from paperlab.engine.measure import Comparison, Measured
 
 commands = typer.Typer()
@@ -59,6 +62,23 @@ def evaluate(
             metavar="SHARE", help="Exit with 1 if a perplexity is worse than the source's by more, e.g. 2%, surely."
         ),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Tasks of lm-evaluation-harness to run too, such as arc_easy."),
+    ] = None,
+    tasks_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--tasks-from",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Take tasks from this folder of YAML files instead.",
+        ),
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option("--questions", metavar="N", min=1, help="Questions of each task; else all.")
+    ] = None,
     cache_bits: CacheBits = 32,
     activation_bits: ActivationBits = 16,
     threads: Threads = None,
@@ -73,6 +93,8 @@ def evaluate(
     from paperlab.cli.text import write_json
     from paperlab.engine import measure
 
+    if tasks and importlib.util.find_spec("lm_eval") is None:  # said before the work
+        raise MissingExtra("lm_eval", "tasks")
     limit = WARNED if within is None else _share(within)
     if out is not None and out.suffix.lower() not in (".html", ".json"):
         raise Misuse(f"-o {out}: the name ends in .html for a page or .json for figures")
@@ -91,10 +113,18 @@ def evaluate(
         found = measure.compare(
             places[0], places[1:], documents, tokens=tokens, window=window, progress=progress, **how
         )
+    answered = []
+    if tasks:
+        from paperlab.engine.harness import scores
+
+        chosen = [name.strip() for name in tasks.split(",") if name.strip()]
+        answered = scores(places[0], places[1:], chosen, folder=tasks_from, limit=questions, **how)
     if within is not None and found.kind == "encoder":
         raise Misuse("--within is about perplexity, which an encoder does not have; leave it out")
     named_rows = list(zip(named, (found.source, *found.models), strict=True))
     rows = [_row(name, one, source=i == 0) for i, (name, one) in enumerate(named_rows)]
+    for row, given in zip(rows, answered, strict=False):
+        row["tasks"] = [_task_row(score) for score in given]
     beyond = [name for name, one in named_rows[1:] if one.worse_than(limit)]
     remarks = _remarks(found, named, limit, gate=within is not None)
     settings = {
@@ -111,6 +141,8 @@ def evaluate(
         write_json(rows)
     else:
         typer.echo(_said(found, named, text.id))
+        if answered:
+            typer.echo(f"\n{_tasks_said(named, answered)}")
     for remark in remarks:
         note(remark)
     if out is not None:
@@ -147,6 +179,35 @@ def _row(name: str, one: "Measured", *, source: bool) -> dict[str, Any]:
         value: Value = getattr(one, key)
         flat |= {key: value.value, f"{key}_low": value.low, f"{key}_high": value.high}
     return flat
+
+
+def _task_row(score: "Score") -> dict[str, Any]:
+    flat: dict[str, Any] = {"task": score.task, "metric": score.metric, "flips": score.flips}
+    for key in ("value", "change"):
+        value: Value = getattr(score, key)
+        flat |= {key: value.value, f"{key}_low": value.low, f"{key}_high": value.high}
+    return flat
+
+
+def _tasks_said(named: list[str], answered: "list[list[Score]]") -> str:
+    """The tasks' table: what the harness scored, relative to the source and paired by question."""
+    from paperlab.cli import text
+
+    rows = [
+        [
+            name,
+            score.task,
+            score.metric,
+            _with_ends(score.value),
+            _with_ends(score.change, percent),
+            _plain(score.flips),
+            f"{score.value.n:,}",
+        ]
+        for name, scored in zip(named, answered, strict=True)
+        for score in scored
+    ]
+    headers = ["model", "task", "metric", "value", "change", "flips", "questions"]
+    return text.table(headers, rows, fit=text.width(), drop=("questions", "flips"))
 
 
 def _remarks(found: "Comparison", named: list[str], limit: float, *, gate: bool) -> list[str]:
