@@ -308,7 +308,7 @@ def test_every_command_that_works_for_long_takes_both():
     commands = get_command(app).commands
     taking = {name for name, command in commands.items() if {"quiet", "verbose"} <= {p.name for p in command.params}}
     assert taking == {
-        "run", "forget", "compare", "report", "verify", "index", "pack", "export", "chat", "serve-model", "fetch",
+        "run", "forget", "compare", "report", "verify", "index", "pack", "eval", "export", "chat", "serve-model", "fetch",
         "import", "up", "digest", "mcp",
     }  # fmt: skip
 

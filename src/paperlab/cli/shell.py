@@ -21,6 +21,7 @@ JSON = "paperlab.json"  # key in a context's `meta`: whether --json is on the co
 # The extra whose packages a command needs; all others need `lab`.
 EXTRA_OF_COMMAND = {
     "pack": "engine",
+    "eval": "engine",
     "export": "engine",
     "chat": "engine",
     "serve-model": "serve",

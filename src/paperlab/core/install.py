@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "httpx2": ("site",),
     "huggingface_hub": ("site",),
     "jinja2": ("lab", "engine", "serve"),
+    "lm_eval": ("tasks",),
     "markdown_it": ("site",),
     "markupsafe": ("lab",),
     "math_core": ("site",),
