@@ -25,6 +25,24 @@ def test_pack_writes_what_the_engine_loads(tmp_path):
     assert "already holds a model" in again.stderr
 
 
+def test_pack_says_what_it_cost(tmp_path):
+    """Fewer bits cost more; a warning where it is surely beyond 2 %. What cannot be measured is said, and no error."""
+
+    def packed(source, name, *options):
+        done = CliRunner().invoke(app, ["pack", str(source), "-o", str(tmp_path / name), *options, "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)[0]
+
+    eight, two = (packed("abstracts-lm", f"bits{bits}", "--bits", str(bits)) for bits in (8, 2))
+    assert 0 < eight["kl"] < 0.01 < two["kl"]
+    assert eight["change_low"] <= eight["change"] < 0.02 < two["change_low"]
+    assert eight["perplexity"] == pytest.approx(eight["source_perplexity"] * (1 + eight["change"]), rel=1e-6)
+    assert ["warning" in " ".join(row["notes"]) for row in (eight, two)] == [False, True]
+    model(tmp_path / "a")  # it has no tokenizer
+    assert "could not be measured" in " ".join(packed(tmp_path / "a", "b")["notes"])
+    assert packed("abstracts-lm", "silent", "--no-measure")["notes"] == []
+
+
 def test_pack_by_a_recipe(tmp_path):
     model(tmp_path / "a")
     file = tmp_path / "recipe.json"

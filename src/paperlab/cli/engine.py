@@ -91,6 +91,14 @@ def pack(
     settings: Settings = None,
     data: Data = None,
     documents: Documents = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="Run both models on a little text, and say what packing cost.",
+            show_default=False,
+        ),
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Pack a model in few bits or sparse, for the CPU engine."""
@@ -108,6 +116,9 @@ def pack(
         layouts = [*layouts, *tables_in(tables)]
     applied = _applied(method, settings, data, documents)
     report = models.pack(model, out, layouts, applied, 8 if tables is None else tables)
+    if measure:
+        found = models.cost(model, out)
+        report = {**report, **found, "notes": [*report["notes"], *found["notes"]]}
     if as_json:
         from paperlab.cli.text import write_json
 

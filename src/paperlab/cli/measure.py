@@ -3,16 +3,14 @@
 import importlib.util
 import json
 import math
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from paperlab.cli.engine import ActivationBits, CacheBits, Threads
+from paperlab.cli.progress import progress
 from paperlab.cli.shell import Failure, Json, Misuse
 from paperlab.cli.verbosity import note, takes_verbosity
 from paperlab.core.install import MissingExtra
@@ -27,7 +25,6 @@ commands = typer.Typer()
 
 TEXT = "abstracts"  # bundled, so it works offline; what of it is held out calibrates nothing here
 WARNED = 0.02  # how much worse perplexity may be before a warning
-EVERY = 20.0  # seconds between two lines on how long it still takes, where no terminal shows a bar
 DROP = ("KL p99", "bits/weight", "scored tok/s", "bits/byte", "generated tok/s", "flips", "MB")  # on a narrow terminal
 
 
@@ -109,10 +106,11 @@ def evaluate(
             f"compared with {models[0]}, the first one: a model does not say what it was made from; --against names it"
         )
     how: dict[str, Any] = {"cache_bits": cache_bits, "activation_bits": activation_bits, "threads": threads}
-    with _progress() as progress:
+    with progress("eval", "steps") as report:
         found = measure.compare(
-            places[0], places[1:], documents, tokens=tokens, window=window, progress=progress, **how
-        )
+            places[0], places[1:], documents, tokens=tokens, window=window,
+            progress=lambda done, total: report("", done, total), **how,
+        )  # fmt: skip
     answered = []
     if tasks:
         from paperlab.engine.harness import scores
@@ -340,29 +338,3 @@ def _charts(found: "Comparison", named: list[str]) -> Iterator[Any]:
         ]
         if len(both) > 1:
             yield pareto(spots, cost=cost, quality="perplexity", better="lower")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A callable that shows how much is done and the time left: a bar on a terminal, else a line now and then."""
-    from paperlab.core.log import quiet
-
-    begun = last = time.monotonic()
-
-    def line(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= EVERY and done < total:
-            last = now
-            note(f"{done / total:.0%} done, about {(now - begun) * (total - done) / done:.0f} s left")
-
-    if quiet() or not sys.stderr.isatty():
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("eval"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("eval", total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from paperlab.engine.formats.export import Format
     from paperlab.engine.packing.layout import Codes, Recipe
 
+COSTS = 1_024  # tokens on which it is measured what packing cost; an encoder reads twenty texts and more
+MOST = (
+    4_000_000_000  # bytes of a source that is run for it: larger ones take minutes, which `paperlab eval` is asked for
+)
+WORSE = 0.02  # of perplexity, beyond which there is a warning
 TEXT, CALIBRATION = "abstracts", 32  # what a method that looks at data is shown by default, and how many documents
 
 
@@ -159,6 +164,45 @@ def pack(model: str, out: Path, recipe: "Recipe", applied: Applied | None, table
     if made["left"]:
         notes.append(f"{made['left']} matrices stay in floats")
     return {**made, "notes": notes}
+
+
+def cost(model: str, out: Path) -> dict[str, Any]:
+    """What packing cost: the packed model beside its source on a bundled text that calibrates nothing.
+
+    Returns notes for people, and where it could be measured perplexity or cosine with the interval of its change.
+    """
+    from paperlab.assets.texts import load_text, split_documents
+    from paperlab.core.words import number, percent, span
+    from paperlab.engine import EngineError
+    from paperlab.engine.measure import compare, size_of
+
+    source, again = place(model), f"`paperlab eval {out} --against {model}` measures it"
+    try:
+        if size_of(source)[0] > MOST:
+            return {"notes": [f"what that costs was not measured, as the source is large: {again}"]}
+        documents = split_documents(load_text(TEXT), "held-out")
+        with progress("measuring what it costs", "steps") as report:
+            found = compare(source, [out], documents, tokens=COSTS, generate=0, progress=lambda a, b: report("", a, b))
+    except (EngineError, OSError) as error:
+        return {"notes": [f"what that costs could not be measured: {error}"]}
+    one = found.models[0]
+    if found.kind == "encoder":
+        said = f"its vectors have a mean cosine of {number(one.cosine.value)} with the source's"
+        return {"cosine": one.cosine.value, "notes": [f"{said}, on {found.items} texts"]}
+    change = f"{percent(one.change.value)} {span(one.change.low, one.change.high, percent)}"
+    notes = [
+        f"perplexity {number(one.perplexity.value)}, the source's {number(found.source.perplexity.value)}: {change}; "
+        f"KL {number(one.kl.value)} nats a token; on {found.tokens:,} tokens of {TEXT}"
+    ]
+    if one.worse_than(WORSE):
+        notes.append(f"warning: worse than its source by more than {WORSE:.0%}; more bits or a --method lose less")
+    figures = {
+        "perplexity": one.perplexity.value,
+        "source_perplexity": found.source.perplexity.value,
+        "kl": one.kl.value,
+    }
+    ends = {"change": one.change.value, "change_low": one.change.low, "change_high": one.change.high}
+    return {**figures, **ends, "notes": notes}
 
 
 def export(model: str, out: Path, to: "Format", applied: Applied | None, **options: Any) -> dict[str, Any]:
