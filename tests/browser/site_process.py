@@ -46,16 +46,18 @@ def teasers() -> None:
 
     from PIL import Image
 
+    from paperlab.core.files import write_atomically
     from paperlab.site.store import teasers
     from paperlab.site.store.models import Paper, Teaser
 
     out = io.BytesIO()
     Image.effect_noise((400, 216), 20).save(out, "PNG")
     small = teasers.small(out.getvalue())
+    teasers.folder().mkdir(mode=0o700, exist_ok=True)
     for key in Paper.objects.exclude(sightings=None).values_list("pk", flat=True):
         if key % 3:
             file = f"{key}-{key:016x}.webp"
-            teasers._write(teasers.folder() / file, small)
+            write_atomically(teasers.folder() / file, small)
             Teaser.objects.create(paper_id=key, file=file)
 
 

@@ -152,7 +152,7 @@ def test_papers_lists_all_with_their_verdicts(shelf):
         (["--runnable"], {"easyquant", "baq"}),
         (["--verdict", "holds"], {"easyquant"}),
         (["--verdict", "mixed"], set()),
-        (["--verdict", "Not_Yet_Run"], {"baq"}),
+        (["--verdict", "Not_Run"], {"baq"}),
         (["--verdict", "undecided"], set()),
         (["--family", "Quantization", "--kind", "study", "--year", "2025"], {"qwen3-quantization-study"}),
         (["--family", "low_rank", "--year", "2023", "--runnable"], set()),
@@ -382,7 +382,7 @@ def test_an_interrupt_says_how_to_go_on(shelf, monkeypatch):
 
 def test_settings_without_a_method_are_refused(shelf, tmp_path):
     for words in ("pack m -o out --set bits=3", "export m --to hf -o out --data text.txt"):
-        assert "--set and --data are for a --method" in ask(*words.split(), code=2).stderr
+        assert "--set, --data and --documents are for a --method" in ask(*words.split(), code=2).stderr
 
 
 def test_each_command_is_listed_with_a_whole_sentence():

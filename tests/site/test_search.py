@@ -189,7 +189,7 @@ def test_filters_on_checks_know_the_records(engine, monkeypatch):
     assert set(found(verdict=("holds",))) == {key(2), key(3)}
     assert found(verdict=("mixed",)) == [key(3)]
     assert found(verdict=("fails",), runnable=True) == [key(3)]
-    assert found(verdict=("not yet run",)) == []
+    assert found(verdict=("not run",)) == []
     assert found("gptq", verdict=("mixed",)) == []
 
 

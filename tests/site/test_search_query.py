@@ -44,7 +44,7 @@ queries = st.builds(
     ),
     code=st.booleans(),
     runnable=st.booleans(),
-    verdict=st.lists(st.sampled_from(["holds", "fails", "mixed", "not yet run"]), unique=True, max_size=2).map(tuple),
+    verdict=st.lists(st.sampled_from(["holds", "fails", "mixed", "not run"]), unique=True, max_size=2).map(tuple),
     sort=st.sampled_from(SORTS),
     limit=st.integers(1, LIMIT),
     offset=st.integers(0, DEPTH),
@@ -104,8 +104,8 @@ def test_every_bad_filter_is_named_at_once():
 def test_filters_among_the_words():
     query = read({"q": ['low rank author:"tim dettmers" YEAR:2023-2024 category:cs.CL family:quantization has:code']})
     assert query == Query("low rank", ("quantization",), ("cs.CL",), ("tim dettmers",), (2023, 2024), code=True)
-    assert read({"q": ["is:runnable verdict:holds verdict:not_yet_run sort:date"]}) == Query(
-        runnable=True, verdict=("holds", "not yet run"), sort="date"
+    assert read({"q": ["is:runnable verdict:holds verdict:not_run sort:date"]}) == Query(
+        runnable=True, verdict=("holds", "not run"), sort="date"
     )
     assert read({"q": ["what is:this has:that http://a.b author:"]}).text == "what is:this has:that http://a.b author:"
     assert read({"q": ["year:2024-2020"]}).years == (2020, 2024)

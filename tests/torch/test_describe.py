@@ -27,7 +27,7 @@ def test_help_of_a_method_that_looks_at_data():
     assert "group: a whole number from 1 to 65,536 or none; default None" in said
     assert "small = gptq(model, calibration=texts)" in said
     signature = inspect.signature(gptq)
-    assert list(signature.parameters) == ["model", "calibration", "tokenizer", "seed"]
+    assert list(signature.parameters) == ["model", "calibration", "tokenizer", "seed", "progress"]
     assert signature.parameters["calibration"].default is inspect.Parameter.empty
     assert signature.return_annotation is nn.Module
 

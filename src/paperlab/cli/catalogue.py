@@ -11,6 +11,7 @@ from paperlab.cli.verbosity import note, takes_verbosity
 if TYPE_CHECKING:
     from paperlab.core.paper import Paper
 
+NOT_YET = "not yet run"  # what a reader is shown of a check without a record
 commands = typer.Typer()
 DROP = ("family", "year", "title")  # columns that a narrow terminal does without, in this order
 Family = Annotated[
@@ -61,10 +62,9 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
 def _state(row: dict[str, Any]) -> str:
     """How a paper's main claim fares in a few words, and whether that is outdated."""
     from paperlab.core.methods import abstract_only
-    from paperlab.core.standings import NOT_RUN
 
     if not row["main"]:
-        return "-" if not row["runnable"] else "abstract only" if abstract_only(row["slug"]) else NOT_RUN
+        return "-" if not row["runnable"] else "abstract only" if abstract_only(row["slug"]) else NOT_YET
     word = str(row["summary"])
     claims = [verdict for verdict in row["verdicts"] if verdict["id"] in row["main"]]
     outdated = sum(bool(verdict["outdated"]) for verdict in claims)
@@ -102,7 +102,7 @@ def papers(
     if runnable:
         rows = [row for row in rows if row["runnable"]]
     if verdict == NOT_RUN:
-        rows = [row for row in rows if _state(row) == NOT_RUN]
+        rows = [row for row in rows if _state(row) == NOT_YET]
     elif verdict is not None:
         rows = [row for row in rows if verdict in (row["verdict"], *row["counts"])]
     _list(rows, as_json)

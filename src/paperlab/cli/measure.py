@@ -84,7 +84,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare models with their source on the same text: perplexity, KL divergence, flips, size, speed."""
+    """Compare models with their source on the same text."""
     from paperlab.assets.texts import load_text, split_documents
     from paperlab.cli.models import place
     from paperlab.cli.text import write_json

@@ -25,7 +25,7 @@ from paperlab.core.verdict import WORDS, Verdict, data_of
 
 MIXED = "mixed"  # the word where finished runs of a claim disagree; of a claim, where models do
 FROZEN = BUNDLED / "frozen.json"
-NOT_RUN = "not yet run"  # there is a check, and no record of it
+NOT_RUN = "not run"  # there is a check, and no record of it; in addresses and ids of feeds, so it stays
 UNKNOWN_SOURCES = "made before sources were recorded"
 
 Entry = TypeVar("Entry", Record, Row)
