@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paperlab.cli.engine import ActivationBits, CacheBits, Threads
+from paperlab.cli.models import TEXT, WORSE, place
 from paperlab.cli.progress import progress
 from paperlab.cli.shell import Failure, Json, Misuse
 from paperlab.cli.verbosity import note, takes_verbosity
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
-TEXT = "abstracts"  # bundled, so it works offline; what of it is held out calibrates nothing here
-WARNED = 0.02  # how much worse perplexity may be before a warning
 DROP = ("KL p99", "bits/weight", "scored tok/s", "bits/byte", "generated tok/s", "flips", "MB")  # on a narrow terminal
 
 
@@ -86,13 +85,12 @@ def evaluate(
 ) -> None:
     """Compare models with their source on the same text."""
     from paperlab.assets.texts import load_text, split_documents
-    from paperlab.cli.models import place
     from paperlab.cli.text import write_json
     from paperlab.engine import measure
 
     if tasks and importlib.util.find_spec("lm_eval") is None:  # said before the work
         raise MissingExtra("lm_eval", "tasks")
-    limit = WARNED if within is None else _share(within)
+    limit = WORSE if within is None else _share(within)
     if out is not None and out.suffix.lower() not in (".html", ".json"):
         raise Misuse(f"-o {out}: the name ends in .html for a page or .json for figures")
     if out is not None and not out.absolute().parent.is_dir():

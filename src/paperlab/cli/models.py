@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from paperlab.engine.packing.layout import Codes, Recipe
 
 COSTS = 1_024  # tokens on which it is measured what packing cost; an encoder reads twenty texts and more
-MOST = (
-    4_000_000_000  # bytes of a source that is run for it: larger ones take minutes, which `paperlab eval` is asked for
-)
+MOST = 4_000_000_000  # bytes of a source that is run for it; larger ones take minutes, and `paperlab eval`
 WORSE = 0.02  # of perplexity, beyond which there is a warning
-TEXT, CALIBRATION = "abstracts", 32  # what a method that looks at data is shown by default, and how many documents
+TEXT = "abstracts"  # bundled, so it works offline: its calibration part for methods, its held-out part to measure on
+CALIBRATION = 32  # documents that a method is shown
 
 
 def place(name: str) -> Path:
@@ -195,7 +194,9 @@ def cost(model: str, out: Path) -> dict[str, Any]:
         f"KL {number(one.kl.value)} nats a token; on {found.tokens:,} tokens of {TEXT}"
     ]
     if one.worse_than(WORSE):
-        notes.append(f"warning: worse than its source by more than {WORSE:.0%}; more bits or a --method lose less")
+        notes.append(
+            f"warning: worse than its source by more than {100 * WORSE:g} %; more bits or a --method lose less"
+        )
     figures = {
         "perplexity": one.perplexity.value,
         "source_perplexity": found.source.perplexity.value,

@@ -246,9 +246,8 @@ class _Known:
         aliases: list[Alias] = []
         for part in _chunks(keys):
             if _holding(Alias, "key", part):
-                aliases += Alias.objects.filter(key__in=part).order_by(
-                    "paper"
-                )  # as papers are ordered: the newest first
+                # By paper is as papers are ordered: the newest first.
+                aliases += Alias.objects.filter(key__in=part).order_by("paper")
         renamed = {alias.paper_id for alias in aliases}
         wanted = renamed.union(_holding(Paper, "arxiv", ids), _holding(Paper, "title_key", keys))
         for part in _chunks(sorted(wanted)):
