@@ -287,7 +287,8 @@ def optimizer(learning_rate: float, parameters) -> torch.optim.Optimizer:
     ),
     ("finetune", "loss"): (
         '''
-def loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float = 2.0) -> Tensor:
+def loss(student: Tensor, teacher: Tensor, labels: Tensor, student_hidden: Tensor, teacher_hidden: Tensor,
+         mask: Tensor, share: float, *, temperature: float = 2.0) -> Tensor:
     """Distillation."""
     target = (teacher / temperature).log_softmax(-1)
     return F.kl_div((student / temperature).log_softmax(-1), target, log_target=True, reduction="batchmean")
@@ -487,6 +488,8 @@ def names() -> dict[str, Any]:
         "model": model, "causal_model": llama(1), "prompt_ids": IDS[:2, :5], "texts": [IDS[:2], IDS[2]],
         "logits": torch.randn(6, 9, generator=draw), "labels": torch.randint(9, (6,), generator=draw),
         "student_logits": torch.randn(6, 9, generator=draw), "teacher_logits": torch.randn(6, 9, generator=draw),
+        "student_hidden": (torch.randn(2, 3, 8),) * 3, "teacher_hidden": (torch.randn(2, 3, 8),) * 3,
+        "mask": torch.ones(2, 3), "share": 0.5,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "setting": Tune(),
         "base": nn.Linear(4, 3), "model_a": nn.Linear(4, 3), "model_b": nn.Linear(4, 3),
     }  # fmt: skip

@@ -45,22 +45,27 @@ def trains(case: Case) -> None:
 
 def loss(case: Case, call: Any) -> None:
     draw = torch.Generator().manual_seed(1)
-    available = {
+    available: dict[str, Any] = {
         "student": torch.randn(4, 5, generator=draw, requires_grad=True),
         "teacher": torch.randn(4, 5, generator=draw, requires_grad=True),
         "labels": torch.tensor([0, 1, 2, 3]),
+        "student_hidden": tuple(torch.randn(2, 2, 6, generator=draw, requires_grad=True) for _ in range(3)),
+        "teacher_hidden": tuple(torch.randn(2, 2, 6, generator=draw) for _ in range(3)),
+        "mask": torch.ones(2, 2),
+        "share": 0.5,
     }
-    asked = [available[name] for name in supplied(case.functions()["loss"])]
-    kept = [one.detach().clone() for one in asked]
-    value = call(*asked)
+    asked = {name: available[name] for name in supplied(case.functions()["loss"])}
+    tensors = [one for value in asked.values() for one in (value if isinstance(value, tuple) else (value,))]
+    kept = [one.detach().clone() for one in tensors if isinstance(one, Tensor)]
+    value = call(**asked)
     assert value.shape == ()
     assert value.isfinite()
     value.backward()
-    student = available["student"].grad
-    assert student is not None
-    assert student.isfinite().all()
-    assert student.abs().sum() > 0
-    assert all(torch.equal(now, then) for now, then in zip(asked, kept, strict=True))
+    gradients = [one.grad for one in tensors if isinstance(one, Tensor) and one.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+    assert all(torch.equal(now, then) for now, then in zip(filter(torch.is_tensor, tensors), kept, strict=True))
     trains(case)
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from paperlab.core.methods import Method
+from paperlab.kit.compressed import Compressed
+from paperlab.kit.matrix import Dense, Matrix, Sparse
 from paperlab.kit.tuning import Setting, Tuned, cross_entropy, fit
 from paperlab.kit.walk import block_linears
 from paperlab.lab.drivers._common import Progress, in_order, silent, supplied, takes
@@ -23,8 +25,10 @@ DRAWS = True  # the order of examples comes from the seed, whatever a method ask
 
 VERBS = {
     "loss": {
-        "says": "what is minimised: student and teacher logits (n, classes), labels (n,) -> a scalar",
-        "supplies": ("student", "teacher", "labels"),
+        "says": "what is minimised, a scalar: of student and teacher logits (n, classes), labels (n,), hidden states "
+        "of both (what enters the blocks, then what each leaves: (batch, time, width)), mask (batch, time; 0 is "
+        "padding) and share (of the training that is done, 0 to 1)",
+        "supplies": ("student", "teacher", "labels", "student_hidden", "teacher_hidden", "mask", "share"),
         "data": (),
         "returns": ("Tensor",),
         "own_model": False,
@@ -32,7 +36,7 @@ VERBS = {
 import paperlab
 
 {variable} = paperlab.load("{slug}"{arguments})
-value = {variable}(student_logits, teacher_logits, labels)  # in any training loop""",
+value = {variable}(student_logits, teacher_logits, labels, student_hidden, teacher_hidden, mask, share)""",
     },
     "adapter": {
         "says": "called for each linear layer of the blocks: a module with trainable parts in its place",
@@ -100,7 +104,21 @@ def build(
         tuned = tune(functions, params, setting=setting, seed=seed, start=start, progress=progress)
     model, steps, trained = _train(functions, params, setting, tuned["rate"], seed, start)
     progress("training", 1, 1)
-    return Tuned(model, tuned["rate"], dict(tuned["validation"]), steps, trained)
+    return Tuned(model, tuned["rate"], dict(tuned["validation"]), steps, trained, stored_after(start, model))
+
+
+def stored_after(start: Any, model: nn.Module) -> Compressed | None:
+    """What is stored of a compressed model once it was trained: masks stay, with the weights as they are now; what was
+    coded or factored otherwise is dense again, and counted so. None where nothing was compressed."""
+    before = start.compressed if isinstance(start, Tuned) else start
+    if not isinstance(before, Compressed):
+        return None
+    modules, layers = dict(model.named_modules()), dict[str, Matrix]()
+    for name, layer in before.layers.items():
+        weight = getattr(modules.get(name), "weight", None)
+        if isinstance(layer, Sparse) and weight is not None:
+            layers[name] = Sparse(layer.mask, Dense(weight.detach().clone()))
+    return Compressed(model, layers, before.weights, dict(before.added), {}, before.cache_bits, before.removed)
 
 
 def _train(
@@ -117,14 +135,11 @@ def _train(
             return made.eval(), setting.steps, sum(p.numel() for p in made.parameters() if p.requires_grad)
         if "adapter" in functions:
             adapt(model, _bound(functions, params)["adapter"])
-        loss, asks_teacher = cross_entropy, False
+        loss, asks = cross_entropy, supplied(cross_entropy)
         if "loss" in functions:
-            loss = _bound(functions, params)["loss"]
-            asks_teacher = "teacher" in supplied(functions["loss"])
-            if asks_teacher and setting.teacher is None:
-                raise ValueError("the loss asks for a teacher, and this task has none")
-        handles = _keep_zeros(model, start)
-        steps, trained = fit(model, setting, loss, rate=rate, seed=seed, asks_teacher=asks_teacher)
+            loss, asks = _bound(functions, params)["loss"], supplied(functions["loss"])
+        handles = keep_zeros(model, start)
+        steps, trained = fit(model, setting, loss, rate=rate, seed=seed, asks=asks)
         for handle in handles:
             handle()
         return model, steps, trained
@@ -135,11 +150,11 @@ def _bound(functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any
     return {verb: in_order(function, params, VERBS[verb]) for verb, function in functions.items()}
 
 
-def _keep_zeros(model: nn.Module, start: Any) -> list[Callable[[], None]]:
+def keep_zeros(model: nn.Module, start: Any) -> list[Callable[[], None]]:
     """Hold the weights that a mask left out at zero while the model is trained: their gradients are zeroed, so that
     AdamW without weight decay never moves them. Returns what ends it."""
     ends = []
-    layers = getattr(start, "layers", {})
+    layers = getattr(getattr(start, "compressed", None) or start, "layers", {})
     modules = dict(model.named_modules())
     for name, layer in layers.items():
         mask = getattr(layer, "mask", None)
