@@ -13,6 +13,7 @@ from paperlab.assets import texts
 from paperlab.assets.texts import (
     TEXTS,
     TextError,
+    categorised_abstracts,
     load_text,
     passages,
     plain_wikitext,
@@ -123,3 +124,13 @@ def test_missing_text_names_the_known_ones(tmp_path: Path) -> None:
         load_text("nowhere.txt")
     with pytest.raises(TextError, match="a folder"):
         load_text(str(tmp_path))
+
+
+def test_eight_thousand_abstracts_hold_out_the_same_papers() -> None:
+    few, many = load_text("abstracts"), load_text("abstracts-8k")
+    assert len(many.documents) == 8000
+    assert many.held_out == few.held_out
+    assert many.documents[: len(few.documents)] == few.documents
+    rows = categorised_abstracts()
+    assert {text.strip() for _, text in rows} == set(many.documents[len(few.documents) :])
+    assert sum(category in ("cs.CL", "cs.AI", "cs.LG") for category, _ in rows) > 6000

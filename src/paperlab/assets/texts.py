@@ -88,9 +88,22 @@ def _catalogue(folder: Path) -> list[str]:
 
 
 def _abstracts(folder: Path, held_out: bool | None = None) -> list[str]:
-    with lzma.open(folder / "abstracts.jsonl.xz", "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+    rows = _packed_lines(folder / "abstracts.jsonl.xz")
     return [row["text"] for row in rows if held_out in (None, row["held_out"])]
+
+
+def _more_abstracts(folder: Path) -> list[str]:
+    return [*_abstracts(folder), *(row["text"] for row in _packed_lines(folder / "abstracts_more.jsonl.xz"))]
+
+
+def categorised_abstracts() -> list[tuple[str, str]]:
+    """(arXiv category, title and abstract) of 6,518 papers, the part of "abstracts-8k" that "abstracts" has not."""
+    return [(row["category"], row["text"]) for row in _packed_lines(FROZEN_TEXTS / "abstracts_more.jsonl.xz")]
+
+
+def _packed_lines(file: Path) -> list[dict[str, Any]]:
+    with lzma.open(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 TEXTS = {
@@ -98,6 +111,13 @@ TEXTS = {
         "titles and abstracts of arXiv papers; held out are those that abstracts-lm was not trained on",
         "CC0-1.0",
         _abstracts,
+        bundled=True,
+        held_out=lambda folder: _abstracts(folder, True),
+    ),
+    "abstracts-8k": _Known(
+        "titles and abstracts of 8,000 arXiv papers, enough to train on; held out are the same as of abstracts",
+        "CC0-1.0",
+        _more_abstracts,
         bundled=True,
         held_out=lambda folder: _abstracts(folder, True),
     ),
