@@ -2,8 +2,8 @@
 
     python recipes/abstracts_text/make.py --abstracts arxiv.jsonl.xz
 
-Input: JSON lines (.xz) with `id`, `title`, `abstract` and `categories`; arXiv's metadata are CC0. The further papers are
-those with the lowest hash of their id among the papers that abstracts-lm was trained on (its recipe holds out the
+Input: JSON lines (.xz) with `id`, `title`, `abstract` and `categories`; arXiv's metadata are CC0. The further papers
+are those with the lowest hash of their id among the papers that abstracts-lm was trained on (its recipe holds out the
 others). Written: data/texts/abstracts_more.jsonl.xz, rows of `id`, `text` and `category`, the paper's first.
 """
 
