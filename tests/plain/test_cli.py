@@ -431,7 +431,7 @@ def test_run_passes_on_what_was_asked(ran):
         "--set", "bits=3", "--set", "group=none", "--set", "calibration=code", "--seeds", "3", "--resume")  # fmt: skip
     assert ran == {
         "slug": "easyquant", "claim": "gains", "scale": "full", "model": "dir", "data": "text.txt", "seeds": 3,
-        "resume": True, "jobs": None, "params": {"bits": 3, "group": None, "calibration": "code"},
+        "resume": True, "jobs": None, "on": None, "params": {"bits": 3, "group": None, "calibration": "code"},
     }  # fmt: skip
 
 

@@ -51,6 +51,10 @@ def run(
             metavar="N", min=1, envvar="PAPERLAB_JOBS", help="Number of processes, one thread each; else one per core."
         ),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A Ray cluster to run on: ray://HOST:PORT, auto, or local to try it."),
+    ] = None,
     outdated: Annotated[
         bool, typer.Option("--outdated", help="Repeat the checks whose verdict is outdated: of SLUG|FAMILY, or all.")
     ] = False,
@@ -74,7 +78,7 @@ def run(
             raise Misuse("--claim, --set and the like belong to the checks of one paper: name it, without --outdated")
         if outdated:
             what = slug if slug is None or slug in families else _method_slug(slug)
-            records = running.run_outdated(what, resume=resume, jobs=jobs, events=events)
+            records = running.run_outdated(what, resume=resume, jobs=jobs, on=on, events=events)
         else:
             assert slug is not None
             more: dict[str, Any] = {
@@ -83,6 +87,7 @@ def run(
                 "seeds": seeds,
                 "resume": resume,
                 "jobs": jobs,
+                "on": on,
                 "events": events,
             }
             records = running.run_family(slug, scale=scale, **more)
@@ -98,7 +103,7 @@ def run(
 
     records = running.run(
         method.slug, claim=claim, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume,
-        jobs=jobs, events=events,
+        jobs=jobs, on=on, events=events,
     )  # fmt: skip
     _end(records, as_json)
 

@@ -118,6 +118,10 @@ class Journal:
         finally:
             os.close(descriptor)
 
+    def forget(self, key: str, seed: int) -> None:
+        """Remove what there is of an arm and seed."""
+        self._file(key, seed).unlink(missing_ok=True)
+
     def ended(self, key: str, seed: int) -> bool:
         """Whether an arm and seed has all its values."""
         return any("end" in row for row in self.lines(key, seed))

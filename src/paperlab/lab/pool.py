@@ -29,7 +29,7 @@ from paperlab.lab import execute
 from paperlab.lab.errors import RunError
 from paperlab.lab.execute import Job, Place, Progress, Settings
 from paperlab.lab.journal import Journal
-from paperlab.lab.machine import memory_left
+from paperlab.lab.machine import machine_id, memory_left, physical_cores
 from paperlab.lab.state import one_thread
 
 DEATHS = 2  # of an arm's process; then it is not run again
@@ -45,6 +45,7 @@ class Executor(Protocol):
     """Runs jobs, in this process or in others."""
 
     workers: int
+    machines: set[str]  # that anything was computed on
 
     def about(self, place: Place, seed: int) -> dict[str, Any]:
         """What `Settings.about` says, from a process that will work there."""
@@ -66,6 +67,7 @@ class Here:
 
     def __init__(self) -> None:
         self.settings = Settings()
+        self.machines = {machine_id()}
 
     def about(self, place: Place, seed: int) -> dict[str, Any]:
         """See `Executor`."""
@@ -119,6 +121,7 @@ class Pool:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self.machines = {machine_id()}
         self.alive: list[_Worker] = []
         self.again: list[Job] = []
         self.deaths: Counter[tuple[str, str]] = Counter()  # by run and arm
@@ -135,7 +138,7 @@ class Pool:
                 if message["kind"] == "ready":
                     worker.started = True
                 elif message["kind"] == "failed":
-                    raise _error(message)
+                    raise error_from(message)
                 else:
                     return message["about"]
             status = self._replace(worker)
@@ -152,8 +155,8 @@ class Pool:
                 if others and new and memory_left() < TIMES * size:
                     continue
                 job = self.again.pop() if self.again else take(worker.last)
-                while job is not None and self.deaths[_arm(job)] == DEATHS:
-                    _broke(job, progress)
+                while job is not None and self.deaths[arm_of(job)] == DEATHS:
+                    broke(job, progress)
                     done(job)
                     job = take(worker.last)
                 if job is not None:
@@ -172,15 +175,15 @@ class Pool:
         assert job is not None
         if message is None:
             status = self._replace(worker)
-            self.deaths[_arm(job)] += 1
-            if self.deaths[_arm(job)] < DEATHS:
+            self.deaths[arm_of(job)] += 1
+            if self.deaths[arm_of(job)] < DEATHS:
                 text = f"the process of {job.name} was ended by {_cause(status)}; it is run once more"
                 progress({"kind": "note", "message": text})
             self.again.append(job)
         elif message["kind"] == "ready":
             worker.started = True
         elif message["kind"] == "failed":
-            raise _error(message)
+            raise error_from(message)
         elif message["kind"] == "done":
             worker.job, worker.last = None, job
             done(job)
@@ -202,12 +205,20 @@ class Pool:
             self.alive.pop().end()
 
 
-def executor(jobs: int) -> Executor:
-    """For one job at a time this process itself, else a pool."""
+def executor(jobs: int | None, on: str | None = None) -> Executor:
+    """For one job at a time this process itself, else a pool, or the workers of a Ray cluster.
+
+    jobs: at most so many at a time, else one for each core. on: the cluster's address (see `paperlab.lab.cluster`).
+    """
+    if on is not None:
+        from paperlab.lab.cluster import Cluster
+
+        return Cluster(on, jobs)
+    jobs = jobs or physical_cores()
     return Here() if jobs == 1 else Pool(jobs)
 
 
-def _error(message: Mapping[str, Any]) -> Exception:
+def error_from(message: Mapping[str, Any]) -> Exception:
     """The exception that a process met."""
     name, text = message["type"], message["message"]
     known = ERRORS.get(name) or getattr(builtins, name, None)
@@ -224,11 +235,12 @@ def _cause(status: int) -> str:
     return f"signal {-status}"
 
 
-def _arm(job: Job) -> tuple[str, str]:
+def arm_of(job: Job) -> tuple[str, str]:
+    """The run and arm that a job is of, whatever its seed."""
     return str(job.journal), job.key
 
 
-def _broke(job: Job, progress: Progress) -> None:
+def broke(job: Job, progress: Progress) -> None:
     """An arm whose process ends too often has broken, on this seed as on those that are left."""
     text = f"its process was ended {DEATHS} times; was there too little memory?"
     with Journal(job.journal).writing(job.key, job.seed) as writer:

@@ -25,7 +25,7 @@ from paperlab.lab.errors import RunError
 from paperlab.lab.estimate import START, Estimate
 from paperlab.lab.execute import Progress
 from paperlab.lab.journal import Journal
-from paperlab.lab.machine import describe_machine, machine_id, physical_cores
+from paperlab.lab.machine import describe_machine, machine_id
 from paperlab.lab.pool import Executor, Here, executor
 from paperlab.lab.provenance import code_hash, git_state, package_versions
 from paperlab.lab.stage import Member, Running, Stage, expected, member, ordered
@@ -54,6 +54,7 @@ def run_checks(
     seeds: int | None = None,
     resume: bool = False,
     jobs: int | None = None,
+    on: str | None = None,
     progress: Progress = lambda event: None,
 ) -> list[Record]:
     """Run the checks of method `name` and append a record for each task and model they name.
@@ -61,14 +62,14 @@ def run_checks(
     claim: only this one. model, data: the user's own in place of the task's. params: override the method
     arm's parameters, and those of the other arms that had the same value (the record then belongs to no claim of the
     card). seeds: how many, from 0. jobs: processes of one thread each, as many as there are cores unless named; 1 runs
-    in this process.
+    in this process. on: a Ray cluster to run on (`paperlab.lab.cluster`), else this machine.
     Raises RunError, UnknownMethod, or what the task says of an unusable model or text. An arm that breaks
     does not raise: its error is in the record. Random states and torch's threads are left as they are.
     """
     wanted = chosen(find_method(name), claim, params or {})
     return run_all(
         wanted, scale=scale, model=model, data=data, params=params, seeds=seeds, resume=resume, jobs=jobs,
-        progress=progress,
+        on=on, progress=progress,
     )  # fmt: skip
 
 
@@ -82,6 +83,7 @@ def run_all(
     seeds: int | None = None,
     resume: bool = False,
     jobs: int | None = None,
+    on: str | None = None,
     progress: Progress = lambda event: None,
 ) -> list[Record]:
     """Run checks of any methods together: an arm that several of them have runs once. Otherwise as `run_checks`."""
@@ -91,7 +93,7 @@ def run_all(
     stages = stages_of(wanted, scale, model, data, seeds)
     run.plan(stages)
     with random_state_kept():
-        workers = executor(jobs or (1 if run.short else physical_cores()))
+        workers = executor(jobs or (1 if run.short and on is None else None), on)
         try:
             return run.all(workers)
         finally:
@@ -194,6 +196,7 @@ class _Run:
         self.resume, self.progress = resume, progress
         self.estimate = Estimate()
         self.stages: list[tuple[Stage, list[Member]]] = []
+        self.machines: set[str] = set()
         self.records: list[Record] = []
         self.journals: list[Journal] = []
 
@@ -265,6 +268,7 @@ class _Run:
             made[f"{one.method.slug} {one.check.claim}"] = record
             self.progress({"kind": "record", "record": record})
 
+        self.machines = host.machines
         with journal.alone():
             running = Running(stage, members, journal, self.progress, recorded, self.estimate, later, workers.workers)
             running.run(host, model_bytes(setting))
@@ -282,6 +286,8 @@ class _Run:
         decisive = [arm.error for arm in arms[:2] if arm.error]
         commit, dirty = git_state()
         started = running.journal.started
+        if others := self.machines - {machine_id()}:
+            setting = {**setting, "computed_on": sorted(others)}
         identity = f"{method.slug} {check.hash} {stage} {started.isoformat()}"
         return Record(
             id=hashlib.sha256(identity.encode()).hexdigest()[:12],
