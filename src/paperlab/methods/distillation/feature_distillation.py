@@ -21,7 +21,7 @@ def loss(
     teacher_hidden: tuple[Tensor, ...],
     mask: Tensor,
     *,
-    label_weight: float = 0.0,
+    label_weight: float = 1.0,
 ) -> Tensor:
     """student (n, classes) logits, labels (n,); hidden states of both (batch, time, width), first those that enter the
     blocks, which are left out; mask (batch, time) -> a scalar.
