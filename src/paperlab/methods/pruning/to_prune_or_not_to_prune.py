@@ -28,9 +28,9 @@ CARD = Card(
     expect="lower",
     margin=0.02,
     equal={"bytes": 0.01, "steps": 0.0, "tokens": 0.0},
-    gap="Theirs: convolutional networks, stacked LSTMs and a translation model, trained to the end. Here: a transformer "
-    "of 222 thousand parameters that reads less than all of its text once, so both networks would gain from more "
-    "training, the large one also from the steps that pruning takes. A pass says nothing of other sizes.",
+    gap="Theirs: convolutional networks, stacked LSTMs and a translation model, trained to the end. Here: a "
+    "transformer of 222 thousand parameters that reads less than all of its text once, so both networks would gain "
+    "from more training, the large one also from the steps that pruning takes. A pass says nothing of other sizes.",
     checks=(
         Check(
             claim="large-sparse-better-than-small-dense",
