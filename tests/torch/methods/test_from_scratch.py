@@ -13,7 +13,9 @@ from paperlab.methods.distillation.from_scratch import recipe
 
 
 class Setting:
-    teacher, steps, rates = None, 2, (1e-3,)
+    teacher: nn.Module | None = None
+    steps = 2
+    rates: tuple[float, ...] = (1e-3,)
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

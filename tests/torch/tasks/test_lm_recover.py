@@ -32,7 +32,7 @@ def pruned(setting: task.Setting) -> Compressed:
     return transform(copy.deepcopy(setting.model), sparsity=0.7)
 
 
-def figures(setting: task.Setting, start: Compressed, **functions: Any) -> dict[str, float]:
+def figures(setting: Any, start: Compressed, **functions: Any) -> dict[str, float]:
     arm = build(functions, {}, setting=setting, seed=0, start=start, tuned=TUNED)
     (row,) = task.score(arm, setting)
     return row
@@ -82,7 +82,7 @@ def test_what_the_driver_is_given(setting: task.Setting) -> None:
     assert task.describe(setting)["tokens"] == 8 * task.BATCH * task.LENGTH
 
 
-def test_totals_count_tokens_and_what_is_left(setting: task.Setting, pruned: Compressed) -> None:
+def test_totals_count_tokens_and_what_is_left(setting: Any, pruned: Compressed) -> None:
     before = task.totals(pruned, setting)
     arm = build({"loss": loss}, {}, setting=setting, seed=0, start=pruned, tuned=TUNED)
     after = task.totals(arm, setting)
