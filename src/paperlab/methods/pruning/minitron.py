@@ -1,0 +1,96 @@
+"""Minitron: a smaller model cut from a trained one by the size of its activations, then taught by its logits.
+
+    neuron i of a block    size of what the down projection reads                        keep the largest of each block
+    channel i of the stream    size of what the norms give out, summed over all norms      keep the same ones everywhere
+    size of a unit: |x| averaged over a sequence, then the 2-norm over the sequences ("batch = L2, sequence = mean")
+
+Only the cut is here. Training is the arm after it: KL(teacher || student) of the logits at temperature 1, alone.
+
+Muralidharan, Sreenivas, Joshi, Chochowski, Patwary, Shoeybi, Catanzaro, Kautz and Molchanov, arXiv 2407.14679. Written
+after modelopt/torch/nas/plugins/megatron.py of github.com/NVIDIA/TensorRT-Model-Optimizer at 5a4242f and a summary of
+the paper's sections and tables; the paper's own text was not at hand.
+"""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from paperlab.core.card import Arm, Card, Check
+from paperlab.kit.walk import Batch
+from paperlab.kit.width import activity, highest, llama_blocks, narrowed, width_of
+
+CARD = Card(
+    family="pruning",
+    paper="minitron",
+    sources=("abstract", "code"),
+    configuration="mcore_minitron, export_config with hidden_size and ffn_hidden_size",
+    task="lm_recover",
+    metric="perplexity",
+    expect="lower",
+    margin=0.02,
+    method=Arm("divergence", hard=0.0, temperature=1.0, after=Arm("minitron")),
+    equal={"parameters": 0.0},
+    checks=(
+        Check(
+            claim="fewer-tokens-than-from-scratch",
+            says="A model cut from a larger one and distilled is better than one of its shape that was trained from "
+            "random weights on four times the tokens (4B: MMLU 42 after 100 billion tokens, 26 after 400 billion).",
+            baseline=Arm("from-scratch", multiple=4, after=Arm("minitron")),
+            gap="Theirs: 15 billion parameters, and budgets at which training from scratch is well under way; up to "
+            "40 times fewer tokens. Here: 6 million to 3 million parameters, 12 thousand tokens against 49 thousand, "
+            "after which a model from random weights has learned little. A pass shows that the cut keeps what was "
+            "learned; it does not show where training from scratch would catch up.",
+        ),
+        Check(
+            claim="distillation-better-than-labels",
+            says="The same cut model recovers more from its teacher's logits than from the text alone.",
+            baseline=Arm("fine-tuning", after=Arm("minitron")),
+            equal={"parameters": 0.0, "tokens": 0.0},
+            gap="Theirs compares at equal compute, which gives the labels half as many tokens again. Here: equal "
+            "tokens, and the teacher's forward pass is not counted.",
+        ),
+        Check(
+            claim="importance-better-than-chance",
+            says="Is the choice by activations better, after the same distillation, than units drawn at random?",
+            baseline=Arm("divergence", hard=0.0, temperature=1.0, after=Arm("minitron", by="random")),
+            equal={"parameters": 0.0, "tokens": 0.0},
+            gap="A question of ours: the paper compares ways to aggregate activations, not with a random choice.",
+            role="question",
+        ),
+    ),
+    departs=(
+        "heads and blocks are kept: of the paper's two models the 8B one, whose stream and feed-forward layers are cut "
+        "to two thirds; its merging of pruned heads into kept ones is not needed then",
+        "no search over shapes, and one cut instead of two with training between, as they do for 4B",
+        "neurons are measured where the gated product is read, as in the authors' tool; the paper writes the first "
+        "matrix's output",
+        "64 calibration windows of 64 tokens instead of 1,024 samples; widths are multiples of 8, theirs of 64",
+    ),
+)
+
+
+def submodel(
+    model: nn.Module,
+    calibration: list[Batch],
+    seed: int,
+    *,
+    width: float = 0.6667,
+    inner: float = 0.6667,
+    by: Literal["activations", "random"] = "activations",
+) -> nn.Module:
+    """A narrower copy of a model in Llama's layout.
+
+    width, inner: the shares of the residual stream's channels and of each block's neurons that are kept, in (0, 1].
+    by: "random" draws them instead. Raises ValueError for another layout, or a share outside its range.
+    """
+    stack = llama_blocks(model)
+    channels, neurons = stack[0].input_layernorm.weight.numel(), stack[0].mlp.down_proj.in_features
+    kept = width_of(width, channels, "width"), width_of(inner, neurons, "inner")
+    if by == "random":
+        draw = torch.Generator().manual_seed(seed)
+        scores = torch.rand(channels, generator=draw), torch.rand(len(stack), neurons, generator=draw)
+    else:
+        sizes = activity(model, calibration)
+        scores = sizes.of("channel").sum(0), sizes.of("neuron")
+    return narrowed(model, highest(scores[0], kept[0]), [highest(row, kept[1]) for row in scores[1]])
