@@ -52,7 +52,7 @@ def loss(case: Case, call: Any) -> None:
     }
     asked = [available[name] for name in supplied(case.functions()["loss"])]
     kept = [one.detach().clone() for one in asked]
-    value = call(*asked)
+    value = call(**dict(zip(supplied(case.functions()["loss"]), asked, strict=True)))
     assert value.shape == ()
     assert value.isfinite()
     value.backward()

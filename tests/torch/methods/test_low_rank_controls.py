@@ -1,5 +1,7 @@
 """SVD, ASVD, SVD-LLM and the family's controls, on one matrix: no model, no task."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -18,11 +20,12 @@ def problem() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def made(arm: Arm, weight: torch.Tensor, x: torch.Tensor) -> Factors:
+    params: dict[str, Any] = dict(arm.params)
     if arm.method == "svd":
-        return svd.factor(weight, **arm.params)
+        return svd.factor(weight, **params)
     if arm.method == "asvd":
-        return asvd.factor(weight, x.abs().mean(0), **arm.params)
-    return svd_llm.factor(weight, 2 / len(x) * x.T @ x, **arm.params)
+        return asvd.factor(weight, x.abs().mean(0), **params)
+    return svd_llm.factor(weight, 2 / len(x) * x.T @ x, **params)
 
 
 def error(arm: Arm, weight: torch.Tensor, x: torch.Tensor) -> float:
