@@ -26,17 +26,17 @@ def adapted(linear: nn.Linear, **given: Any) -> Adapted:
 
 def test_by_hand() -> None:
     plain = layer(bias=False)
-    made = adapted(plain, rank=1, alpha=3.0)
+    made = adapted(plain, rank=1, scale=3.0)
     with torch.no_grad():
         plain.weight.zero_()
         made.a.copy_(torch.tensor([[1.0, 2, 0, 0, 0, 0]]))
         made.b.copy_(torch.tensor([[1.0], [0], [0], [-1]]))
     out = made(torch.tensor([[1.0, 1, 9, 9, 9, 9]]))
-    assert out.tolist() == [[9, 0, 0, -9]]  # 3 / 1 times (1 * 1 + 1 * 2)
+    assert out.tolist() == [[9, 0, 0, -9]]  # 3 times (1 * 1 + 1 * 2)
 
 
 def test_gradients_are_those_of_the_formula_in_double_precision() -> None:
-    made = adapted(layer().double(), rank=3, alpha=1.5)
+    made = adapted(layer().double(), rank=3, scale=0.5)
     with torch.no_grad():
         made.b.normal_()
     weight, bias = made.linear.weight, made.linear.bias
@@ -54,13 +54,13 @@ def test_gradients_are_those_of_the_formula_in_double_precision() -> None:
     assert weight.grad is None
 
 
-@pytest.mark.parametrize(("rank", "alpha"), [(2, None), (3, 1.5)])
-def test_outputs_and_gradients_are_those_of_peft(rank: int, alpha: float | None) -> None:
+@pytest.mark.parametrize(("rank", "scale"), [(2, 2.0), (3, 0.5)])
+def test_outputs_and_gradients_are_those_of_peft(rank: int, scale: float) -> None:
     peft = pytest.importorskip("peft", reason="pip install peft to compare with it")
     base = nn.Sequential(layer())
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=["0"], lora_dropout=0.0)
+    config = peft.LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=["0"], lora_dropout=0.0)
     theirs = peft.get_peft_model(copy.deepcopy(base), config)
-    own = adapted(layer(), rank=rank, alpha=alpha)
+    own = adapted(layer(), rank=rank, scale=scale)
     a, b = theirs.base_model.model[0].lora_A["default"].weight, theirs.base_model.model[0].lora_B["default"].weight
     assert not b.any()
     with torch.no_grad():

@@ -110,6 +110,8 @@ def test_what_is_split_and_how_it_is_counted() -> None:
     left = sum(parameter.numel() for parameter in small.model.parameters())
     assert small.totals()["parameters"] == left == 30 * 2 + 2 * 8 + 8 + (8 * 12 + 12) + (12 * 3 + 3 + 3 * 12 + 12) + 13
     assert all(torch.equal(tensor, before[name]) for name, tensor in original.state_dict().items())
+    with pytest.raises(ValueError, match="at least 1"):
+        transform(model(), rows(), 0, embedding_rank=0)
     with pytest.raises(ValueError, match="gets smaller"):
         transform(model(), rows(), 0, rank=20, embedding_rank=8)
 

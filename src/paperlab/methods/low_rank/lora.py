@@ -1,6 +1,6 @@
 """LoRA: fine-tune two thin matrices beside each frozen weight; the baseline of parameter-efficient fine-tuning.
 
-    y = W x + (alpha / r) B A dropout(x),   A (r, in) drawn as a fresh linear layer's, B (out, r) zero: training starts
+    y = W x + scale B A dropout(x),   scale = alpha / r,   A (r, in) drawn as a fresh linear layer's, B (out, r) zero: training starts
     from the model as it is
 
 Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685; written against the reference
@@ -20,7 +20,7 @@ CARD = Card(
     sources=("abstract", "code"),
     departs=(
         "every linear layer of the blocks is adapted, as later papers advise; the paper adapts query and value only",
-        "alpha is twice the rank unless set, the usual choice; the paper sets it to the first rank that it tries",
+        "the scale alpha / r is 2 unless set, a usual choice; in the paper alpha is the first rank tried, which makes it 1",
     ),
 )
 
@@ -28,10 +28,10 @@ CARD = Card(
 class Adapted(nn.Module):
     """A frozen linear layer and its thin matrices: (…, in) -> (…, out)."""
 
-    def __init__(self, linear: nn.Linear, rank: int, alpha: float, dropout: float) -> None:
+    def __init__(self, linear: nn.Linear, rank: int, scale: float, dropout: float) -> None:
         super().__init__()
         self.linear = linear.requires_grad_(False)
-        self.scale = alpha / rank
+        self.scale = scale
         self.a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
         self.b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
@@ -42,7 +42,7 @@ class Adapted(nn.Module):
         return self.linear(x) + self.dropout(x) @ self.a.T @ self.b.T * self.scale
 
     def merged(self) -> nn.Linear:
-        """An ordinary layer that computes the same: W + (alpha / r) B A in the weight's place."""
+        """An ordinary layer that computes the same: W + scale B A in the weight's place."""
         weight = self.linear.weight
         made = nn.Linear(weight.shape[1], weight.shape[0], self.linear.bias is not None, weight.device, weight.dtype)
         with torch.no_grad():
@@ -52,12 +52,12 @@ class Adapted(nn.Module):
         return made
 
 
-def adapter(linear: nn.Linear, *, rank: int = 8, alpha: float | None = None, dropout: float = 0.0) -> nn.Module:
+def adapter(linear: nn.Linear, *, rank: int = 8, scale: float = 2.0, dropout: float = 0.0) -> nn.Module:
     """The layer, frozen, with two trainable thin matrices beside it that add nothing yet.
 
-    rank: of the update, at least 1. alpha / rank scales it; 2 rank unless set. dropout: share of the inputs of the
-    thin matrices that is left out in training. Raises ValueError.
+    rank: of the update, at least 1. scale: its weight, alpha / rank elsewhere. dropout: share of the inputs of the thin
+    matrices that is left out in training. Raises ValueError.
     """
     if rank < 1:
         raise ValueError(f"rank={rank}: at least 1")
-    return Adapted(linear, rank, 2 * rank if alpha is None else alpha, dropout)
+    return Adapted(linear, rank, scale, dropout)

@@ -1,6 +1,6 @@
 """SLTrain: train each weight as a low-rank product plus a sparse matrix whose places are drawn once.
 
-    W = (alpha / r) B A + S,   S non-zero at a random share of the places; B starts at zero, A and S as usual
+    W = scale B A + S,   S non-zero at a random share of the places; B starts at zero, A and S as usual
 
 Han et al., SLTrain: a sparse plus low-rank approach for parameter and memory efficient pretraining, arXiv 2406.02214;
 github.com/andyjm3/SLTrain at 2335d62 (`splora/splora_linear.py`). The embedding and the output layer stay dense.
@@ -21,7 +21,7 @@ CARD = Card(
     sources=("abstract", "code"),
     configuration="scripts/llm_pretrain/sltrain60m.sh",
     departs=(
-        "alpha is set for r = 16 so that alpha / r is the 1/4 of their smallest model",
+        "the scale, their alpha / r, is 1/4 as for their smallest model, whatever the rank",
         "the weight is put together in PyTorch; theirs by a kernel that never holds it whole",
     ),
 )

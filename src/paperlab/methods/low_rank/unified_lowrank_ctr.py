@@ -96,6 +96,8 @@ def transform(
     random, drawn by `seed`. activation: ReLU between the two halves of a layer. Train the result further: ReLU alone
     costs it much. Raises ValueError where nothing can be made smaller.
     """
+    if rank < 1 or embedding_rank < 1:
+        raise ValueError(f"rank={rank}, embedding_rank={embedding_rank}: at least 1 each")
     total = count_weights(model)
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][1:]
     chosen: dict[str, nn.Linear | nn.Embedding] = {}
