@@ -85,7 +85,7 @@ def test_low_rank_layers_begin_as_the_nearest_of_their_rank() -> None:
 
 def test_sltrain_is_its_formula_and_trains_only_its_places() -> None:
     torch.manual_seed(0)
-    layer = LowRankPlusSparse(20, 12, False, 4, 0.1, 1.0)
+    layer = LowRankPlusSparse(20, 12, False, 4, 0.1, 0.25)
     assert len(layer.places.unique()) == 24
     sparse = torch.zeros(12 * 20)
     sparse[layer.places] = layer.values.detach()

@@ -1,7 +1,7 @@
 """LoRA: fine-tune two thin matrices beside each frozen weight; the baseline of parameter-efficient fine-tuning.
 
-    y = W x + scale B A dropout(x),   scale = alpha / r,   A (r, in) drawn as a fresh linear layer's, B (out, r) zero: training starts
-    from the model as it is
+    y = W x + scale B A dropout(x),   scale = alpha / r
+    A (r, in) drawn as a fresh linear layer's, B (out, r) zero: training starts from the model as it is
 
 Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685; written against the reference
 implementation in the package peft (0.21.2), whose outputs and gradients it gives.
@@ -20,7 +20,7 @@ CARD = Card(
     sources=("abstract", "code"),
     departs=(
         "every linear layer of the blocks is adapted, as later papers advise; the paper adapts query and value only",
-        "the scale alpha / r is 2 unless set, a usual choice; in the paper alpha is the first rank tried, which makes it 1",
+        "the scale alpha / r is 2 unless set, a usual choice; the paper sets alpha to the first rank that it tries",
     ),
 )
 

@@ -33,11 +33,11 @@ class LowRankPlusSparse(nn.Module):
     places: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool, rank: int, density: float, alpha: float
+        self, in_features: int, out_features: int, bias: bool, rank: int, density: float, scale: float
     ) -> None:
         super().__init__()
         rank = min(rank, in_features, out_features)
-        self.shape, self.scale = (out_features, in_features), alpha / rank
+        self.shape, self.scale = (out_features, in_features), scale
         self.a, self.b = nn.Parameter(torch.empty(rank, in_features)), nn.Parameter(torch.zeros(out_features, rank))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
         count = int(density * in_features * out_features)
@@ -56,11 +56,11 @@ class LowRankPlusSparse(nn.Module):
 
 
 def block(
-    width: int, heads: int, inner: int, *, rank: int = 16, density: float = 0.05, alpha: float = 4.0
+    width: int, heads: int, inner: int, *, rank: int = 16, density: float = 0.05, scale: float = 0.25
 ) -> nn.Module:
     """A transformer block, (batch, time, width) -> the same, with seven such layers.
 
-    rank: at most a layer's smaller side. density: share of a weight's places that the sparse part fills. alpha / rank
-    is the weight of the low-rank part.
+    rank: at most a layer's smaller side. density: share of a weight's places that the sparse part fills. scale: weight
+    of the low-rank part.
     """
-    return block_of(partial(LowRankPlusSparse, rank=rank, density=density, alpha=alpha), width, heads, inner)
+    return block_of(partial(LowRankPlusSparse, rank=rank, density=density, scale=scale), width, heads, inner)
