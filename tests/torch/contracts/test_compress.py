@@ -18,6 +18,7 @@ from paperlab.core.acts import acts
 from paperlab.kit.compressed import UNTOUCHED_BITS, Compressed, count_weights
 from paperlab.kit.matrix import Factors
 from paperlab.kit.quantized import Quantized
+from paperlab.lab.drivers._common import supplied
 from paperlab.lab.drivers.compress import VERBS, apply
 
 
@@ -61,12 +62,15 @@ def test_the_statistics_of_the_kit_are_supplied() -> None:
 def test_a_method_keeps_what_its_driver_promises(case: Case, layout: str) -> None:
     model, before = tiny(layout), state(layout)
     functions = case.functions()
+    start = None
+    if any("error" in supplied(function) for function in functions.values()):  # it makes up for another's error
+        start = apply({"quantize": quantize}, {}, model=model, calibration=batches())
 
     def applied() -> Compressed:
         torch.manual_seed(1234)
         drawn = torch.get_rng_state(), random.getstate()
         try:
-            return apply(functions, case.params, model=model, calibration=batches(), seed=3)
+            return apply(functions, case.params, model=model, calibration=batches(), seed=3, start=start)
         finally:
             assert torch.equal(torch.get_rng_state(), drawn[0])
             assert random.getstate() == drawn[1]
