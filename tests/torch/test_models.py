@@ -277,3 +277,20 @@ def test_windows_of_the_halves_come_from_their_documents() -> None:
 def test_too_short_a_text_says_how_much_is_missing() -> None:
     with pytest.raises(TextError, match=r"has 6 tokens, 4 windows of 6 need 24; give about 4.0 times as much text"):
         windows(Letters(), letters("abcde"), 6, 4, split="all")
+
+
+def test_the_small_partner_reads_what_the_other_reads_and_code_that_it_cannot() -> None:
+    (large, tokens, _), (small, other, told) = load_causal_lm("abstracts-lm"), load_causal_lm("abstracts-mini")
+    assert tokens.get_vocab() == other.get_vocab()
+    assert told["parameters"] < 0.25 * sum(p.numel() for p in large.parameters())
+
+    def nats(model: nn.Module, name: str) -> float:
+        text = load_text(name)
+        split = "held-out" if text.held_out else "all"
+        ids = windows(tokens, text, 128, 8, split=split)
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1)
+        return nn.functional.cross_entropy(logits, ids[:, 1:].flatten()).item()
+
+    assert nats(large, "abstracts") < nats(small, "abstracts") < nats(large, "abstracts") + 0.8
+    assert nats(small, "code") < nats(large, "code") - 1

@@ -64,6 +64,15 @@ MODELS = {
             "a small Llama-layout model trained by this project on CC0 abstracts, bf16, never rounded further",
         ),
         Known(
+            "abstracts-mini",
+            "causal-lm",
+            None,
+            None,
+            "Apache-2.0",
+            "a smaller one with the same tokenizer, trained on abstracts, Python's standard library and Shakespeare's "
+            "plays in equal parts: a student, a draft, a model that knows several kinds of text",
+        ),
+        Known(
             "minilm-l6",
             "encoder",
             "sentence-transformers/all-MiniLM-L6-v2",
