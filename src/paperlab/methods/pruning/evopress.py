@@ -97,6 +97,8 @@ CARD = Card(
     ),
     departs=(
         "two stages of selection for sparsity too (16 children, 2, 1); theirs has three there (64, 8, 2, 1)",
+        "a child equal to the parent is drawn again for sparsity too; the first 32 states for depth are tried on 128 "
+        "tokens, theirs 64 on 2,048, and last stages see 1,024 tokens, theirs 32,768 and 65,536",
         "the step between levels is their default formula at 4 levels, 0.5 min(s, 1 - s) / 4 * width^2 weights; their "
         "scripts set 1,000,000 weights and 8 levels by hand",
         "a layer's last level is the last whole step below 90 % of its weights removed; theirs may remove all",

@@ -64,6 +64,7 @@ CARD = Card(
         ),
     ),
     departs=(
+        "the best policy is used, as in experiments/; prunenet.py saves it but prunes with the last one",
         "float32, theirs autocasts to float16 with a scaled loss",
         "their clipping of the gradient comes after it was set to zero, so nothing is clipped; none here",
         "o is kept above 1e-12, or the logarithm of a probability that underflows would be infinite",
