@@ -40,8 +40,8 @@ CARD = Card(
     checks=(
         Check(
             claim="structured-better-than-kron-obd",
-            says="30 % of the weights gone as rows and columns, it beats the same curvature without updates (Kron-OBD); "
-            "the paper's other baselines, L-OBD and magnitude, stand beside.",
+            says="30 % of weights gone as rows and columns it beats the same curvature without updates (Kron-OBD), a "
+            "baseline of the paper; L-OBD stands beside and magnitude is the trivial one.",
             method=Arm("llm-surgeon", sparsity=0.3),
             baseline=Arm("llm-surgeon", sparsity=0.3, updates=False),
             beside=(
