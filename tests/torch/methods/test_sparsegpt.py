@@ -1,5 +1,7 @@
 """SparseGPT: against one exact removal after another in float64, its patterns, and the error that it leaves."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +99,41 @@ def test_what_cannot_be_done_is_refused() -> None:
         sparsegpt.keep(weight, hessian, pattern="2:4", block=30)
     with pytest.raises(ValueError, match="does not fit"):
         sparsegpt.keep(weight[:, :-1], hessian)
+
+
+def fixed(rows: int, columns: int, a: int, b: int, modulus: int) -> torch.Tensor:
+    """Whole numbers, the same on every machine."""
+    values = [[(a * i * i + b * j * j + 3 * i * j + 5 * i + 11 * j) % modulus - modulus // 2 for j in range(columns)]
+              for i in range(rows)]  # fmt: skip
+    return torch.tensor(values, dtype=torch.float32)
+
+
+WEIGHT = fixed(6, 16, 7, 3, 101) / 32
+INPUTS = fixed(64, 16, 13, 5, 127) / 64 * torch.tensor([2.0 ** (j % 5 - 2) for j in range(16)])
+
+
+def as_mask(rows: str) -> torch.Tensor:
+    return torch.tensor([[mark == "1" for mark in row] for row in rows.split()])
+
+
+@pytest.mark.parametrize(
+    ("params", "first_row", "theirs"),
+    [
+        ({"sparsity": 0.5}, [0, -0.98469, 0, 0.34340, 1.31801, 0, 0, -0.79138, 0.86520, -0.33266, 0, 0, 0, 0],
+         ".1.11..111....1. ...11.1.11..111. ..11...111.1111. .1111.1.11...11. ..111...11..111. ...1...111...11."),
+        ({"sparsity": 0.5, "block": 8}, [-1.5625, -1.125, -0.5, 0.3125, 1.3125, 0, 0, -0.79221, 0.86018, -0.34761],
+         "11111..111....1. ...11.1.11..111. ..11...111....1. .1111.1.11...11. ..111...11...11. ...1.1.111...11."),
+        ({"pattern": "2:4"}, [0, -0.98469, 0, 0.34340, 1.31801, 0, 0, -0.79138, 0.86520, -0.33266, 0, 0, 0.38244, 0],
+         ".1.11..111..1.1. 1..11.1.11...11. ..11.1.111...11. .1.11.1.11...11. ..111..111...11. 1..1.1.111...11."),
+    ],
+)  # fmt: skip
+def test_masks_and_values_of_the_authors_code(params: dict[str, Any], first_row: list[float], theirs: str) -> None:
+    """What sparsegpt.py of github.com/IST-DASLab/sparsegpt at 147d215 made of this layer, run once on a CPU."""
+    made = sparsegpt.keep(WEIGHT, 2 * INPUTS.T @ INPUTS, **params)
+    mask = as_mask(theirs)
+    more = made.mask & ~mask  # their threshold takes one more weight of each block of columns
+    assert not (mask & ~made.mask).any()
+    assert int(more.sum()) == (0 if "pattern" in params else 16 // params.get("block", 16))
+    wanted = torch.tensor(first_row)
+    alike = ~more[0, : len(wanted)]
+    torch.testing.assert_close(made.dense()[0, : len(wanted)][alike], wanted[alike], rtol=1e-3, atol=1e-4)

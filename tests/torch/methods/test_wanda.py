@@ -81,3 +81,34 @@ def test_on_a_model_and_then_in_four_bits(model: nn.Module) -> None:
         assert torch.equal(layer.mask, pruned.compressed.layers[name].mask)
         assert not both.get_submodule(name).weight[~layer.mask].any()
     assert 3 < both.compressed.totals()["layer_bits"] < 3.4  # half of 4, a bit for where, scales and zeros
+
+
+def fixed(rows: int, columns: int, a: int, b: int, modulus: int) -> torch.Tensor:
+    """Whole numbers, the same on every machine."""
+    values = [[(a * i * i + b * j * j + 3 * i * j + 5 * i + 11 * j) % modulus - modulus // 2 for j in range(columns)]
+              for i in range(rows)]  # fmt: skip
+    return torch.tensor(values, dtype=torch.float32)
+
+
+WEIGHT = fixed(6, 16, 7, 3, 101) / 32
+INPUTS = fixed(64, 16, 13, 5, 127) / 64 * torch.tensor([2.0 ** (j % 5 - 2) for j in range(16)])
+
+
+def as_mask(rows: str) -> torch.Tensor:
+    return torch.tensor([[mark == "1" for mark in row] for row in rows.split()])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "theirs"),
+    [
+        (None, ".1.11..111.1..1. ...11.1.11..111. ..11...111..111. .1.11.1.11...11. ..111...11..111. 1..1...111..111."),
+        (
+            "2:4",
+            ".1.11..111...11. .1.11.1.11...11. ..111..111...11. .1.11.1.11...11. ..111..111...11. 1..1.1.111...11.",
+        ),
+    ],
+)
+def test_masks_of_the_authors_code(pattern: str | None, theirs: str) -> None:
+    """What lib/prune.py of github.com/locuslab/wanda at 8e8fc87 made of this layer, run once on a CPU."""
+    made = wanda.keep(WEIGHT, INPUTS.square().sum(0).sqrt(), pattern=pattern)
+    assert torch.equal(made, as_mask(theirs))
