@@ -20,7 +20,8 @@ ALL = [
     "/", "/trending", "/papers", "/families", "/families/quantization", "/search", "/search?q=quantization",
     "/search?q=quantization&verdict=holds&year=2020-&runnable=1&sort=date", "/search?q=quantizatoin",
     "/search?q=zzzqqq&family=tts", "/papers/easyquant", "/papers/mova", "/papers/quantization-controls", "/compare",
-    "/compare/quantization", "/compare/quantization?at=time", "/compare/quantization?at=quality",
+    "/compare/compression", "/compare/quantization", "/compare/quantization?at=time",
+    "/compare/quantization?at=quality",
     "/compare/quantization?sort=-bytes", "/compare/quantization?bits=4&show=dominated", "/compare/tts", "/coverage",
     "/coverage?family=quantization&state=checked", "/about", "/feeds", "/api/",
 ]  # fmt: skip

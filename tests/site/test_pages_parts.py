@@ -178,6 +178,26 @@ def test_bits_are_those_that_were_asked_for() -> None:
     assert said["easyquant(bits=4, n_std=1000.0)"] == "4"
 
 
+@pytest.mark.usefixtures("_django")
+def test_all_families_that_make_a_model_smaller_stand_together() -> None:
+    from django.test import Client
+
+    from paperlab.core.methods import methods
+    from paperlab.site.pages.figures import compared
+
+    panels = compared("compression").panels
+    models = {panel.model for panel in panels}
+    families = {methods()[p.arm.method].card.family for panel in panels for p in panel.points}
+    assert {"quantization", "pruning"} <= families
+    assert {"abstracts-lm", "smollm2-135m"} <= models
+    both = [panel for panel in panels if len({methods()[p.arm.method].card.family for p in panel.points}) > 1]
+    assert both
+    client = Client(headers={"host": "localhost"})
+    page = client.get("/compare").content.decode()
+    assert 'href="/compare/compression"' in page
+    assert "<h1>Compare compression</h1>" in client.get("/compare/compression").content.decode()
+
+
 def test_settings_are_named_apart() -> None:
     from paperlab.site.pages.comparing import keys, named
     from paperlab.site.pages.figures import compared, families

@@ -110,12 +110,12 @@ class Section:
 
 def index(request: HttpRequest) -> HttpResponse:
     """The families that can be compared."""
-    return render(request, "pages/compare_index.html", {"families": figures.families()})
+    return render(request, "pages/compare_index.html", {"families": figures.families(), "groups": figures.groups()})
 
 
 def compare(request: HttpRequest, family: str) -> HttpResponse:
     """One family, one setting at a time."""
-    if family not in FAMILIES:
+    if family not in FAMILIES and family not in figures.GROUPS:
         raise Http404(f"no family {family[:40]!r}")
     at = request.GET.get("at", "bytes")
     at = at if at in AT else "bytes"
@@ -133,7 +133,7 @@ def compare(request: HttpRequest, family: str) -> HttpResponse:
     narrowed = _narrowed(request, found.panels[chosen]) if names else Narrowed()
     body = _body(family, now, chosen, at, column, down, narrowed) if names else ""
     context = {
-        "family": family, "at": at, "body": body, "found": found,
+        "family": family, "group": family in figures.GROUPS, "at": at, "body": body, "found": found,
         "kinds": [(name, label, f"?{urlencode({**here, 'at': name, **narrowed.given})}") for name, label in AT.items()],
         "steps": steps(found.panels, chosen, [f"?{urlencode({'in': name, 'at': at})}" for name in names]),
     }  # fmt: skip
@@ -347,7 +347,7 @@ def _range(at: str, band: Sequence[Line], of: Callable[[Point], float], metric: 
 
 def export(request: HttpRequest, family: str) -> HttpResponse:
     """All configurations in full precision."""
-    if family not in FAMILIES:
+    if family not in FAMILIES and family not in figures.GROUPS:
         raise Http404(f"no family {family[:40]!r}")
     headers = {"Content-Disposition": f'attachment; filename="paperlab-{family}.csv"'}
     return HttpResponse(

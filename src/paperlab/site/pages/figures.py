@@ -6,7 +6,7 @@ from typing import Any
 
 from paperlab.core import panels, summaries
 from paperlab.core.figures import ArmFigures, arm_figures
-from paperlab.core.methods import methods
+from paperlab.core.methods import methods, possible_acts
 from paperlab.core.record import Record, from_json
 from paperlab.core.verdict import data_of
 from paperlab.site import records
@@ -43,6 +43,10 @@ def _record(name: str, mark: str) -> RecordFigures | None:
     return RecordFigures(found, arms, data_of(found) or "")
 
 
+# What is compared over the families: a name in addresses, and the kind of result that its methods make.
+GROUPS = {"compression": "Compressed"}
+
+
 def mark(family: str) -> tuple[summaries.Stamp, ...]:
     """What changes whenever a record with an arm of the family's methods is added, and with no other."""
     return summaries.mark(_slugs(family))
@@ -63,7 +67,16 @@ def _compared(family: str, mark: tuple[summaries.Stamp, ...]) -> panels.Compared
 
 
 def _slugs(family: str) -> list[str]:
+    """The methods of a family, or of a group."""
+    if family in GROUPS:
+        kind = GROUPS[family]
+        return [slug for slug, method in methods().items() if any(act.builds == kind for act in possible_acts(method))]
     return [slug for slug, method in methods().items() if method.card.family == family]
+
+
+def groups() -> list[tuple[str, int]]:
+    """The groups, with how many of their methods have finished records."""
+    return [(name, len(compared(name).methods)) for name in GROUPS]
 
 
 def families() -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 
 from paperlab.site.pages import addresses
 from paperlab.site.pages.atom import conditional
-from paperlab.site.pages.figures import families
+from paperlab.site.pages.figures import families, groups
 from paperlab.site.store.models import Paper
 
 PIECE = 10_000  # papers in one file of the site map, by their keys
@@ -48,7 +48,8 @@ def pages(request: HttpRequest) -> HttpResponse:
     from paperlab.core.paper import FAMILIES
 
     names = ["/", "/trending", "/papers", "/families", "/coverage", "/about", "/compare", "/feeds"]
-    names += [f"/families/{name}" for name in FAMILIES] + [f"/compare/{name}" for name, _ in families()]
+    names += [f"/families/{name}" for name in FAMILIES]
+    names += [f"/compare/{name}" for name, _ in (*groups(), *families())]
     return _xml(f"<urlset {_SPACE}>{''.join(_url(request, name) for name in names)}</urlset>")
 
 
