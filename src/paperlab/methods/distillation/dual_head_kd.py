@@ -31,7 +31,7 @@ CARD = Card(
     margin=0.02,
     equal={"steps": 0.0, "parameters": 0.0},
     gap="CIFAR-100 and ImageNet (ResNet-32x4 to ShuffleNet-V2, 240 epochs of SGD) became 1,000 noisy digits of 14 x 14 "
-    "pixels in ten classes, a student of 6,000 parameters and 250 steps: too few for the neural collapse on which the "
+    "pixels in ten classes, a student of 6,000 parameters and 400 steps: too few for the neural collapse on which the "
     "paper's analysis rests. A result here says nothing about 100 classes, or about the gain over DKD and ReviewKD.",
     checks=(
         Check(

@@ -32,7 +32,7 @@ CARD = Card(
     trivial=Arm("divergence", hard=1.0),
     equal={"steps": 0.0, "parameters": 0.0},
     gap="CIFAR-100 (50,000 images, ResNet-56 to ResNet-20, 240 epochs of SGD, three trials or more) became 1,000 noisy "
-    "digits of 14 x 14 pixels in ten classes, a student of 6,000 parameters and 250 steps. A result here says nothing "
+    "digits of 14 x 14 pixels in ten classes, a student of 6,000 parameters and 400 steps. A result here says nothing "
     "about ImageNet, COCO, vision transformers, or about the term on top of DKD, DIST and ReviewKD.",
     checks=(
         Check(
