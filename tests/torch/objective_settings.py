@@ -1,5 +1,6 @@
 """Small settings for objectives: a network of each kind that an objective may be made for."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,7 @@ def recurrent() -> Synthetic:
     return Synthetic(Recurrent(4, 6, 2).eval(), split, split, 2, length=4, batch=8, rates=(1e-2,))
 
 
-SETTINGS = {"convolutional": convolutional, "recurrent": recurrent}
+SETTINGS: dict[str, Callable[[], Any]] = {"convolutional": convolutional, "recurrent": recurrent}
 
 
 def names(setting: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from paperlab.core.acts import acts
 from paperlab.core.card import Arm
 from paperlab.core.methods import METHODS, Method, act_of, find_method, methods, snippet, verb_of
 from paperlab.kit.networks import decoder
+from paperlab.kit.searching import Space
 from paperlab.kit.training import PARTS, Split
 from paperlab.lab.arms import functions_of
 
@@ -385,6 +386,21 @@ class Objective(nn.Module):
         return self.model
 ''',
     ),
+    ("search", "architecture"): (
+        '''
+def architecture(space, evaluate, budget: int, seed: int, *, factor: float = 0.5) -> tuple[float, ...]:
+    """Narrow layers, one of them whole, by the seed."""
+    choices = [tuple(1.0 if n == seed % len(space.widths) else factor for n in range(len(space.widths)))]
+    choices += [space.whole] * (budget - 1)
+    return max(choices, key=evaluate)
+''',
+        '''
+def architecture(evaluate, space) -> tuple[float, ...]:
+    """The whole."""
+    evaluate(space.whole)
+    return space.whole
+''',
+    ),
     ("merge", "merge"): (
         '''
 def merge(base, models, seed: int, *, noise: float = 0.1) -> Iterator[tuple[str, Tensor]]:
@@ -431,6 +447,9 @@ CASES = [(act, verb, number) for act, verb in SAMPLES for number in (0, 1)]
 
 WIDTH, VOCABULARY = 64, 32
 IDS = torch.randint(3, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(1))
+
+
+SPACE = Space((16, 16, 16), 6, 3, (0.25, 0.5, 1.0), least=2)
 
 
 def llama(seed: int = 0) -> LlamaForCausalLM:
@@ -490,6 +509,8 @@ def setting_of(act: str) -> Any:
         )  # fmt: skip
     if act == "objective":
         return objective_settings.convolutional()
+    if act == "search":
+        return SimpleNamespace(space=SPACE, budget=4, reward=SPACE.compression)
     if act == "merge":
         return SimpleNamespace(base=llama(0), models=[llama(1), llama(2)])
     return Tune()
@@ -527,7 +548,7 @@ def names() -> dict[str, Any]:
         "logits": torch.randn(6, 9, generator=draw), "labels": torch.randint(9, (6,), generator=draw),
         "student_logits": torch.randn(6, 9, generator=draw), "teacher_logits": torch.randn(6, 9, generator=draw),
         "student_hidden": (torch.randn(2, 3, 8),) * 3, "teacher_hidden": (torch.randn(2, 3, 8),) * 3,
-        "mask": torch.ones(2, 3), "share": 0.5,
+        "mask": torch.ones(2, 3), "share": 0.5, "space": SPACE, "evaluate": SPACE.compression,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "setting": Tune(),
         "base": nn.Linear(4, 3), "model_a": nn.Linear(4, 3), "model_b": nn.Linear(4, 3),
     }  # fmt: skip
@@ -558,6 +579,9 @@ def test_first_samples_ask_for_all_that_there_is() -> None:
 def test_a_sample_becomes_an_arm_the_same_for_the_same_seed(act: str, verb: str, number: int) -> None:
     slug = slug_of(act, verb, number)
     (_, one), (_, two) = built(slug), built(slug)
+    if act == "search":
+        assert one == two
+        return
     assert not one.model.training
     assert alike(weights(one.model), weights(two.model))
 
@@ -698,6 +722,14 @@ def test_what_an_objective_adds_is_trained_and_dropped_and_it_may_say_what_is_le
                        setting=setting, seed=3)  # fmt: skip
     assert torch.equal(opposite.model.classifier.weight, -same.model.classifier.weight)  # the same loop, bit by bit
     assert torch.equal(opposite.model.classifier.bias, same.model.classifier.bias)
+
+
+def test_a_search_settles_on_what_it_asked_about() -> None:
+    _, narrow = arm("search", "architecture", 0)
+    assert narrow.choice == (1.0, 0.5, 0.5)  # seed 3
+    assert (narrow.evaluations, narrow.curve) == (4, [narrow.reward] * 4)
+    _, whole = arm("search", "architecture", 1)
+    assert (whole.choice, whole.reward, whole.evaluations) == (SPACE.whole, 0, 1)
 
 
 def test_a_merge_may_draw_or_look_at_the_models_alone() -> None:

@@ -48,11 +48,12 @@ def test_epsilon_lets_it_halt_after_one_step_and_the_limit_after_so_many() -> No
 
 def one_by_one(network: Pondering, x: Tensor, penalty: float, label: int) -> tuple[Tensor, int, Tensor]:
     """Equations 3 to 13 for one example, as they stand."""
-    model, state, halts, outputs = network.model, torch.zeros(1, network.model.width, dtype=x.dtype), [], []
+    model, state = network.model, torch.zeros(1, network.model.width, dtype=x.dtype)
+    halts, outputs = list[Tensor](), list[Tensor]()
     while True:
-        state = model.step(x[None], state, not halts)  # type: ignore[operator]
+        state = model.step(x[None], state, not halts)
         halts.append(torch.sigmoid(network.halt(state))[0, 0])
-        outputs.append(model.head(state)[0])  # type: ignore[operator]
+        outputs.append(model.head(state)[0])
         if sum(h.item() for h in halts) >= 1 - network.epsilon or len(halts) == network.most:
             break
     remainder = 1 - sum(halts[:-1], torch.zeros((), dtype=x.dtype))
@@ -80,8 +81,8 @@ def test_a_batch_is_its_examples_one_by_one_with_their_gradients() -> None:
 def test_weights_of_the_steps_sum_to_one() -> None:
     torch.manual_seed(0)
     network = Pondering(Recurrent(4, 5, 2), 0.01, 20, 0.0)
-    nn.init.zeros_(network.model.head.weight)  # type: ignore[union-attr, arg-type]
-    nn.init.ones_(network.model.head.bias)  # type: ignore[union-attr, arg-type]
+    nn.init.zeros_(network.model.head.weight)
+    nn.init.ones_(network.model.head.bias)
     torch.testing.assert_close(network(torch.randn(50, 4)), torch.ones(50, 2))
 
 
@@ -99,4 +100,4 @@ def test_what_cannot_be_is_refused() -> None:
     setting = objective_settings.recurrent()
     for wrong in ({"penalty": -1.0}, {"epsilon": 1.0}, {"most": 0}):
         with pytest.raises(ValueError, match="at least"):
-            Objective(setting.model, setting, **wrong)  # type: ignore[arg-type]
+            Objective(setting.model, setting, **wrong)

@@ -90,7 +90,7 @@ def test_one_head_has_both_losses_and_no_more_parameters() -> None:
     objective = Objective(setting.model, setting, heads=1, norm=False, align=False)
     assert objective.auxiliary is None
     inputs, labels = next(setting.batches(0))
-    student, teacher = setting.model(**inputs), setting.teacher(**inputs)  # type: ignore[misc]
+    student, teacher = setting.model(**inputs), setting.teacher(**inputs)
     wanted = F.cross_entropy(student, labels) + binary_kl(student, teacher, 2.0)
     torch.testing.assert_close(objective(inputs, labels, 0.0), wanted)
     with pytest.raises(ValueError, match="one classifier"):

@@ -45,7 +45,7 @@ def test_class_means_are_of_the_training_images() -> None:
 def test_without_its_weight_it_is_distillation_whose_soft_part_grows() -> None:
     setting = objective_settings.convolutional()
     inputs, labels = next(setting.batches(0))
-    student, teacher = setting.model(**inputs), setting.teacher(**inputs)  # type: ignore[misc]
+    student, teacher = setting.model(**inputs), setting.teacher(**inputs)
     hard = F.cross_entropy(student, labels)
     soft = 16 * F.kl_div((student / 4).log_softmax(-1), (teacher / 4).softmax(-1), reduction="batchmean")
     plain = Objective(setting.model, setting, weight=0.0, warm_up=0.1)
