@@ -66,6 +66,7 @@ CARD = Card(
         "plain distillation weighs CE 0.1 and soft targets 0.9 at temperature 4, as is usual on CIFAR-100; the "
         "authors' own flags leave the weights to the user",
         "which BinaryKL the single-head comparison uses is our reading: the plain one, without alignment",
+        "logarithms are exact, where the authors clamp probabilities at 1e-8",
     ),
 )
 

@@ -52,6 +52,7 @@ CARD = Card(
     departs=(
         "the paper itself was not at hand, only its abstract, the README's tables and the code",
         "AdamW with warm-up and linear decay, and the task's learning rates, in place of SGD in steps",
+        "feature widths agree here, so that no projection takes part, as in the row ResNet-56 to ResNet-20",
         "weights of the row ResNet-56 to ResNet-20 (1 CE + 1 KD + 2 ND), not tuned for these networks",
         "the plain baseline has no warm-up of its KD term, as usual; the ablation has the authors'",
         "class means of the teacher in evaluation mode over the training images as they are, without their shifts; "
