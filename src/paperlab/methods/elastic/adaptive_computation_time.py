@@ -48,7 +48,7 @@ CARD = Card(
         ),
         Check(
             claim="adaptive-better-than-three-fixed-steps",
-            says="Is choosing better than always taking three steps, somewhat more than it takes on average?",
+            says="Is choosing better than always taking three steps, near the number that it takes on average?",
             baseline=Arm("fixed-steps", inner=3),
             role="question",
         ),
