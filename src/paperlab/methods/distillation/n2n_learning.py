@@ -59,8 +59,8 @@ CARD = Card(
         "stage has the reduced network for a reference",
         "accuracies in the reward are of validation images (the authors' are of test images), after 60 steps at 0.01 "
         "and without weight decay; the pick is then trained for 400 steps, and so is what it is compared with",
-        "60 steps (the authors: five epochs of 50,000 images) rank deep students too low: the narrowest uniform network "
-        "is worth 0.77 to the search and 0.97 once trained for 400, so that a failure here may be the short training's",
+        "60 steps (the authors: five epochs of 50,000 images) rank deep students too low: the narrowest uniform "
+        "network is worth 0.77 to the search and 0.97 once trained for 400, so a failure may be the short training's",
         "layers are described by place, width in and width out, divided by the largest; the authors give raw numbers",
         "the shrinkage policy learns at 0.01; the code says 0.1, with which its choices freeze within few updates",
         "transfer of a policy between teachers, the paper's second claim, is not tested",
