@@ -7,9 +7,11 @@ driver supplies, one for less, in another order, or as a class. A verb without s
 import copy
 import importlib
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+import objective_settings
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from paperlab.core.acts import acts
 from paperlab.core.card import Arm
 from paperlab.core.methods import METHODS, Method, act_of, find_method, methods, snippet, verb_of
 from paperlab.kit.networks import decoder
+from paperlab.kit.searching import Space
 from paperlab.kit.training import PARTS, Split
 from paperlab.lab.arms import functions_of
 
@@ -349,6 +352,55 @@ def recipe(model: nn.Module) -> nn.Module:
     return model
 ''',
     ),
+    ("objective", "objective"): (
+        '''
+def objective(model: nn.Module, setting, *, weight: float = 0.5) -> nn.Module:
+    """With a bias of its own on the logits, drawn to zero, and dropped."""
+    assert setting.steps == 2
+    return Biased(model, weight)
+
+
+class Biased(nn.Module):
+    def __init__(self, model: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.model, self.weight, self.bias = model, weight, nn.Parameter(torch.randn(3))
+
+    def forward(self, inputs, labels: Tensor, share: float) -> Tensor:
+        assert 0 <= share < 1
+        return F.cross_entropy(self.model(**inputs) + self.bias, labels) + self.weight * self.bias.square().sum()
+''',
+        '''
+class Objective(nn.Module):
+    """Cross-entropy, leaving a network that says the opposite."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs, labels: Tensor, share: float) -> Tensor:
+        return F.cross_entropy(self.model(**inputs), labels)
+
+    def result(self) -> nn.Module:
+        with torch.no_grad():
+            self.model.classifier.weight.neg_()
+        return self.model
+''',
+    ),
+    ("search", "architecture"): (
+        '''
+def architecture(space, evaluate, budget: int, seed: int, *, factor: float = 0.5) -> tuple[float, ...]:
+    """Narrow layers, one of them whole, by the seed."""
+    choices = [tuple(1.0 if n == seed % len(space.widths) else factor for n in range(len(space.widths)))]
+    choices += [space.whole] * (budget - 1)
+    return max(choices, key=evaluate)
+''',
+        '''
+def architecture(evaluate, space) -> tuple[float, ...]:
+    """The whole."""
+    evaluate(space.whole)
+    return space.whole
+''',
+    ),
     ("merge", "merge"): (
         '''
 def merge(base, models, seed: int, *, noise: float = 0.1) -> Iterator[tuple[str, Tensor]]:
@@ -395,6 +447,9 @@ CASES = [(act, verb, number) for act, verb in SAMPLES for number in (0, 1)]
 
 WIDTH, VOCABULARY = 64, 32
 IDS = torch.randint(3, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(1))
+
+
+SPACE = Space((16, 16, 16), 6, 3, (0.25, 0.5, 1.0), least=2)
 
 
 def llama(seed: int = 0) -> LlamaForCausalLM:
@@ -452,6 +507,10 @@ def setting_of(act: str) -> Any:
             train=Split((IDS[:, :-1],), IDS[:, 1:]), epochs=1, batch=2, rates=(1e-2,),
             network=lambda parts: decoder(parts, **sizes), validate=lambda network: 0.0,
         )  # fmt: skip
+    if act == "objective":
+        return objective_settings.convolutional()
+    if act == "search":
+        return SimpleNamespace(space=SPACE, budget=4, reward=SPACE.compression)
     if act == "merge":
         return SimpleNamespace(base=llama(0), models=[llama(1), llama(2)])
     return Tune()
@@ -489,7 +548,7 @@ def names() -> dict[str, Any]:
         "logits": torch.randn(6, 9, generator=draw), "labels": torch.randint(9, (6,), generator=draw),
         "student_logits": torch.randn(6, 9, generator=draw), "teacher_logits": torch.randn(6, 9, generator=draw),
         "student_hidden": (torch.randn(2, 3, 8),) * 3, "teacher_hidden": (torch.randn(2, 3, 8),) * 3,
-        "mask": torch.ones(2, 3), "share": 0.5,
+        "mask": torch.ones(2, 3), "share": 0.5, "space": SPACE, "evaluate": SPACE.compression,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "setting": Tune(),
         "base": nn.Linear(4, 3), "model_a": nn.Linear(4, 3), "model_b": nn.Linear(4, 3),
     }  # fmt: skip
@@ -520,13 +579,17 @@ def test_first_samples_ask_for_all_that_there_is() -> None:
 def test_a_sample_becomes_an_arm_the_same_for_the_same_seed(act: str, verb: str, number: int) -> None:
     slug = slug_of(act, verb, number)
     (_, one), (_, two) = built(slug), built(slug)
+    if act == "search":
+        assert one == two
+        return
     assert not one.model.training
     assert alike(weights(one.model), weights(two.model))
 
 
 @pytest.mark.parametrize(("act", "verb", "number"), CASES)
 def test_the_printed_lines_of_a_sample_run(act: str, verb: str, number: int) -> None:
-    exec(snippet(find_method(slug_of(act, verb, number))), names())
+    given = names() | (objective_settings.names(objective_settings.convolutional()) if act == "objective" else {})
+    exec(snippet(find_method(slug_of(act, verb, number))), given)
 
 
 REAL = [method for method in methods().values() if snippet(method)]
@@ -535,9 +598,22 @@ REAL = [method for method in methods().values() if snippet(method)]
 @pytest.mark.parametrize("method", REAL, ids=lambda method: method.slug)
 def test_the_printed_lines_of_a_method_run(method: Method) -> None:
     given, state = names(), torch.get_rng_state()
+    if method.verbs == ("objective",):
+        run_on_what_it_is_made_for(snippet(method))
+        return
     exec(snippet(method), given)
     if verb_of(method).own_model:  # a new layer may draw its weights; work on a model leaves the random state alone
         assert torch.equal(torch.get_rng_state(), state)
+
+
+def run_on_what_it_is_made_for(lines: str) -> None:
+    """An objective is made for networks of one kind; it refuses others."""
+    ran = 0
+    for make in objective_settings.SETTINGS.values():
+        with suppress(ValueError):
+            exec(lines, objective_settings.names(make()))
+            ran += 1
+    assert ran
 
 
 # What the verbs do
@@ -633,6 +709,27 @@ def test_a_recipe_trains_the_copy() -> None:
     assert torch.equal(tuned.model.model.embed_tokens.weight, setting.model.model.embed_tokens.weight)
     _, doubled = arm("finetune", "recipe", 1)
     assert torch.equal(doubled.model.lm_head.weight, 2 * setting.model.lm_head.weight)
+
+
+def test_what_an_objective_adds_is_trained_and_dropped_and_it_may_say_what_is_left() -> None:
+    setting, tuned = arm("objective", "objective", 0)
+    own = sum(parameter.numel() for parameter in setting.model.parameters())
+    assert tuned.trained == own + 3
+    assert sum(parameter.numel() for parameter in tuned.model.parameters()) == own
+    _, opposite = arm("objective", "objective", 1)
+    plain = importlib.import_module("paperlab.lab.drivers.finetune")
+    same = plain.build({"loss": lambda student, labels: nn.functional.cross_entropy(student, labels)}, {},
+                       setting=setting, seed=3)  # fmt: skip
+    assert torch.equal(opposite.model.classifier.weight, -same.model.classifier.weight)  # the same loop, bit by bit
+    assert torch.equal(opposite.model.classifier.bias, same.model.classifier.bias)
+
+
+def test_a_search_settles_on_what_it_asked_about() -> None:
+    _, narrow = arm("search", "architecture", 0)
+    assert narrow.choice == (1.0, 0.5, 0.5)  # seed 3
+    assert (narrow.evaluations, narrow.curve) == (4, [narrow.reward] * 4)
+    _, whole = arm("search", "architecture", 1)
+    assert (whole.choice, whole.reward, whole.evaluations) == (SPACE.whole, 0, 1)
 
 
 def test_a_merge_may_draw_or_look_at_the_models_alone() -> None:

@@ -1,0 +1,52 @@
+"""Small settings for objectives: a network of each kind that an objective may be made for."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from paperlab.kit.training import Split
+from paperlab.tasks.image import Convolutional
+from paperlab.tasks.image import Setting as Image
+from paperlab.tasks.synthetic import Recurrent, examples
+from paperlab.tasks.synthetic import Setting as Synthetic
+
+
+def convolutional() -> Image:
+    """Images of 8 x 8 pixels in three classes, a student, a wider teacher with features as wide; two steps."""
+    draw = torch.Generator().manual_seed(0)
+    split = Split((torch.randn(24, 1, 8, 8, generator=draw),), torch.arange(24) % 3)
+    torch.manual_seed(0)
+    student, teacher = Convolutional((3, 4, 6), 3).eval(), Convolutional((5, 5, 6), 3).eval().requires_grad_(False)
+    return Image(student, teacher, split, split, split, 3, 2, {}, rates=(1e-2,), batch=8)
+
+
+def recurrent() -> Synthetic:
+    """Parity of four numbers; two steps."""
+    x, parity = examples(16, 4, torch.Generator().manual_seed(0))
+    split = Split((x,), parity)
+    torch.manual_seed(0)
+    return Synthetic(Recurrent(4, 6, 2).eval(), split, split, 2, length=4, batch=8, rates=(1e-2,))
+
+
+SETTINGS: dict[str, Callable[[], Any]] = {"convolutional": convolutional, "recurrent": recurrent}
+
+
+def names(setting: Any) -> dict[str, Any]:
+    """What the printed lines of an objective take for given."""
+    inputs, labels = next(setting.batches(0))
+    return {"model": setting.model, "setting": setting, "inputs": inputs, "labels": labels, "share": 0.5}
+
+
+def wider() -> Image:
+    """`convolutional` with a teacher whose features are wider than the student's."""
+    setting = convolutional()
+    torch.manual_seed(1)
+    setting.teacher = Convolutional((5, 5, 9), 3).eval().requires_grad_(False)
+    return setting
+
+
+def without_teacher() -> Any:
+    """`convolutional` with nothing to learn from."""
+    return SimpleNamespace(**{**vars(convolutional()), "teacher": None})
