@@ -30,7 +30,7 @@ from paperlab.kit.training import PARTS, Split, fit
 
 VERSION = 1
 SCORES = ("Merged",)
-SUPPLIES = ("base", "models")
+SUPPLIES = ("base", "models", "validate")
 AXES = ("bytes", "models")
 TIMED = False
 METRICS = {

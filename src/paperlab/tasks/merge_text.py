@@ -34,7 +34,7 @@ from paperlab.kit.merging import Merged
 
 VERSION = 1
 SCORES = ("Merged",)
-SUPPLIES = ("base", "models")
+SUPPLIES = ("base", "models", "validate", "distance")
 AXES = ("bytes", "models", "density")
 TIMED = False
 METRICS = {
@@ -48,10 +48,10 @@ METRICS = {
 }
 PAIRED_BY = "items"
 DRAWS = True  # the seed draws the models themselves, so that every arm depends on it
-COST = {"quick": 300, "full": 1500}
+COST = {"quick": 120, "full": 1500}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
 MODELS = ("minilm-l6",)
-ARM_SECONDS = {"minilm-l6": 8}
+ARM_SECONDS = {"minilm-l6": 4}
 DATA = {
     "movie-reviews": "sentences of film reviews that people marked as clearly good or bad (Hutto and Gilbert 2014, "
     "after Pang and Lee 2005), from a pinned package",
