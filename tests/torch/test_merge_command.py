@@ -187,7 +187,7 @@ def test_a_folder_that_exists_and_a_full_disk_are_refused(folders: list[Path], m
     out = folders[0].parent / "merged"
     _, error = run(*folders, "--method", "ties", "-o", folders[1], code=2)
     assert "one exists already" in error
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     _, error = run(*folders, "--method", "ties", "-o", out, code=2)
     assert "has 0.00 GB left" in error
     assert not out.exists()

@@ -55,9 +55,12 @@ def test_it_is_the_independent_version(seed: int) -> None:
 def test_modules_are_judged_as_modules() -> None:
     models = [nn.Linear(2, 1) for _ in range(3)]
     seen: list[type] = []
-    made = paperlab.load("model-soups")(
-        nn.Linear(2, 1), models, validate=lambda model: seen.append(type(model)) or -model.weight.norm().item()
-    )
+
+    def judge(model: nn.Linear) -> float:
+        seen.append(type(model))
+        return -model.weight.norm().item()
+
+    made = paperlab.load("model-soups")(nn.Linear(2, 1), models, validate=judge)
     assert set(seen) == {nn.Linear}
     assert made.weight.norm() <= min(model.weight.norm() for model in models)
 

@@ -91,6 +91,7 @@ CARD = Card(
         'with then="ties" the dropped changes are not trimmed again, as in mergekit\'s dare_ties; the authors do trim',
         "the factor of merged models is chosen on validation texts, for each arm anew; the authors take that of the "
         "undropped models and choose factor and rate on test data",
+        "three models are merged at once, their changes added up; the authors merge tuned encoders in pairs",
         "20 % is what the released command for large models drops; the rate is not chosen",
     ),
 )

@@ -72,6 +72,7 @@ CARD = Card(
     ),
     departs=(
         "one q for the model; the paper also has one for each layer, from weights and inputs",
+        "q is searched up to 1; the authors' examples stop the coarse steps earlier, by a bound set for each data set",
         "unlabelled texts are 64 training texts; the authors cut 50 windows of 128 tokens out of them",
         "several models' pruned changes are added up, with one q; the paper prunes one model at a time",
         "keeping the largest is done without enlarging, in each tensor; the paper also has Wanda's criterion",
