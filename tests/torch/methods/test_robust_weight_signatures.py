@@ -47,9 +47,16 @@ def test_factor_nothing_is_the_clean_network() -> None:
     assert all(torch.equal(merged[name], models[0][name]) for name in base)
 
 
+def test_of_two_models_the_first_is_the_clean_one() -> None:
+    base, clean, robust = states(3)
+    merge = paperlab.load("robust-weight-signatures")
+    short, long = merge(base, [clean, robust]), merge(base, [clean, clean, robust])
+    assert all(torch.equal(short[name], long[name]) for name in base)
+
+
 def test_refusals() -> None:
     base, *models = states(3)
-    with pytest.raises(ValueError, match="at least one corrupted"):
-        paperlab.load("robust-weight-signatures")(base, models)
+    with pytest.raises(ValueError, match="at least one that was tuned"):
+        paperlab.load("robust-weight-signatures")(base, models[:1])
     with pytest.raises(ValueError, match="at least the first"):
         paperlab.load("robust-weight-signatures", layers=0)(base, [*models, base])

@@ -27,8 +27,20 @@ DRAWS = True  # the models that are merged are those of the seed, whatever a met
 
 VERBS = {
     "merge": {
-        "says": "base and models as mappings from name to tensor -> pairs of name and merged tensor, one by one; "
-        "validate(state) and distance(state) judge weights on held-out data, where there is any, else they are None",
+        "says": "base and models as mappings from name to tensor -> pairs of name and merged tensor, one by one",
+        "supplies": ("base", "models", "seed"),
+        "data": (),
+        "returns": ("Iterator",),
+        "own_model": True,
+        "snippet": """\
+import paperlab
+
+{variable} = paperlab.load("{slug}"{arguments})
+merged = {variable}(base, [model_a, model_b])  # modules, state dicts, or folders (out=folder)""",
+    },
+    "choose": {
+        "says": "as merge, with validate(state), higher being better, and distance(state), lower being better, which "
+        "judge weights on held-out data; None where there is none",
         "supplies": ("base", "models", "seed", "validate", "distance"),
         "data": (),
         "returns": ("Iterator",),
@@ -37,9 +49,14 @@ VERBS = {
 import paperlab
 
 {variable} = paperlab.load("{slug}"{arguments})
-merged = {variable}(base, [model_a, model_b])  # modules, state dicts, or folders (out=folder); validate=, to choose""",
+merged = {variable}(base, [model_a, model_b], validate=score)  # score(model): on held-out data, higher is better""",
     },
 }
+
+
+def _function(functions: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """The one of its two verbs that a method has."""
+    return functions["merge"] if "merge" in functions else functions["choose"]
 
 
 def _run(
@@ -83,7 +100,7 @@ def build(
     The setting may offer `scales` to try and `validate(model)`, higher being better; a tie goes to the smaller factor.
     """
     scales = tuple(getattr(setting, "scales", ()))
-    if "scale" not in keywords(functions["merge"]) or params.get("scale") is not None or not scales:
+    if "scale" not in keywords(_function(functions)) or params.get("scale") is not None or not scales:
         model = _merged(functions, params, setting, seed)
         progress("merge", 1, 1)
         return Merged(model, len(setting.models))
@@ -102,7 +119,7 @@ def _merged(
     """A copy of the setting's base with the merged weights, in evaluation mode."""
     states = [model.state_dict() for model in setting.models]
     judges = [_judge(getattr(setting, name, None), setting.base) for name in ("validate", "distance")]
-    function = partial(functions["merge"], **params)
+    function = partial(_function(functions), **params)
     model = copy.deepcopy(setting.base)
     model.load_state_dict(dict(_run(function, setting.base.state_dict(), states, seed, *judges)))
     return model.eval()
@@ -123,7 +140,7 @@ def _judge(judge: Callable[[nn.Module], float] | None, like: nn.Module) -> Judge
 
 def use(method: Method, functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> Callable[..., Any]:
     """base, models -> merged: a module for modules, a state dict for state dicts, a folder for folders."""
-    function = partial(functions["merge"], **params)
+    function = partial(_function(functions), **params)
 
     def merge(
         base: Any,

@@ -9,7 +9,7 @@ from paperlab.core.card import Card
 CARD = Card(family="merging")
 
 
-def merge(
+def choose(
     models: Sequence[Mapping[str, Tensor]], validate: Callable[[Mapping[str, Tensor]], float] | None
 ) -> Iterator[tuple[str, Tensor]]:
     """Weights by name of each model -> (name, tensor) of the one for which `validate` is highest; the first of equals.

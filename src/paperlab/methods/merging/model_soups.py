@@ -56,7 +56,7 @@ CARD = Card(
 )
 
 
-def merge(
+def choose(
     models: Sequence[Mapping[str, Tensor]], validate: Callable[[Mapping[str, Tensor]], float] | None
 ) -> Iterator[tuple[str, Tensor]]:
     """Weights by name of each model -> (name, mean over the soup). validate: how good weights are; higher is better.

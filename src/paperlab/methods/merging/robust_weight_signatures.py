@@ -81,17 +81,18 @@ def merge(
 ) -> Iterator[tuple[str, Tensor]]:
     """Weights by name of the start, and of the models -> (name, patched tensor), one tensor at a time.
 
-    models: the one to be patched, a clean one, then one or more that were tuned like it on corrupted data. layers: how
+    models: the one to be patched, a clean one, then one or more that were tuned like it on corrupted data; of two, the
+    first is both patched and the clean one. layers: how
     many are patched, from the input on; a layer is what has a matrix or kernel called *.weight, and its bias. project:
     take out clean training's direction. scale: lambda; none: what the driver finds on validation data where there is
-    any, else 1. Raises ValueError for fewer than three models, or less than one layer.
+    any, else 1. Raises ValueError for fewer than two models, or less than one layer.
     """
-    if len(models) < 3:
-        raise ValueError(f"{len(models)} models: give the one to patch, a clean one, and at least one corrupted one")
+    if len(models) < 2:
+        raise ValueError("one model: give the clean one to patch, and at least one that was tuned on corrupted data")
     if layers < 1:
         raise ValueError(f"layers={layers}: at least the first one is patched")
     factor = UNTUNED if scale is None else scale
-    patched, clean, *robust = models
+    patched, clean, *robust = models if len(models) > 2 else (models[0], *models)
     shallow = [name.removesuffix("weight") for name in base if name.endswith("weight") and base[name].dim() > 1][
         :layers
     ]
