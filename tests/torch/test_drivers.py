@@ -415,6 +415,20 @@ def merge(models) -> Iterator[tuple[str, Tensor]]:
     yield from models[0].items()
 ''',
     ),
+    ("merge", "choose"): (
+        '''
+def choose(base, models, seed: int, validate, distance, *, share: float = 0.5) -> Iterator[tuple[str, Tensor]]:
+    """The model that is best on held-out data, or the first one, and something of the base."""
+    score = validate or (lambda model: 0.0) if distance is None else (lambda model: -distance(model))
+    for name, tensor in max(models, key=score).items():
+        yield name, share * tensor.float() + (1 - share) * base[name].float()
+''',
+        '''
+def choose(models, validate) -> Iterator[tuple[str, Tensor]]:
+    """The last."""
+    yield from models[-1].items()
+''',
+    ),
     ("decode", "step"): (
         '''
 def step(logits: Tensor, ids: Tensor, *, penalty: float = 1e9) -> Tensor:
@@ -551,6 +565,7 @@ def names() -> dict[str, Any]:
         "mask": torch.ones(2, 3), "share": 0.5, "space": SPACE, "evaluate": SPACE.compression,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "setting": Tune(),
         "base": nn.Linear(4, 3), "model_a": nn.Linear(4, 3), "model_b": nn.Linear(4, 3),
+        "score": lambda model: -model.weight.norm().item(),
     }  # fmt: skip
 
 

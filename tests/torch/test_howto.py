@@ -70,6 +70,24 @@ def test_calibrate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(names["texts"]) == 2  # type: ignore[arg-type]
 
 
+def test_merge_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = []
+    for name in ("one", "two"):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        tuned.append(folder.parent / name)
+        model.save_pretrained(tuned[-1])
+    out = folder.parent / "merged"
+    names, said = run("merge_models.py", folder, out, *tuned, monkeypatch=monkeypatch)
+    assert said.startswith(str(out))
+    base, merged = (AutoModelForCausalLM.from_pretrained(place).state_dict() for place in (folder, out))
+    changed = sum(int((merged[name] != base[name]).sum()) for name in base)
+    assert 0 < changed < 0.4 * sum(tensor.numel() for tensor in base.values())  # a fifth of each model's changes
+    assert isinstance(names["soup"], LlamaForCausalLM)
+
+
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The example's package as an installed one would be seen: by the entry point that its pyproject.toml names."""

@@ -1,16 +1,22 @@
-"""Merging models of one architecture: what an arm leaves, and the differences to a base that methods work on."""
+"""Merging models of one architecture: what an arm leaves, and the differences to a base that methods work on.
 
-from collections.abc import Mapping, Sequence
+A model's changes are read one tensor and one model at a time, and added up as they come: memory does not grow with the
+number of models.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 State = Mapping[str, Tensor]  # weights by name, possibly read from disk one at a time
+Judge = Callable[[State], float]  # how good or how far off a state is, on data that the driver or the user brings
 
 
 @dataclass
 class Merged:
-    """An arm: one model made of several. models: how many went into it.
+    """An arm: one model made of several. models: how many were given to it.
 
     scale: the factor chosen for it on validation data, if one was; validation: the figure of each that was tried.
     """
@@ -31,13 +37,58 @@ def check_alike(base: State, models: Sequence[State]) -> None:
             raise ValueError(f"model {number} and the base differ in {len(missing)} tensors, {missing[0]} first")
 
 
-def deltas(base: State, models: Sequence[State], name: str) -> list[Tensor]:
-    """What each model added to the base in one tensor, float32. Raises ValueError where shapes differ."""
-    start = base[name].float()
-    found = []
+def deltas(base: State, models: Sequence[State], name: str) -> Iterator[Tensor]:
+    """What each model added to the base in one tensor, float32, one model at a time; each may be written to.
+
+    Raises ValueError where shapes differ.
+    """
+    start = base[name]
     for number, model in enumerate(models, 1):
-        tensor = model[name].float()
-        if tensor.shape != start.shape:
-            raise ValueError(f"{name} is {tuple(tensor.shape)} in model {number}, {tuple(start.shape)} in the base")
-        found.append(tensor - start)
+        found = model[name]
+        if found.shape != start.shape:
+            raise ValueError(f"{name} is {tuple(found.shape)} in model {number}, {tuple(start.shape)} in the base")
+        tensor = found.to(torch.float32, copy=True)
+        yield tensor.sub_(start)
+
+
+def added(changes: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum_i w_i tau_i."""
+    total: Tensor | None = None
+    for change, weight in zip(changes, weights, strict=True):
+        total = change.mul_(weight) if total is None else total.add_(change, alpha=weight)
+    assert total is not None  # a driver refuses no models
+    return total
+
+
+def agreed(changes: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
+    """The weighted mean, for each parameter, of those changes that have its elected sign.
+
+    gamma = sign(sum_i w_i tau_i), + where the sum is 0;  sum of w_i tau_i over sign(w_i tau_i) = gamma, divided by
+    the sum of their w_i (Yadav et al., arXiv 2306.01708, algorithm 1, where every w_i is 1; 0 where there is none).
+    """
+    totals: list[Tensor] = []  # of positive changes, of negative ones, and of the weights of either
+    for change, weight in zip(changes, weights, strict=True):
+        change.mul_(weight)
+        parts = [change.clamp(min=0), change.clamp(max=0), (change > 0) * weight, (change < 0) * weight]
+        totals = [total.add_(part) for total, part in zip(totals, parts, strict=True)] if totals else parts
+    up, down, of_up, of_down = totals
+    positive = up + down >= 0
+    divisor = torch.where(positive, of_up, of_down)
+    return torch.where(positive, up, down).div_(divisor.masked_fill_(divisor == 0, 1.0))
+
+
+def weights_of(text: str, models: int) -> list[float]:
+    """A weight for each model from words as "0.7 0.3" or "0.7,0.3"; 1 for each where there is none.
+
+    Raises ValueError for another number of weights, or a word that is no finite number.
+    """
+    words = text.replace(",", " ").split()
+    try:
+        found = [float(word) for word in words] or [1.0] * models
+    except ValueError:
+        raise ValueError(f"weights={text!r}: give numbers, one for each model, as 0.7,0.3") from None
+    if len(found) != models:
+        raise ValueError(f"weights={text!r} has {len(found)} numbers for {models} models; give one for each")
+    if not all(abs(weight) < 1e6 for weight in found):
+        raise ValueError(f"weights={text!r}: weights are finite numbers below a million")
     return found

@@ -1,6 +1,7 @@
 """What every merging method promises, on a small module's weights."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,7 +41,7 @@ def merge(call: Callable[..., State], *, first: bool) -> None:
     for now, then in zip(states, before, strict=True):
         assert_same(now, then)
     # models that learned nothing leave the base as it is
-    for name, value in call(base, [base, base]).items():
+    for name, value in call(base, [base, base, base]).items():
         torch.testing.assert_close(value, base[name], rtol=1e-3, atol=1e-4)
 
 
@@ -59,12 +60,22 @@ def twice_the_base(base: State, models: list[State]) -> Iterator[tuple[str, Tens
         yield name, 2 * base[name]
 
 
-PLANTED = {"merge": mean}
+def better(base: State, models: list[State], validate: Callable[[State], float]) -> Iterator[tuple[str, Tensor]]:
+    yield from max(models, key=validate).items()
+
+
+PLANTED = {"merge": mean, "choose": better}
 
 
 @pytest.mark.parametrize("case", cases("merge", PLANTED), ids=str)
 def test_a_method_keeps_what_its_driver_promises(case: Case) -> None:
-    merge(use(SimpleNamespace(verbs=case.verbs), case.functions(), case.params), first=case.first)  # type: ignore[arg-type]
+    call = use(SimpleNamespace(verbs=case.verbs), case.functions(), case.params)  # type: ignore[arg-type]
+    merge(partial(call, validate=lambda state: -size(state), distance=size), first=case.first)
+
+
+def size(state: State) -> float:
+    """What candidates are judged by, where a method asks for that."""
+    return sum(value.double().norm().item() for value in state.values())
 
 
 @pytest.mark.parametrize("function", [in_place, twice_the_base])

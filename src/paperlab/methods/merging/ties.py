@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from paperlab.core.card import Card
-from paperlab.kit.merging import deltas
+from paperlab.kit.merging import agreed, deltas, weights_of
 
 CARD = Card(
     family="merging",
@@ -37,22 +37,22 @@ def merge(
     *,
     density: float = 0.2,
     scale: float | None = None,
+    weights: str = "",
 ) -> Iterator[tuple[str, Tensor]]:
     """Weights by name of the base and of each model -> (name, merged tensor), one tensor at a time.
 
     density: share of each model's changes that is kept, in (0, 1]. scale: the factor lambda; none: what the driver
-    finds on validation data where there is any, else 1.
+    finds on validation data where there is any, else 1. weights: one for each model as "0.7,0.3", which count in the
+    election and in the mean; empty: 1 for each, as in the paper. Raises ValueError for values out of range.
     """
     if not 0 < density <= 1:
         raise ValueError(f"density={density} is a share: give more than 0, at most 1")
+    shares = weights_of(weights, len(models))
     least = [smallest_kept(base, model, density) for model in models]
     factor = UNTUNED if scale is None else scale
     for name in base:
-        changes = torch.stack([d * (d.abs() >= m) for d, m in zip(deltas(base, models, name), least, strict=True)])
-        positive = changes.sum(0) >= 0
-        agree = torch.where(positive, changes > 0, changes < 0)
-        merged = (changes * agree).sum(0) / agree.sum(0).clamp(min=1)
-        yield name, base[name].float() + factor * merged
+        trimmed = (d.mul_(d.abs() >= m) for d, m in zip(deltas(base, models, name), least, strict=True))
+        yield name, agreed(trimmed, shares).mul_(factor).add_(base[name])
 
 
 def smallest_kept(base: Mapping[str, Tensor], model: Mapping[str, Tensor], density: float) -> float:
@@ -66,7 +66,7 @@ def smallest_kept(base: Mapping[str, Tensor], model: Mapping[str, Tensor], densi
         counts = torch.zeros(1 << 16, dtype=torch.int64)
         for name in base:
             if base[name].is_floating_point():
-                bits = deltas(base, [model], name)[0].abs().flatten().cpu().view(torch.int32)
+                bits = next(deltas(base, [model], name)).abs().flatten().cpu().view(torch.int32)
                 part = bits >> 16 if upper is None else bits[bits >> 16 == upper] & 0xFFFF
                 counts += torch.bincount(part, minlength=1 << 16)
         return counts
