@@ -102,12 +102,12 @@ class Setting(Protocol):
 class Embedder:
     """An arm: the trained path with a head for each layer, what is done to a finished embedding, the classifiers.
 
-    network: states (n, layers, width) -> (layers, n, width). project: (n, width) -> (n, width), after training, of the
+    model: states (n, layers, width) -> (layers, n, width). project: (n, width) -> (n, width), after training, of the
     last layer alone. classifiers: embeddings of the last layer (n, width) -> logits by number of coordinates; None for
     pairs. rate: what was chosen. trained: number of trained parameters.
     """
 
-    network: nn.Module
+    model: nn.Module
     project: nn.Module | None
     classifiers: nn.Module | None
     rate: float
@@ -118,7 +118,7 @@ class Embedder:
     @torch.no_grad()
     def embed(self, states: Tensor) -> Tensor:
         """(n, layers, width) -> (layers, n, width): embeddings at every exit."""
-        found = self.network(states)
+        found = self.model(states)
         if self.project is not None:
             found = torch.cat([found[:-1], self.project(found[-1])[None]])
         return found

@@ -46,7 +46,7 @@ def trains(case: Case) -> None:
         if "loss" not in case.verbs and case.verbs != ("project",):
             continue
         built = [build(case.functions(), case.params, setting=setting, seed=3) for _ in range(2)]
-        assert_same(built[0].network.state_dict(), built[1].network.state_dict())
+        assert_same(built[0].model.state_dict(), built[1].model.state_dict())
         assert (built[0].trained > 0) == ("loss" in case.verbs)
         out = built[0].embed(states(2))
         assert out.shape == (LAYERS, ROWS, WIDTH)

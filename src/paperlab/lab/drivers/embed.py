@@ -115,7 +115,7 @@ def tune(
     """
     if not setting.rates:
         raise ValueError("the setting names no learning rate")
-    if "loss" not in functions:
+    if not _trains(functions, setting):
         return {"rate": 0.0, "validation": {}}
     scores: dict[float, float] = {}
     for done, rate in enumerate(setting.rates, 1):
@@ -159,12 +159,12 @@ def _train(
                 takes(head, nn.Module, "head")
             network = Exits(network, nn.ModuleList(heads))
         classifiers = None
-        if setting.classes and "loss" in verbs:
+        if setting.classes and _trains(functions, setting):
             classifiers = verbs.get("classifiers", Whole)(setting.width, setting.classes)
             takes(classifiers, nn.Module, "classifiers")
         arm = Embedder(network.eval(), None, classifiers, rate)
         worth = 0.0
-        if "loss" in verbs:
+        if _trains(functions, setting):
             objective = _of_classes(arm) if classifiers is not None else _of_pairs(network, verbs["loss"])
             parts = nn.ModuleList([network] if classifiers is None else [network, classifiers])
             torch.manual_seed(seed)
@@ -182,6 +182,11 @@ def _train(
         return arm, worth
 
 
+def _trains(functions: Mapping[str, Callable[..., Any]], setting: Setting) -> bool:
+    """Whether there is something to minimise: a loss, or, of classes, classifiers."""
+    return "loss" in functions or (bool(setting.classes) and "classifiers" in functions)
+
+
 def _of_pairs(network: nn.Module, loss: Callable[..., Tensor]) -> Callable[[Pairs], Tensor]:
     """The loss of a batch of pairs. All verbs get all layers: what a loss does not ask for stays out of its call."""
 
@@ -196,7 +201,7 @@ def _of_classes(arm: Embedder) -> Callable[[Labelled], Tensor]:
     """The sum of the classifiers' cross-entropies on a batch of labelled texts."""
 
     def value(batch: Labelled) -> Tensor:
-        logits = arm.classifiers(arm.network(batch.texts)[-1])  # type: ignore[misc]
+        logits = arm.classifiers(arm.model(batch.texts)[-1])  # type: ignore[misc]
         return torch.stack([F.cross_entropy(one, batch.labels) for one in logits.values()]).sum()
 
     return value
@@ -206,7 +211,7 @@ def _of_classes(arm: Embedder) -> Callable[[Labelled], Tensor]:
 def _embeddings(arm: Embedder, data: Pairs | Labelled) -> Tensor:
     """Of the last layer, of all training texts."""
     states = (data.queries, data.documents) if isinstance(data, Pairs) else (data.texts,)
-    return torch.cat([arm.network(part)[-1] for part in states])
+    return torch.cat([arm.model(part)[-1] for part in states])
 
 
 def _bound(functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
