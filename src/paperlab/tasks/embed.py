@@ -121,7 +121,7 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     cached = cached_tensors("embed", key, compute, code=states.__file__)
     pairs = Pairs(cached["queries"], cached["documents"])
     fold = torch.tensor(fold_groups(found.groups, FOLDS))
-    about = {"model": provenance, "data": found.describe(), "depths": list(layers)}
+    about = {"model": provenance["id"], "provenance": provenance, "data": found.describe(), "depths": list(layers)}
     return remake(Setting(pairs, fold, SEEDS[scale], pairs, pairs, pairs, about, STEPS[scale]), seed)
 
 

@@ -112,7 +112,8 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     names = sorted(set(found.labels))
     every = Labelled(cached["texts"], torch.tensor([names.index(label) for label in found.labels]))
     about = {
-        "model": provenance,
+        "model": provenance["id"],
+        "provenance": provenance,
         "data": {"id": found.id, "sha256": found.sha256, "texts": len(every)},
         "depths": list(layers),
     }

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -150,6 +151,38 @@ def test_abstracts_and_a_user_s_own_pairs(tmp_path: Path) -> None:
         load_pairs(str(tmp_path / "bad.jsonl"))
     with pytest.raises(TextError, match="not there"):
         load_pairs(str(tmp_path / "none.jsonl"))
+
+
+def test_a_record_names_model_and_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With an encoder of six small layers: what `make` gives, and the names that listings join with dots."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=50, hidden_size=288, num_hidden_layers=6, num_attention_heads=2, intermediate_size=16
+    )
+    encoder = BertModel(config, add_pooling_layer=False).eval()
+    about = {"id": "small", "sha256": "x", "pooling": "mean"}
+
+    def tokenizer(texts: list[str], **_: object) -> dict[str, Tensor]:
+        ids = torch.tensor([[ord(letter) % 50 for letter in text[:8].ljust(8)] for text in texts])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    file = tmp_path / "own.jsonl"
+    file.write_text("\n".join(json.dumps({"query": f"{n} ask", "document": f"{n} say"}) for n in range(80)))
+    monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
+    for module in (embed, embed_classify):
+        monkeypatch.setattr(module, "load_encoder", lambda name: (encoder, tokenizer, about))
+    own = SimpleNamespace(id="own", texts=("a",) * 50, labels=("x", "y") * 25, sha256="z")
+    monkeypatch.setattr(embed_classify, "labelled", lambda name: own)
+    for module, data, size in ((embed, str(file), 80), (embed_classify, None, 50)):
+        setting = module.make(1, "quick", data=data)
+        told = module.describe(setting)
+        assert told["model"] == "small"
+        assert isinstance(told["data"]["id"], str)
+        assert told["train"] + told["validation"] + told["test"] == size
+        assert told["depths"] == [1, 2, 3, 4, 5, 6]
+        arm = build({}, {}, setting=setting)
+        assert set(module.AXES) <= module.totals(arm, setting).keys()
 
 
 def test_depths() -> None:

@@ -28,7 +28,7 @@ CARD = Card(
     method=Arm("matryoshka-representation-learning"),
     gap="ResNet-50 trained whole on ImageNet-1K, 1,000 classes and 2,048 coordinates; here a path of six small blocks "
     "beside a frozen MiniLM, 42 classes of questions or a few thousand pairs, and 384 coordinates. A pass says nothing "
-    "about a network that is trained whole, about images, or about the 14-fold savings of its cascades.",
+    "about a network that is trained whole, about images, or about the 14-fold savings that the paper claims.",
     checks=(
         Check(
             claim="as-accurate-as-separate-training-at-8",
@@ -52,8 +52,9 @@ CARD = Card(
         ),
         Check(
             claim="short-vectors-find-more-than-truncated-ones",
-            says="In search, the first 32 coordinates of the nested embedding find more than those of an ordinary one "
-            "(the paper's contrastive models, ALIGN and BERT, are compared with cutting the ordinary embedding).",
+            says="In search, the first 32 coordinates of the nested embedding find more than those of an ordinary one, "
+            "whose information is spread over all coordinates (paper: nested ones are learnt coarse to fine; it has "
+            "contrastive models too, ALIGN and BERT).",
             task="embed",
             metric="mrr_32",
             expect="higher",
