@@ -22,6 +22,7 @@ from paperlab.core import methods as registry
 from paperlab.core.acts import acts
 from paperlab.core.card import Arm
 from paperlab.core.methods import METHODS, Method, act_of, find_method, methods, snippet, verb_of
+from paperlab.kit.embedding import Labelled, Ladder, Pairs
 from paperlab.kit.networks import decoder
 from paperlab.kit.searching import Space
 from paperlab.kit.training import PARTS, Split
@@ -456,6 +457,79 @@ def generate(length: int, ids: Tensor, model: nn.Module) -> Tensor:
     return torch.cat((ids, ids[:, -1:].expand(-1, length)), 1)
 ''',
     ),
+    ("embed", "loss"): (
+        '''
+def loss(queries: Tensor, documents: Tensor, query_layers: Tensor, document_layers: Tensor, *, share: float = 0.5
+         ) -> Tensor:
+    """The distance at the last layer and a share of that at the first."""
+    assert torch.equal(queries, query_layers[-1])
+    return F.mse_loss(queries, documents) + share * F.mse_loss(query_layers[0], document_layers[0])
+''',
+        '''
+def loss(documents: Tensor, queries: Tensor) -> Tensor:
+    """The angle."""
+    return -F.cosine_similarity(queries, documents).mean()
+''',
+    ),
+    ("embed", "head"): (
+        '''
+def head(width: int, *, slope: float = 0.1) -> nn.Module:
+    """Leaky."""
+    return nn.LeakyReLU(slope)
+''',
+        '''
+class Same(nn.Module):
+    """Nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def head() -> nn.Module:
+    """Nothing."""
+    return Same()
+''',
+    ),
+    ("embed", "classifiers"): (
+        '''
+class Classifiers(nn.Module):
+    """Of the first coordinates."""
+
+    def __init__(self, width: int, classes: int, *, size: int = 4) -> None:
+        super().__init__()
+        self.layer = nn.Linear(size, classes)
+
+    def forward(self, embeddings: Tensor) -> dict:
+        size = self.layer.in_features
+        return {size: self.layer(embeddings[:, :size])}
+''',
+        '''
+class Constant(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, embeddings: Tensor) -> dict:
+        return {1: self.bias.expand(len(embeddings), -1)}
+
+
+def classifiers(classes: int) -> nn.Module:
+    """The commonest class."""
+    return Constant(classes)
+''',
+    ),
+    ("embed", "project"): (
+        '''
+def project(embeddings: Tensor, *, eps: float = 1e-5) -> nn.Module:
+    """Layer norm."""
+    return nn.LayerNorm(embeddings.shape[1], eps)
+''',
+        '''
+def project() -> nn.Module:
+    """Nothing."""
+    return nn.Identity()
+''',
+    ),
 }
 CASES = [(act, verb, number) for act, verb in SAMPLES for number in (0, 1)]
 
@@ -525,6 +599,12 @@ def setting_of(act: str) -> Any:
         return objective_settings.convolutional()
     if act == "search":
         return SimpleNamespace(space=SPACE, budget=4, reward=SPACE.compression)
+    if act == "embed":
+        pairs = Pairs(*torch.randn(2, 6, 3, 16, generator=torch.Generator().manual_seed(1)))
+        return SimpleNamespace(
+            train=pairs, validation=pairs, classes=0, layers=3, width=16, steps=2, batch=3, rates=(1e-2,),
+            network=lambda: Ladder(3, 16, 8, 0.1),
+        )  # fmt: skip
     if act == "merge":
         return SimpleNamespace(base=llama(0), models=[llama(1), llama(2)])
     return Tune()
@@ -564,6 +644,8 @@ def names() -> dict[str, Any]:
         "student_hidden": (torch.randn(2, 3, 8),) * 3, "teacher_hidden": (torch.randn(2, 3, 8),) * 3,
         "mask": torch.ones(2, 3), "share": 0.5, "space": SPACE, "evaluate": SPACE.compression,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "setting": Tune(),
+        "queries": torch.randn(6, 5, 384, generator=draw), "documents": torch.randn(6, 5, 384, generator=draw),
+        "embeddings": torch.randn(9, 384, generator=draw),
         "base": nn.Linear(4, 3), "model_a": nn.Linear(4, 3), "model_b": nn.Linear(4, 3),
         "score": lambda model: -model.weight.norm().item(),
     }  # fmt: skip
@@ -753,6 +835,32 @@ def test_a_merge_may_draw_or_look_at_the_models_alone() -> None:
     assert not alike(weights(noisy.model), weights(setting.base))
     _, first = arm("merge", "merge", 1)
     assert alike(weights(first.model), weights(setting.models[0]))
+
+
+def test_embeddings_are_moved_by_the_loss_alone_and_pass_their_head_and_projection() -> None:
+    setting, one = arm("embed", "loss", 0)
+    _, other = arm("embed", "loss", 1)
+    assert not alike(weights(one.model), weights(other.model))
+    states = setting.train.queries
+    assert arm("embed", "classifiers", 0)[1].steps == 0  # pairs: nothing to minimise
+    _, plain = arm("embed", "project", 1)
+    assert torch.equal(plain.embed(states), states.transpose(0, 1))
+    _, leaky = arm("embed", "head", 0)
+    assert torch.equal(leaky.embed(states), nn.functional.leaky_relu(states.transpose(0, 1), 0.1))
+    _, normed = arm("embed", "project", 0)
+    assert torch.equal(normed.embed(states)[:-1], plain.embed(states)[:-1])
+    assert normed.embed(states)[-1].mean(-1).abs().max() < 1e-6
+
+
+def test_classifiers_train_without_a_loss_for_pairs() -> None:
+    setting = setting_of("embed")
+    setting.classes, setting.train = 3, Labelled(setting.train.queries, torch.arange(6) % 3)
+    setting.validation = setting.train
+    driver = importlib.import_module("paperlab.lab.drivers.embed")
+    made = driver.build(functions_of(Arm("embed-classifiers-a")), {}, setting=setting, seed=3)
+    assert made.steps == 2
+    assert made.trained == sum(p.numel() for part in (made.model, made.classifiers) for p in part.parameters())
+    assert set(made.classifiers(torch.randn(2, 16))) == {4}
 
 
 def test_decoding_draws_by_its_seed_from_what_the_step_leaves() -> None:
