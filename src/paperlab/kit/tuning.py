@@ -85,12 +85,13 @@ class Training:
     """One training run, a step at a time, with AdamW (no weight decay).
 
     asks: those of LOSS_TAKES that the loss asks for. accumulate: batches in a step. halves: matrix products in bf16;
-    worth it only where the processor has instructions for them.
+    worth it only where the processor has instructions for them. batches: examples in place of the setting's; a run
+    that is to be taken up again needs the same ones anew.
     """
 
     def __init__(
         self, model: nn.Module, setting: Setting, loss: Loss, *, rate: float, seed: int, asks: Sequence[str],
-        accumulate: int = 1, halves: bool = False,
+        accumulate: int = 1, halves: bool = False, batches: Iterator[tuple[Batch, Tensor]] | None = None,
     ) -> None:  # fmt: skip
         if unknown := set(asks) - set(LOSS_TAKES):
             raise ValueError(f"the loss asks for {', '.join(sorted(unknown))}; there is {', '.join(LOSS_TAKES)}")
@@ -102,7 +103,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.0)
         self.done = 0
         torch.manual_seed(seed)
-        self._batches = setting.batches(seed)
+        self._batches = setting.batches(seed) if batches is None else batches
         model.train()
 
     def step(self, share: float) -> float:
@@ -192,14 +193,21 @@ def has_bf16() -> bool:
 
 
 def fit(
-    model: nn.Module, setting: Setting, loss: Loss, *, rate: float, seed: int, asks: Sequence[str]
-) -> tuple[int, int]:
+    model: nn.Module, setting: Setting, loss: Loss, *, rate: float, seed: int, asks: Sequence[str],
+    steps: int | None = None, batches: Iterator[tuple[Batch, Tensor]] | None = None,
+    after: Callable[[int, int], None] | None = None,
+) -> tuple[int, int]:  # fmt: skip
     """Train in place for the setting's steps; returns steps taken and parameters trained.
 
-    Raises FloatingPointError once the loss is not finite, ValueError for a loss that asks for what there is not.
+    What a recipe may ask for: another number of steps, batches of its own, and `after`, called behind each step with
+    the steps done and their number. Raises FloatingPointError once the loss is not finite, ValueError for a loss that
+    asks for what there is not.
     """
-    training = Training(model, setting, loss, rate=rate, seed=seed, asks=asks)
-    for step in range(setting.steps):
-        training.step(step / setting.steps)
+    steps = setting.steps if steps is None else steps
+    training = Training(model, setting, loss, rate=rate, seed=seed, asks=asks, batches=batches)
+    for step in range(steps):
+        training.step(step / steps)
+        if after is not None:
+            after(step + 1, steps)
     model.eval()
-    return setting.steps, sum(parameter.numel() for parameter in training.parameters)
+    return steps, sum(parameter.numel() for parameter in training.parameters)

@@ -6,6 +6,7 @@ order of examples, the number of steps, and tuning: each arm tries the setting's
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,16 +52,17 @@ import paperlab
 adapted = {variable}(model)  # a copy; only what the adapters add is trainable""",
     },
     "recipe": {
-        "says": "trains the copy that it is given, in stages of its own, within the setting's steps",
-        "supplies": ("model", "setting", "seed"),
+        "says": "trains the copy that it is given, in stages of its own, at the learning rate that the driver tries; "
+        "gives back the model, or with it what is stored of it (Compressed) or the steps that it took (Tuned)",
+        "supplies": ("model", "setting", "seed", "rate"),
         "data": (),
-        "returns": ("Module",),
+        "returns": ("Module", "Compressed", "Tuned"),
         "own_model": False,
         "snippet": """\
 import paperlab
 
 {variable} = paperlab.load("{slug}"{arguments})
-tuned = {variable}(model, setting, 0)  # setting: batches(seed), steps, rates, teacher, validate(model)""",
+tuned = {variable}(model, setting, 0, 1e-3)  # setting: batches(seed), steps, rates, teacher, validate(model)""",
     },
 }
 
@@ -80,7 +82,7 @@ def tune(
     scores: dict[float, float] = {}
     for done, rate in enumerate(setting.rates, 1):
         alone = len(setting.rates) == 1
-        scores[rate] = 0.0 if alone else setting.validate(_train(functions, params, setting, rate, seed, start)[0])
+        scores[rate] = 0.0 if alone else setting.validate(_train(functions, params, setting, rate, seed, start).model)
         progress("learning rates", done, len(setting.rates))
     best = max(sorted(scores), key=lambda rate: (scores[rate] == scores[rate], scores[rate], -rate))
     return {"rate": best, "validation": {str(rate): value for rate, value in scores.items()}}
@@ -102,9 +104,10 @@ def build(
     """
     if tuned is None:
         tuned = tune(functions, params, setting=setting, seed=seed, start=start, progress=progress)
-    model, steps, trained = _train(functions, params, setting, tuned["rate"], seed, start)
+    made = _train(functions, params, setting, tuned["rate"], seed, start)
     progress("training", 1, 1)
-    return Tuned(model, tuned["rate"], dict(tuned["validation"]), steps, trained, stored_after(start, model))
+    stored = made.compressed if made.compressed is not None else stored_after(start, made.model)
+    return replace(made, rate=tuned["rate"], validation=dict(tuned["validation"]), compressed=stored)
 
 
 def stored_after(start: Any, model: nn.Module) -> Compressed | None:
@@ -124,25 +127,36 @@ def stored_after(start: Any, model: nn.Module) -> Compressed | None:
 def _train(
     functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any], setting: Setting, rate: float, seed: int,
     start: Any,
-) -> tuple[nn.Module, int, int]:  # fmt: skip
-    """The trained copy, steps taken, parameters trained."""
+) -> Tuned:  # fmt: skip
+    """The trained copy, with the steps taken and the number of parameters that were trained."""
     model = copy.deepcopy(start.model if start is not None else setting.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if "recipe" in functions:
-            made = _bound(functions, params)["recipe"](model, setting, seed)
-            takes(made, nn.Module, "recipe")
-            return made.eval(), setting.steps, sum(p.numel() for p in made.parameters() if p.requires_grad)
         if "adapter" in functions:
             adapt(model, _bound(functions, params)["adapter"])
-        loss, asks = cross_entropy, supplied(cross_entropy)
-        if "loss" in functions:
-            loss, asks = _bound(functions, params)["loss"], supplied(functions["loss"])
         handles = keep_zeros(model, start)
-        steps, trained = fit(model, setting, loss, rate=rate, seed=seed, asks=asks)
+        if "recipe" in functions:
+            made = _as_tuned(_bound(functions, params)["recipe"](model, setting, seed, rate), setting)
+        else:
+            loss, asks = cross_entropy, supplied(cross_entropy)
+            if "loss" in functions:
+                loss, asks = _bound(functions, params)["loss"], supplied(functions["loss"])
+            made = Tuned(model, rate, {}, *fit(model, setting, loss, rate=rate, seed=seed, asks=asks))
         for handle in handles:
             handle()
-        return model, steps, trained
+        return made
+
+
+def _as_tuned(made: Any, setting: Setting) -> Tuned:
+    """What a recipe gave back, with the setting's steps where it does not say how many it took."""
+    if isinstance(made, Tuned):
+        made.model.eval()
+        return made
+    compressed = made if isinstance(made, Compressed) else None
+    model = compressed.model if compressed is not None else made
+    takes(model, nn.Module, "recipe")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Tuned(model.eval(), 0.0, {}, setting.steps, trained, compressed)
 
 
 def _bound(functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
