@@ -66,9 +66,9 @@ class Given(nn.Module):
 
 
 class Teacher(nn.Module):
-    """A classifier whose logits for known texts, by row, are looked up; hidden states are computed.
+    """A classifier whose logits for known texts, by row, are looked up; the rest, and hidden states, are computed.
 
-    known: (texts, classes). The model is not trained and has no parameters of its own to train.
+    known: (texts, classes), NaN for a text that is not known. The model is not trained.
     """
 
     def __init__(self, model: Classifier, known: Tensor) -> None:
@@ -80,7 +80,7 @@ class Teacher(nn.Module):
         output_hidden_states: bool = False,
     ) -> Said:  # fmt: skip
         """As a classifier; inputs_embeds, which are a student's, are not looked at."""
-        if rows is not None and not output_hidden_states:
+        if rows is not None and not output_hidden_states and self.known[rows].isfinite().all():
             return Said(self.known[rows])
         return self.model(input_ids, attention_mask, output_hidden_states=output_hidden_states)
 

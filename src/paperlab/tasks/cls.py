@@ -10,6 +10,7 @@ Seed s is tested on fold s: test parts do not overlap, training parts do. `cls_d
 student to train, and a teacher.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,13 +117,13 @@ class Setting:
 
     def batches(self, seed: int) -> Iterator[tuple[Batch, Tensor]]:
         """Training texts and their labels, again and again, in an order drawn by the seed."""
-        for rows in _endless(self.train, seed):
+        for rows in self.order(self.train, seed):
             yield self.inputs(rows), self.corpus.labels[rows]
 
     def general(self, seed: int) -> Iterator[Batch]:
         """Texts of other kinds, without labels."""
         first = self.corpus.sizes[0] + self.corpus.sizes[1]
-        for rows in _endless(torch.arange(first, first + self.corpus.sizes[2]), seed):
+        for rows in self.order(torch.arange(first, first + self.corpus.sizes[2]), seed):
             yield self.inputs(rows)
 
     def validate(self, model: nn.Module) -> float:
@@ -138,13 +139,16 @@ class Setting:
         said = torch.cat([logits_of(model, self.inputs(part)) for part in order.split(64)])
         return said, self.corpus.labels[order]
 
-
-def _endless(rows: Tensor, seed: int) -> Iterator[Tensor]:
-    draw = torch.Generator().manual_seed(seed)
-    while True:
-        for part in rows[torch.randperm(len(rows), generator=draw)].split(BATCH):
-            if len(part) == min(BATCH, len(rows)):
-                yield part
+    def order(self, rows: Tensor, seed: int) -> Iterator[Tensor]:
+        """Batches of rows, again and again; four at a time are sorted by length, so that little is padding."""
+        draw = torch.Generator().manual_seed(seed)
+        while True:
+            for part in rows[torch.randperm(len(rows), generator=draw)].split(4 * BATCH):
+                lengths = torch.tensor([len(self.corpus.ids[row]) for row in part.tolist()])
+                sorted_ = part[lengths.argsort(stable=True)].split(BATCH)
+                for number in torch.randperm(len(sorted_), generator=draw).tolist():
+                    if len(sorted_[number]) == min(BATCH, len(rows)):
+                        yield sorted_[number]
 
 
 def make(seed: int, scale: str, *, model: str | None = None, data: str | None = None) -> Setting:
@@ -272,12 +276,10 @@ def _teacher(setting: Setting) -> Teacher:
         whole = replace(setting, model=model, frozen=0, steps=TEACHER_STEPS[scale])
         with torch.random.fork_rng(devices=[]):
             fit(model, whole, cross_entropy, rate=TEACHER_RATE, seed=setting.seed, asks=("student", "labels"))
-        rows = torch.arange(len(corpus.ids))
-        order = rows[torch.tensor([len(corpus.ids[row]) for row in rows.tolist()]).argsort(stable=True)]
-        known = torch.zeros(len(rows), len(corpus.names))
-        with torch.no_grad():
-            for part in order.split(64):
-                known[part] = logits_of(model, whole.inputs(part))
+        known = torch.full((len(corpus.ids), len(corpus.names)), torch.nan)
+        with torch.no_grad():  # what a run of the same seed is shown
+            for rows in itertools.islice(setting.order(setting.train, setting.seed), setting.steps):
+                known[rows] = logits_of(model, whole.inputs(rows))
         state = model.state_dict()
         return {"known": known, **{name: state[name] for name in trained}}
 

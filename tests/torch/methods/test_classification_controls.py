@@ -5,7 +5,7 @@ import torch
 from paperlab.core.methods import find_method
 from paperlab.lab.arms import check_arms
 from paperlab.methods.distillation.divergence import loss as distilled
-from paperlab.methods.distillation.full_fine_tuning import loss as labels_alone
+from paperlab.methods.distillation.fine_tuning import loss as labels_alone
 
 
 def test_each_role_is_there_and_every_arm_can_be_built() -> None:

@@ -56,11 +56,11 @@ class Setting:
 def test_stages_change_the_teacher_then_the_texts() -> None:
     calls: list[tuple[str, str]] = []
     setting = Setting(calls)
-    recipe(Network("student", calls), setting, 0)
+    recipe(Network("student", calls), setting, 0, 1e-3)
     said = [call for call in calls if call[0] != "student"]
     assert said == [("pretrained", "general")] * 2 + [("tuned", "general")] * 2 + [("tuned", "task")] * 4
     calls.clear()
-    recipe(Network("student", calls), setting, 0, general=0.0, enhanced=0.0, adaptive=0.0)
+    recipe(Network("student", calls), setting, 0, 1e-3, general=0.0, enhanced=0.0, adaptive=0.0)
     assert [call for call in calls if call[0] != "student"] == [("tuned", "task")] * 8
 
 
@@ -72,7 +72,9 @@ def test_only_the_last_stage_looks_at_labels() -> None:
         if wrong:
             old = setting.batches
             setting.batches = lambda seed: ((inputs, 1 - labels) for inputs, labels in old(seed))  # type: ignore[method-assign]
-        return recipe(student, setting, 0, general=0.0, enhanced=0.0, adaptive=adaptive).get_parameter("block.bias")
+        return recipe(student, setting, 0, 1e-3, general=0.0, enhanced=0.0, adaptive=adaptive).get_parameter(
+            "block.bias"
+        )
 
     assert torch.equal(trained(1.0, False), trained(1.0, True))
     assert not torch.equal(trained(0.5, False), trained(0.5, True))
@@ -80,4 +82,4 @@ def test_only_the_last_stage_looks_at_labels() -> None:
 
 def test_shares_over_one_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 1 together"):
-        recipe(Network("student", []), Setting([]), 0, general=0.9)
+        recipe(Network("student", []), Setting([]), 0, 1e-3, general=0.9)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from paperlab.methods.distillation.full_fine_tuning import loss as labels_alone
+from paperlab.methods.distillation.fine_tuning import loss as labels_alone
 from paperlab.methods.distillation.random_weights import recipe
 from paperlab.methods.distillation.well_read_students import loss
 
@@ -38,7 +38,7 @@ def test_random_weights_are_drawn_by_the_seed_where_they_are_trained() -> None:
     model = nn.Sequential(nn.Linear(40, 50), nn.LayerNorm(50), nn.Linear(50, 3))
     model[2].requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    made = [recipe(copy.deepcopy(model), None, seed).state_dict() for seed in (0, 0, 1)]
+    made = [recipe(copy.deepcopy(model), None, seed).model.state_dict() for seed in (0, 0, 1)]
     assert torch.equal(made[0]["0.weight"], made[1]["0.weight"])
     assert not torch.equal(made[0]["0.weight"], made[2]["0.weight"])
     assert torch.equal(made[0]["2.weight"], before["2.weight"])

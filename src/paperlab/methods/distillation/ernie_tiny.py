@@ -53,7 +53,7 @@ CARD = Card(
         "the latent loss is on hidden states alone; whether the paper's also has attention maps the abstract leaves "
         "open",
         "the student begins as the teacher's first blocks with a linear probe for a head, not from its own start",
-        "one learning rate for all arms and stages, falling over all steps: the driver tunes none for a recipe",
+        "one learning rate for all stages, which rises and falls once over all steps",
         "the soft-label loss is the cross-entropy at temperature 1; the three losses of stage 4 weigh the same",
     ),
 )
@@ -63,11 +63,11 @@ def recipe(
     model: nn.Module,
     setting: Any,
     seed: int,
+    rate: float,
     *,
     general: float = 0.25,
     enhanced: float = 0.25,
     adaptive: float = 0.25,
-    learning_rate: float = 4e-4,
 ) -> nn.Module:
     """The student, trained in the setting's steps with its `pretrained` and tuned `teacher`; general texts are
     `setting.general(seed)`. What a setting lacks is replaced by the tuned teacher and by its own batches.
@@ -83,11 +83,11 @@ def recipe(
     own = setting.batches(seed)
     other: Iterator[Any] = setting.general(seed) if hasattr(setting, "general") else (batch[0] for batch in own)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     model.train()
     for step in range(setting.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * rate_at(step / setting.steps)
+            group["lr"] = rate * rate_at(step / setting.steps)
         inputs, labels = next(own) if step >= ends[1] else (next(other), torch.empty(0))
         teacher = pretrained if step < ends[0] else tuned
         said = model(**inputs, output_hidden_states=True)

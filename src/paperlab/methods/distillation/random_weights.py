@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from paperlab.core.card import Card
+from paperlab.kit.tuning import Tuned
 
 CARD = Card(family="distillation")
 
 SPREAD = 0.02  # BERT's initializer_range
 
 
-def recipe(model: nn.Module, setting: Any, seed: int) -> nn.Module:
+def recipe(model: nn.Module, setting: Any, seed: int) -> Tuned:
     """The copy that it is given, its trainable weights drawn anew by the seed; nothing is trained."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -26,4 +27,6 @@ def recipe(model: nn.Module, setting: Any, seed: int) -> nn.Module:
                 parameter.copy_(torch.randn(parameter.shape, generator=draw) * SPREAD)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-    return model
+    return Tuned(
+        model, 0.0, {}, 0, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    )

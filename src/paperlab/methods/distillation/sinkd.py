@@ -37,7 +37,7 @@ CARD = Card(
             "tasks of GLUE and SuperGLUE).",
             baseline=Arm("divergence", divergence="forward-kl", temperature=2.0, hard=0.1),
             ablation=Arm("sinkd", beta=0.0),
-            trivial=Arm("full-fine-tuning"),
+            trivial=Arm("fine-tuning"),
         ),
         Check(
             claim="better-than-reverse-kl",

@@ -36,7 +36,7 @@ CARD = Card(
         Check(
             claim="distillation-helps-pre-trained",
             says="A pre-trained student that is distilled beats one that is fine-tuned on labels, on the same texts.",
-            baseline=Arm("full-fine-tuning"),
+            baseline=Arm("fine-tuning"),
         ),
     ),
     departs=(

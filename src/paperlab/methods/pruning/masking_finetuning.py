@@ -34,7 +34,7 @@ CARD = Card(
             "comparable on eleven tasks).",
             expect="no worse",
             margin=0.02,
-            baseline=Arm("full-fine-tuning"),
+            baseline=Arm("fine-tuning"),
             trivial=Arm("masking-finetuning", masks="random"),
         ),
         Check(
