@@ -1,0 +1,1 @@
+"""Elastic models: one set of weights that serves at many sizes."""
