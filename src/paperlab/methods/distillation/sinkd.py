@@ -59,6 +59,8 @@ CARD = Card(
         ),
     ),
     departs=(
+        "the transport is always added; the released glue_train.py makes it for the loss kd+sinkhorn, but adds it only "
+        "where the loss's name has `saliency` too",
         "the temperature of the other terms is not annealed, as kd_anneal does for some of the authors' tasks",
         "no epochs, no best checkpoint on the development set, no weight decay: the task's steps and rates, as for "
         "every arm",
