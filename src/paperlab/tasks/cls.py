@@ -26,6 +26,7 @@ from paperlab.assets.loading import load_encoder
 from paperlab.core.task import Metric
 from paperlab.kit import classifier
 from paperlab.kit.classifier import Classifier, States, Teacher, lower, padded, states_after, upper
+from paperlab.kit.training import stored_bits
 from paperlab.kit.tuning import Batch, Tuned, cross_entropy, fit, logits_of
 from paperlab.kit.walk import blocks
 
@@ -322,13 +323,25 @@ def items(setting: Setting) -> int:
 
 def totals(arm: Tuned, setting: Setting) -> dict[str, float]:
     """steps, the learning rate that was chosen, parameters that were trained; of the whole classifier, frozen blocks
-    and embeddings included: parameters, and bytes at 16 bits for each."""
+    and embeddings included: parameters and bytes; and the bytes that a further task would take, which are those of what
+    was trained. 32 bits for each parameter, or what a layer's own `stored_bits()` says."""
     cut = _parameters(lower(setting.corpus.encoder, setting.frozen)) if setting.frozen else 0
-    weights = float(cut + _parameters(arm.model))
+    found = {
+        "bytes": 4 * cut + stored_bits(arm.model) / 8,
+        "parameters": float(cut + _parameters(arm.model)),
+        "bytes_per_task": _trained_bits(arm.model) / 8,
+    }
     stored = {} if arm.compressed is None else arm.compressed.totals()
-    return {"bytes": 2 * weights, "parameters": weights} | stored | {
-        "steps": float(arm.steps), "rate": arm.rate, "trained": float(arm.trained),
-    }  # fmt: skip
+    return found | stored | {"steps": float(arm.steps), "rate": arm.rate, "trained": float(arm.trained)}
+
+
+def _trained_bits(model: nn.Module) -> int:
+    bits = 0
+    for module in model.modules():
+        count = sum(parameter.numel() for parameter in module.parameters(recurse=False) if parameter.requires_grad)
+        own = getattr(module, "stored_bits", None)
+        bits += own() if count and callable(own) else 32 * count
+    return bits
 
 
 def _parameters(model: nn.Module) -> int:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from paperlab.kit.training import stored_bits
 from paperlab.methods.pruning.masking_finetuning import Masked, adapter
 
 
@@ -36,6 +37,7 @@ def test_a_share_of_the_weights_begins_masked_and_only_scores_are_trained() -> N
     trained = [name for name, parameter in masked.named_parameters() if parameter.requires_grad]
     assert trained == ["scores"]
     scores = masked.get_parameter("scores")
+    assert stored_bits(masked) == 300 * 200 + 32 * (300 * 200 + 200)
     assert (scores < 0).double().mean().item() == pytest.approx(0.05, abs=0.005)
     assert -0.001 <= scores.min() <= scores.max() <= 0.019
     whole = nn.Linear(5, 4)

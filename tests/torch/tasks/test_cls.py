@@ -13,6 +13,7 @@ from paperlab.assets.labelled import Labelled
 from paperlab.kit.classifier import Classifier, Given, Teacher, padded, states_after, upper
 from paperlab.kit.tuning import Tuned
 from paperlab.lab.drivers.finetune import build
+from paperlab.methods.pruning.masking_finetuning import adapter
 from paperlab.tasks import cls, cls_distill
 
 WORDS = ("good", "bad", "film", "plot", "was", "the", "a", "very", "slow", "fine")
@@ -117,6 +118,12 @@ def test_a_good_arm_beats_a_planted_bad_one_and_the_probe() -> None:
     whole = sum(p.numel() for p in encoder().parameters()) + 2 * 33
     assert told["parameters"] == whole
     assert told["trained"] < whole / 2
+    assert told["bytes"] == 4 * whole
+    assert told["bytes_per_task"] == 4 * told["trained"]
+    masks = build({"adapter": adapter}, {}, setting=setting, seed=0, tuned={"rate": 0.0, "validation": {}})
+    told = cls.totals(masks, setting)
+    assert told["bytes_per_task"] == told["trained"] / 8
+    assert told["bytes"] == 4 * whole + told["bytes_per_task"]
 
 
 def test_a_student_has_half_the_blocks_and_a_teacher_that_was_tuned() -> None:

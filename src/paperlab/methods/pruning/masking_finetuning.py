@@ -66,6 +66,10 @@ class Masked(nn.Module):
         self.linear, self.learnt = linear.requires_grad_(False), learnt
         self.scores = nn.Parameter(scores)
 
+    def stored_bits(self) -> int:
+        """One for each weight: what a task's mask takes, beside the weights that all tasks share."""
+        return self.scores.numel()
+
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
         mask = _Threshold.apply(self.scores)
