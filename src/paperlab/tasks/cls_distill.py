@@ -29,7 +29,7 @@ DATA = cls.DATA
 
 def make(seed: int, scale: str, *, model: str | None = None, data: str | None = None) -> Setting:
     """The setting, its teacher trained once for each seed and kept. Raises as `cls.make`."""
-    return cls.setting_of(cls.corpus_of(model or MODELS[0], data or "questions", scale), seed, scale, distil=True)
+    return cls.setting_of(cls.corpus_of(model or MODELS[0], data or cls.DEFAULT, scale), seed, scale, distil=True)
 
 
 def remake(setting: Setting, seed: int) -> Setting:

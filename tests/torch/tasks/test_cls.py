@@ -89,7 +89,7 @@ def test_a_head_on_the_mean_of_tokens_ignores_padding() -> None:
 
 
 def test_splits_are_disjoint_whole_and_drawn_by_the_seed() -> None:
-    made = [cls.make(seed, "quick") for seed in range(5)]
+    made = [cls.make(seed, "quick", data="movie-reviews") for seed in range(5)]
     for one in made:
         parts = torch.cat([one.train, one.validation, one.test])
         assert torch.equal(parts.sort().values, torch.arange(800))
@@ -100,7 +100,7 @@ def test_splits_are_disjoint_whole_and_drawn_by_the_seed() -> None:
 
 
 def test_a_good_arm_beats_a_planted_bad_one_and_the_probe() -> None:
-    setting = cls.make(0, "quick")
+    setting = cls.make(0, "quick", data="movie-reviews")
 
     def wrong(student: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(student, labels.roll(1))
@@ -145,7 +145,7 @@ def test_a_student_has_half_the_blocks_and_a_teacher_that_was_tuned() -> None:
 
 
 def test_general_texts_have_no_labels_and_are_none_of_the_others() -> None:
-    setting = cls.make(0, "quick")
+    setting = cls.make(0, "quick", data="movie-reviews")
     draws: Iterator[dict[str, Any]] = setting.general(0)
     assert int(next(draws)["rows"].min()) >= 1600
 
