@@ -25,8 +25,8 @@ CARD = Card(
     method=Arm("latency-adjustable-transformer", keep=0.5),
     equal={"steps": 0.0, "parameters": 0.0},
     gap="The paper removes tokens from all twelve blocks of BERT on texts of up to 512 tokens and measures a speed-up "
-    "of 4.8 at 0.75 % of accuracy. Here tokens leave after the two upper blocks of six alone, on questions of 14 tokens; "
-    "nothing is timed, so that a pass shows that few tokens carry the class, and no latency.",
+    "of 4.8 at 0.75 % of accuracy. Here tokens leave after the two upper blocks of six alone, on questions of 14 "
+    "tokens; nothing is timed, so that a pass shows that few tokens carry the class, and no latency.",
     checks=(
         Check(
             claim="upper-blocks-can-lose-tokens",
