@@ -79,10 +79,10 @@ def compress(
     """Compress a language model into the folder `out`, as `paperlab compress` does, and say what came of it.
 
     model: a folder, a registered name, a hub id, or a transformers model in memory (with its tokenizer, unless that
-    lies in the folder the model came from). target: "4x" (against 16 bits a weight), "120MB" or "200tok/s". within: how much
-    worse it may be on held-out text, "1%" or 0.01. calibration: a text's name or file, or documents; half of it is held
-    out. recipe: a recipe.json to repeat. recover: "30m", "200steps". search: a time for the evolution. options: metric,
-    tokens, exports, anyway, keep, seed, and progress(stage, what, done, total), say(line), as
+    lies in the folder the model came from). target: "4x" (against 16 bits a weight), "120MB" or "200tok/s". within:
+    how much worse it may be on held-out text, "1%" or 0.01. calibration: a text's name or file, or documents; half of
+    it is held out. recipe: a recipe.json to repeat. recover: "30m", "200steps". search: a time for the evolution.
+    options: metric, tokens, exports, anyway, keep, seed, and progress(stage, what, done, total), say(line), as
     `paperlab.lab.compress.Settings` has them.
 
     Returns an Outcome: met, says, folder (None where the limit is not met, unless anyway), figures. Raises ValueError

@@ -23,12 +23,14 @@ from paperlab.lab.machine import memory_left
 STORED = 3.4  # bytes for each weight of the linear layers that the stored levels take
 UNIFORM = 2.8  # and the uniform ones that are packed to be compared with
 CHILDREN = 4  # of a generation
+LONGEST = 240.0  # seconds for the sensitivities, from which they are measured on one window alone
 
 
 @dataclass(frozen=True)
 class Preflight:
     """architecture; weights; matrices that get a level; skipped: linear layers that keep their floats, and why; tied:
-    whether embedding and head are one matrix. memory, disk: bytes. seconds: by stage. generations: of the search."""
+    whether embedding and head are one matrix. memory, disk: bytes. seconds: by stage. generations: of the search.
+    sensitive: windows on which sensitivities are measured."""
 
     architecture: str
     weights: int
@@ -39,6 +41,7 @@ class Preflight:
     disk: float
     seconds: dict[str, float] = field(default_factory=dict)
     generations: int = 0
+    sensitive: int = 0
 
     def lines(self, settings: Settings, about: str) -> list[str]:
         """What is said before the work starts."""
@@ -99,7 +102,9 @@ def preflight(model: nn.Module, windows: Windows, settings: Settings, out: Path,
     disk = (STORED + UNIFORM) * inside + 2.5 * weights + len(settings.exports) * 2.0 * weights
     need_memory(memory - 4.0 * weights, "compressing this model")
     need_disk(disk, out, "compressing this model")
-    seconds, generations = ({}, 0) if not tried else _times(model, windows, settings, layers)
+    if not torch.isfinite(model(input_ids=windows.search[:1], use_cache=False).logits).all():
+        raise RunError("the model's own predictions are not finite (NaN): its weights are damaged, or overflow")
+    seconds, generations, sensitive = ({}, 0, 0) if not tried else _times(model, windows, settings, layers)
     skipped = tuple(
         f"{name} ({type(module).__name__})"
         for name, module in model.named_modules()
@@ -116,6 +121,7 @@ def preflight(model: nn.Module, windows: Windows, settings: Settings, out: Path,
         disk,
         seconds,
         generations,
+        sensitive,
     )
 
 
@@ -132,10 +138,9 @@ def _is_head(model: nn.Module, module: nn.Module) -> bool:
 
 def _times(
     model: Any, windows: Windows, settings: Settings, layers: dict[str, nn.Linear]
-) -> tuple[dict[str, float], int]:
-    """Seconds by stage, and the generations that fit into the time for the search."""
+) -> tuple[dict[str, float], int, int]:
+    """Seconds by stage, the generations that fit into the time for the search, and `sensitive`."""
     window = windows.search[:1]
-    model(input_ids=window, use_cache=False)
     begun = time.monotonic()
     model(input_ids=window, use_cache=False)
     forward = time.monotonic() - begun
@@ -152,9 +157,11 @@ def _times(
     measure = forward * len(windows.search)
     free = settings.recipe is None
     seconds = {"levels": 2.5 * forward * len(windows.calibration) + solving * (len(LEVELS) if free else 1)}
-    generations = 0
+    generations, sensitive = 0, len(windows.search)
     if free:
-        seconds["sensitivities"] = 0.6 * measure * len(layers) + 4 * measure
+        each = 0.6 * forward * len(layers)
+        sensitive = sensitive if each * sensitive <= LONGEST else 1
+        seconds["sensitivities"] = each * sensitive + 4 * measure
         generations = max(1, round(settings.search / (measure * CHILDREN))) if settings.search else 0
         seconds["search"] = generations * measure * CHILDREN
     seconds["solving in turn"] = 2.5 * forward * len(windows.calibration) + solving
@@ -164,4 +171,4 @@ def _times(
         seconds["recovery"] = recover.seconds or steps * 5 * forward
     models = 2 + (len(LEVELS) if free else 0)
     seconds["measuring"] = 0.5 * forward * models * settings.tokens / windows.search.shape[1]
-    return seconds, generations
+    return seconds, generations, sensitive

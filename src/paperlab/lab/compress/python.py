@@ -22,7 +22,7 @@ def compress_any(
     asked: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> Outcome:
-    """`paperlab.compress`; a model in memory is written beside `out` first. Raises RunError and what `compress` does."""
+    """`paperlab.compress`; a model in memory is written beside `out` first. Raises what `compress` does."""
     told = {name: value for name, value in options.items() if name in ("progress", "say")}
     rest = {name: value for name, value in options.items() if name not in told}
     if unknown := rest.keys() - {"metric", "tokens", "exports", "anyway", "keep", "seed"}:

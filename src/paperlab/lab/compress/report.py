@@ -12,29 +12,29 @@ from paperlab.lab import pages
 from paperlab.lab.compress.levels import SAYS
 from paperlab.lab.compress.result import Figures
 
-BROKEN = 20.0  # times the original's perplexity, from which a model counts as broken
+BROKEN = 1000.0  # per cent of rise, from which a model counts as broken
 
 
 def charts(seen: Figures) -> Iterator[Chart]:
-    """Perplexity against bytes and against the time of a generated token."""
-    source = seen.models[0].perplexity.value
+    """The rise of perplexity against bytes and against the time of a generated token."""
+    rise = lambda one: 0.0 if one is seen.models[0] else 100 * one.change.value  # noqa: E731
     for cost, of in (("MB", lambda one: one.bytes / 1e6), ("ms per generated token", lambda one: 1e3 / one.generating)):
-        at = [(of(one), one.perplexity.value) for one in seen.models]
+        at = [(of(one), rise(one)) for one in seen.models]
         spots = [
             Spot(
                 "original" if i == 0 else one.name.removeprefix("all at "),
                 x,
                 y,
-                one.perplexity.low,
-                one.perplexity.high,
+                100 * one.change.low,
+                100 * one.change.high,
                 f"#model-{i}",
                 i > 0 and not any(a <= x and b <= y and (a, b) != (x, y) for a, b in at[1:]),
                 reference=i == 0,
-                broken=y > BROKEN * source,
+                broken=y > BROKEN,
             )
             for i, (one, (x, y)) in enumerate(zip(seen.models, at, strict=True))
         ]
-        drawn = pareto(spots, cost=cost, quality="perplexity", better="lower")
+        drawn = pareto(spots, cost=cost, quality="rise of perplexity, %", better="lower")
         if drawn:
             yield drawn
 

@@ -92,8 +92,8 @@ def compress(
     """Compress the language model in a folder into the folder `out`, which must not be there or be empty.
 
     Raises RunError for what cannot be done, EngineError for a model that the engine cannot run, ModelError and
-    TextError for a model or text that cannot be read. What is finished is kept in a hidden folder beside `out` until the
-    result is there; the same call goes on from it. Where the limit is not met, nothing is written to `out`, unless
+    TextError for a model or text that cannot be read. What is finished is kept in a hidden folder beside `out` until
+    the result is there; the same call goes on from it. Where the limit is not met, nothing is written to `out`, unless
     `anyway`.
     """
     from paperlab.assets.loading import load_causal_lm
@@ -136,8 +136,9 @@ def _planned(work: Work, model: nn.Module, windows: Windows, settings: Settings,
     known = work.json(piece)
     plan = preflight(model, windows, settings, out, tried=known is None)
     if known is not None:
-        return replace(plan, seconds=known["seconds"], generations=known["generations"])
-    work.keep_json(piece, {"seconds": plan.seconds, "generations": plan.generations})
+        return replace(plan, **known)
+    kept = {"seconds": plan.seconds, "generations": plan.generations, "sensitive": plan.sensitive}
+    work.keep_json(piece, kept)
     return plan
 
 
@@ -214,13 +215,16 @@ def _inside(run: _Run) -> list[str]:
 
 def _sensitivities(run: _Run, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, float]]:
     """KL of the whole model with one matrix alone at a level: at MEASURED, for tables at every level."""
-    piece = f"sensitivities-{run.key}"
+    count = run.plan.sensitive
+    piece = f"sensitivities-{run.key}-{count}"
     known: dict[str, dict[str, float]] = run.work.json(piece) or {}
     tables = tables_of(run.model)
     for done, name in enumerate(wanted):
         if name not in known:
             levels = wanted[name] if name in tables else (MEASURED,)
-            known[name] = {level: run.judged().measure({name: dense(_stored(run, name, level))}).kl for level in levels}
+            known[name] = {
+                level: run.judged().measure({name: dense(_stored(run, name, level))}, count).kl for level in levels
+            }
             run.work.keep_json(piece, known)
         run.progress("sensitivities", name, done + 1, len(wanted))
     return known
