@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ from typer.testing import CliRunner
 import paperlab
 from paperlab.cli import app
 from paperlab.lab import recovery
-from paperlab.lab.compress import Settings, budget_of, compress, share_of, stages, target_of, work
+from paperlab.lab.compress import Settings, budget_of, compress, share_of, target_of, work
 from paperlab.lab.compress.levels import LEVELS, Solver, dense, from_tensors, to_tensors
 from paperlab.lab.compress.search import Costs, Found, allocate, evolve, mutated
 from paperlab.lab.compress.windows import Judge
@@ -115,7 +116,7 @@ def test_solved_codes_change_outputs_less_than_nearest_ones(level: str) -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(24, 96), torch.randn(400, 96) @ torch.randn(96, 96)
     solver, layout = Solver.of(x.T @ x), LEVELS[level]
-    codes, error = solver.codes(weight, layout)
+    codes, error = solver.codes(weight, LEVELS)[level]
     plain = engine.quantize(weight.numpy(), layout)
     exact = float((x @ (weight - dense(codes)).T).square().sum() / (x @ weight.T).square().sum())
     assert error == pytest.approx(exact, rel=1e-3)
@@ -128,7 +129,7 @@ def test_solved_codes_change_outputs_less_than_nearest_ones(level: str) -> None:
 def test_what_is_stored_is_what_is_read_and_what_the_engine_computes(level: str) -> None:
     torch.manual_seed(0)
     weight = torch.randn(10, 80)  # 80 is no multiple of 64: the last group is shorter
-    codes, _ = Solver.of(torch.eye(80)).codes(weight, LEVELS[level])
+    codes, _ = Solver.of(torch.eye(80)).codes(weight, LEVELS)[level]
     back = from_tensors("w", to_tensors("w", codes))
     assert np.array_equal(back.codes, codes.codes)
     assert torch.equal(dense(back), dense(codes))
@@ -137,7 +138,7 @@ def test_what_is_stored_is_what_is_read_and_what_the_engine_computes(level: str)
 def test_weights_on_the_grid_are_kept_exactly() -> None:
     torch.manual_seed(0)
     weight = dense(engine.quantize(torch.randn(16, 64).numpy(), LEVELS["4"]))
-    codes, error = Solver.of(torch.eye(64)).codes(weight, LEVELS["4"])
+    codes, error = Solver.of(torch.eye(64)).codes(weight, {"4": LEVELS["4"]})["4"]
     assert error < 1e-6
     assert torch.allclose(dense(codes), weight, atol=1e-3)
 
@@ -555,8 +556,11 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert "target" in run("-o", str(tmp_path / "d"), *common).output
 
 
-def test_the_work_module_is_the_one_in_use() -> None:
-    assert stages.opened is work.opened
-
-
-_ = weights_of
+def test_the_example_of_the_howto(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": one}) + "\n" for one in TEXTS))
+    example = Path(__file__).resolve().parents[2] / "docs" / "howto" / "compress_a_model.py"
+    monkeypatch.setattr(sys, "argv", ["example", str(folder), str(text), str(tmp_path / "small")])
+    made = runpy.run_path(str(example))["made"]
+    assert made.met, made.says
+    assert made.report.is_file()

@@ -6,7 +6,7 @@ row, the weights with the least w^2 / (U_jj)^2 as in SparseGPT (arXiv 2301.00774
 them. Where plain rounding changes the outputs less, it is taken instead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,13 +64,20 @@ class Solver:
         whole = float(((weight @ self.hessian) * weight).sum())
         return float(((change @ self.hessian) * change).sum()) / max(whole, 1e-30)
 
-    def codes(self, weight: Tensor, layout: Layout) -> tuple[Codes, float]:
-        """A matrix (out, in) float32 at a level, and its `error`."""
-        mask = self._mask(weight, layout.keep) if layout.sparse else None
-        start = nearest(weight.numpy(), layout, None if mask is None else mask.numpy())
-        solved = _solved(weight, self, start)
-        errors = [self.error(weight, one) for one in (start, solved)]
-        return (start, errors[0]) if errors[0] <= errors[1] else (solved, errors[1])
+    def codes(self, weight: Tensor, layouts: Mapping[str, Layout]) -> dict[str, tuple[Codes, float]]:
+        """A matrix (out, in) float32 at several levels, with the `error` of each.
+
+        All levels are solved at once, as rows of one tall matrix: rows do not depend on each other.
+        """
+        starts = []
+        for layout in layouts.values():
+            mask = self._mask(weight, layout.keep) if layout.sparse else None
+            starts.append(nearest(weight.numpy(), layout, None if mask is None else mask.numpy()))
+        found = {}
+        for level, start, solved in zip(layouts, starts, _solved(weight, self, starts), strict=True):
+            errors = [self.error(weight, one) for one in (start, solved)]
+            found[level] = (start, errors[0]) if errors[0] <= errors[1] else (solved, errors[1])
+        return found
 
     def _mask(self, weight: Tensor, keep: float) -> Tensor:
         worth = (weight / self.upper.diagonal()).square()
@@ -78,31 +85,41 @@ class Solver:
         return torch.zeros_like(weight, dtype=torch.bool).scatter_(1, worth.topk(kept, dim=1).indices, True)
 
 
-def _solved(weight: Tensor, solver: Solver, start: Codes) -> Codes:
-    """`start` with the codes that GPTQ's solver chooses on its grid; its mask stays."""
-    columns = weight.shape[1]
-    group = start.group or columns // start.scales.shape[1]
-    scales = torch.from_numpy(start.scales.astype(np.float32)).T.contiguous()
-    safe = torch.where(scales == 0, torch.ones_like(scales), scales)
-    low = (
-        -scales * (1 << (start.bits - 1))
-        if start.mins is None
-        else torch.from_numpy(start.mins.astype(np.float32)).T.contiguous()
-    )
-    kept = None if start.mask is None else torch.from_numpy(start.mask).T.contiguous()
-    chosen = torch.empty(columns, len(weight))
-    top = float((1 << start.bits) - 1)
+def _solved(weight: Tensor, solver: Solver, starts: Sequence[Codes]) -> list[Codes]:
+    """`starts` with the codes that GPTQ's solver chooses on their grids; masks stay."""
+    rows, columns = weight.shape
+
+    def by_column(part: np.ndarray, group: int) -> Tensor:
+        """(out, groups) -> (in, out)."""
+        return torch.from_numpy(np.repeat(part.astype(np.float32), group, axis=1)[:, :columns].T.copy())
+
+    scales, lows, tops, kept = [], [], [], []
+    for start in starts:
+        group = start.group or columns // start.scales.shape[1]
+        scale = by_column(start.scales, group)
+        scales.append(scale)
+        lows.append(-scale * (1 << (start.bits - 1)) if start.mins is None else by_column(start.mins, group))
+        tops.append(torch.full((rows,), float((1 << start.bits) - 1)))
+        kept.append(
+            torch.ones(columns, rows) if start.mask is None else torch.from_numpy(start.mask.T.astype(np.float32))
+        )
+    scale, low, keep = torch.cat(scales, 1), torch.cat(lows, 1), torch.cat(kept, 1)
+    masked = any(start.mask is not None for start in starts)
+    top, safe = torch.cat(tops), torch.where(scale == 0, torch.ones_like(scale), scale)
+    chosen = torch.empty(columns, rows * len(starts))
 
     def round_column(column: Tensor, index: int) -> Tensor:
-        g = index // group
-        code = torch.sub(column, low[g]).div_(safe[g]).round_().clamp_(0, top)
-        chosen[index] = code
-        value = code * scales[g] + low[g]
-        return value if kept is None else value * kept[index]
+        code = torch.sub(column, low[index], out=chosen[index]).div_(safe[index]).round_().clamp_(min=0)
+        torch.minimum(code, top, out=code)
+        value = torch.addcmul(low[index], code, scale[index])
+        return value.mul_(keep[index]) if masked else value
 
-    solve(weight, solver.hessian, round_column, upper=solver.upper)
-    codes = np.ascontiguousarray(chosen.T.numpy().astype(np.uint8))
-    return Codes(start.bits, codes, start.scales, start.mins, mask=start.mask, group=start.group)
+    solve(weight.repeat(len(starts), 1), solver.hessian, round_column, upper=solver.upper)
+    out = []
+    for start, part in zip(starts, chosen.split(rows, dim=1), strict=True):
+        codes = np.ascontiguousarray(part.T.numpy().astype(np.uint8))
+        out.append(Codes(start.bits, codes, start.scales, start.mins, mask=start.mask, group=start.group))
+    return out
 
 
 def dense(codes: Codes) -> Tensor:

@@ -147,16 +147,15 @@ def _times(
     by_shape: dict[tuple[int, int], list[Tensor]] = {}
     for layer in layers.values():
         by_shape.setdefault((layer.in_features, layer.out_features), []).append(layer.weight)
-    solving = 0.0
+    solving, free = 0.0, settings.recipe is None
     for alike in by_shape.values():
         weight = alike[0].detach()
         x = torch.randn(64, weight.shape[1], generator=torch.Generator().manual_seed(0))
         begun = time.monotonic()
-        Solver.of(x.T @ x + torch.eye(weight.shape[1])).codes(weight, LEVELS["3"])
+        Solver.of(x.T @ x + torch.eye(weight.shape[1])).codes(weight, LEVELS if free else {"3": LEVELS["3"]})
         solving += (time.monotonic() - begun) * len(alike)
     measure = forward * len(windows.search)
-    free = settings.recipe is None
-    seconds = {"levels": 2.5 * forward * len(windows.calibration) + solving * (len(LEVELS) if free else 1)}
+    seconds = {"levels": 2.5 * forward * len(windows.calibration) + solving}
     generations, sensitive = 0, len(windows.search)
     if free:
         each = 0.6 * forward * len(layers)
@@ -164,7 +163,7 @@ def _times(
         seconds["sensitivities"] = each * sensitive + 4 * measure
         generations = max(1, round(settings.search / (measure * CHILDREN))) if settings.search else 0
         seconds["search"] = generations * measure * CHILDREN
-    seconds["solving in turn"] = 2.5 * forward * len(windows.calibration) + solving
+    seconds["solving in turn"] = 2.5 * forward * len(windows.calibration) + solving / 3
     if settings.recover:
         recover = settings.recover
         steps = recover.steps or -(-(recover.tokens or 0) // windows.training.shape[1])

@@ -207,6 +207,7 @@ def figures(
         "layers": layers,
         "search": attempt.generations,
         "budget": attempt.budget,
+        "try": attempt.number,
         "recovery": asdict(attempt.recovered) if attempt.recovered else None,
         "recovery_says": attempt.recovered.says() if attempt.recovered else None,
         "skipped": list(run.plan.skipped),
@@ -225,19 +226,15 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_page(
-    folder: Path, said: Mapping[str, Any], attempt: Any, source: Path, texts: Sequence[str], work: Path
-) -> None:
+def write_page(folder: Path, said: Mapping[str, Any], attempt: Any, source: Path, texts: Sequence[str]) -> None:
     """recipe.json and report.html in the result's folder."""
     from paperlab.lab.compress.report import page
 
     (folder / "recipe.json").write_text(
         json.dumps(finite(dict(said)), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    drawn = None
-    if attempt.recovered:
-        file = next(iter(sorted(work.glob("recovery-*/recovery.svg"), key=lambda f: f.stat().st_mtime)[::-1]), None)
-        drawn = file.read_text(encoding="utf-8") if file else None
+    file = attempt.recovery / "recovery.svg"
+    drawn = file.read_text(encoding="utf-8") if attempt.recovered and file.is_file() else None
     (folder / "report.html").write_text(
         page(said, attempt.measured, samples(source, folder, texts), drawn), encoding="utf-8"
     )

@@ -188,7 +188,8 @@ def _levels(run: _Run, wanted: Mapping[str, tuple[str, ...]]) -> About:
             for short, layer in inside.items():
                 name = f"{block_name}.{short}"
                 solver, weight = Solver.of(statistics[short]("hessian")), layer.weight.detach()
-                keep(name, {level: solver.codes(weight, LEVELS[level]) for level in todo[name]})
+                made_all = solver.codes(weight, LEVELS)  # for one level as for all, so that the same bits come out
+                keep(name, {level: made_all[level] for level in todo[name]})
         run.progress("levels", block_name, index + 1, len(stack))
     return about
 
@@ -306,7 +307,7 @@ def _search(run: _Run, costs: Costs, budget: int) -> Found:
 def _smallest_within(run: _Run, costs: Costs, limit: float) -> int | None:
     """The smallest budget whose allocated choice is within the limit on the search windows, by bisection, or None."""
     metric, judge, mixed = run.settings.metric, run.judged(), _Mixed(run)
-    piece = f"within-{key_of(run.key, metric)}"
+    piece = f"within-{key_of(run.key, metric, run.plan.sensitive)}"
     known: dict[str, float] = run.work.json(piece) or {}
 
     def value(budget: int) -> float:
@@ -364,9 +365,9 @@ def _solved(run: _Run, choice: Choice) -> tuple[dict[str, Codes], str, float]:
             if tensors is None:
                 statistics, tensors = gather(block, inside, calls, {"hessian"}), {}
                 for short, layer in inside.items():
-                    codes, _ = Solver.of(statistics[short]("hessian")).codes(
-                        layer.weight.detach(), LEVELS[choice[f"{stem}.{short}"]]
-                    )
+                    level = choice[f"{stem}.{short}"]
+                    solver = Solver.of(statistics[short]("hessian"))
+                    codes, _ = solver.codes(layer.weight.detach(), {level: LEVELS[level]})[level]
                     tensors |= to_tensors(f"{stem}.{short}", codes)
                 run.work.keep_tensors(part, tensors)
             for short, layer in inside.items():
@@ -392,6 +393,10 @@ def _solved(run: _Run, choice: Choice) -> tuple[dict[str, Codes], str, float]:
     return chosen, _SEQUENTIAL, known[_SEQUENTIAL]
 
 
+def _recovery_of(run: _Run, choice: Choice) -> Path:
+    return run.work.folder / f"recovery-{key_of(run.key, choice, run.settings.recover)}"
+
+
 def _recovered(
     run: _Run, choice: Choice, codes: dict[str, Codes]
 ) -> tuple[dict[str, Codes], dict[str, Tensor], Recovered | None]:
@@ -408,14 +413,13 @@ def _recovered(
         for name in tables:
             student.get_submodule(name).weight.copy_(dense(codes[name]))
     put = put_in(student, {name: one for name, one in codes.items() if name not in tables})
-    folder = run.work.folder / f"recovery-{key_of(run.key, choice, budget)}"
     found = recover(
         student,
         run.model,
         run.windows.training,
         run.windows.validation,
         budget=budget,
-        folder=folder,
+        folder=_recovery_of(run, choice),
         seed=run.settings.seed,
         progress=lambda what, done, total: run.progress("recovery", what, done, total),
     )
@@ -432,7 +436,7 @@ def _recovered(
 
 @dataclass
 class _Attempt:
-    """A choice with all that was measured of it."""
+    """A choice with all that was measured of it. number: which try it was; each looked at the text that decides."""
 
     choice: Choice
     how: str
@@ -441,6 +445,8 @@ class _Attempt:
     folder: Path
     generations: list[float]
     budget: int | None
+    recovery: Path
+    number: int = 1
 
 
 def _recipe_of(run: _Run, file: Path) -> Choice:
@@ -478,9 +484,9 @@ def _attempts(run: _Run) -> tuple[_Attempt, Costs | None, dict[str, Any]]:
     more = {"about": about, "sensitive": sensitive, "uniform": uniform}
     budget = _budget(run, costs, uniform)
     tried: list[_Attempt] = []
-    for _ in range(TRIES):
+    for number_of in range(1, TRIES + 1):
         found = _search(run, costs, budget)
-        tried.append(_attempt(run, found.choice, found.history, budget, uniform))
+        tried.append(replace(_attempt(run, found.choice, found.history, budget, uniform), number=number_of))
         missed = _missed(run, tried[-1])
         if not missed:
             return tried[-1], costs, more
@@ -504,7 +510,12 @@ def _budget(run: _Run, costs: Costs, uniform: Mapping[str, Path]) -> int:
         return costs.most() if found is None else found
     if (most := target.bytes(run.plan.weights)) is not None:
         return most
-    return result.bytes_for_speed(run.source, uniform, target.value, costs.least(), costs.most(), run.windows.held_out)
+    piece = f"speed-{key_of(run.key, target.value)}"
+    if (known := run.work.json(piece)) is None:  # a time: measured again it would be another one
+        texts = run.windows.held_out
+        known = result.bytes_for_speed(run.source, uniform, target.value, costs.least(), costs.most(), texts)
+        run.work.keep_json(piece, known)
+    return int(known)
 
 
 def _uniform(run: _Run, about: About) -> tuple[dict[str, Path], int]:
@@ -548,7 +559,7 @@ def _attempt(
         run.work.keep_json(piece, measured.state())
     else:
         measured = result.Figures.of(known)
-    return _Attempt(choice, how, recovered, measured, folder, history, budget)
+    return _Attempt(choice, how, recovered, measured, folder, history, budget, _recovery_of(run, choice))
 
 
 def _missed(run: _Run, attempt: _Attempt) -> dict[str, str]:
@@ -561,12 +572,11 @@ def _missed(run: _Run, attempt: _Attempt) -> dict[str, str]:
     if most and seen.bytes > most:
         missed["bytes"] = f"{megabytes(seen.bytes)} MB, and at most {megabytes(most)} are asked for"
     if limit is not None:
-        value = getattr(seen, run.settings.metric)
-        if not value.value <= limit:
-            missed["quality"] = (
-                f"{_of(run.settings.metric)} {percent(value.value)}, and at most {percent(limit, sign=False)} is asked "
-                "for"
-            )
+        metric = run.settings.metric
+        value = getattr(seen, metric).value
+        if not value <= limit:
+            write = number if metric == "kl" else percent
+            missed["quality"] = f"{_of(metric)} {write(value)}, and at most {write(limit)} is asked for"
     return missed
 
 
@@ -607,7 +617,7 @@ def _finish(run: _Run, out: Path, attempt: _Attempt, costs: Costs | None, more: 
     figures["exports"] = result.export_all(
         ready, run.settings.exports, out, lambda name, done, total: run.progress("exporting", name, done, total)
     )
-    result.write_page(ready, figures, attempt, run.source, run.windows.held_out, run.work.folder)
+    result.write_page(ready, figures, attempt, run.source, run.windows.held_out)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         out.rmdir()
