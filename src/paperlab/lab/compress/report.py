@@ -19,14 +19,14 @@ def charts(seen: Figures) -> Iterator[Chart]:
     """The rise of perplexity against bytes and against the time of a generated token."""
     rise = lambda one: 0.0 if one is seen.models[0] else 100 * one.change.value  # noqa: E731
     for cost, of in (("MB", lambda one: one.bytes / 1e6), ("ms per generated token", lambda one: 1e3 / one.generating)):
-        at = [(of(one), rise(one)) for one in seen.models]
+        at = [(float(of(one)), float(rise(one))) for one in seen.models]
         spots = [
             Spot(
                 "original" if i == 0 else one.name.removeprefix("all at "),
                 x,
                 y,
-                100 * one.change.low,
-                100 * one.change.high,
+                100 * float(one.change.low),
+                100 * float(one.change.high),
                 f"#model-{i}",
                 i > 0 and not any(a <= x and b <= y and (a, b) != (x, y) for a, b in at[1:]),
                 reference=i == 0,
