@@ -41,14 +41,14 @@ def charts(seen: Figures) -> Iterator[Chart]:
 
 def rows(seen: Figures) -> tuple[list[str], list[list[str]]]:
     """The table of all models."""
-    headers = ["model", "MB", "bits/weight", "perplexity", "change", "KL, nats/token", "flips", "generated tok/s"]
+    headers = ["model", "MB", "bits/weight", "generated tok/s", "change", "perplexity", "KL, nats/token", "flips"]
     plain = lambda share: percent(share, sign=False)  # noqa: E731
 
     def row(one: Measured) -> list[str]:
         ends = lambda value, write: f"{write(value.value)} {span(value.low, value.high, write)}".strip()  # noqa: E731
         return [
-            one.name, megabytes(one.bytes), number(one.bits_per_weight), ends(one.perplexity, number),
-            ends(one.change, percent), ends(one.kl, number), ends(one.flips, plain), f"{one.generating:,.0f}",
+            one.name, megabytes(one.bytes), number(one.bits_per_weight), f"{one.generating:,.0f}",
+            ends(one.change, percent), ends(one.perplexity, number), ends(one.kl, number), ends(one.flips, plain),
         ]  # fmt: skip
 
     return headers, [row(one) for one in seen.models]
