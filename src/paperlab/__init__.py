@@ -4,6 +4,7 @@
 >>> easyquant = paperlab.load("easyquant", bits=3)      # any method; its parameters as keywords
 >>> small = easyquant(model, calibration=texts)         # any transformers model; yours is copied, not changed
 >>> paperlab.check("easyquant", model="path/or/id")     # run the paper's claim on it
+>>> paperlab.compress("path/or/id", "small", target="4x", within="2%")     # bits for each matrix, searched and measured
 
 `methods()` and `papers()` list what there is. Importing this package imports nothing heavy.
 """
@@ -13,13 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from os import PathLike
 
     from paperlab.core.methods import Method
     from paperlab.core.paper import Paper
     from paperlab.core.record import Record
+    from paperlab.lab.compress import Outcome
 
-__all__ = ["__version__", "check", "load", "methods", "papers"]
+__all__ = ["__version__", "check", "compress", "load", "methods", "papers"]
 
 
 def load(name: str, **params: Any) -> Callable[..., Any]:
@@ -58,6 +61,40 @@ def check(name: str, **options: Any) -> list[Record]:
         # Runs seed torch; the caller's own random numbers go on as if there had been none.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             return run_checks(method.slug, **options)
+
+
+def compress(
+    model: Any,
+    out: str | PathLike[str],
+    *,
+    target: str | None = None,
+    within: str | float | None = None,
+    calibration: str | Sequence[str] = "abstracts",
+    recipe: str | PathLike[str] | None = None,
+    recover: str = "0",
+    search: str = "2m",
+    tokenizer: Any = None,
+    **options: Any,
+) -> Outcome:
+    """Compress a language model into the folder `out`, as `paperlab compress` does, and say what came of it.
+
+    model: a folder, a registered name, a hub id, or a transformers model in memory (with its tokenizer, unless that
+    lies in the folder the model came from). target: "4x" (against 16 bits a weight), "120MB" or "200tok/s". within:
+    how much worse it may be on held-out text, "1%" or 0.01. calibration: a text's name or file, or documents; half of
+    it is held out. recipe: a recipe.json to repeat. recover: "30m", "200steps". search: a time for the evolution.
+    options: metric, tokens, exports, anyway, keep, seed, and progress(stage, what, done, total), say(line), as
+    `paperlab.lab.compress.Settings` has them.
+
+    Returns an Outcome: met, says, folder (None where the limit is not met, unless anyway), figures. Raises ValueError
+    for what cannot be done, and MissingExtra as `load` does.
+    """
+    from paperlab.core.install import needs
+
+    with needs("lab"):
+        from paperlab.lab.compress.python import compress_any
+
+        asked = {"target": target, "within": within, "recipe": recipe, "recover": recover, "search": search}
+        return compress_any(model, out, calibration, tokenizer, asked, options)
 
 
 def methods() -> dict[str, Method]:
