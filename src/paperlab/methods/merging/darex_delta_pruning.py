@@ -35,9 +35,9 @@ CARD = Card(
     baseline=Arm("dare-super-mario", sparsity=0.99),
     trivial=Arm("task-arithmetic", scale=0.0),
     gap="The paper prunes what whole BERT, RoBERTa and language models of 0.5 to 13 thousand million weights learnt. "
-    "Here the upper two blocks of a sentence encoder of 22 million weights, tuned for 50 steps: its changes are small, so "
-    "that DARE itself loses little at 99 %, where the paper's models lose much. Not tested: a factor for each layer, "
-    "training that keeps changes small (DAREx-L2), LoRA, structured pruning.",
+    "Here the upper two blocks of a sentence encoder of 22 million weights, tuned for 50 steps: its changes are small, "
+    "so that DARE itself loses little at 99 %, where the paper's models lose much. Not tested: a factor for each "
+    "layer, training that keeps changes small (DAREx-L2), LoRA, structured pruning.",
     checks=(
         Check(
             claim="chosen-factor-better",
