@@ -25,8 +25,6 @@ CARD = Card(
     margin=0.02,
     method=Arm("2d-matryoshka-sentence-embeddings"),
     baseline=Arm("matryoshka-representation-learning"),
-    trivial=Arm("truncation"),
-    equal={"steps": 0.0, "pairs": 0.0},
     gap="BERT trained whole on sentence pairs with labels and judged by similarity; here a path of six small blocks "
     "beside a frozen MiniLM, trained on a few thousand pairs and judged by search. The frozen layers do not learn to "
     "serve early exits, only the path does. A pass says nothing about time saved, nor about a network trained whole.",
@@ -36,30 +34,46 @@ CARD = Card(
             says="Embeddings of the third of six layers find more than those of a model that was trained for nested "
             "sizes on the last layer alone (paper: more flexible and efficient than MRL).",
             metric="mrr_layer_3",
+            equal={"steps": 0.0, "pairs": 0.0},
+            beside=(Arm("truncation"),),
         ),
         Check(
             claim="early-and-short-better-than-sizes-alone",
             says="So do the first 32 coordinates of the second layer.",
             metric="mrr_layer_2_32",
+            equal={"steps": 0.0, "pairs": 0.0},
+            beside=(Arm("truncation"),),
         ),
         Check(
             claim="last-layer-no-worse-than-sizes-alone",
             says="The last layer, as a mean over all sizes, finds no less than after training for nested sizes alone.",
             metric="mrr_sizes",
+            equal={"steps": 0.0, "pairs": 0.0},
             expect="no worse",
+            trivial=Arm("truncation"),
+        ),
+        Check(
+            claim="early-layer-against-untrained",
+            says="Does the third layer find more than the encoder's own third layer, untrained?",
+            metric="mrr_layer_3",
+            baseline=Arm("truncation"),
+            role="question",
         ),
         Check(
             claim="early-layer-against-training-it-alone",
             says="Does the third layer find no less than a model that was trained at the third layer alone?",
             metric="mrr_layer_3",
+            equal={"steps": 0.0, "pairs": 0.0},
             expect="no worse",
             baseline=Arm("fixed-size", layer=3),
+            trivial=Arm("truncation"),
             role="question",
         ),
         Check(
             claim="alignment-helps-the-early-layer",
             says="Does the KL term between the drawn layer and the last help the third layer?",
             metric="mrr_layer_3",
+            equal={"steps": 0.0, "pairs": 0.0},
             baseline=Arm("2d-matryoshka-sentence-embeddings", align=False),
             role="question",
         ),
@@ -69,6 +83,9 @@ CARD = Card(
         "the loss L is that of a batch of pairs (InfoNCE); the authors' is the AnglE loss of labelled pairs: cosine, "
         "in-batch negatives and angle together",
         "the draws come from torch's generator",
+        "the untrained encoder was the trivial arm of the first two checks, and a first run was not comparable: at "
+        "early layers it is ahead of training the last one alone (+13 %). It stands beside them now, and a question "
+        "compares with it",
     ),
 )
 

@@ -59,7 +59,7 @@ CARD = Card(
             metric="mrr_32",
             expect="higher",
             baseline=Arm("fixed-size"),
-            trivial=Arm("truncation"),
+            beside=(Arm("truncation"),),
             equal={"steps": 0.0, "pairs": 0.0},
         ),
         Check(
