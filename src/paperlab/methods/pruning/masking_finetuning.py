@@ -25,8 +25,8 @@ CARD = Card(
     method=Arm("masking-finetuning"),
     gap="The paper masks all but the lowest blocks of BERT, RoBERTa and DistilBERT, trains for epochs and has eleven "
     "tasks; here the upper two of MiniLM's six blocks, 60 steps of 16 questions in 42 classes. A pass would not "
-    "show it for long training, nor for tagging. That a task costs one bit for each weight is arithmetic, and not "
-    "a check.",
+    "show it for long training, nor for tagging. That a task costs one bit for each weight is arithmetic, and "
+    "not a check.",
     equal={"steps": 0.0},
     checks=(
         Check(
