@@ -43,7 +43,7 @@ def merge(
     seed: Annotated[int, typer.Option(metavar="N", help="Random seed, for a method that draws.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Merge models that were tuned from one base into one model, tensor by tensor."""
+    """Merge models that were tuned from one base."""
     function, params = _function(method, settings or [])
     documents = _documents(data) if data else None
     from paperlab.cli.models import place
