@@ -18,6 +18,7 @@ from paperlab.core.card import Arm, Card, Check
 from paperlab.kit.slicing import feed_forwards, kolmogorov_smirnov, say_width
 
 CARD = Card(
+    verbs=("submodel",),
     paper="prunenet",
     family="pruning",
     sources=("abstract", "code"),
