@@ -5,8 +5,9 @@ factorization machine adds up and a perceptron reads. It is trained once for eac
 further, or both; all are judged on the same test rows.
 
 The default rows are drawn from a fixed rule with what real click logs have: few frequent and many rare values, effects
-of single values, of pairs through hidden factors of a higher rank than any arm keeps, and of pairs that follow no
-factors at all. `--data FILE.csv`: a header, then 0 or 1 and categories in each line.
+of single values, of pairs through hidden factors, all of one strength, and of pairs that follow no factors at all. How
+many factors decides what tables can be narrowed to, so there are two rules: `clicks` has 6, `clicks-of-two-factors` 2.
+`--data FILE.csv`: a header, then 0 or 1 and categories in each line.
 """
 
 import copy
@@ -40,11 +41,15 @@ COST = {"quick": 60, "full": 900}
 ARM_SECONDS = {"": 6}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
 MODELS: tuple[str, ...] = ()  # the task trains its own
-DATA = {"clicks": "rows of eight categories and a click, drawn from a fixed rule in this file"}
+DATA = {
+    "clicks": "rows of eight categories and a click, drawn from a fixed rule in this file with six hidden factors",
+    "clicks-of-two-factors": "the same with two, whose pairs count for as much",
+}
 
 SIZES = (20, 50, 100, 200, 500, 1000, 1500, 2000)  # values of each field of the drawn rows
 SKEW = 1.05  # the k-th most frequent value of a field is k^-SKEW as frequent as the first
-HIDDEN = 6  # dimensions of the hidden factors
+HIDDEN = {"clicks": 6, "clicks-of-two-factors": 2}  # dimensions of the hidden factors
+PAIRS = 0.61  # standard deviation of what a pair's factors do, before other effects
 ROWS = {"quick": 45_000, "full": 220_000, "gpu": 220_000}
 TEST, VALIDATION = 10_000, 5_000  # rows; of a file at most a fifth and a tenth
 WIDTH = 16  # of an embedding
@@ -126,15 +131,17 @@ class Setting:
 
 
 def make(seed: int, scale: str, *, model: str | None = None, data: str | None = None) -> Setting:
-    """The rows, and DeepFM trained on them, kept in the cache. The seed draws which rows validate, and the training.
+    """The rows, and DeepFM trained on them, kept in the cache. The seed draws which rows test and validate, and the
+    training.
 
     Raises ValueError for a model, and for a file that is no table of clicks.
     """
     if model is not None:
         raise ValueError("this task trains its own model; it takes --data, not --model")
-    name, table = ("clicks", draw(ROWS[scale])) if data in (None, "clicks") else read(Path(str(data)))
-    test, rest = _split(table, min(TEST, len(table) // 5), 0)
-    validation, train = _split(rest, min(VALIDATION, len(table) // 10), 1 + seed)
+    rule = data or "clicks"
+    name, table = (rule, draw(ROWS[scale], HIDDEN[rule])) if rule in HIDDEN else read(Path(rule))
+    test, rest = _split(table, min(TEST, len(table) // 5), 2 * seed)
+    validation, train = _split(rest, min(VALIDATION, len(table) // 10), 2 * seed + 1)
     sizes = tuple(int(column.max()) + 1 for column in table.ids.T)
     digest = hashlib.sha256(table.ids.numpy().tobytes() + table.labels.numpy().tobytes()).hexdigest()
     key = {"data": digest, "seed": seed, "threads": torch.get_num_threads()}
@@ -145,12 +152,15 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     return Setting(original, train, validation, test, TUNING_EPOCHS * -(-len(train) // BATCH), about)
 
 
-def draw(rows: int) -> Rows:
-    """Rows of categories and clicks from the rule above; the first are the same whatever their number."""
+def draw(rows: int, hidden: int = 6) -> Rows:
+    """Rows of categories and clicks from the rule above; the first are the same whatever their number.
+
+    hidden: dimensions of the factors; pairs count for as much whatever it is.
+    """
     g = torch.Generator().manual_seed(0)
     single = [0.3 * torch.randn(size, generator=g) for size in SIZES]
-    factors = [torch.randn(size, HIDDEN, generator=g) for size in SIZES]
-    weights = torch.randn(len(SIZES), len(SIZES), generator=g) * 0.25
+    factors = [torch.randn(size, hidden, generator=g) for size in SIZES]
+    weights = torch.randn(len(SIZES), len(SIZES), generator=g) * PAIRS / hidden**0.5
     tables = {(f, h): 0.5 * torch.randn(SIZES[f], SIZES[h], generator=g) for f, h in ((0, 1), (1, 2), (0, 3))}
     order = [torch.randperm(size, generator=g) for size in SIZES]
     shares = [torch.arange(1, size + 1) ** -SKEW for size in SIZES]

@@ -86,8 +86,8 @@ def test_bad_values_and_the_card() -> None:
     with pytest.raises(ValueError, match="gamma=2"):
         lost_low_rank_sparse.block(16, 2, 32, gamma=2)
     card = find_method("lost-low-rank-sparse").card
-    assert [check.role for check in card.checks] == ["claim"] * 2 + ["question"] * 3
-    assert card.checks[0].baseline == Arm("full-precision")
+    assert [check.role for check in card.checks] == ["claim"] + ["question"] * 4
+    assert card.checks[0].baseline == Arm("sltrain")
     for check in card.checks:
         for arm in check.arms:
             check_parameters(find_method(arm.method), arm.params)

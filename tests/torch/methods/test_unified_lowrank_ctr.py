@@ -118,8 +118,8 @@ def test_what_is_split_and_how_it_is_counted() -> None:
 
 def test_the_card() -> None:
     card = find_method("unified-lowrank-ctr").card
-    assert card.checks[0].baseline == Arm("original")
-    assert [check.role for check in card.checks] == ["claim"] * 3 + ["question"] * 2
+    assert card.checks[0].baseline == Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="weights"))
+    assert [check.role for check in card.checks] == ["claim"] + ["question"] * 5
     for check in card.checks:
         for one in (part for arm in check.arms for part in arm.chain):
             check_parameters(find_method(one.method), one.params)

@@ -60,21 +60,22 @@ def test_a_good_arm_beats_planted_bad_ones(setting: task.Setting) -> None:
 
 def test_what_is_drawn_by_a_seed(setting: task.Setting) -> None:
     other = task.make(1, "quick")
-    assert torch.equal(setting.test.ids, other.test.ids)  # the same rows judge all seeds
+    assert not torch.equal(setting.test.ids, other.test.ids)
     assert not torch.equal(setting.validation.ids, other.validation.ids)
     assert not torch.equal(*(one.model.get_parameter("output.weight") for one in (setting, other)))
     assert task.describe(setting)["data"] == task.describe(other)["data"]
     again = task.make(0, "quick").model.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in setting.model.state_dict().items())
     assert torch.equal(task.draw(6000).ids[:5000], task.draw(5000).ids)
+    assert not torch.equal(task.draw(5000, 2).labels, task.draw(5000).labels)
 
 
 def test_training_further_lowers_its_loss(setting: task.Setting) -> None:
     model = copy.deepcopy(setting.model)
     rows = {"ids": setting.train.ids}
-    before = cross_entropy(model(**rows), None, setting.train.labels)
-    fit(model, setting, cross_entropy, rate=1e-3, seed=0, asks_teacher=False)
-    assert cross_entropy(model(**rows), None, setting.train.labels) < before
+    before = cross_entropy(model(**rows), setting.train.labels)
+    fit(model, setting, cross_entropy, rate=1e-3, seed=0, asks=("student", "labels"))
+    assert cross_entropy(model(**rows), setting.train.labels) < before
 
 
 def test_a_file_of_clicks(tmp_path: Path) -> None:

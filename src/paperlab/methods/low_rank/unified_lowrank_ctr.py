@@ -28,36 +28,51 @@ CARD = Card(
     margin=0.02,
     method=Arm("fine-tuning", after=Arm("unified-lowrank-ctr")),
     gap="Theirs: millions of rows of Criteo and Avazu and of a shop, several networks 400 wide. Here: 31,500 training "
-    "rows drawn from a fixed rule, DeepFM 128 wide, 141 thousand parameters to 44 thousand (3.2 times smaller). The "
-    "rule's pairs follow hidden factors of rank 6, which tables of rank 2 cannot hold: where values are more alike, "
-    "as they may be in real logs, less is lost, so a fail here does not speak for those. The margin is 2 % of "
-    "2 AUC - 1, about 0.004 of AUC, more than most gains of this field. A pass shows nothing of real logs, nor of "
-    "speed.",
+    "rows drawn from a rule of ours, DeepFM 128 wide, 141 thousand parameters to 44 thousand (3.2 times smaller). "
+    "Whether a smaller model is better than the original depends on how alike values are in real logs, which no rule "
+    "shows: it is asked of two rules, factors that tables of rank 2 can hold and factors that they cannot, and claimed "
+    "of neither. The margin is 2 % of 2 AUC - 1, about 0.004 of AUC, more than most gains of this field. A pass shows "
+    "nothing of real logs, nor of speed.",
     checks=(
-        Check(
-            claim="smaller-and-better-than-original",
-            says="Models compressed 3 to 5 times have a higher AUC than the uncompressed ones.",
-            baseline=Arm("original"),
-            beside=(Arm("fine-tuning"), Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="weights"))),
-            trivial=Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="random")),
-        ),
-        Check(
-            claim="svd-better-than-original",
-            says="Even the SVD of the weights, in the same framework, is better than the uncompressed model.",
-            method=Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="weights")),
-            baseline=Arm("original"),
-            trivial=Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="random")),
-        ),
         Check(
             claim="features-better-than-weights",
             says="Compressing the outputs of tables and layers is more effective than compressing their weights.",
             equal={"parameters": 0.0, "steps": 0.0},
             baseline=Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="weights")),
             trivial=Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="random")),
+            beside=(Arm("original"),),
+        ),
+        Check(
+            claim="smaller-and-better-than-original",
+            says="Is it better than the uncompressed model, as the paper says of 3 to 5 times smaller ones, where two "
+            "hidden factors are all there are to hold?",
+            data="clicks-of-two-factors",
+            baseline=Arm("original"),
+            beside=(Arm("fine-tuning"),),
+            trivial=Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="random")),
+            role="question",
+        ),
+        Check(
+            claim="smaller-and-better-than-original-of-six-factors",
+            says="Is it better than the uncompressed model where tables of rank 2 cannot hold the six hidden factors?",
+            baseline=Arm("original"),
+            beside=(Arm("fine-tuning"),),
+            trivial=Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="random")),
+            role="question",
+        ),
+        Check(
+            claim="svd-better-than-original",
+            says="Is the SVD of the weights, in the same framework, already better than the uncompressed model?",
+            data="clicks-of-two-factors",
+            method=Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="weights")),
+            baseline=Arm("original"),
+            trivial=Arm("fine-tuning", after=Arm("unified-lowrank-ctr", by="random")),
+            role="question",
         ),
         Check(
             claim="better-than-more-training",
             says="Is it better than the uncompressed model that is trained as much further?",
+            data="clicks-of-two-factors",
             equal={"steps": 0.0},
             baseline=Arm("fine-tuning"),
             role="question",
@@ -78,6 +93,9 @@ CARD = Card(
         "how the SVD is split and where its bias goes was not released: half of S in each part, ReLU between, as here",
         "the covariance is that of whole training rows in float64; the released demonstration sums one batch",
         "the rule's strengths were set on one seed, before any verdict, so that random directions cost the model a lot",
+        "the first layer reads the values at full width; theirs takes the way back up into that layer, which then "
+        "reads two numbers of each field: the same before further training, 4.8 times smaller instead of 3.2",
+        "no penalty on the size of values; theirs 1e-5 of their squares, for the original as well",
         "tables of width 1 (the effects of single values) stay, as does the output layer",
     ),
 )
