@@ -33,7 +33,7 @@ def removed(made: Any) -> int:
 
 def test_every_state_removes_as_many_weights(model: LlamaForCausalLM) -> None:
     draw = random.Random(0)
-    space = evopress.Levels(model, BATCHES, 0.7, 4, 0.01, draw)
+    space = evopress.Levels(model, BATCHES, 0.7, 4, 0.0375, 0.01, draw)
     start = space.first(0)[0]
     total = sum(int((~m).sum()) for m in (made[0].mask for made in space.pruned.values()))
     state = start
@@ -56,7 +56,10 @@ def test_without_steps_all_layers_have_the_mean(model: LlamaForCausalLM) -> None
 def test_a_layer_that_does_nothing_gives_its_weights(model: LlamaForCausalLM) -> None:
     with torch.no_grad():
         model.model.layers[2].mlp.down_proj.weight.zero_()  # what gate and up say is lost behind it
-    found: Any = evopress.transform(copy.deepcopy(model), BATCHES, 0, sparsity=0.7, steps=30, stage_tokens="96,192")
+    fine: Any = {"levels": 4, "level_step": 0.0375}
+    found: Any = evopress.transform(
+        copy.deepcopy(model), BATCHES, 0, sparsity=0.7, steps=30, stage_tokens="96,192", **fine
+    )
     state = dict(zip(found.layers, found.notes["state"], strict=True))
     silent = [state[f"model.layers.2.mlp.{name}"] for name in ("gate_proj", "up_proj", "down_proj")]
     assert sum(silent) > 0  # of all 42 layers the levels sum to 0

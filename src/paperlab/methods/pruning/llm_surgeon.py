@@ -34,9 +34,9 @@ CARD = Card(
     margin=0.02,
     models=("abstracts-lm",),
     equal={"density": 0.01},
-    gap="Theirs: OPT of 125M to 6.7B parameters and Llama-v2, 128 windows of 2,048 tokens, 40 shots. Here: 6 million "
-    "parameters, 32 windows of 128 tokens, 5 shots. So small a model has little to spare, and a curvature from few "
-    "tokens is noisy: a pass shows nothing of the size of the gain on theirs.",
+    gap="Theirs: OPT of 125M to 6.7B parameters and Llama-v2, 128 windows of 2,048 tokens, shots of 1.25 % of the "
+    "weights. Here: 6 million parameters, 32 windows of 128 tokens, shots of 2.5 %. A curvature from few tokens is "
+    "noisy, and a small model may have more to spare or less: a pass shows nothing of the size of the gain on theirs.",
     checks=(
         Check(
             claim="structured-better-than-kron-obd",
@@ -45,7 +45,7 @@ CARD = Card(
             method=Arm("llm-surgeon", sparsity=0.3),
             baseline=Arm("llm-surgeon", sparsity=0.3, updates=False),
             beside=(
-                Arm("llm-surgeon", sparsity=0.3, curvature="activations", updates=False, shots=1),
+                Arm("llm-surgeon", sparsity=0.3, curvature="activations", updates=False),
                 Arm("original"),
             ),
             trivial=Arm("llm-surgeon", sparsity=0.3, curvature="identity", updates=False, shots=1),
@@ -56,7 +56,7 @@ CARD = Card(
             expect="no worse",
             margin=0.05,
             equal={},
-            method=Arm("llm-surgeon", sparsity=0.2),
+            method=Arm("llm-surgeon", sparsity=0.2, shots=8),
             baseline=Arm("original"),
             trivial=Arm("llm-surgeon", sparsity=0.2, curvature="identity", updates=False, shots=1),
         ),
@@ -68,7 +68,7 @@ CARD = Card(
             role="question",
         ),
         Check(
-            claim="five-shots-better-than-one",
+            claim="twelve-shots-better-than-one",
             says="Are several shots, each with curvature of its own, better than one?",
             method=Arm("llm-surgeon", sparsity=0.3),
             baseline=Arm("llm-surgeon", sparsity=0.3, shots=1),
@@ -87,8 +87,11 @@ CARD = Card(
     ),
     departs=(
         "never more weights go than asked for; their threshold takes one more single weight",
-        "Kron-OBD has the shots of the method, as in its script; L-OBD one, theirs also 24 (lobd_multi.sh)",
-        "5 shots where the structured script has 40; biases stay, where theirs are one more column",
+        "2.5 % of the weights a shot, theirs 1.25 %, for the method and its baselines alike: Kron-OBD comes to "
+        "perplexity 31.7 with 20 % gone in such shots (original 30.6), but above 500 after one shot of 6 %",
+        "Kron-OBD is kfac with --obd, as their README says (kobd.sh lacks --obd, so would update), with the method's "
+        "own curvature; theirs there has the nearest Kronecker product by 10 power iterations",
+        "biases stay, where theirs are one more column",
         "L-OBD sees all calibration text; their code keeps only the last window's activations (copy_ in Activations)",
         "windows come four at a time with the loss of each; theirs one by one, which is the same",
         "costs and updates use inverses in float64; their update goes through eigenvectors, which is the same",
@@ -108,7 +111,7 @@ def transform(
     structure: Literal["row-column", "element", "2:4"] = "row-column",
     curvature: Literal["kfac", "activations", "identity"] = "kfac",
     updates: bool = True,
-    shots: int = 5,
+    shots: int = 12,
     correlate: int = 0,
     damping: float = 0.01,
 ) -> Compressed:
