@@ -21,7 +21,7 @@ from paperlab.tasks.lm_recover import TEST, TEXTS, Setting, describe, items, jud
 
 __all__ = ["describe", "items", "make", "remake", "score", "totals"]
 
-VERSION = 1
+VERSION = 2
 SCORES = ("Tuned", "Compressed")
 SUPPLIES = ("model", "calibration")
 AXES = ("parameters", "nonzero", "bytes", "density", "steps", "tokens", "trained")
@@ -32,8 +32,8 @@ METRICS = {
     "new_perplexity": Metric("lower", "new"),
 }
 PAIRED_BY = "seeds"
-COST = {"quick": 120, "full": 1500}
-ARM_SECONDS = {"abstracts-lm": 16}
+COST = {"quick": 150, "full": 1500}
+ARM_SECONDS = {"abstracts-lm": 20}
 SEEDS = {"quick": 5, "full": 5, "gpu": 5}
 MODELS = ("abstracts-lm",)
 OWN = "encyclopedia"  # what a model of one's own is taken to know
