@@ -34,8 +34,8 @@ CARD = Card(
     gap="Theirs: Llama 3.1 8B Instruct without 6 of 32 blocks, instruction sets, LoRA, accuracy on benchmarks that "
     "were not trained on. Here: a model of 6 million weights without one of its six blocks, fine-tuned on halves of "
     "news windows, and its perplexity on the abstracts that it knows. The model follows no instructions: it cannot "
-    "rewrite a reference answer, it continues the prompt. A pass shows less forgetting, not that skills such as "
-    "reasoning are kept.",
+    "rewrite a reference answer, it continues the prompt in the manner of the text that it is scored on, which favours "
+    "its answers. A pass shows less forgetting, not that the new text is learned or that reasoning is kept.",
     checks=(
         Check(
             claim="retains-more-than-fine-tuning",
