@@ -2,6 +2,9 @@
 
 As `lm_recover`, but what arms train on is not the text that the model knows. They are scored on held-out documents of
 the model's own text, which is what they may forget, and of the new one, which is what they learn.
+
+One learning rate for all arms, the lowest of `lm_recover`: what is forgotten depends on it more than on anything else.
+Arms that chose their own on the new text would differ by their rates, and on the old one would not train at all.
 """
 
 import math
@@ -21,7 +24,7 @@ from paperlab.tasks.lm_recover import TEST, TEXTS, Setting, describe, items, jud
 
 __all__ = ["describe", "items", "make", "remake", "score", "totals"]
 
-VERSION = 1
+VERSION = 2
 SCORES = ("Tuned", "Compressed")
 SUPPLIES = ("model", "calibration")
 AXES = ("parameters", "nonzero", "bytes", "density", "steps", "tokens", "trained")
@@ -32,8 +35,8 @@ METRICS = {
     "new_perplexity": Metric("lower", "new"),
 }
 PAIRED_BY = "seeds"
-COST = {"quick": 120, "full": 1500}
-ARM_SECONDS = {"abstracts-lm": 16}
+COST = {"quick": 120, "full": 1200}
+ARM_SECONDS = {"abstracts-lm": 14}
 SEEDS = {"quick": 5, "full": 5, "gpu": 5}
 MODELS = ("abstracts-lm",)
 OWN = "encyclopedia"  # what a model of one's own is taken to know
@@ -44,8 +47,8 @@ DATA = {
 
 
 def make(seed: int, scale: str, *, model: str | None = None, data: str | None = None) -> Setting:
-    """The setting of `lm_recover` on the new text; its `test` windows are of the model's own text, its `other` windows
-    of the new one.
+    """The setting of `lm_recover` on the new text, with one rate; its `test` windows are of the model's own text, its
+    `other` windows of the new one.
 
     Raises ModelError and TextError for a model or text that cannot be used, or a new text that is the model's own.
     """
@@ -56,7 +59,7 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     rows = rows_of(setting.tokenizer, split_documents(own, "held-out"))
     count = min(len(setting.test), TEST[scale], len(rows))
     spread = rows[torch.arange(count) * (len(rows) // count)]
-    return replace(setting, test=spread, other=setting.test, other_text=own)
+    return replace(setting, test=spread, other=setting.test, other_text=own, rates=setting.rates[:1])
 
 
 def score(arm: Tuned | Compressed, setting: Setting, start: int = 0) -> Iterator[dict[str, Any]]:

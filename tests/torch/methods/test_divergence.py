@@ -27,6 +27,7 @@ def test_with_t_squared_a_high_temperature_matches_centred_logits() -> None:
     z = (STUDENT - STUDENT.mean(1, keepdim=True)).requires_grad_()
     v = TEACHER - TEACHER.mean(1, keepdim=True)
     (gradient,) = torch.autograd.grad(loss(z, v, LABELS, temperature=1e4, hard=0.0), z)
+    assert (gradient.sum(1).abs() < 1e-12).all()  # a change of all logits alike changes no probability
     torch.testing.assert_close(gradient * len(z), (z - v).detach() / 3, atol=1e-4, rtol=1e-3)
 
 

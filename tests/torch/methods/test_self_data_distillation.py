@@ -120,3 +120,13 @@ def test_the_two_arms_differ_by_the_answers_alone() -> None:
         assert made["own"].model(**batches()[0]).logits.isfinite().all()
     with pytest.raises(ValueError, match="whole model"):
         recipe(copy.deepcopy(tiny("Llama")), Setting(), 0, 1e-3)
+
+
+def test_a_share_of_the_rate_is_that_rate() -> None:
+    made = []
+    for rate, share in ((1e-2, 0.5), (5e-3, 1.0)):
+        arm = recipe(copy.deepcopy(tiny("Llama")), Setting(), 3, rate, answers="reference", rate_share=share)
+        made.append([p.detach() for p in arm.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+    with pytest.raises(ValueError, match="above 0"):
+        recipe(copy.deepcopy(tiny("Llama")), Setting(), 3, 1e-2, rate_share=0.0)

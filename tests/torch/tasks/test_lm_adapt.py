@@ -19,6 +19,7 @@ def test_training_on_a_new_text_is_learning_and_forgetting(tmp_path: Path, monke
     new = tmp_path / "new.txt"
     new.write_text("\n\n".join(split_documents(load_text("catalogue"), "all")))
     setting: Any = task.make(0, "quick", data=str(new))
+    assert setting.rates == (3e-4,)
     held_out = " ".join(split_documents(load_text("abstracts"), "held-out"))
     assert setting.tokenizer.decode(setting.test[2, 30:34].tolist()).strip() in held_out
     assert task.describe(setting)["data"]["other"] == "abstracts"

@@ -34,13 +34,13 @@ CARD = Card(
     gap="Theirs: Llama 3.1 8B Instruct without 6 of 32 blocks, instruction sets, LoRA, accuracy on benchmarks that "
     "were not trained on. Here: a model of 6 million weights without one of its six blocks, fine-tuned on halves of "
     "news windows, and its perplexity on the abstracts that it knows. The model follows no instructions: it cannot "
-    "rewrite a reference answer, it continues the prompt. A pass shows less forgetting, not that skills such as "
-    "reasoning are kept.",
+    "rewrite a reference answer, it continues the prompt in the manner of the text that it is scored on, which favours "
+    "its answers. A pass shows less forgetting, not that the new text is learned or that reasoning is kept.",
     checks=(
         Check(
             claim="retains-more-than-fine-tuning",
             says="Fine-tuned on the whole model's own answers, a pruned model retains more of its quality than "
-            "fine-tuned on the reference answers (91.2 % of the accuracy against 81.7 %).",
+            "fine-tuned in the same way on the reference answers (91.2 % of the accuracy against 81.7 %).",
             method=Arm("self-data-distillation"),
             baseline=Arm("self-data-distillation", answers="reference"),
         ),
@@ -51,11 +51,20 @@ CARD = Card(
             baseline=Arm("self-data-distillation", answers="none"),
             equal={"parameters": 0.0},
         ),
+        Check(
+            claim="retains-more-than-gentle-fine-tuning",
+            says="Does it also retain more than fine-tuning on the reference answers at a tenth of the rate?",
+            method=Arm("self-data-distillation"),
+            baseline=Arm("self-data-distillation", answers="reference", rate_share=0.1),
+            role="question",
+        ),
     ),
     departs=(
         "the whole model continues a prompt of half a window by sampling at temperature 1; theirs is shown the "
         "instruction with its reference answer and rewrites it, and keeps the reference where the rewriting is wrong",
         "all weights are trained, theirs by LoRA; merging of several such models and their use as drafts are left out",
+        "one rate for both ways, 3e-4: of 1e-4 to 3e-3 the method's best on validation windows of either text; on the "
+        "new text plain fine-tuning would choose 1e-3 and forget more, on the old one hardly any training",
         "the angle is averaged over all tokens; theirs is taken at the last one",
     ),
 )
@@ -77,12 +86,16 @@ def recipe(
     *,
     blocks_dropped: int = 1,
     answers: Literal["own", "reference", "none"] = "own",
+    rate_share: float = 1.0,
 ) -> Tuned:
     """The model without `blocks_dropped` neighbouring blocks, fine-tuned on the second halves of the setting's windows.
 
-    answers: what stands there: what the setting's teacher writes, the text itself, or nothing is trained. Raises
-    ValueError where not at least one block is left.
+    answers: what stands there: what the setting's teacher writes, the text itself, or nothing is trained. rate_share:
+    of the learning rate, above 0. Raises ValueError for such a value, or where not at least one block is left.
     """
+    if rate_share <= 0:
+        raise ValueError(f"rate_share={rate_share}: what the learning rate is multiplied by, above 0")
+    rate *= rate_share
     looked_at = [inputs for inputs, _ in islice(setting.batches(seed), LOOKED_AT)]
     dropped = without_blocks(model, looked_at, blocks_dropped)
     if answers == "none":
