@@ -37,7 +37,7 @@ METRICS = {
     "compression": Metric("higher", "compression"),
 }
 PAIRED_BY = "seeds"
-COST = {"quick": 200, "full": 1_800}
+COST = {"quick": 110, "full": 1_500}
 ARM_SECONDS = {"": 25}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
 MODELS: tuple[str, ...] = ()  # the task trains its own
