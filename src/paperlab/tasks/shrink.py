@@ -1,9 +1,11 @@
 """Which smaller network should be trained in place of a large one? A search asks for rewards, and its pick is judged.
 
-A perceptron with six hidden layers, the teacher, is to lose layers and units. The reward of a choice (Ashok et al.,
-arXiv 1709.06030) is C (2 - C) A / A_teacher: C the share of parameters that are gone, A the accuracy on validation
-images of a student that was distilled for a few steps. The pick is then distilled for longer and judged on test images.
-Digits as in the task `image`, with less noise: a perceptron has no convolutions to average it away.
+A perceptron with six hidden layers, the teacher, is to lose layers and units. It is wider than it need be: on seed 100,
+which no record uses, a uniform network of a tenth of its size came within 1 % of its accuracy. The reward of a choice
+(Ashok et al., arXiv 1709.06030) is C (2 - C) A / A_teacher: C the share of parameters that are gone, A the accuracy on
+validation images of a student that was distilled for five epochs. The pick is then distilled for as many steps as the
+teacher was trained, and judged on test images; where nothing was left out, it is the teacher that is judged. Digits as
+in the task `image`, with less noise: a perceptron has no convolutions to average it away.
 """
 
 import gzip
@@ -24,7 +26,7 @@ from paperlab.core.task import Metric
 from paperlab.kit.searching import Choice, Found, Space
 from paperlab.kit.training import Split, accuracy
 
-VERSION = 1
+VERSION = 2
 SCORES = ("Found",)
 SUPPLIES = ("space", "budget")
 AXES = ("parameters", "evaluations", "steps")
@@ -35,8 +37,8 @@ METRICS = {
     "compression": Metric("higher", "compression"),
 }
 PAIRED_BY = "seeds"
-COST = {"quick": 90, "full": 1_200}
-ARM_SECONDS = {"": 10}
+COST = {"quick": 110, "full": 1_500}
+ARM_SECONDS = {"": 25}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
 MODELS: tuple[str, ...] = ()  # the task trains its own
 DATA = {
@@ -46,12 +48,14 @@ DATA = {
 
 SIZE = 14  # pixels of a side, after averaging
 NOISE = 0.1  # standard deviation; pixels are 0 to 1
-WIDTHS = (96,) * 6
+WIDTHS = (192,) * 6
 FACTORS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BUDGET = {"quick": 100, "full": 500, "gpu": 1_000}  # students that a search may ask about
-STEPS = {"teacher": 600, "student": 60, "pick": 400}
+# A student that is asked about sees the images five times, as the authors' do; on seed 100 that ranked six networks
+# nearly as 600 steps did, where 60 steps put deep networks too low.
+STEPS = {"teacher": 600, "student": 156, "pick": 600}
 BATCH, RATE = 64, 1e-2
-TRAIN, VALIDATION, TEST = 1_000, 1_000, 2_000  # images
+TRAIN, VALIDATION, TEST = 2_000, 1_000, 2_000  # images
 
 
 class Perceptron(nn.Sequential):
@@ -73,6 +77,7 @@ class Setting:
     train: Split
     validation: Split
     test: Split
+    teacher: nn.Module
     teacher_logits: Tensor  # (n, classes), of the training images
     teacher_accuracy: float
     seed: int
@@ -80,14 +85,16 @@ class Setting:
     known: dict[Choice, float] = field(default_factory=dict)
 
     def reward(self, choice: Choice) -> float:
-        """C (2 - C) A / A_teacher on validation images, of a student that was trained for few steps."""
+        """C (2 - C) A / A_teacher on validation images, of a student that was trained for five epochs."""
         if choice not in self.known:
             right = accuracy(self.student(choice, STEPS["student"]), self.validation)
             self.known[choice] = reward(self.space.compression(choice), right, self.teacher_accuracy)
         return self.known[choice]
 
     def student(self, choice: Choice, steps: int) -> nn.Module:
-        """A network of this choice, distilled towards the teacher's logits."""
+        """A network of this choice, distilled towards the teacher's logits; where all of it stays, the teacher."""
+        if choice == self.space.whole:
+            return self.teacher
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = Perceptron((self.space.inputs, *self.space.units(choice), self.space.classes))
@@ -103,7 +110,7 @@ def reward(compression: float, right: float, teacher: float) -> float:
 def fit(network: nn.Module, train: Split, steps: int, teacher: Tensor | None) -> None:
     """Train in place with Adam, the rate falling linearly to 0: by the squared error to a teacher's logits (n,
     classes), as the authors do, or by cross-entropy where there is none. Draws from torch's global generator."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=True)
     network.train()
     for step in range(steps):
         rows = torch.randint(len(train), (BATCH,))
@@ -145,7 +152,7 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
         logits = teacher.eval()(train.inputs[0])
     about = {"id": "mnist-5k", "sha256": digest, "examples": len(labels)}
     right = accuracy(teacher, validation)
-    return Setting(space, BUDGET[scale], train, validation, judged, logits, right, seed, about)
+    return Setting(space, BUDGET[scale], train, validation, judged, teacher, logits, right, seed, about)
 
 
 def _digits() -> tuple[Tensor, Tensor, str]:

@@ -22,3 +22,11 @@ def test_the_widest_that_leaves_out_enough() -> None:
     assert asked == found
     with pytest.raises(ValueError, match="share of parameters"):
         architecture(SPACE, evaluate, compression=1.0)
+
+
+def test_the_first_layers_alone() -> None:
+    assert architecture(SPACE, lambda _: 0.0, layers=1) == (1.0, 0.0, 0.0)
+    assert architecture(SPACE, lambda _: 0.0, compression=0.99, layers=2) == (0.25, 0.25, 0.0)
+    for wrong in (0, 4):
+        with pytest.raises(ValueError, match="3 hidden layers"):
+            architecture(SPACE, lambda _: 0.0, layers=wrong)

@@ -51,6 +51,20 @@ def test_an_image_is_in_one_split_and_test_images_are_the_same_for_all_seeds(set
     assert not torch.equal(one.model.classifier.weight, two.model.classifier.weight)
 
 
+def test_a_teacher_sees_all_that_neither_validates_nor_tests(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
+    monkeypatch.setattr(task, "TRAIN", 50)
+    monkeypatch.setattr(task, "fit", lambda teacher, plan, *_, **__: told.append(plan))
+    setting = task.make(0, "quick", data=str(file))
+    (plan,) = told
+    assert (len(setting.train), len(plan.train), setting.seen) == (50, 240, 240)
+    assert rows(setting.train) < rows(plan.train)
+    assert not rows(plan.train) & (rows(setting.validation) | rows(setting.test))
+
+
 def test_training_images_are_moved_by_a_pixel_at_most_each_in_its_own_way() -> None:
     image = torch.zeros(1, 1, 7, 7)
     image[0, 0, 3, 3] = 1.0
@@ -75,8 +89,8 @@ def test_a_teacher_is_trained_once_and_stays_as_it_is(
     assert not any(parameter.requires_grad for parameter in settings[0].teacher.parameters())
     assert settings[0].teacher_accuracy > 0.9
     monkeypatch.setattr(task, "fit", lambda *_, **__: pytest.fail("trained again"))
-    again = task.make(0, "quick", data=str(file))
-    assert torch.equal(again.teacher.classifier.weight, settings[0].teacher.classifier.weight)  # type: ignore[union-attr]
+    again: Any = task.make(0, "quick", data=str(file))
+    assert torch.equal(again.teacher.classifier.weight, settings[0].teacher.classifier.weight)
     assert not torch.equal(settings[1].teacher.classifier.weight, settings[0].teacher.classifier.weight)
 
 

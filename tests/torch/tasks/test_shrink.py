@@ -31,7 +31,7 @@ def test_the_space_counts_what_the_network_has(setting: task.Setting) -> None:
     for choice in (setting.space.whole, (0.25, 0.0, 0.5, 0.0, 0.0, 1.0)):
         network = setting.student(choice, 0)
         assert sum(parameter.numel() for parameter in network.parameters()) == setting.space.parameters(choice)
-    assert setting.space.units((0.25, 0.0, 0.5, 0.0, 0.0, 1.0)) == (24, 48, 96)
+    assert setting.space.units((0.25, 0.0, 0.5, 0.0, 0.0, 1.0)) == (48, 96, 192)
     assert setting.space.compression(setting.space.whole) == 0
     assert Space((20,), 4, 2, (0.25, 1.0)).units((0.25,)) == (10,)  # never fewer than the least
 
@@ -74,6 +74,12 @@ def test_a_small_good_network_is_worth_more_than_the_whole_and_an_untrained_one_
     assert bad["correct"] < 0.3
     totals = task.totals(small, setting)
     assert (totals["layers"], totals["evaluations"]) == (1, 1)
+
+
+def test_the_whole_network_is_the_teacher_as_it_is(setting: task.Setting) -> None:
+    assert setting.student(setting.space.whole, 5) is setting.teacher
+    (whole,) = task.score(found(setting, setting.space.whole), setting)
+    assert whole["correct"] == pytest.approx(task.accuracy(setting.teacher, setting.test))
 
 
 def test_other_data_is_refused() -> None:
