@@ -38,8 +38,7 @@ CARD = Card(
             expect="no worse",
             margin=0.02,
             baseline=Arm("uniform-widths"),
-            beside=(Arm("uniform-widths", compression=0.9),),
-            trivial=Arm("uniform-widths", compression=0.95, layers=1),
+            trivial=Arm("uniform-widths", compression=0.9),
         ),
         Check(
             claim="policy-better-than-random-search",
@@ -63,7 +62,9 @@ CARD = Card(
         "the code, but of 2,000 images, with Adam at 0.01 falling to 0 and without weight decay; the pick is then "
         "trained for as many steps as the teacher was",
         "the first check was changed after a verdict: students had 60 steps, which put deep ones last, the teacher was "
-        "no wider than it had to be, and the pick stood beside a distilled copy of the teacher, not the teacher",
+        "no wider than it had to be, and the pick stood beside a distilled copy of the teacher, not the teacher; on "
+        "other seeds a uniform cut of ten times without any search comes within 1 % of this teacher, so that a pass "
+        "says little of the search, and the check is not comparable where that cut passes too",
         "layers are described by place, width in and width out, divided by the largest; the authors give raw numbers",
         "the shrinkage policy learns at 0.01; the code says 0.1, with which its choices freeze within few updates",
         "transfer of a policy between teachers, the paper's second claim, is not tested",
