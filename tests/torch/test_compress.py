@@ -560,7 +560,8 @@ def test_the_example_of_the_howto(folder: Path, tmp_path: Path, monkeypatch: pyt
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": one}) + "\n" for one in TEXTS))
     example = Path(__file__).resolve().parents[2] / "docs" / "howto" / "compress_a_model.py"
-    monkeypatch.setattr(sys, "argv", ["example", str(folder), str(text), str(tmp_path / "small")])
+    more = ["3x", "400%", "1s"]
+    monkeypatch.setattr(sys, "argv", ["example", str(folder), str(text), str(tmp_path / "small"), *more])
     made = runpy.run_path(str(example))["made"]
     assert made.met, made.says
     assert made.report.is_file()
