@@ -59,7 +59,7 @@ def compress(
     seed: Annotated[int, typer.Option(metavar="N", help="Of the choice of windows and of the search.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Find how to store a language model small or fast, within a limit of quality.
+    """Make a language model as small or as fast as you ask.
 
     It measures how sensitive each matrix is, chooses bits and sparsity for each, refines the choice on whole models,
     recovers by distillation if asked, runs the result on the engine beside the original, and writes a report.
