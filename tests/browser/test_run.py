@@ -15,7 +15,11 @@ import pytest
 from tests.browser.conftest import Watched
 from tests.services.test_up import Up, start  # noqa: F401
 
-PAPER, TITLE = "llm-surgeon", "The LLM Surgeon"
+from paperlab.core.methods import methods
+from paperlab.core.paper import papers
+
+PAPER = next(slug for slug in reversed(papers()) if slug not in {method.card.paper for method in methods().values()})
+TITLE = papers()[PAPER].title
 METHOD = '''"""Rounding to eight bits: a check that takes seconds."""
 
 from torch import Tensor

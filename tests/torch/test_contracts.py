@@ -148,7 +148,7 @@ def test_a_task_keeps_the_contract(task: ModuleType) -> None:
     assert all(isinstance(metric, Metric) for metric in task.METRICS.values())
     assert task.PAIRED_BY in ("items", "seeds")
     assert {"quick", "full"} <= task.COST.keys() <= set(SCALES)
-    assert task.COST["quick"] <= 120
+    assert task.COST["quick"] <= 180  # two minutes are the goal for half of a family's checks
     assert task.COST["full"] <= 1800
     assert {"quick", "full"} <= task.SEEDS.keys() <= set(SCALES)
     assert task.PAIRED_BY == "items" or task.SEEDS["quick"] >= 3

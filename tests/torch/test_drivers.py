@@ -334,9 +334,9 @@ class Adapter(nn.Module):
     ),
     ("finetune", "recipe"): (
         '''
-def recipe(model: nn.Module, setting, seed: int, *, share: float = 0.5) -> nn.Module:
+def recipe(model: nn.Module, setting, seed: int, rate: float, *, share: float = 0.5) -> nn.Module:
     """The output layer, for a share of the steps."""
-    optimizer = torch.optim.SGD(model.lm_head.parameters(), lr=setting.rates[0])
+    optimizer = torch.optim.SGD(model.lm_head.parameters(), lr=rate)
     batches = setting.batches(seed)
     for _ in range(max(int(share * setting.steps), 1)):
         inputs, labels = next(batches)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from paperlab.core.card import CardError
+from paperlab.core.parsing import syntax_tree
 
 DRIVERS = Path(__file__).resolve().parent.parent / "lab" / "drivers"
 
@@ -69,7 +70,7 @@ def acts() -> dict[str, Act]:
 def _read(path: Path) -> Act:
     constants: dict[str, Any] = {}
     wanted = ("SAYS", "BUILDS", "STARTS_FROM", "VERBS")
-    for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
+    for node in syntax_tree(path.read_text(encoding="utf-8"), path).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
                 constants[node.targets[0].id] = _literal(node.value, constants)

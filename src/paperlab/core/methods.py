@@ -17,6 +17,7 @@ from paperlab.core.baselines import with_rivals
 from paperlab.core.card import Arm, Card, CardError, Scalar, check_from, literal_words, plain
 from paperlab.core.files import write_atomically
 from paperlab.core.home import home
+from paperlab.core.parsing import syntax_tree
 from paperlab.core.signature import (
     CALIBRATION,
     Definition,
@@ -128,7 +129,7 @@ def _candidates(tree: ast.Module) -> dict[str, list[Definition]]:
 
 def read_method(path: Path) -> Method:
     """Read one method file without importing it. Raises CardError with path and line."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    tree = syntax_tree(path.read_text(encoding="utf-8"), path)
     card: Card | None = None
     constants: dict[str, ast.expr] = {}
     for node in tree.body:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paperlab.core.card import CardError, Scalar
+from paperlab.core.parsing import expression
 
 _NAMES: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
@@ -163,7 +164,7 @@ def returns(definition: Definition) -> tuple[str, ...]:
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
                 return words(left) + words(right)
             case ast.Constant(value=str(text)):
-                return words(ast.parse(text, mode="eval").body)
+                return words(expression(text))
             case ast.Subscript(value=outer):
                 return words(outer)
         return (ast.unparse(node).rpartition(".")[2],)

@@ -19,6 +19,7 @@ from paperlab.core.card import Arm
 from paperlab.core.files import write_atomically
 from paperlab.core.home import home
 from paperlab.core.methods import Method, find_method
+from paperlab.core.parsing import syntax_tree
 from paperlab.core.task import TASKS, constants
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -34,7 +35,7 @@ def significant(source: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     dropped: set[int] = set()
-    tree = ast.parse(source)
+    tree = syntax_tree(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
@@ -54,7 +55,7 @@ def significant(source: str) -> str:
 def imported(source: str) -> tuple[str, ...]:
     """Modules of paperlab that a file imports, also inside functions; `from paperlab.kit import x` names both."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(syntax_tree(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
+from paperlab.core.parsing import syntax_tree
+
 TASKS = Path(__file__).resolve().parent.parent / "tasks"
 SCALES = ("quick", "full", "gpu")
 
@@ -94,7 +96,7 @@ def constants(name: str) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _constants(file: Path, _: int) -> dict[str, Any]:
     found = {}
-    for node in ast.parse(file.read_text(encoding="utf-8"), filename=str(file)).body:
+    for node in syntax_tree(file.read_text(encoding="utf-8"), file).body:
         target, value = None, None
         if isinstance(node, ast.Assign):
             target, value = node.targets[0], node.value

@@ -125,7 +125,7 @@ class Cluster:
         try:
             ray: Any = importlib.import_module("ray")
         except ImportError:
-            raise RunError("Ray is not installed: pip install 'paperlab-daily[ray]'") from None
+            raise RunError("Ray is not installed: pip install 'paperlab-daily[lab,ray]'") from None
         self.ray = ray
         _reachable(address)
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "ignore_reinit_error": False}

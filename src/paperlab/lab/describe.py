@@ -9,6 +9,7 @@ from typing import Any
 
 from paperlab.core.card import Scalar
 from paperlab.core.methods import Method, snippet
+from paperlab.core.parsing import syntax_tree
 
 CALIBRATION = (
     "a list of texts, of token id tensors of shape (t,) or (b, t), or of dicts of model inputs; "
@@ -77,6 +78,6 @@ def _parameters(method: Method, params: Mapping[str, Scalar]) -> str:
 
 def _verb_docs(method: Method) -> list[str]:
     """The docstrings of the method's verbs, read from its file."""
-    tree = ast.parse(method.path.read_text(encoding="utf-8"))
+    tree = syntax_tree(method.path.read_text(encoding="utf-8"))
     nodes = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     return [ast.get_docstring(nodes[name]) or "" for name in method.names.values() if name in nodes]

@@ -1,6 +1,7 @@
 """What `paperlab.load` gives: each method as its driver promises it, with its parameters set."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from paperlab.core.card import Arm
@@ -8,6 +9,7 @@ from paperlab.core.methods import act_of, find_method
 from paperlab.lab.arms import driver, functions_of
 from paperlab.lab.describe import dress
 from paperlab.lab.errors import RunError
+from paperlab.lab.state import random_state_kept
 
 
 def load(name: str, **params: Any) -> Callable[..., Any]:
@@ -25,4 +27,16 @@ def load(name: str, **params: Any) -> Callable[..., Any]:
     act = act_of(method)
     if act is None:
         raise RunError(f"{method.slug} is a study: it compares methods and has none of its own")
-    return dress(driver(act.name).use(method, functions, params), method, params)
+    made = driver(act.name).use(method, functions, params)
+    return dress(_without_traces(made) if "adapter" in method.verbs and callable(made) else made, method, params)
+
+
+def _without_traces(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, after which random states are what they were: new layers draw their first values."""
+
+    @wraps(function)
+    def call(*values: Any, **named: Any) -> Any:
+        with random_state_kept():
+            return function(*values, **named)
+
+    return call
