@@ -80,8 +80,8 @@ def test_a_first_start_is_full_and_shows_what_was_checked(ask: Ask, bundled: Non
     assert text.count("data-card") == 30
     assert "Recently checked" in text
     checked = len(record_index().mains)
-    first = [card.split("</article>")[0] for card in text.split("data-card")[1 : checked + 1]]
-    assert 5 < checked < 30
+    first = [card.split("</article>")[0] for card in text.split("data-card")[1 : min(checked, 30) + 1]]
+    assert checked > 5
     assert all('class="badge' in card for card in first)  # what was run leads
     assert f"<h1>{checked} papers checked</h1>" in text
     shown = [link for link in ask("/").page.links + ask("/?from=30").page.links if link.startswith("/papers/")]
