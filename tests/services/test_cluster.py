@@ -19,8 +19,7 @@ from paperlab.lab.execute import Job, Place
 if not os.environ.get("PAPERLAB_REQUIRE_SERVICES"):
     pytest.importorskip("ray")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plain"))
-from test_kill import PLANTED, records, samples
+from tests.plain.test_kill import PLANTED, records, samples
 
 RUN = """
 import sys

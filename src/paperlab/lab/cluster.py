@@ -128,7 +128,7 @@ class Cluster:
             raise RunError("Ray is not installed: pip install 'paperlab-daily[lab,ray]'") from None
         self.ray = ray
         _reachable(address)
-        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "ignore_reinit_error": False}
+        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         local = {"include_dashboard": False, "num_cpus": workers or os.cpu_count()} if address == "local" else {}
         try:
             ray.init(address=address, **quiet, **local)
@@ -137,36 +137,42 @@ class Cluster:
             raise RunError(f"no Ray cluster at {address!r}: {why}") from None
         self.workers = min(workers or 10**6, int(ray.cluster_resources().get("CPU", 0)))
         if not self.workers:
-            self.close()
+            ray.shutdown()
             raise RunError(f"the Ray cluster at {address!r} has no CPU")
         self.alive: list[_Worker] = []
+        self.asked: list[tuple[Any, Any]] = []  # workers that have not come yet, each with who it will say it is
         self.again: list[Job] = []
         self.deaths: Counter[tuple[str, str]] = Counter()
         self.machines: set[str] = set()
 
-    def _start(self) -> _Worker | None:
-        """A worker, once a CPU is free; None where none is for a while."""
+    def _ask(self) -> None:
+        """Ask the cluster for a worker; it comes once a CPU is free."""
         environment = {"env_vars": {**dict.fromkeys(ONE, "1"), "TERM": "dumb"}}
         actor = (
             self.ray.remote(Remote)
             .options(num_cpus=1, max_concurrency=2, max_restarts=0, runtime_env=environment)
             .remote()
         )
-        try:
-            who = self.ray.get(actor.who.remote(), timeout=PATIENCE)
-        except self.ray.exceptions.GetTimeoutError:
-            self.ray.kill(actor)
-            return None
-        except self.ray.exceptions.RayError as error:
-            raise RunError(f"a worker could not be started on the cluster: {_first_line(error)}") from None
-        self.machines.add(who["machine"])
-        return _Worker(actor, who)
+        self.asked.append((actor, actor.who.remote()))
+
+    def _come(self, seconds: float) -> None:
+        """Take in the workers that have come, waiting at most so long for the first. Raises RunError."""
+        ready, _ = self.ray.wait([who for _, who in self.asked], timeout=seconds) if self.asked else ([], [])
+        for one in [one for one in self.asked if one[1] in ready]:
+            self.asked.remove(one)
+            try:
+                who = self.ray.get(one[1])
+            except self.ray.exceptions.RayError as error:
+                raise RunError(f"a worker could not be started on the cluster: {_first_line(error)}") from None
+            self.machines.add(who["machine"])
+            self.alive.append(_Worker(one[0], who))
 
     def about(self, place: Place, seed: int) -> dict[str, Any]:
         """See `Executor`."""
         for _ in range(DEATHS):
-            if not self.alive and (worker := self._start()):
-                self.alive.append(worker)
+            if not self.alive:
+                self._ask()
+                self._come(PATIENCE)
             if not self.alive:
                 raise RunError(f"the cluster had no free CPU for {PATIENCE:.0f} seconds")
             try:
@@ -183,11 +189,9 @@ class Cluster:
         """See `Executor`. How much memory there is, each machine's own Ray knows."""
         empty = False
         while True:
-            while not empty and len(self.alive) < self.workers:
-                worker = self._start()
-                if worker is None:
-                    break  # others use the cluster too
-                self.alive.append(worker)
+            while not empty and len(self.alive) + len(self.asked) < self.workers:
+                self._ask()
+            self._come(0 if self.alive else PATIENCE)
             for worker in [worker for worker in self.alive if worker.job is None]:
                 job = self.again.pop() if self.again else take(worker.last)
                 while job is not None and self.deaths[arm_of(job)] == DEATHS:
@@ -199,10 +203,11 @@ class Cluster:
                     self._give(worker, job)
             busy = [worker for worker in self.alive if worker.job]
             if not busy:
-                if self.again:
-                    raise RunError("the cluster has lost all its workers; --resume goes on behind what was computed")
+                if self.again or not empty:
+                    raise RunError("the cluster has no worker left to give; --resume goes on behind what was computed")
                 return
-            ready, _ = self.ray.wait([one for worker in busy for one in (worker.answer, worker.news)], timeout=5.0)
+            waiting = [one for worker in busy for one in (worker.answer, worker.news)]
+            ready, _ = self.ray.wait([*waiting, *(who for _, who in self.asked)], timeout=5.0)
             for worker in busy:
                 if worker.answer in ready or worker.news in ready:
                     self._hear(worker, progress, done, ended=worker.answer in ready)
@@ -249,11 +254,12 @@ class Cluster:
 
     def close(self) -> None:
         """Let the cluster go; a local one ends."""
-        for worker in getattr(self, "alive", []):
+        for worker in self.alive:
             worker.open.close()
-            with suppress(Exception):
-                self.ray.kill(worker.actor)
-        self.alive = []
+        for actor in [*(worker.actor for worker in self.alive), *(actor for actor, _ in self.asked)]:
+            with suppress(Exception):  # it may have gone already
+                self.ray.kill(actor)
+        self.alive, self.asked = [], []
         self.ray.shutdown()
 
 

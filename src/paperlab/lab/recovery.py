@@ -30,7 +30,6 @@ from paperlab.kit.tuning import Training, has_bf16
 from paperlab.lab.errors import RunError
 
 RATE = 1e-3  # of changes relative to a scale or a norm
-RATE_WHOLE = 2e-5  # of a model in floats
 CHECKS = 12  # validations in a training
 PATIENCE = 4  # validations without a better one, after which it ends
 EVERY = 60.0  # seconds between two checkpoints

@@ -83,12 +83,6 @@ def allocate(costs: Costs, budget: int) -> Choice | None:
     return {name: hull[at[name]] for name, hull in hulls.items()}
 
 
-def frontier(costs: Costs, steps: int) -> list[int]:
-    """Budgets from the smallest file to the largest, equally far apart in their logarithm."""
-    least, most = costs.least(), costs.most()
-    return [round(least * (most / least) ** (step / (steps - 1))) for step in range(steps)]
-
-
 @dataclass
 class Found:
     """The best choice so far, its measured KL, the generation, and the KL after each generation."""

@@ -1,5 +1,6 @@
 """The stages of a compression, in order. Each keeps what it made; a call that finds it there goes on after it."""
 
+import copy
 import hashlib
 import json
 import os
@@ -404,8 +405,6 @@ def _recovered(
     budget = run.settings.recover
     if not budget:
         return codes, {}, None
-    import copy
-
     tables = tables_of(run.model)
     need_memory(4.0 * run.plan.weights * 1.2 + 2.0 * run.plan.weights, "recovery")
     student = copy.deepcopy(run.model)

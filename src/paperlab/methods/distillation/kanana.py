@@ -62,6 +62,8 @@ CARD = Card(
         "staged pre-training, depth up-scaling (which takes 200 billion tokens more) and all post-training of the "
         "report are not here; its headline, leading scores for less compute, cannot be tested at this size",
         "embeddings are tied from the start here; theirs were averaged between two rounds",
+        "the head rule was the second check; the first, against a model from scratch, became a question before it "
+        "was run",
     ),
 )
 

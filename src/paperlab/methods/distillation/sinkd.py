@@ -68,6 +68,7 @@ CARD = Card(
         "reverse KL and JS stand alone, as in the paper's question; the authors' files add them to the KL term, "
         "times 0.1 to 1, and their JS does not keep to the definition's order of arguments",
         "rows and columns are normalised in logarithms, which is the same but cannot underflow",
+        "learning rates are two, and some arms of this task took the upper one: they may be under-tuned",
     ),
 )
 

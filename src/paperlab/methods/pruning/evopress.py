@@ -104,6 +104,8 @@ CARD = Card(
         "exactly round(n * sparsity) weights of a layer go; their threshold takes also all that equal it",
         "weights are stored as float16; where float32 cannot factor the Hessian, more damping is tried",
         "quantization with dynamic bit widths, their third use, is left out",
+        "levels were four of 3.75 % and no layer lost more than 90 %, until a reader found them narrower than the "
+        "script's; blocks had been undecided against scores then, levels had no verdict",
     ),
 )  # fmt: skip
 
