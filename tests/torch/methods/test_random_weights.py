@@ -37,3 +37,12 @@ def test_the_seed_decides(bert: BertModel) -> None:
     pairs = list(zip(one.parameters(), again.parameters(), other.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b, _ in pairs)
     assert not all(torch.equal(a, c) for a, _, c in pairs)
+
+
+def test_only_the_output_layer_may_be_drawn() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"body": torch.nn.Linear(4, 4), "head": torch.nn.Linear(4, 2)})
+    made = recipe(copy.deepcopy(model), None, 1, parts="head").model
+    assert torch.equal(made["body"].weight, model["body"].weight)
+    assert not torch.equal(made["head"].weight, model["head"].weight)
+    assert not made["head"].bias.any()

@@ -24,9 +24,10 @@ CARD = Card(
     metric="accuracy",
     method=Arm("latency-adjustable-transformer", keep=0.5),
     equal={"steps": 0.0, "parameters": 0.0},
-    gap="The paper removes tokens from all twelve blocks of BERT on texts of up to 512 tokens and measures a speed-up "
-    "of 4.8 at 0.75 % of accuracy. Here tokens leave after the two upper blocks of six alone, on questions of 14 "
-    "tokens; nothing is timed, so that a pass shows that few tokens carry the class, and no latency.",
+    gap="The paper removes tokens in every encoder layer of BERT; earlier versions of its abstract have a speed-up of "
+    "up to 4.8 and a loss below 0.75 % on average, the latest neither. Here tokens leave after the two upper blocks of "
+    "six alone, on questions of 14 tokens; nothing is timed, so that a pass shows that few tokens carry the class, and "
+    "no latency.",
     checks=(
         Check(
             claim="upper-blocks-can-lose-tokens",
@@ -39,18 +40,20 @@ CARD = Card(
         ),
         Check(
             claim="dialled-without-training",
-            says="Trained with half of the tokens leaving, the classifier is as good with a quarter left, dialled "
-            "after training.",
+            says="Trained with half of the tokens leaving after each of two blocks, the classifier is as good where "
+            "two fifths stay after each, dialled after training (of 14 tokens 3 then stay, not 4).",
             expect="no worse",
             margin=0.01,
-            method=Arm("latency-adjustable-transformer", keep=0.5, dial=0.25),
+            method=Arm("latency-adjustable-transformer", keep=0.5, dial=0.4),
             baseline=Arm("latency-adjustable-transformer", keep=0.5),
-            trivial=Arm("latency-adjustable-transformer", keep=0.5, dial=0.25, by="random"),
+            trivial=Arm("latency-adjustable-transformer", keep=0.5, dial=0.4, by="random"),
         ),
     ),
     departs=(
         "the share that stays is the same after every block; how the paper sets it from the ACC of all layers is not "
         "in its abstract, nor is ACC's exact formula",
+        "tokens leave after a block; whether the paper removes them inside, before the feed-forward part, its abstract "
+        "does not say",
         "tokens that left are masked, which gives the same states as removing them and saves no time",
         "the classifier's mean is over the tokens that are left; BERT's classifier reads the first token, which always "
         "stays here too",

@@ -54,7 +54,7 @@ CARD = Card(
             claim="short-vectors-find-more-than-truncated-ones",
             says="In search, the first 32 coordinates of the nested embedding find more than those of an ordinary one, "
             "whose information is spread over all coordinates (paper: nested ones are learnt coarse to fine; it has "
-            "contrastive models too, ALIGN and BERT).",
+            "a contrastive model too, ALIGN).",
             task="embed",
             metric="mrr_32",
             expect="higher",

@@ -40,10 +40,11 @@ CARD = Card(
         ),
         Check(
             claim="early-exit-better-than-last-layer-training",
-            says="The third of six layers finds more than after training the last layer alone.",
+            says="Does the third of six layers find more than after training the last layer alone?",
             metric="mrr_layer_3",
             beside=(Arm("truncation"),),
             baseline=Arm("fixed-size", symmetric=True, scale=10.0, projection=True),
+            role="question",
         ),
         Check(
             claim="last-exit-no-worse",
@@ -59,6 +60,7 @@ CARD = Card(
         "written without the paper's text: see the docstring",
         "the encoder is frozen and was not pre-trained with exits; what is trained is a path beside it",
         "a head is a linear map that begins as the identity",
+        "no instruction precedes queries or code; the authors' model is given one for each",
         "no words are replaced at random in the code",
     ),
 )

@@ -57,6 +57,8 @@ CARD = Card(
         "masked and fine-tuned solutions joined by a line of even accuracy: not tested",
         "the data were film reviews at first; two seeds of a run showed random masks as good as fine-tuning there, so "
         "that nothing could be decided, and questions took their place",
+        "the authors fine-tune the whole encoder, embeddings and lowest blocks too; here only what is masked",
+        "the authors keep the best state on development data; here the last step counts, for both arms",
     ),
 )
 
