@@ -98,3 +98,10 @@ def test_a_share_of_one_is_fine_tuning_and_a_dial_changes_no_weight() -> None:
 def test_wrong_shares_are_refused() -> None:
     with pytest.raises(ValueError, match="shares above 0"):
         recipe(classifier(), Setting(), 0, 1e-3, keep=0.0)
+
+
+def test_attention_is_seen_where_its_configuration_is_another_object() -> None:
+    model = classifier()
+    model.encoder.config = copy.deepcopy(model.encoder.config)
+    Leaving(model, 0.5, "attention")
+    assert model(input_ids=torch.arange(8)[None] + 3).logits.isfinite().all()

@@ -68,10 +68,9 @@ class Leaving:
         self.keep, self.by = keep, by
         self.left: Tensor = torch.ones(1, 1, dtype=torch.bool)
         self.attention: Tensor | None = None
-        for module in model.modules():
-            if callable(eager := getattr(module, "set_attn_implementation", None)):
-                eager("eager")  # the only one that says what attention was paid
-                break
+        for module in model.modules():  # where lower blocks were cut off, attention has a configuration of its own
+            if hasattr(config := getattr(module, "config", None), "_attn_implementation"):
+                config._attn_implementation = "eager"  # the only one that says what attention was paid
         stack = blocks(model)[1]
         for number, block in enumerate(stack):
             block.register_forward_pre_hook(self.before if number else self.first, with_kwargs=True)
@@ -102,7 +101,8 @@ class Leaving:
     def after(self, block: nn.Module, args: Any, out: Any) -> None:
         """The tokens with the least attention leave."""
         if self.keep < 1:
-            assert self.attention is not None
+            if self.attention is None:
+                raise ValueError(f"{type(block).__name__} does not say what attention was paid, by which tokens leave")
             self.left = stay(self.attention, self.left, self.keep, self.by)
 
     def last(self, block: nn.Module, args: Any, out: Any) -> Any:
