@@ -69,8 +69,9 @@ class Leaving:
         self.left: Tensor = torch.ones(1, 1, dtype=torch.bool)
         self.attention: Tensor | None = None
         for module in model.modules():  # where lower blocks were cut off, attention has a configuration of its own
+            # "eager" is the only way of computing it that says what attention was paid
             if hasattr(config := getattr(module, "config", None), "_attn_implementation"):
-                config._attn_implementation = "eager"  # the only one that says what attention was paid
+                config._attn_implementation = "eager"  # type: ignore[union-attr]
         stack = blocks(model)[1]
         for number, block in enumerate(stack):
             block.register_forward_pre_hook(self.before if number else self.first, with_kwargs=True)
