@@ -89,7 +89,7 @@ def recipe(
         begun = max(start for start in starts if start <= step)
         over = min(start for start in starts if start > step)
         for group in optimizer.param_groups:
-            group["lr"] = rate * rate_at((step - begun) / (over - begun))
+            group["lr"] = rate * rate_at((step + 0.5 - begun) / (over - begun))  # a stage of one step learns too
         inputs, labels = next(own) if step >= ends[1] else (next(other), torch.empty(0))
         teacher = pretrained if step < ends[0] else tuned
         said = model(**inputs, output_hidden_states=True)

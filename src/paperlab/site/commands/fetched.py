@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 from paperlab.core.home import home
@@ -31,12 +32,16 @@ def findings() -> list[dict[str, Any]]:
 
 def _is_stored() -> bool:
     """Whether there is a store to look into, which is then configured."""
-    if not os.environ.get("PAPERLAB_DATABASE") and not (home() / "paperlab.sqlite3").exists():
-        return False
-    from paperlab.site.start import configure
+    from django.conf import settings
 
-    configure()
-    return True
+    if not settings.configured:
+        if not os.environ.get("PAPERLAB_DATABASE") and not (home() / "paperlab.sqlite3").exists():
+            return False
+        from paperlab.site.start import configure
+
+        configure()
+    database = settings.DATABASES["default"]
+    return not database["ENGINE"].endswith("sqlite3") or Path(database["NAME"]).exists()
 
 
 def _hung() -> list[dict[str, Any]]:
