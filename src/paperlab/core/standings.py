@@ -17,6 +17,7 @@ from paperlab.core.home import BUNDLED
 from paperlab.core.methods import Method, UnknownMethod, filled, methods
 from paperlab.core.published import Row, frozen_of, published, row
 from paperlab.core.record import Record, records_folder
+from paperlab.core.same_results import carried
 from paperlab.core.sources import arm_sources, changed
 from paperlab.core.sources import forget as forget_sources
 from paperlab.core.statistics import holm
@@ -149,12 +150,17 @@ def outdated(entry: Row, check: Check) -> tuple[str, ...]:
     """What changed since a row's record was made, as short phrases; () where it would be made the same way today.
 
     Sources whose code changed, came or went; defaults of parameters; bundled data. check: the row's, as its card has
-    it. A record without sources (schema 1) may have been made by anything.
+    it. A record without sources (schema 1) may have been made by anything. Changes of code that were shown to change no
+    result (`core.same_results`) do not count.
     """
     found = [] if entry.sources else [UNKNOWN_SOURCES]
     if entry.sources:
         try:
-            found += [f"{name} changed" for name in changed(entry.sources, _check_sources(check, entry.task))]
+            now = _check_sources(check, entry.task)
+            then = carried(entry.sources, [str(arm) for arm in check.arms], entry.task)
+            # A file that a comparison added may be one that these arms do not use.
+            then = {name: sha for name, sha in then.items() if name in entry.sources or name in now}
+            found += [f"{name} changed" for name in changed(then, now)]
         except (UnknownMethod, OSError, SyntaxError, CardError) as error:
             found.append(f"its code is not there: {error}")
     if entry.params:

@@ -1,0 +1,200 @@
+"""Show that a change of code changed no result: a line of data/same_results.jsonl, which keeps verdicts from ageing.
+
+    python recipes/same_results/compare.py COMMIT
+
+Every arm of a published verdict that reaches changed code is built and scored twice on one seed: with COMMIT's code,
+and with the present commit's. Weights and values must have the same bits. Each arm runs on the smallest model that it
+has a verdict on, with two batches of calibration, four steps of training and two scored items, one thread for each of
+the two processes; what is done is kept in a temporary folder, and a repeated call goes on from there. Arms whose bits
+differ are named and left out: their verdicts are outdated.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, fields, is_dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FEW = {"calibration": 2, "steps": 4, "rates": 1, "scales": 1}  # of a setting's fields: so many are enough to compare
+ITEMS = 2  # scored
+SIZES = ("abstracts-lm", "minilm-l6")  # smaller than other models of a verdict
+
+
+def hashes(package: Path) -> dict[str, str]:
+    """The hash of the code of every file that can decide samples, as `paperlab.core.sources` has it."""
+    from paperlab.core.sources import ROOMS, significant
+
+    files = sorted(file for room in ROOMS for file in (package / room).rglob("*.py"))
+    texts = {str(file.relative_to(package)): file.read_text(encoding="utf-8") for file in files}
+    return {name: hashlib.sha256(significant(text).encode()).hexdigest()[:12] for name, text in texts.items()}
+
+
+def wanted(changed: set[str]) -> list[dict[str, Any]]:
+    """Arms of current verdicts that were made by a changed file, one row for each task and arm."""
+    from paperlab.core.methods import methods
+    from paperlab.core.standings import present_checks, standings
+
+    present = present_checks(methods())
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in sorted(standings().current, key=lambda row: (row.model not in SIZES, row.scale != "quick", row.model)):
+        if row.check_hash in present and changed & row.sources.keys():
+            for arm in present[row.check_hash].arms:
+                known = found.setdefault((row.task, str(arm)), {"task": row.task, "model": row.model})
+                known |= {"arm": asdict(arm), "name": str(arm)}
+    return list(found.values())
+
+
+def work(rows: list[dict[str, Any]], file: Path) -> None:
+    """Build and score each arm with the code that this process imports; one line of `file` for each."""
+    import torch
+
+    torch.set_num_threads(1)
+    from paperlab.core.card import arm_from
+    from paperlab.core.task import load_task
+    from paperlab.lab.arms import build_arm, tune_arm
+    from paperlab.lab.state import seed_all
+
+    done = {(row["task"], row["name"]) for row in read(file)}
+    settings: dict[tuple[str, str], Any] = {}
+    for row in sorted(rows, key=lambda row: (row["task"], str(row["model"]))):
+        if (row["task"], row["name"]) in done:
+            continue
+        task, arm = load_task(row["task"]), arm_from(row["arm"])
+        key = (row["task"], row["model"])
+        try:
+            if key not in settings:
+                settings.clear()  # one model at a time
+                model = row["model"] if row["model"] in task.MODELS else None
+                settings[key] = smaller(task.make(0, "quick", model=model))
+            setting = settings[key]
+            seed_all(0)
+            tuned = tune_arm(arm, row["task"], setting, 0, lambda *_: None)
+            made = build_arm(arm, row["task"], setting, 0, lambda *_: None, tuned=tuned)
+            items = () if task.TIMED else islice(task.score(made, setting), ITEMS)
+            digest = hashlib.sha256()
+            for part in bits([made, list(items)]):
+                digest.update(part)
+            result = {"sha": digest.hexdigest()[:12]}
+        except Exception as error:  # what an arm cannot do it must not be able to do under both
+            result = {"error": f"{type(error).__name__}: {error}"}
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"task": row["task"], "name": row["name"], **result}) + "\n")
+
+
+def smaller(setting: Any) -> Any:
+    """The setting with little to learn from, which is enough to see whether bits differ."""
+    known = {field.name for field in fields(setting)} & FEW.keys() if is_dataclass(setting) else set()
+    less = {}
+    for name in known:
+        value = getattr(setting, name)
+        less[name] = min(value, FEW[name]) if isinstance(value, int) else value[: FEW[name]]
+    return replace(setting, **less)
+
+
+def bits(value: Any) -> Iterator[bytes]:
+    """The bits of all tensors and numbers in what a driver built or a task scored."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield repr((value.dtype, tuple(value.shape))).encode()
+        yield (
+            value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
+            if value.dim()
+            else repr(value.item()).encode()
+        )
+    elif isinstance(value, torch.nn.Module):
+        yield from bits(dict(value.state_dict()))
+    elif is_dataclass(value):
+        yield from bits({field.name: getattr(value, field.name) for field in fields(value)})
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield repr(name).encode()
+            yield from bits(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from bits(one)
+    elif isinstance(value, str | int | float | bool | None):
+        yield repr(value).encode()
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file of results; those of a line that was cut off are left out."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def git(*words: str) -> str:
+    """What git prints in this repository."""
+    return subprocess.run(["git", *words], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> int:
+    """Compare, name what differs, append the line; 1 where an arm differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commit")
+    commit = git("rev-parse", parser.parse_args().commit)
+    if git("status", "--porcelain", "--", "src"):
+        print("the code has changes that are in no commit; commit them first", file=sys.stderr)
+        return 2
+    after = git("rev-parse", "HEAD")
+    folder = Path(tempfile.gettempdir()) / f"same-results-{commit[:10]}-{after[:10]}"
+    tree = folder / "before"
+    if not tree.exists():
+        git("worktree", "add", "--detach", str(tree), commit)
+    old, new = hashes(tree / "src" / "paperlab"), hashes(REPOSITORY / "src" / "paperlab")
+    changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    rows = wanted(changed)
+    print(f"{len(changed)} files differ; {len(rows)} arms to build twice; results in {folder}")
+    (folder / "arms.json").write_text(json.dumps(rows), encoding="utf-8")
+    running = []
+    for side, source in (("old", tree), ("new", REPOSITORY)):
+        command = [sys.executable, __file__, "--work", str(folder / "arms.json"), str(folder / f"{side}.jsonl")]
+        here = {**os.environ, "PYTHONPATH": str(source / "src"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        running.append(subprocess.Popen(command, env=here, cwd=folder))
+    if any([process.wait() for process in running]):
+        print("a process ended before its work; call again to go on", file=sys.stderr)
+        return 2
+    sides = [{(row["task"], row["name"]): row for row in read(folder / f"{side}.jsonl")} for side in ("old", "new")]
+    same: dict[str, dict[str, list[str | None]]] = {}
+    differing = []
+    for row in rows:
+        one, other = (side[row["task"], row["name"]] for side in sides)
+        if one != other or "error" in one:
+            differing.append(f"{row['task']}: {row['name']}: {one.get('error', one.get('sha'))}, now "
+                             f"{other.get('error', other.get('sha'))}")  # fmt: skip
+        else:
+            same.setdefault(row["task"], {})[row["name"]] = [row["model"], one["sha"]]
+    from paperlab.core.same_results import FILE
+    from paperlab.lab.machine import machine_id
+
+    reached = {name for name in new if name in old and new[name] == old[name]}
+    files = {name: [old.get(name), new.get(name)] for name in sorted(changed | reached)}
+    line = {
+        "before": commit, "after": after, "files": files, "arms": same, "machine": machine_id(),
+        "finished": f"{datetime.now(UTC):%Y-%m-%d}",
+    }  # fmt: skip
+    with FILE.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(line, separators=(",", ":")) + "\n")
+    git("worktree", "remove", "--force", str(tree))
+    print(f"{sum(map(len, same.values()))} arms have the same bits", *differing, sep="\n")
+    return int(bool(differing))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--work"]:
+        work(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), Path(sys.argv[3]))
+    else:
+        sys.exit(main())
