@@ -158,13 +158,16 @@ def main() -> int:
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     rows = wanted(changed)
     print(f"{len(changed)} files differ; {len(rows)} arms to build twice; results in {folder}")
+    if not rows:
+        git("worktree", "remove", "--force", str(tree))
+        return 0
     (folder / "arms.json").write_text(json.dumps(rows), encoding="utf-8")
     running = []
     for side, source in (("old", tree), ("new", REPOSITORY)):
         command = [sys.executable, __file__, "--work", str(folder / "arms.json"), str(folder / f"{side}.jsonl")]
         here = {**os.environ, "PYTHONPATH": str(source / "src"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         running.append(subprocess.Popen(command, env=here, cwd=folder))
-    if any([process.wait() for process in running]):
+    if sum(process.wait() != 0 for process in running):  # both are waited for
         print("a process ended before its work; call again to go on", file=sys.stderr)
         return 2
     sides = [{(row["task"], row["name"]): row for row in read(folder / f"{side}.jsonl")} for side in ("old", "new")]

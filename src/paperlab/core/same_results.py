@@ -19,9 +19,9 @@ FILE = BUNDLED / "same_results.jsonl"
 class SameResults:
     """One comparison.
 
-    before, after: commits. files: name -> hash of its code before and after, None where there was no such file; only
-    those that differ, or that an arm reaches only since. arms: task -> arm as a card writes it -> [model, first 12 digits of the hash of its results].
-    machine: where both ran. finished: the day, YYYY-MM-DD.
+    before, after: commits. files: name -> hash of its code before and after, None where there was no such file; of all
+    files, since an arm may reach one only since. arms: task -> arm as a card writes it -> [model, first 12 digits of
+    the hash of its results]. machine: where both ran. finished: the day, YYYY-MM-DD.
     """
 
     before: str
