@@ -1,6 +1,6 @@
 """The command line. Commands are thin: each imports the room that does the work inside its function.
 
-catalogue, lab, compress, engine, merge, measure, site   the commands, by room
+catalogue, lab, compress, distill, engine, merge, measure, site   the commands, by room
 shell                          errors and exit codes, and options that several commands take
 verbosity                      -q, -v, notes on standard error
 complete                       what the shell may complete a word to
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from paperlab.cli import catalogue, compress, engine, lab, measure, merge, site
+from paperlab.cli import catalogue, compress, distill, engine, lab, measure, merge, site
 from paperlab.cli.shell import Group
 from paperlab.cli.verbosity import Quiet, Verbose, set_level
 
@@ -47,8 +47,8 @@ def _root(
 
 
 for commands in (
-    catalogue.commands, lab.commands, compress.commands, engine.commands, merge.commands, measure.commands,
-    site.commands,
+    catalogue.commands, lab.commands, compress.commands, distill.commands, engine.commands, merge.commands,
+    measure.commands, site.commands,
 ):  # fmt: skip
     app.add_typer(commands)
 

@@ -96,7 +96,7 @@ def compress(
         keep=keep,
         seed=seed,
     )
-    with _shown() as report:
+    with shown() as report:
         outcome = work(place(model), out, settings, name=model, progress=report, say=note)
     if as_json:
         write_json([{"out": str(outcome.folder) if outcome.folder else None, **outcome.figures}])
@@ -113,7 +113,7 @@ def compress(
 
 
 @contextmanager
-def _shown() -> Iterator[Any]:
+def shown() -> Iterator[Any]:
     """A bar for each stage, one after another."""
     from contextlib import ExitStack
 

@@ -58,7 +58,7 @@ def merge(
         "base": base, "models": models,
     }  # fmt: skip
     if documents is not None:
-        told["costs"] = _costs(dict(zip([base, *models], folders, strict=False)), out, documents, str(data))
+        told["costs"] = costs(dict(zip([base, *models], folders, strict=False)), out, documents, str(data))
     if as_json:
         from paperlab.cli.text import write_json
 
@@ -92,8 +92,12 @@ def _documents(data: str) -> tuple[str, ...]:
     return split_documents(text, "held-out") if text.source.startswith(("paperlab", "package")) else text.documents
 
 
-def _costs(folders: dict[str, Path], out: Path, documents: tuple[str, ...], data: str) -> list[dict[str, Any]]:
-    """Perplexity of the base, of each model and of the result, on the same tokens; a note where it cannot be had."""
+def costs(
+    folders: dict[str, Path], out: Path, documents: tuple[str, ...], data: str, *, tokens: int = COSTS,
+    what: str = "merging",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Perplexity of the first model, of the others and of the result, on the same tokens; a note where it cannot be
+    had."""
     from paperlab.cli.progress import progress
     from paperlab.core.words import number, percent, span
     from paperlab.engine import EngineError
@@ -101,12 +105,12 @@ def _costs(folders: dict[str, Path], out: Path, documents: tuple[str, ...], data
 
     names, paths = [*folders, str(out)], [*folders.values(), out]
     try:
-        with progress("measuring what it cost", "steps") as report:
+        with progress("measuring", "steps") as report:
             found = compare(
-                paths[0], paths[1:], documents, tokens=COSTS, generate=0, progress=lambda a, b: report("", a, b)
+                paths[0], paths[1:], documents, tokens=tokens, generate=0, progress=lambda a, b: report("", a, b)
             )
     except (EngineError, OSError) as error:
-        note(f"what merging cost could not be measured: {error}")
+        note(f"what {what} did to the predictions could not be measured: {error}")
         return []
     if found.kind == "encoder":
         note(f"an encoder has no perplexity; `paperlab eval {out} --against {names[0]}` compares vectors")

@@ -9,7 +9,7 @@ best on validation windows; where none was better than the start, that is the st
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from html import escape
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from paperlab.core.files import write_atomically
 from paperlab.engine import Codes
 from paperlab.kit.objective import kl
-from paperlab.kit.tuning import Training, has_bf16
+from paperlab.kit.tuning import Loss, Training, has_bf16
 from paperlab.lab.errors import RunError
 
 RATE = 1e-3  # of changes relative to a scale or a norm
@@ -168,7 +168,7 @@ class _Setting:
             order = torch.randperm(len(self.windows), generator=draw)
             for at in range(0, len(order) - self.rows + 1, self.rows):
                 ids = self.windows[order[at : at + self.rows]]
-                yield {"input_ids": ids}, ids
+                yield {"input_ids": ids[:, :-1]}, ids[:, 1:]
 
     def validate(self, model: nn.Module) -> float:
         raise NotImplementedError  # `recover` validates by itself
@@ -198,6 +198,8 @@ def recover(
     accumulate: int = 1,
     seed: int = 0,
     halves: bool | None = None,
+    loss: Loss = kl,
+    asks: Sequence[str] = ("student", "teacher"),
     progress: Report = lambda name, done, total: None,
 ) -> Recovered:
     """Train, in place, those parameters of `student` that ask for it; the student is left as it was when it was best.
@@ -205,7 +207,8 @@ def recover(
     training, validation: token windows (n, t). budget: of seconds is turned into steps by the time of the first one, so
     that the rate can fall to its end; a training that then takes a quarter longer is cut. folder: where checkpoints lie
     (safetensors and JSON); a call with the same arguments goes on from the last, and for a budget of steps or tokens
-    ends with the same bits as an unbroken one. halves: products in bf16; None: where the processor has them.
+    ends with the same bits as an unbroken one. halves: products in bf16; None: where the processor has them. loss,
+    asks: what is minimised, and which of `kit.tuning.LOSS_TAKES` it asks for.
 
     A loss that is not finite ends the training with the best student so far. Raises RunError for an empty budget, and
     for a student without parameters to train.
@@ -219,30 +222,29 @@ def recover(
     loop = Training(
         student,
         setting,
-        kl,
+        loss,
         rate=rate,
         seed=seed,
-        asks=("student", "teacher"),
+        asks=asks,
         accumulate=accumulate,
         halves=has_bf16() if halves is None else halves,
     )
     if not loop.parameters:
         raise RunError("nothing of this model can be trained: it has no norms, and no codes with scales")
-    found, spent = run.taken_up(loop)
+    found, spent, losses = run.taken_up(loop)
     if found is None:
         now = divergence(student, teacher, validation)
         planned = budget.steps or -(-(budget.tokens or 0) // (rows * accumulate * training.shape[1]))
-        found, spent = Recovered(now, now, planned=planned), 0.0
+        found, spent, losses = Recovered(now, now, planned=planned), 0.0, []
         run.keep_best()
         if budget.seconds is not None:
             found.planned = _steps_in(budget.seconds, loop, student, teacher, validation)
-        run.keep(loop, found, spent)
+        run.keep(loop, found, spent, losses)
     if found.stopped:
         run.put_best()
         return found
     every = max(1, found.planned // CHECKS)
     began, kept = time.monotonic(), time.monotonic()
-    losses: list[float] = []
     student.train()
     while not found.stopped:
         now_spent = spent + time.monotonic() - began
@@ -272,12 +274,11 @@ def recover(
         if last or late:
             found.stopped = found.stopped or ("the budget is spent" if last else "the time is up")
         progress(f"KL {found.curve[-1][2]:.4f}" if found.curve else "", loop.done, found.planned)
-        # Only between validations: the losses of a stretch are not part of a checkpoint's state.
-        if not losses and (time.monotonic() - kept > EVERY or loop.done % every == 0):
-            run.keep(loop, found, spent + time.monotonic() - began)
+        if time.monotonic() - kept > EVERY or loop.done % every == 0:
+            run.keep(loop, found, spent + time.monotonic() - began, losses)
             kept = time.monotonic()
     found.seconds = round(spent + time.monotonic() - began, 1)
-    run.keep(loop, found, found.seconds)
+    run.keep(loop, found, found.seconds, losses)
     run.draw(found)
     run.put_best()
     student.eval()
@@ -300,24 +301,25 @@ class _Run:
         self.folder, self.student = folder, student
         folder.mkdir(parents=True, exist_ok=True)
 
-    def taken_up(self, loop: Training) -> tuple[Recovered | None, float]:
-        """Where a training was left, put into `loop`, and the seconds it took so far; None for a fresh one."""
+    def taken_up(self, loop: Training) -> tuple[Recovered | None, float, list[float]]:
+        """Where a training was left, put into `loop`, the seconds that it took so far, and its losses since the last
+        validation; None for a fresh one."""
         with suppress(OSError, ValueError, KeyError, SafetensorError):
             # One file holds state and figures, so that they always belong together.
             state = load_file(self.folder / "state.safetensors")
             said = json.loads(bytes(state.pop("figures").numpy()).decode())
             best = load_file(self.folder / "best.safetensors")
             if set(best) != set(self._trained()):
-                return None, 0.0
+                return None, 0.0, []
             loop.take_up(state)
             found = Recovered(**said["found"])
             found.curve = [tuple(point) for point in found.curve]  # type: ignore[misc]
-            return found, float(said["spent"])
-        return None, 0.0
+            return found, float(said["spent"]), [float(loss) for loss in said["losses"]]
+        return None, 0.0, []
 
-    def keep(self, loop: Training, found: Recovered, spent: float) -> None:
+    def keep(self, loop: Training, found: Recovered, spent: float, losses: list[float]) -> None:
         """Write the state whole."""
-        figures = json.dumps({"found": asdict(found), "spent": spent}).encode()
+        figures = json.dumps({"found": asdict(found), "spent": spent, "losses": losses}).encode()
         state = {name: tensor.contiguous() for name, tensor in loop.state().items()}
         state["figures"] = torch.frombuffer(bytearray(figures), dtype=torch.uint8)
         write_atomically(self.folder / "state.safetensors", save(state))

@@ -20,6 +20,7 @@ from paperlab.kit.gptq import factor, solve
 
 VERSION = 1  # of what is stored; another one makes stored levels useless
 
+MEASURED = "3"  # the level at which each matrix's sensitivity is measured
 LEVELS: Mapping[str, Layout] = {
     "2": Layout(2, 32, True),
     "3": Layout(3, 32, True),

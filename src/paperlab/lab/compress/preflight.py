@@ -1,12 +1,14 @@
 """What a compression will take, before it starts: whether the model can be run, memory, disk and time."""
 
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from paperlab.core.words import megabytes
@@ -50,13 +52,14 @@ class Preflight:
         tied = ", embedding and output head are one matrix" if self.tied else ""
         total = sum(self.seconds.values())
         parts = ", ".join(f"{name} {_long(seconds)}" for name, seconds in self.seconds.items())
+        again = "; each further size that is tried searches again" if several(settings) else ""
         said = [
             f"model: {self.architecture}, {self.weights / 1e6:,.1f} M weights, {self.matrices} matrices to choose "
             f"a level for{tied}",
             f"text: {about}",
             f"memory: about {self.memory / 1e9:.1f} GB of {memory_left() / 1e9:.1f} GB free; disk: about "
             f"{megabytes(self.disk)} MB",
-            f"time: {_long(total)} ({parts})",
+            f"time: {_long(total)} ({parts}){again}",
         ]
         if settings.target and (most := settings.target.bytes(self.weights)):
             said.insert(
@@ -68,12 +71,18 @@ class Preflight:
         return said
 
 
+def several(settings: Settings) -> bool:
+    """Whether a first size that is not what was asked is followed by others."""
+    return settings.recipe is None and (settings.target is None or settings.target.kind == "speed")
+
+
 def _long(seconds: float) -> str:
     return f"about {max(1, round(seconds)):d} s" if seconds < 90 else f"about {round(seconds / 60)} min"
 
 
-def check_source(folder: Path) -> None:
-    """Refuse a folder that the engine could not run once it is compressed. Raises RunError and EngineError."""
+def check_source(folder: Path, out: Path) -> None:
+    """Refuse a folder that the engine could not run once it is compressed, or that memory does not hold. Raises
+    RunError and EngineError."""
     if folder.is_file():
         raise RunError(
             f"{folder} is a file; compress takes the folder of a model in floats: `paperlab export {folder} --to hf -o "
@@ -82,11 +91,22 @@ def check_source(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") == "bert":
         raise RunError(f"{folder} is an encoder; compress takes language models, `paperlab pack --method` encoders too")
-    check(folder, folder.absolute().parent / f".{folder.name}.check", Layout(4))
+    there = next(parent for parent in out.absolute().parents if parent.is_dir())
+    check(folder, there / f".{out.name}.check", Layout(4))
+    need_memory(4.0 * weights_in(folder), "reading this model")
+
+
+def weights_in(folder: Path) -> int:
+    """Number of weights in a folder's safetensors, from their headers; 0 where there are none."""
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            count += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    return count
 
 
 @torch.no_grad()
-def preflight(model: nn.Module, windows: Windows, settings: Settings, out: Path, *, tried: bool = True) -> Preflight:
+def preflight(model: nn.Module, windows: Windows, settings: Settings, out: Path) -> Preflight:
     """Measure a forward pass and a layer's solution, and add up what all of it takes. Raises RunError where memory or
     disk do not suffice."""
     layers, tables = block_linears(model), tables_of(model)
@@ -104,7 +124,7 @@ def preflight(model: nn.Module, windows: Windows, settings: Settings, out: Path,
     need_disk(disk, out, "compressing this model")
     if not torch.isfinite(model(input_ids=windows.search[:1], use_cache=False).logits).all():
         raise RunError("the model's own predictions are not finite (NaN): its weights are damaged, or overflow")
-    seconds, generations, sensitive = ({}, 0, 0) if not tried else _times(model, windows, settings, layers)
+    seconds, generations, sensitive = _times(model, windows, settings, layers)
     skipped = tuple(
         f"{name} ({type(module).__name__})"
         for name, module in model.named_modules()

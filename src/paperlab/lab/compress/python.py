@@ -28,6 +28,9 @@ def compress_any(
     if unknown := rest.keys() - {"metric", "tokens", "exports", "anyway", "keep", "seed"}:
         raise RunError(f"no option {min(unknown)!r}; metric, tokens, exports, anyway, keep, seed, progress, say")
     named = isinstance(calibration, str)
+    search = budget_of(asked["search"])
+    if search and search.seconds is None:
+        raise RunError(f"search={asked['search']!r}: a time such as 2m or 30s; 0 for none")
     settings = Settings(
         target_of(asked["target"]) if asked["target"] else None,
         share_of(asked["within"]) if asked["within"] is not None else None,
@@ -35,7 +38,7 @@ def compress_any(
         texts=None if named else tuple(calibration),
         recipe=Path(asked["recipe"]) if asked["recipe"] else None,
         recover=budget_of(asked["recover"]),
-        search=budget_of(asked["search"]).seconds or 0.0,
+        search=search.seconds or 0.0,
         **rest,
     )
     place = Path(out).expanduser()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from paperlab.engine import Codes, EngineError, export, load
 from paperlab.engine import pack as pack_model
 from paperlab.engine.language import LanguageModel
 from paperlab.engine.measure import Measured, compare
-from paperlab.lab.compress.levels import SAYS
+from paperlab.lab.compress.levels import MEASURED, SAYS
 from paperlab.lab.compress.work import need_memory
 from paperlab.lab.ship import tensors_of
 
@@ -102,7 +103,9 @@ def measure(
         except EngineError as error:
             if "not finite" not in str(error) or not others:
                 raise
-            broken = next((level for level, path in others.items() if str(path) in str(error)), None)
+            broken = next(
+                (at for at, path in others.items() if re.search(rf"{re.escape(str(path))}(?![\w-])", str(error))), None
+            )
             if broken is None:
                 raise
             del others[broken]
@@ -170,12 +173,11 @@ def figures(
 ) -> dict[str, Any]:
     """All that is known, for recipe.json and the page."""
     seen = attempt.measured
-    rank = {
-        name: place
-        for place, name in enumerate(
-            sorted(more["sensitive"], key=lambda name: -max(more["sensitive"][name].values())), 1
-        )
-    }
+    rank: dict[str, int] = {}
+    for alike in (True, False):  # tables are measured at levels of their own, and ranked among themselves
+        names = [name for name in more["sensitive"] if (MEASURED in more["sensitive"][name]) is alike]
+        names.sort(key=lambda name: -max(more["sensitive"][name].values()))
+        rank |= {name: place for place, name in enumerate(names, 1)}
     layers = {
         name: {
             "level": level,

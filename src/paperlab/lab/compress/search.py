@@ -110,8 +110,8 @@ def evolve(
 ) -> Found:
     """Refine a choice by mutation and selection on the measured loss (as EvoPress, arXiv 2410.14649, does).
 
-    A child lifts a few matrices by one level and lowers others until the budget is met again; the best of a generation
-    replaces its parent where it is better. Every generation draws from a seed of its own, so that one that begins with
+    A child lifts a few matrices by one level and lowers others until the budget is met again; a child that is better
+    replaces its parent at once. Every generation draws from a seed of its own, so that one that begins with
     `start.generation` goes on as an unbroken search would. kept: called after each generation.
     """
     found = start

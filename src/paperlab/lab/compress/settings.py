@@ -38,7 +38,7 @@ class Target:
 def target_of(word: str) -> Target:
     """4x, 120MB, 1.5GB, 200tok/s. Raises RunError."""
     plain = word.strip().lower().replace(" ", "")
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:(x)|([kmg]?)i?b|(tok/s|tokens/s|t/s))", plain)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:(x)|([kmg]?)(i?)b|(tok/s|tokens/s|t/s))", plain)
     if not found or float(found[1]) <= 0:
         raise RunError(
             f"target {word!r}: a ratio such as 4x (to 16 bits a weight), a size (120MB) or a speed (200tok/s)"
@@ -48,7 +48,9 @@ def target_of(word: str) -> Target:
         if number <= 1:
             raise RunError(f"target {word!r}: more than 1x, which is 16 bits for each weight: 4x")
         return Target("times", number)
-    return Target("speed", number) if found[4] else Target("bytes", number * SIZES[found[3]])
+    if found[5]:
+        return Target("speed", number)
+    return Target("bytes", number * (1024 ** " kmg".index(found[3] or " ") if found[4] else SIZES[found[3]]))
 
 
 def share_of(word: str | float) -> float:
@@ -58,7 +60,7 @@ def share_of(word: str | float) -> float:
         share = float(plain.removesuffix("%")) / (100 if plain.endswith("%") else 1)
     except ValueError:
         share = -1.0
-    if not 0 <= share < 10:
+    if not 0 <= share < 10 or (share >= 1 and not str(word).strip().endswith("%")):
         raise RunError(f"within {word!r}: a percentage such as 1%, or a share such as 0.01")
     return share
 

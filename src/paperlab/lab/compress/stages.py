@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import paperlab
 from paperlab.assets.texts import Text, load_text
 from paperlab.core.words import megabytes, number, percent
 from paperlab.engine import Codes
@@ -20,12 +21,22 @@ from paperlab.engine import quantize as nearest
 from paperlab.kit.stats import gather
 from paperlab.kit.walk import blocks, linears, walk
 from paperlab.lab.compress import result
-from paperlab.lab.compress.levels import LEVELS, TABLES, VERSION, Solver, dense, from_tensors, stored_bytes, to_tensors
+from paperlab.lab.compress.levels import (
+    LEVELS,
+    MEASURED,
+    TABLES,
+    VERSION,
+    Solver,
+    dense,
+    from_tensors,
+    stored_bytes,
+    to_tensors,
+)
 from paperlab.lab.compress.preflight import CHILDREN, Preflight, check_source, preflight
 from paperlab.lab.compress.search import Choice, Costs, Found, allocate, evolve
 from paperlab.lab.compress.settings import Settings
 from paperlab.lab.compress.windows import Judge, Windows, tables_of, windows_of
-from paperlab.lab.compress.work import Work, key_of, need_memory, opened
+from paperlab.lab.compress.work import Work, described, key_of, need_empty, need_memory, opened
 from paperlab.lab.errors import RunError
 from paperlab.lab.recovery import Recovered, put_in, recover
 
@@ -34,7 +45,7 @@ Progress = Callable[[str, str, int, int], None]
 
 About = Mapping[str, Mapping[str, Mapping[str, float]]]  # by matrix and level: error, bytes
 
-MEASURED = "3"  # the level at which each matrix's sensitivity is measured
+BROKEN = 1e4  # nats a token: a loss that is not finite counts as so much, and its finer levels as their share of it
 TRIES = 3  # of budgets, where a limit or a speed is not met at once
 SAFE = 0.9  # of the limit that is asked for on the search windows, as they are not the text that decides
 _SEQUENTIAL, _ALONE = "in turn", "alone"
@@ -99,16 +110,17 @@ def compress(
     """
     from paperlab.assets.loading import load_causal_lm
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} is not an empty folder; give another name, or remove it first")
-    check_source(source)
+    out = out.resolve()
+    need_empty(out)
+    check_source(source, out)
     with opened(out) as work, torch.random.fork_rng(devices=[]):
+        need_empty(out)  # another run may have ended since
         torch.manual_seed(settings.seed)
-        model, tokenizer, provenance = load_causal_lm(source)
+        model, tokenizer, _ = load_causal_lm(source)
         text = _text_of(settings)
         context = int(getattr(model.config, "max_position_embeddings", 0) or 256)
         windows = windows_of(text, tokenizer, context, settings.seed)
-        key = key_of(VERSION, provenance["sha256"], type(model).__name__, text.sha256, settings.seed)
+        key = key_of(paperlab.__version__, VERSION, described(source), text.sha256, settings.seed)
         plan = _planned(work, model, windows, settings, out, key)
         parts = f"{len(windows.calibration)} windows of {windows.search.shape[1]} tokens to calibrate"
         about = (
@@ -134,12 +146,10 @@ def _text_of(settings: Settings) -> Text:
 def _planned(work: Work, model: nn.Module, windows: Windows, settings: Settings, out: Path, key: str) -> Preflight:
     """The plan of an interrupted run where there is one: its number of generations is part of the result."""
     piece = f"plan-{key_of(key, settings.search, settings.recipe and settings.recipe.read_text(encoding='utf-8'))}"
-    known = work.json(piece)
-    plan = preflight(model, windows, settings, out, tried=known is None)
-    if known is not None:
+    plan = preflight(model, windows, settings, out)
+    if (known := work.json(piece)) is not None:
         return replace(plan, **known)
-    kept = {"seconds": plan.seconds, "generations": plan.generations, "sensitive": plan.sensitive}
-    work.keep_json(piece, kept)
+    work.keep_json(piece, {"generations": plan.generations, "sensitive": plan.sensitive})
     return plan
 
 
@@ -241,10 +251,10 @@ def _costs(
     loss: dict[str, dict[str, float]] = {}
     for name, levels in about.items():
         if MEASURED in sensitive[name]:
-            per = sensitive[name][MEASURED] / max(levels[MEASURED]["error"], 1e-12)
+            per = min(sensitive[name][MEASURED], BROKEN) / max(levels[MEASURED]["error"], 1e-12)
             loss[name] = {level: per * one["error"] for level, one in levels.items()}
         else:
-            loss[name] = dict(sensitive[name])
+            loss[name] = {level: min(kl, BROKEN) for level, kl in sensitive[name].items()}
     sizes = {name: {level: int(one["bytes"]) for level, one in levels.items()} for name, levels in about.items()}
     return Costs(loss, sizes, fixed)
 
@@ -594,19 +604,24 @@ def _finish(run: _Run, out: Path, attempt: _Attempt, costs: Costs | None, more: 
             f"not met: {'; '.join(missed.values())}. The nearest: {size}, perplexity {percent(seen.perplexity.value)}"
         )
         if "quality" in missed and costs is not None and limit is not None:
-            reach = _smallest_within(run, costs, SAFE * limit)
-            says += (
-                f"; about {megabytes(reach)} MB ({2 * run.plan.weights / reach:.2f}x) would be within"
-                if reach is not None
-                else "; no choice of levels would be within"
-            )
+            reach, failed = _smallest_within(run, costs, SAFE * limit), attempt.budget or 0
+            if reach is None:
+                says += "; no choice of levels would be within"
+            elif reach > failed:
+                says += f"; about {megabytes(reach)} MB ({2 * run.plan.weights / reach:.2f}x) would be within"
+            elif failed < costs.most():
+                says += f"; more than {megabytes(failed)} MB are needed"
             says += "" if run.settings.recover else ", or try --recover"
         if not run.settings.anyway:
             says += "; nothing was written (--anyway writes it; what was computed is kept for the next call)"
     else:
         says = f"{size}, perplexity {percent(seen.perplexity.value)}"
-        if limit is not None and run.settings.metric == "perplexity" and seen.perplexity.high > limit:
-            says += f" (its interval reaches {percent(seen.perplexity.high)}, beyond the limit)"
+        value = getattr(seen, run.settings.metric)
+        if limit is not None and not value.high <= limit:
+            write = number if run.settings.metric == "kl" else percent
+            says += f" ({_of(run.settings.metric)}: its interval reaches {write(value.high)}, beyond the limit)"
+        if attempt.number > 1:
+            says += f" (size number {attempt.number} that was judged on the same text)"
     figures = result.figures(run, attempt, costs, more, missed, says)
     if missed and not run.settings.anyway:
         return Outcome(False, says, None, figures)

@@ -42,7 +42,22 @@ def windows_of(text: Text, tokenizer: Any, context: int, seed: int) -> Windows:
             f"text {text.id!r} is too short: half of it has {len(stream):,} tokens, and {FEWEST * length:,} are needed "
             "to calibrate, to search and to validate; give more"
         )
-    cut = torch.tensor(stream[: there * length]).reshape(there, length)
+    held_out = tuple(split_documents(text, "held-out"))
+    left = (
+        sum(map(len, tokenizer(list(held_out), add_special_tokens=False, verbose=False)["input_ids"]))
+        if held_out
+        else 0
+    )
+    if left < FEWEST * length:
+        raise TextError(
+            f"text {text.id!r} is too short: the half that decides has {left:,} tokens, and {FEWEST * length:,} are "
+            "needed; give more, or in more and shorter documents"
+        )
+    # What the tokenizer puts before a text, as the measuring of the result has it.
+    start = start_of(tokenizer)
+    there = len(stream) // (length - len(start))
+    cut = torch.tensor(stream[: there * (length - len(start))]).reshape(there, length - len(start))
+    cut = torch.cat([torch.tensor(start, dtype=torch.long).expand(there, -1), cut], 1)
     cut = cut[torch.randperm(there, generator=torch.Generator().manual_seed(seed))]
     search = min(SEARCH, there // 4)
     validation = min(VALIDATION, there // 4)
@@ -52,8 +67,15 @@ def windows_of(text: Text, tokenizer: Any, context: int, seed: int) -> Windows:
         cut[:search],
         rest,
         cut[search : search + validation],
-        tuple(split_documents(text, "held-out")),
+        held_out,
     )
+
+
+def start_of(tokenizer: Any) -> list[int]:
+    """The tokens that a tokenizer puts before a text."""
+    whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return list(whole[:at])
 
 
 @dataclass(frozen=True)

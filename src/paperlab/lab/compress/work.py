@@ -24,6 +24,15 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def described(folder: Path) -> str:
+    """A hash of all that a model's folder says: weights, configuration, tokenizer."""
+    digest = hashlib.sha256()
+    for file in sorted(one for one in folder.iterdir() if one.is_file()):
+        with file.open("rb") as content:
+            digest.update(f"{file.name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
 def place_of(out: Path) -> Path:
     """The work folder of a result: hidden, beside it."""
     return out.absolute().parent / f".{out.name}.compress"
@@ -81,7 +90,9 @@ def opened(out: Path) -> Iterator[Work]:
         if not _locked(lock):
             raise RunError(f"another run is at work on {out}; wait for it, or name another folder")
         for partial in folder.rglob(".*.*"):  # left by a run that was killed while it wrote
-            if partial.is_file():
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
                 partial.unlink(missing_ok=True)
         with said_if_full(folder):
             yield Work(folder)
@@ -122,6 +133,12 @@ def need_memory(needed: float, what: str) -> None:
             f"{what} takes about {needed / 1e9:.1f} GB of memory and {left / 1e9:.1f} GB are free: stopped before it "
             "runs out; close other programs, or take a smaller model; the same command goes on from here"
         )
+
+
+def need_empty(out: Path) -> None:
+    """Raise RunError where a result cannot be put."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is not an empty folder; give another name, or remove it first")
 
 
 def need_disk(needed: float, folder: Path, what: str) -> None:
