@@ -258,3 +258,34 @@ def test_what_given_and_tensors_may_not_be(tmp_path):
         with pytest.raises(EngineError, match=message):
             pack(tensors, tmp_path / "b", Layout(8))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_pruned_model_is_stored_sparse_with_its_own_zeros(bits, tmp_path):
+    model = make(tmp_path / "a")
+    with torch.no_grad():
+        for name, layer in model.named_modules():
+            if name.endswith(MATRICES[:-1]):  # rows of different density, as a mask of the whole matrix leaves
+                layer.weight.mul_(layer.weight.abs() > layer.weight.abs().quantile(0.5))
+    model.save_pretrained(tmp_path / "b")
+    dense, sparse = (pack(tmp_path / name, tmp_path / f"{name}-packed", Layout(bits)) for name in "ab")
+    assert sparse["bits_per_weight"] < 0.85 * dense["bits_per_weight"]
+    engine.export(tmp_path / "b-packed", tmp_path / "dense", "hf", dtype="F32")
+    stored = {name: Weights(tmp_path / "dense").raw(name) for name in Weights(tmp_path / "dense").names()}
+    for name, layer in model.named_modules():
+        if name.endswith(MATRICES[:-1]):
+            assert not stored[f"{name}.weight"][layer.weight.detach().numpy() == 0].any()
+    mine, read = engine.load(tmp_path / "b-packed"), type(model).from_pretrained(tmp_path / "dense")
+    assert relative(mine.forward([(mine.session(cache_bits=32), IDS)], every=True), logits_of(read, IDS)) < 3e-4
+
+
+def test_a_few_zeros_are_no_mask(tmp_path):
+    from paperlab.engine.packing.pack import of_pruned
+
+    weight = np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)
+    weight[np.random.default_rng(1).random((32, 64)) < 0.3] = 0
+    assert of_pruned(weight, Layout(8)) is None
+    weight[:, ::2] = 0
+    assert of_pruned(weight, Layout(8)).layout.keep == np.count_nonzero(weight) / weight.size
+    for other in (Layout(3), Layout(8, keep=0.9), Layout(8, rank=2), Layout(8, outliers=0.01), Layout(4, codebook=2)):
+        assert of_pruned(weight, other) is None

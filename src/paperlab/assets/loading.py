@@ -52,7 +52,7 @@ def _load(name: str, kind: Kind) -> "Loaded":
         model_class = model_class[0] if isinstance(model_class, tuple) else model_class
         if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
             options["add_pooling_layer"] = False
-    with _quiet():
+    with quiet():
         try:
             model, found = auto.from_pretrained(
                 folder,
@@ -110,7 +110,7 @@ def _config(name: str, folder: Path, kind: Kind) -> Any:
         type_name = raw["model_type"]
     except (ValueError, KeyError, TypeError, OSError):
         raise ModelError(f"model {name!r}: {folder / 'config.json'} is not a transformers configuration") from None
-    with _quiet():
+    with quiet():
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except Exception as error:
@@ -191,7 +191,7 @@ def _pooling(folder: Path) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no load reports of transformers: errors come as ModelError, progress is the lab's."""
     from transformers.utils import logging
 

@@ -64,7 +64,12 @@ def pack(
     bits: Annotated[int, typer.Option(metavar="N", help="Bits per weight: 8, 4, 3 or 2.")] = 8,
     group: Group = None,
     asymmetric: Asymmetric = None,
-    keep: Annotated[float, typer.Option(metavar="PART", help="The share of weights to keep, e.g. 0.5.")] = 1.0,
+    keep: Annotated[
+        float,
+        typer.Option(
+            metavar="PART", help="The share of the blocks' weights to keep, e.g. 0.5; zeros of a pruned model stay."
+        ),
+    ] = 1.0,
     pattern: Annotated[
         Literal["unstructured", "2:4", "rows", "columns", "channels"],
         typer.Option(
@@ -112,8 +117,8 @@ def pack(
     if recipe and tables is not None:
         raise Misuse("--recipe says how every matrix is stored; leave --tables out")
     layouts = models.read_recipe(recipe) if recipe else [] if method else [("*", rounded)]
-    if tables is not None and not method:
-        layouts = [*layouts, *tables_in(tables)]
+    if not method and (tables is not None or keep < 1 or pattern == "2:4"):  # weights are left out of the blocks alone
+        layouts = [*layouts, *tables_in(bits if tables is None else tables)]
     applied = _applied(method, settings, data, documents)
     report = models.pack(model, out, layouts, applied, 8 if tables is None else tables)
     if measure:

@@ -73,7 +73,7 @@ def distil(
     An interrupted call goes on where it was. Raises RunError for what cannot be done, ModelError and TextError for a
     model or text that cannot be read.
     """
-    from paperlab.assets.loading import load_causal_lm
+    from paperlab.assets.loading import load_causal_lm, quiet
 
     if not rates or min(rates) <= 0:
         raise RunError("a learning rate is a positive number, such as 1e-4")
@@ -128,8 +128,9 @@ def distil(
         rate = min(tried, key=lambda rate: (tried[rate], rate)) if tried else rates[0]
         found = train(model, rate, budget, "training")
         made = work.folder / "made"
-        model.save_pretrained(made)
-        own.save_pretrained(made)
+        with quiet():
+            model.save_pretrained(made)
+            own.save_pretrained(made)
         done = Distilled(out, found, rate, tried, len(zeros))
         figures = {
             **asdict(found), "method": method, "params": dict(params or {}), "rate": rate, "data": text.id,

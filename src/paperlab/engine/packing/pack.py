@@ -14,11 +14,12 @@ from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, t
 from paperlab.engine.packing import channels, corrections
 from paperlab.engine.packing.codebook import cluster, in_bytes, padded
 from paperlab.engine.packing.container import KINDS, MODEL_FILES, PACKED, Weights, config_json, named, write
-from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of
+from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of, quantize
 from paperlab.engine.packing.outline import check_runs
 from paperlab.engine.packing.output import check_place, check_space, staged
 from paperlab.engine.packing.tensors import Tensors
 
+PRUNED = 1 / 3  # share of zeros from which a bitmask and the other weights take fewer bytes, in 8 and in 4 bits
 Progress = Callable[[str, int, int], None]
 _Choice = Layout | Literal["given"] | None  # to be rounded; quantized elsewhere; stored as it is
 
@@ -36,7 +37,8 @@ def pack(
     recipe: one layout for all matrices, or (pattern, layout) pairs over their names, the last match counting:
     [("*", Layout(4)), ("lm_head", Layout(8))]. Weights are rounded to the nearest codes, except for the matrices in
     `given`, by name (without ".weight"), whose codes are stored and whose weights in `source` are not read; any mapping
-    will do, it is asked for each matrix once.
+    will do, it is asked for each matrix once. A matrix that is pruned already, a third of it zeros, is stored sparse
+    with these zeros, where its layout is 8 or 4 bits and nothing else.
     progress: called with the matrix, the weights packed before it, and of how many.
 
     Returns bytes, weights, and bits per weight over the packed matrices; left: how many matrices a recipe could have
@@ -64,6 +66,8 @@ def pack(
                     if codes.shape != shape:
                         raise EngineError(f"it is {shape}, the codes given for it are {codes.shape}")
                     layout, arrays = codes.layout, pack_codes(codes)
+                elif (sparse := of_pruned(weights.floats(name), choice)) is not None:
+                    layout, arrays = sparse.layout, pack_codes(sparse)
                 else:
                     layout, arrays = choice, pack_matrix(weights.floats(name), choice, shared.get(name))
             except EngineError as error:
@@ -184,6 +188,19 @@ def pack_codes(given: Codes) -> dict[str, np.ndarray]:
     if given.outliers and len(given.outliers[0]):
         arrays |= corrections.outliers(given.shape, *given.outliers)
     return arrays
+
+
+def of_pruned(weight: np.ndarray, layout: Layout) -> Codes | None:
+    """The codes of a matrix whose zeros are worth a mask, which then are its own; None for another one."""
+    plain = (
+        layout.keep == 1
+        and layout.pattern == "unstructured"
+        and not (layout.outliers or layout.rank or layout.codebook)
+    )
+    if not plain or layout.bits not in (8, 4) or np.count_nonzero(weight) > (1 - PRUNED) * weight.size:
+        return None
+    sparse = Layout(layout.bits, layout.group if layout.symmetric else None, keep=0.5)  # type: ignore[arg-type]
+    return quantize(weight, sparse, weight != 0)
 
 
 def pack_matrix(weight: np.ndarray, layout: Layout, kept: channels.Kept | None = None) -> dict[str, np.ndarray]:
