@@ -5,6 +5,7 @@
 >>> small = easyquant(model, calibration=texts)         # any transformers model; yours is copied, not changed
 >>> paperlab.check("easyquant", model="path/or/id")     # run the paper's claim on it
 >>> paperlab.compress("path/or/id", "small", target="4x", within="2%")     # bits for each matrix, searched and measured
+>>> paperlab.distill("path/or/id", "pruned", "recovered", budget="30m")    # a student learns from its teacher
 
 `methods()` and `papers()` list what there is. Importing this package imports nothing heavy.
 """
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from paperlab.core.paper import Paper
     from paperlab.core.record import Record
     from paperlab.lab.compress import Outcome
+    from paperlab.lab.distil import Distilled
 
-__all__ = ["__version__", "check", "compress", "load", "methods", "papers"]
+__all__ = ["__version__", "check", "compress", "distill", "load", "methods", "papers"]
 
 
 def load(name: str, **params: Any) -> Callable[..., Any]:
@@ -95,6 +97,42 @@ def compress(
 
         asked = {"target": target, "within": within, "recipe": recipe, "recover": recover, "search": search}
         return compress_any(model, out, calibration, tokenizer, asked, options)
+
+
+def distill(
+    teacher: str | PathLike[str],
+    student: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    budget: str,
+    method: str = "divergence",
+    **options: Any,
+) -> Distilled:
+    """Train a student on a teacher's predictions and write it to the folder `out`, as `paperlab distill` does.
+
+    teacher, student: folders, registered names or hub ids of language models with one tokenizer. budget: "30m",
+    "200steps" or "50ktokens". method: a loss of the catalogue. options: params (of the method), data, rates,
+    keep_blocks, rows, accumulate, seed, progress(stage, what, done, total), say(line), as `paperlab.lab.distil.distil`
+    has them.
+
+    Returns a Distilled: folder, recovered (KL to the teacher before and after), rate, says(). Raises ValueError for
+    what cannot be done, and MissingExtra as `load` does.
+    """
+    from pathlib import Path
+
+    from paperlab.core.install import needs
+
+    with needs("lab"):
+        from paperlab.assets.models import model_folder
+        from paperlab.lab.compress import budget_of
+        from paperlab.lab.distil import distil
+
+        def place(name: str | PathLike[str]) -> Path:
+            path = Path(name).expanduser()
+            return path if path.exists() else model_folder(str(name))[0]
+
+        spent = budget_of(budget)
+        return distil(place(teacher), place(student), Path(out).expanduser(), budget=spent, method=method, **options)
 
 
 def methods() -> dict[str, Method]:

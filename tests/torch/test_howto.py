@@ -88,6 +88,23 @@ def test_merge_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(names["soup"], LlamaForCausalLM)
 
 
+def test_distill_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.parent / "text.txt").write_text("\n\n".join(f"{TEXT} {n}" for n in range(300)))
+    student, out = folder.parent / "student", folder.parent / "recovered"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.up_proj.weight[:, ::2] = 0
+    shutil.copytree(folder, student)
+    model.save_pretrained(student)
+    arguments = (folder, student, out, folder.parent / "text.txt", "6steps")
+    names, said = run("distill_a_model.py", *arguments, monkeypatch=monkeypatch)
+    assert "KL on validation text" in said
+    weight = AutoModelForCausalLM.from_pretrained(out).model.layers[0].mlp.up_proj.weight
+    assert not weight[:, ::2].any()
+    assert names["made"].pruned == 2  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The example's package as an installed one would be seen: by the entry point that its pyproject.toml names."""
