@@ -55,7 +55,7 @@ TEST = 0.4  # share of all images
 SHIFT = 1  # pixels by which a training image is moved, at most, each way
 BATCH = 64
 STEPS = {"quick": 400, "full": 1_600, "gpu": 1_600}
-RATES = (1.5e-2, 4e-2)  # tried by every arm
+RATES = (5e-3, 1.5e-2, 4e-2)  # tried by every arm
 TEACHER, STUDENT = (16, 32, 64), (4, 8, 64)  # channels of the stages
 TEACHER_STEPS, TEACHER_RATE = 600, 1e-2
 

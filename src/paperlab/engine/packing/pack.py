@@ -66,10 +66,12 @@ def pack(
                     if codes.shape != shape:
                         raise EngineError(f"it is {shape}, the codes given for it are {codes.shape}")
                     layout, arrays = codes.layout, pack_codes(codes)
-                elif (sparse := of_pruned(weights.floats(name), choice)) is not None:
-                    layout, arrays = sparse.layout, pack_codes(sparse)
                 else:
-                    layout, arrays = choice, pack_matrix(weights.floats(name), choice, shared.get(name))
+                    weight = weights.floats(name)
+                    sparse = of_pruned(weight, choice)
+                    layout = choice if sparse is None else sparse.layout
+                    arrays = pack_matrix(weight, choice, shared.get(name)) if sparse is None else pack_codes(sparse)
+                    del weight
             except EngineError as error:
                 raise EngineError(f"{name}: {error}") from None
             tensors |= {f"{stem}.{part}": named(array) for part, array in arrays.items()}
