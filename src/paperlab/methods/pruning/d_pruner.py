@@ -151,9 +151,9 @@ def dual_importance(
         F.cross_entropy(model(**inputs).logits.flatten(0, -2), labels.flatten()).backward()
         with torch.no_grad():
             for name, layer in layers.items():
-                scores[name] += score(
-                    layer.weight, layer.weight.grad * loss_scale, general.get(name), lam=lam, rate=rate
-                )
+                gradient = layer.weight.grad
+                if gradient is not None:  # no layer that no token reached
+                    scores[name] += score(layer.weight, gradient * loss_scale, general.get(name), lam=lam, rate=rate)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for parameter in parameters:
                 if parameter.grad is not None:
