@@ -9,6 +9,10 @@ import torch
 from paperlab.kit.training import Split
 from paperlab.tasks.image import Convolutional
 from paperlab.tasks.image import Setting as Image
+from paperlab.tasks.image_multitask import Setting as Multitask
+from paperlab.tasks.image_multitask import Slimmable
+from paperlab.tasks.image_segmentation import Layered, scenes
+from paperlab.tasks.image_segmentation import Setting as Segmentation
 from paperlab.tasks.synthetic import Recurrent, examples
 from paperlab.tasks.synthetic import Setting as Synthetic
 
@@ -30,7 +34,31 @@ def recurrent() -> Synthetic:
     return Synthetic(Recurrent(4, 6, 2).eval(), split, split, 2, length=4, batch=8, rates=(1e-2,))
 
 
-SETTINGS: dict[str, Callable[[], Any]] = {"convolutional": convolutional, "recurrent": recurrent}
+def slimmable() -> Multitask:
+    """Images of 8 x 8 pixels with two labels each, a network of two stages and two heads; two steps."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.stack((torch.arange(24) % 3, torch.arange(24) % 4), 1)
+    split = Split((torch.randn(24, 1, 8, 8, generator=draw),), labels)
+    torch.manual_seed(0)
+    return Multitask(Slimmable((8, 16), 8, (3, 4)).eval(), split, split, split, 2, {}, rates=(1e-2,), batch=8)
+
+
+def layered() -> Segmentation:
+    """Digits of 10 x 10 random pixels, scenes of them, an encoder of three layers; two steps."""
+    draw = torch.Generator().manual_seed(0)
+    digits = Split((torch.rand(6, 10, 10, generator=draw),), torch.arange(6))
+    images, labels, strength = scenes(digits, 24, draw)
+    split = Split((images,), labels)
+    torch.manual_seed(0)
+    return Segmentation(Layered(3, 8).eval(), digits, split, split, split, strength, 2, rates=(1e-2,), batch=8)
+
+
+SETTINGS: dict[str, Callable[[], Any]] = {
+    "convolutional": convolutional,
+    "recurrent": recurrent,
+    "slimmable": slimmable,
+    "layered": layered,
+}
 
 
 def names(setting: Any) -> dict[str, Any]:

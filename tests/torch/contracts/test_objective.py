@@ -71,7 +71,7 @@ CONTRACTS = {"objective": objective}
 
 
 class Planted(nn.Module):
-    """Cross-entropy of a network with a second classifier."""
+    """Small logits of a network and of a second classifier: whatever the labels are."""
 
     def __init__(self, model: nn.Module, setting: Any) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Planted(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor], labels: Tensor, share: float) -> Tensor:
         second = self.second(torch.ones(len(labels), 1))
-        return F.cross_entropy(self.model(**inputs), labels) + F.cross_entropy(second, labels % 2)
+        return self.model(**inputs).square().mean() + second.square().mean()
 
 
 class Broken(Planted):
