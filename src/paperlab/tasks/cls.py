@@ -65,7 +65,11 @@ VALIDATION = 400
 BATCH = 16
 STEPS = {"quick": 60, "full": 300, "gpu": 300}
 TEACHER_STEPS = {"quick": 120, "full": 400, "gpu": 400}
-RATES = {"quick": (7e-5, 2e-4, 6e-4, 2e-3, 6e-3), "full": (1e-4, 3e-4, 1e-3), "gpu": (1e-4, 3e-4, 1e-3)}  # tried by every arm
+RATES = {  # tried by every arm
+    "quick": (7e-5, 2e-4, 6e-4, 2e-3, 6e-3),
+    "full": (1e-4, 3e-4, 1e-3),
+    "gpu": (1e-4, 3e-4, 1e-3),
+}
 TEACHER_RATE = 2e-4
 PENALTY = 1e-3  # on the probe's squared weights
 
