@@ -78,15 +78,15 @@ class Planted(nn.Module):
         self.model, self.second = model, nn.Linear(1, 2)
 
     def forward(self, inputs: dict[str, Tensor], labels: Tensor, share: float) -> Tensor:
-        second = self.second(torch.ones(len(labels), 1))
-        return F.cross_entropy(self.model(**inputs), labels) + F.cross_entropy(second, labels % 2)
+        second, labels = self.second(torch.ones(labels.numel(), 1)), labels.flatten()
+        return F.cross_entropy(self.model(**inputs).flatten(0, -2), labels) + F.cross_entropy(second, labels % 2)
 
 
 class Broken(Planted):
     """One that gives a loss for each example."""
 
     def forward(self, inputs: dict[str, Tensor], labels: Tensor, share: float) -> Tensor:
-        return F.cross_entropy(self.model(**inputs), labels, reduction="none")
+        return F.cross_entropy(self.model(**inputs).flatten(0, -2), labels.flatten(), reduction="none")
 
 
 PLANTED: dict[str, Callable[..., Any]] = {"objective": lambda model, setting: Planted(model, setting)}

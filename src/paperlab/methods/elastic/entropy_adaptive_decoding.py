@@ -83,7 +83,8 @@ CARD = Card(
         "the next token, so that no token is predicted twice; its abstract says neither",
         "before there are `window` tokens, the mean is over those that there are; the prompt has no part in it",
         "thresholds were set on the calibration text, so that the large model gets 43 % and 25 % of its tokens; those "
-        "of the paper belong to its models",
+        "of the paper belong to its models. Held-out text was looked at once before this card was written, with "
+        "thresholds lower by a few hundredths: placements came out 0 to 1 % behind a coin",
     ),
 )
 
