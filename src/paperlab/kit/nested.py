@@ -101,7 +101,7 @@ class Nested(nn.Module):
                 for name in ("gate", "up"):
                     cut.get_parameter(f"{name}.weight").copy_(whole.get_parameter(f"{name}.weight")[:count])
                 cut.get_parameter("down.weight").copy_(whole.get_parameter("down.weight")[:, :count])
-            block.feed_forward = cut  # type: ignore[assignment]
+            block.feed_forward = cut
         return small
 
 

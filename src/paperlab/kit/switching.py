@@ -77,9 +77,9 @@ def write(
 ) -> Written:
     """Continue prompts (n, time), 1 or more tokens each, by `length` tokens; nothing is verified afterwards.
 
-    Only the model that writes is run, and first reads what the other one wrote meanwhile. Both need the same
-    vocabulary. Tokens are drawn at `temperature` from torch's global generator; 0 takes the most likely one. Entropies
-    are those before the temperature.
+    Only the model that writes is run, and first reads what the other one wrote meanwhile. Both need one tokenizer;
+    their embeddings may be padded to other lengths. Tokens are drawn at `temperature` from torch's global generator; 0
+    takes the most likely one. Entropies are those before the temperature.
     """
     if ids.dim() != 2 or not ids.shape[1]:
         raise ValueError(f"prompts of shape {tuple(ids.shape)}: give token ids (n, time), at least one in each row")
@@ -91,14 +91,13 @@ def write(
     chosen = torch.zeros(len(ids), 0, dtype=torch.bool, device=ids.device)
     for _ in range(length):
         now = decided(rule, entropies, chosen)
-        logits = torch.stack(
-            [pair[int(big)].logits(row) for pair, row, big in zip(readers, ids, now.tolist(), strict=True)]
-        ).float()
-        if temperature:
-            token = torch.multinomial((logits / temperature).softmax(-1), 1)
-        else:
-            token = logits.argmax(-1, keepdim=True)
-        ids = torch.cat((ids, token), 1)
-        entropies = torch.cat((entropies, entropy(logits)[:, None]), 1)
+        tokens, bits = [], []
+        for pair, row, big in zip(readers, ids, now.tolist(), strict=True):
+            logits = pair[int(big)].logits(row).float()
+            odds = (logits / temperature).softmax(-1) if temperature else logits
+            tokens.append(torch.multinomial(odds, 1) if temperature else odds.argmax(-1, keepdim=True))
+            bits.append(entropy(logits))
+        ids = torch.cat((ids, torch.stack(tokens)), 1)
+        entropies = torch.cat((entropies, torch.stack(bits)[:, None]), 1)
         chosen = torch.cat((chosen, now[:, None]), 1)
     return Written(ids, chosen, *(sum(pair[place].tokens for pair in readers) for place in (0, 1)))

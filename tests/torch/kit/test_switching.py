@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -78,6 +80,27 @@ def test_one_model_alone_is_its_own_generate() -> None:
         wanted = model.generate(PROMPTS, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)  # type: ignore[operator]
         written = write(small, large, PROMPTS, 12, at(places(3, 12, dtype=torch.bool)), temperature=0)
         assert torch.equal(written.ids, wanted)
+
+
+class Padded(nn.Module):
+    """A model with seven more entries in its vocabulary, which are never drawn."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Tensor) -> SimpleNamespace:
+        out = self.model(**inputs)
+        return SimpleNamespace(logits=F.pad(out.logits, (0, 7), value=-1e9), past_key_values=out.past_key_values)
+
+
+def test_vocabularies_may_be_padded_to_other_lengths() -> None:
+    small, large = llama(0, 8), llama(1, 16)
+    wanted = write(small, large, PROMPTS, 12, busy, temperature=0)
+    found = write(small, Padded(large), PROMPTS, 12, busy, temperature=0)
+    assert torch.equal(found.ids, wanted.ids)
+    assert torch.equal(found.large, wanted.large)
+    assert any(row.any() != row.all() for row in wanted.large.T)  # rows of both lengths at once
 
 
 def test_a_model_reads_up_to_the_last_token_before_its_own() -> None:
