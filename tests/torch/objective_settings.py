@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from paperlab.kit.nested import Nested
 from paperlab.kit.training import Split
+from paperlab.tasks import lm_nested
 from paperlab.tasks.image import Convolutional
 from paperlab.tasks.image import Setting as Image
 from paperlab.tasks.image_multitask import Setting as Multitask
@@ -53,11 +55,22 @@ def layered() -> Segmentation:
     return Segmentation(Layered(3, 8).eval(), digits, split, split, split, strength, 2, rates=(1e-2,), batch=8)
 
 
+def nested() -> lm_nested.Setting:
+    """A decoder of two blocks on bytes that count up and down; two steps."""
+    stream = torch.arange(600) % 30 + torch.arange(600) // 60
+    rows = stream[: 8 * (lm_nested.LENGTH + 1)].view(8, -1)
+    torch.manual_seed(0)
+    model = Nested(lm_nested.VOCABULARY, 16, 2, 2, 16, 2 * lm_nested.LENGTH).eval()
+    train = lm_nested.Stream(stream, 16)
+    return lm_nested.Setting(model, train, rows, rows, 2, {}, batch=4, rates=(1e-2,))
+
+
 SETTINGS: dict[str, Callable[[], Any]] = {
     "convolutional": convolutional,
     "recurrent": recurrent,
     "slimmable": slimmable,
     "layered": layered,
+    "nested": nested,
 }
 
 

@@ -25,6 +25,7 @@ from paperlab.core.methods import METHODS, Method, act_of, find_method, methods,
 from paperlab.kit.embedding import Labelled, Ladder, Pairs
 from paperlab.kit.networks import decoder
 from paperlab.kit.searching import Space
+from paperlab.kit.switching import place
 from paperlab.kit.training import PARTS, Split
 from paperlab.lab.arms import functions_of
 
@@ -457,6 +458,20 @@ def generate(length: int, ids: Tensor, model: nn.Module) -> Tensor:
     return torch.cat((ids, ids[:, -1:].expand(-1, length)), 1)
 ''',
     ),
+    ("switch", "switch"): (
+        '''
+def switch(entropy: Tensor, large: Tensor, seed: int, *, threshold: float = 1.0) -> Tensor:
+    """After a high entropy, every second token by the seed."""
+    if large.shape[1] % 2 == seed % 2:
+        return torch.ones(len(large), dtype=torch.bool)
+    return entropy[:, -1:].mean(1) > threshold
+''',
+        '''
+def switch(large: Tensor) -> Tensor:
+    """The small one alone."""
+    return torch.zeros(len(large), dtype=torch.bool)
+''',
+    ),
     ("embed", "loss"): (
         '''
 def loss(queries: Tensor, documents: Tensor, query_layers: Tensor, document_layers: Tensor, *, share: float = 0.5
@@ -638,7 +653,8 @@ def names() -> dict[str, Any]:
     """What the printed lines take for given: whatever a user brings."""
     model, draw = llama(), torch.Generator().manual_seed(2)
     return {
-        "model": model, "causal_model": llama(1), "prompt_ids": IDS[:2, :5], "texts": [IDS[:2], IDS[2]],
+        "model": model, "causal_model": llama(1), "larger_model": llama(2), "prompt_ids": IDS[:2, :5],
+        "texts": [IDS[:2], IDS[2]],
         "logits": torch.randn(6, 9, generator=draw), "labels": torch.randint(9, (6,), generator=draw),
         "student_logits": torch.randn(6, 9, generator=draw), "teacher_logits": torch.randn(6, 9, generator=draw),
         "student_hidden": (torch.randn(2, 3, 8),) * 3, "teacher_hidden": (torch.randn(2, 3, 8),) * 3,
@@ -678,6 +694,10 @@ def test_a_sample_becomes_an_arm_the_same_for_the_same_seed(act: str, verb: str,
     (_, one), (_, two) = built(slug), built(slug)
     if act == "search":
         assert one == two
+        return
+    if act == "switch":
+        bits = torch.rand(2, 9) * 3
+        assert torch.equal(place(bits, bits, one.rule), place(bits, bits, two.rule))
         return
     assert not one.model.training
     assert alike(weights(one.model), weights(two.model))
@@ -880,6 +900,15 @@ def test_decoding_draws_by_its_seed_from_what_the_step_leaves() -> None:
     assert torch.equal(drawn.generate(IDS[:2, :5], 9, 4), drawn.generate(IDS[:2, :5], 9, 4))
     _, echo = arm("decode", "generate", 1)
     assert echo.generate(IDS[:2, :5], 3)[:, 5:].tolist() == [[int(row[4])] * 3 for row in IDS[:2]]
+
+
+def test_turns_are_taken_as_the_rule_says() -> None:
+    _, busy = arm("switch", "switch", 0)
+    bits = torch.tensor([[0.0, 0.0, 2.0, 2.0, 0.0], [2.0, 2.0, 0.0, 0.0, 0.0]])
+    chosen = place(bits, bits, busy.rule)  # seed 3: token 1, 3, 5 ... in any case
+    assert chosen.int().tolist() == [[0, 1, 0, 1, 1], [0, 1, 1, 1, 0]]
+    _, alone = arm("switch", "switch", 1)
+    assert not place(bits, bits, alone.rule).any()
 
 
 def test_decoding_starts_from_what_an_arm_before_left() -> None:

@@ -1,0 +1,45 @@
+"""Networks trained alone: trained together they are what each is by itself; they begin as their width does."""
+
+import copy
+
+import pytest
+import torch
+from objective_settings import nested
+from torch import nn
+
+from paperlab.kit.networks import FeedForward
+from paperlab.lab.drivers.objective import build
+from paperlab.methods.elastic.separate_widths import Family, Objective
+
+TUNED = {"rate": 1e-2, "validation": {}}
+
+
+def test_a_family_is_its_members_trained_alone() -> None:
+    setting = nested()
+    ids = setting.test[:2, :-1]
+    both = build({"objective": Objective}, {"sizes": "0.125,1"}, setting=setting, seed=3, tuned=TUNED).model
+    for text, size in (("1", (1.0, 1.0)), ("0.125", (0.125, 0.125))):
+        alone = build({"objective": Objective}, {"sizes": text}, setting=setting, seed=3, tuned=TUNED).model
+        torch.testing.assert_close(both.at(size)(ids), alone.at(size)(ids))  # type: ignore[operator]
+    assert both.sizes == ((1.0, 1.0), (0.125, 0.125))
+    torch.testing.assert_close(both(ids), both.at((1.0, 1.0))(ids))  # type: ignore[operator]
+    cut = both.networks[0].at((0.5, 0.5))(ids)  # type: ignore[index, union-attr]
+    torch.testing.assert_close(both.at((0.5, 0.5))(ids), cut)  # type: ignore[operator]
+
+
+def test_first_weights_have_the_size_that_is_usual_for_the_width() -> None:
+    model = copy.deepcopy(nested().model)
+    family = Family(model, ((0.25, 0.25), (1.0, 1.0)))
+    for network, units in zip(family.networks, (16, 4), strict=True):
+        assert isinstance(network, nn.Module)
+        torch.manual_seed(0)
+        usual = max(FeedForward(16, units).get_parameter("down.weight").abs().max().item() for _ in range(20))
+        for layer in network.layers:  # type: ignore[union-attr]
+            weight = layer.get_parameter("down.weight")[:, :units].abs()
+            assert weight.max().item() == pytest.approx(usual, rel=0.1)
+            assert (weight <= units**-0.5 + 1e-6).all()
+
+
+def test_another_network_is_refused() -> None:
+    with pytest.raises(ValueError, match="can be cut"):
+        Objective(nn.Linear(2, 2), None)
