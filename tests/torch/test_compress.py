@@ -17,9 +17,11 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, Whitespace
+from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -29,12 +31,13 @@ from transformers import (
 from typer.testing import CliRunner
 
 import paperlab
+from paperlab.assets.texts import Text
 from paperlab.cli import app
 from paperlab.lab import recovery
 from paperlab.lab.compress import Settings, budget_of, compress, share_of, target_of, work
 from paperlab.lab.compress.levels import LEVELS, Solver, dense, from_tensors, to_tensors
 from paperlab.lab.compress.search import Costs, Found, allocate, evolve, mutated
-from paperlab.lab.compress.windows import Judge
+from paperlab.lab.compress.windows import Judge, start_of, windows_of
 from paperlab.lab.errors import RunError
 
 engine = pytest.importorskip("paperlab.engine")
@@ -412,6 +415,45 @@ def test_a_damaged_model_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_too_little_text(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="too short"):
         compress(folder, tmp_path / "b", settings(texts=("w1 w2 w3",)))
+    with pytest.raises(ValueError, match="the half that decides has"):  # said before any work
+        compress(folder, tmp_path / "b", settings(texts=(TEXTS[4] * 40, "w1 w2"), recover=budget_of("9steps")))
+    assert not list(work.place_of(tmp_path / "b").glob("levels-*"))
+
+
+def test_windows_begin_as_the_measuring_has_them(folder: Path) -> None:
+    """With the tokens that the tokenizer puts before a text."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = TemplateProcessing(single="w7 $A w8", special_tokens=[("w7", 8), ("w8", 9)])
+    begun = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    assert start_of(begun) == [8]
+    text = Text("texts", TEXTS, "0", "", "")
+    cut = windows_of(text, begun, 64, 0)
+    plain = windows_of(text, AutoTokenizer.from_pretrained(folder), 64, 0)
+    assert (cut.training[:, 0] == 8).all()
+    assert cut.training.shape[1] == plain.training.shape[1] == 64
+    inside = sorted(cut.training[:, 1:].flatten().tolist())
+    assert len(inside) <= len(TEXTS) * 120
+    assert not (plain.training[:, 0] == 8).all()
+
+
+def test_another_tokenizer_or_configuration_is_another_model(folder: Path) -> None:
+    before = work.described(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 5000.0}))
+    changed = work.described(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert len({before, changed, work.described(folder)}) == 3
+
+
+def test_losses_that_are_not_finite_do_not_leave_a_matrix_at_its_smallest_level() -> None:
+    from paperlab.lab.compress.stages import BROKEN, _costs
+
+    levels = {"2": {"error": 0.1, "bytes": 2}, "3": {"error": 0.01, "bytes": 3}, "4": {"error": 0.001, "bytes": 4}}
+    about = {"broken": levels, "fine": levels}
+    costs = _costs(None, about, {"broken": {"3": float("inf")}, "fine": {"3": 1e-3}}, 0)  # type: ignore[arg-type]
+    assert costs.loss["broken"]["3"] == BROKEN
+    assert allocate(costs, 6) == {"broken": "4", "fine": "2"}
 
 
 def test_the_judge_measures_from_the_changed_block_on(folder: Path) -> None:
