@@ -80,7 +80,7 @@ def setting_of(corpus: cls.Corpus, seed: int, scale: str) -> Setting:
     given = {field.name: getattr(known, field.name) for field in fields(known)} | {
         "model": start.eval(), "frozen": 0, "train": known.train[:half], "steps": STEPS[scale], "rates": RATES[scale],
     }  # fmt: skip
-    made = Setting(**given, others=known.train[half:], length=cls.LENGTH[scale])
+    made = Setting(**given, others=known.train[half:], limit=LIMIT, length=cls.LENGTH[scale])
     made.teacher = _teacher(made)
     return made
 

@@ -3,7 +3,7 @@
 import copy
 import random
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -159,8 +159,9 @@ def test_every_search_keeps_to_the_limit(search: str) -> None:
 def test_a_uniform_shape_has_the_same_share_of_every_size() -> None:
     choices = choices_of(classifier().encoder.config, vocabulary=True)
     shape = chosen("uniform", choices, lambda s: 4 * parameters(s, 40, 4) / 1e6, 0.45, 0)
-    shares = [shape.width / 64, shape.vocabulary / 3000, shape.layers / 3]
-    assert max(shares) - min(shares) <= 0.34  # widths come in sixteenths, layers in thirds
+    shares = [shape.width / 64, shape.feed_forward / 128, shape.layers / 3]
+    assert max(shares) - min(shares) <= 0.34  # widths come in sixteens, layers in thirds
+    assert 4 * parameters(replace(shape, vocabulary=shape.vocabulary + 1000), 40, 4) / 1e6 > 0.45
 
 
 class Setting:

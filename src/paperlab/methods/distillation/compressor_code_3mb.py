@@ -11,7 +11,7 @@ CodeBERT/vulnerability_prediction/compress).
 import copy
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -36,8 +36,8 @@ CARD = Card(
     equal={"steps": 0.0, "bytes": 0.15},
     gap="Theirs: CodeBERT and GraphCodeBERT, 481 MB, on vulnerability and clone detection, 10 to 20 epochs on "
     "thousands of functions of 400 tokens. Here: MiniLM, 91 MB, questions of 14 tokens in 42 classes, 1,400 labelled "
-    "and as many not, some 7 epochs. The search counts operations of 514 tokens, so that long attention looks dear, which "
-    "texts so short never spend. A pass says nothing of code, of long inputs, nor of latency.",
+    "and as many not, some 7 epochs. The search counts operations of 514 tokens, whose attention texts so short never "
+    "spend. A pass says nothing of code, of long inputs, nor of latency.",
     checks=(
         Check(
             claim="better-than-random-shapes",
@@ -48,14 +48,16 @@ CARD = Card(
         ),
         Check(
             claim="better-than-uniformly-scaled",
-            says="It is better than the teacher's shape scaled down by one factor.",
+            says="Is it better than the teacher's shape scaled down by one factor, and filled up with vocabulary?",
             baseline=Arm("compressor-code-3mb", search="uniform"),
+            role="question",
         ),
         Check(
             claim="unlabelled-better-than-labels-alone",
-            says="Trained by the teacher on texts without labels, the student is better than on the labels that the "
-            "teacher had, as many texts.",
+            says="Trained by the teacher on texts without labels, is the student better than on the labels that the "
+            "teacher had, as many texts?",
             baseline=Arm("compressor-code-3mb", texts="labelled"),
+            role="question",
         ),
         Check(
             claim="genetic-better-than-sampling",
@@ -198,7 +200,9 @@ def chosen(search: str, choices: Choices, megabytes: Callable[[Shape], float], l
                      for name in DRAWN}) for share in range(1, 201)
         ]  # fmt: skip
         fitting = [shape for shape in scaled if megabytes(shape) <= limit]
-        return max(fitting, key=megabytes) if fitting else scaled[0]
+        best = max(fitting, key=megabytes) if fitting else scaled[0]
+        more = [replace(best, vocabulary=value) for value in choices["vocabulary"] if value > best.vocabulary]
+        return max((shape for shape in (best, *more) if megabytes(shape) <= limit), key=megabytes, default=best)
     shapes = [drawn(choices, draw) for _ in range(20_000)]
     close = [shape for shape in shapes if 0.9 * limit <= megabytes(shape) <= limit]
     return close[0] if close else min(shapes, key=lambda shape: abs(megabytes(shape) - limit))
