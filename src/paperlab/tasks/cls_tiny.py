@@ -32,7 +32,7 @@ METRICS = {
 }
 PAIRED_BY = "seeds"
 COST = {"quick": 200, "full": 2000}
-ARM_SECONDS = {"minilm-l6": 30}
+ARM_SECONDS = {"minilm-l6": 20}
 SEEDS = {"quick": 5, "full": 5, "gpu": 5}
 MODELS = ("minilm-l6",)
 DATA = cls.DATA

@@ -153,6 +153,8 @@ def test_every_search_keeps_to_the_limit(search: str) -> None:
     assert all(getattr(found, name) in values for name, values in choices.items())
     assert chosen(search, choices, megabytes, 0.5, 1) == found
     if search == "random":
+        searched = megabytes(chosen("genetic", choices, megabytes, 0.5, 1))
+        assert megabytes(found) == pytest.approx(searched, rel=0.1)  # few shapes of this space are closer
         assert len({chosen(search, choices, megabytes, 0.5, seed) for seed in range(5)}) > 2
 
 
@@ -193,7 +195,8 @@ def test_a_student_learns_from_the_teacher_or_from_labels(texts: str) -> None:
     before = copy.deepcopy(model.state_dict())
     tuned = recipe(model, setting, 0, 3e-3, texts=texts, search="random", dropout=0.0)  # type: ignore[arg-type]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert 4 * sum(p.numel() for p in tuned.model.parameters()) <= 300_000
+    size = 4 * sum(p.numel() for p in tuned.model.parameters())
+    assert size == pytest.approx(setting.limit, rel=0.25)  # the fitness trades size for operations
     inputs, labels = next(setting.batches(77))
     assert tuned.steps == 60
     with torch.no_grad():

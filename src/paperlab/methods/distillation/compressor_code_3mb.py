@@ -33,7 +33,7 @@ CARD = Card(
     expect="higher",
     margin=0.02,
     method=Arm("compressor-code-3mb"),
-    equal={"steps": 0.0, "bytes": 0.15},
+    equal={"steps": 0.0, "bytes": 0.1},
     gap="Theirs: CodeBERT and GraphCodeBERT, 481 MB, on vulnerability and clone detection, 10 to 20 epochs on "
     "thousands of functions of 400 tokens. Here: MiniLM, 91 MB, questions of 14 tokens in 42 classes, 1,400 labelled "
     "and as many not, some 7 epochs. The search counts operations of 514 tokens, whose attention texts so short never "
@@ -75,10 +75,13 @@ CARD = Card(
         "a child is drawn again at most 50 times where it is known already; in the code for ever",
         "dropout 0.2, as their clone detection has it; vulnerability prediction 0.5. AdamW's rate of 1e-4 became one "
         "of the task's, as there are some 900 steps and not thousands",
+        "the searched shape may be over the limit, as the fitness allows; shapes that it is compared with have its "
+        "size, which a run changed: random ones were of 90 to 100 % of the limit, while the searched one had 105 %",
         "their bi-LSTM baseline, and sizes of 25 and 50 MB, are left out",
     ),
 )
 
+CLOSE = 0.03  # how far, as a share, a random shape's size may be from that of the searched one
 TOKENS = 514  # for which operations are counted, whatever the texts' length, as in the code
 
 
@@ -184,7 +187,8 @@ def choices_of(config: Any, vocabulary: bool) -> Choices:
 
 
 def chosen(search: str, choices: Choices, megabytes: Callable[[Shape], float], limit: float, seed: int) -> Shape:
-    """A shape by one of the searches of `recipe`; limit in megabytes."""
+    """A shape by one of the searches of `recipe`; limit in megabytes. Those that are not led by the fitness, which may
+    trade a little size for operations, are of the size of the shape that the genetic algorithm finds."""
     draw = random.Random(seed)
 
     def fitness(shape: Shape) -> float:
@@ -194,18 +198,19 @@ def chosen(search: str, choices: Choices, megabytes: Callable[[Shape], float], l
         return genetic(choices, fitness, draw)
     if search == "sampling":  # as many as the genetic algorithm looks at
         return max((drawn(choices, draw) for _ in range(50 + 100 * 50)), key=fitness)
+    size = megabytes(genetic(choices, fitness, draw))
     if search == "uniform":
         scaled = [
             Shape(**{name: min(choices[name], key=lambda value, most=choices[name][-1]: abs(value - most * share / 200))
                      for name in DRAWN}) for share in range(1, 201)
         ]  # fmt: skip
-        fitting = [shape for shape in scaled if megabytes(shape) <= limit]
+        fitting = [shape for shape in scaled if megabytes(shape) <= size]
         best = max(fitting, key=megabytes) if fitting else scaled[0]
         more = [replace(best, vocabulary=value) for value in choices["vocabulary"] if value > best.vocabulary]
-        return max((shape for shape in (best, *more) if megabytes(shape) <= limit), key=megabytes, default=best)
+        return max((shape for shape in (best, *more) if megabytes(shape) <= size), key=megabytes, default=best)
     shapes = [drawn(choices, draw) for _ in range(20_000)]
-    close = [shape for shape in shapes if 0.9 * limit <= megabytes(shape) <= limit]
-    return close[0] if close else min(shapes, key=lambda shape: abs(megabytes(shape) - limit))
+    close = [shape for shape in shapes if abs(megabytes(shape) - size) <= CLOSE * size]
+    return close[0] if close else min(shapes, key=lambda shape: abs(megabytes(shape) - size))
 
 
 def recipe(
@@ -223,7 +228,7 @@ def recipe(
 
     The setting's `limit` is its size in bytes, 3,000,000 where there is none; `unlabelled(seed)` gives batches as
     `batches` does, of other texts, where it has them. search: the shape is found by the "genetic" algorithm, is a
-    "random" one of 90 to 100 % of the limit, the fittest of random ones ("sampling"), or the model's scaled down
+    "random" one of about its size, the fittest of random ones ("sampling"), or the model's scaled down
     ("uniform"). texts: "unlabelled", by the teacher, or "labelled", by labels alone; "mismatched", by what the teacher
     says of the next text of the batch, which is for controls.
     """
