@@ -104,15 +104,15 @@ def sizes_of(model: nn.Module) -> Sizes:
     stack = blocks(model)[1]
     layout = layout_of(stack[0])
     heads, width = _heads(stack[0], layout)
-    joins, down = (stack[0].get_submodule(name) for name in (layout.joins, layout.down))
+    joins, down = _linears(stack[0], (layout.joins, layout.down))
     head = sum(width * (m.in_features + (m.bias is not None)) for m in _linears(stack[0], layout.rows))
     unit = sum(m.in_features + (m.bias is not None) for m in _linears(stack[0], layout.units))
     rest = [sum(_count(stack[0].get_submodule(n)) for n in names)
             for names in (layout.attention_rest, layout.units_rest)]  # fmt: skip
-    biases = [0 if m.bias is None else m.bias.numel() for m in (joins, down)]  # type: ignore[union-attr]
+    biases = [0 if m.bias is None else m.bias.numel() for m in (joins, down)]
     return Sizes(
-        len(stack), heads, int(down.in_features), head + width * joins.out_features, unit + down.out_features,  # type: ignore
-        rest[0] + biases[0], rest[1] + biases[1],  # type: ignore
+        len(stack), heads, down.in_features, head + width * joins.out_features, unit + down.out_features,
+        rest[0] + biases[0], rest[1] + biases[1],
     )  # fmt: skip
 
 
@@ -143,7 +143,8 @@ class Narrow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, columns, or all inputs) -> (…, rows)."""
-        weight, bias = self.linear.weight, self.linear.bias
+        weight: Tensor = self.linear.weight
+        bias: Tensor | None = self.linear.bias
         if self.rows is not None:
             weight, bias = weight[self.rows], None if bias is None else bias[self.rows]
         if self.columns is not None:

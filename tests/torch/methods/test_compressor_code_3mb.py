@@ -4,6 +4,7 @@ import copy
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import islice
 
 import pytest
 import torch
@@ -197,8 +198,10 @@ def test_a_student_learns_from_the_teacher_or_from_labels(texts: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     size = 4 * sum(p.numel() for p in tuned.model.parameters())
     assert size == pytest.approx(setting.limit, rel=0.25)  # the fitness trades size for operations
-    inputs, labels = next(setting.batches(77))
     assert tuned.steps == 60
     with torch.no_grad():
-        right = (tuned.model(**inputs).logits.argmax(-1) == labels).double().mean().item()
-    assert (right > 0.4) == (texts != "mismatched")  # a quarter by chance
+        right = [
+            (tuned.model(**inputs).logits.argmax(-1) == labels).double().mean().item()
+            for inputs, labels in islice(setting.batches(77), 30)
+        ]
+    assert (sum(right) / len(right) > 0.35) == (texts != "mismatched")  # a quarter by chance

@@ -201,8 +201,7 @@ def chosen(search: str, choices: Choices, megabytes: Callable[[Shape], float], l
     size = megabytes(genetic(choices, fitness, draw))
     if search == "uniform":
         scaled = [
-            Shape(**{name: min(choices[name], key=lambda value, most=choices[name][-1]: abs(value - most * share / 200))
-                     for name in DRAWN}) for share in range(1, 201)
+            Shape(**{name: _nearest(choices[name], share / 200) for name in DRAWN}) for share in range(1, 201)
         ]  # fmt: skip
         fitting = [shape for shape in scaled if megabytes(shape) <= size]
         best = max(fitting, key=megabytes) if fitting else scaled[0]
@@ -211,6 +210,11 @@ def chosen(search: str, choices: Choices, megabytes: Callable[[Shape], float], l
     shapes = [drawn(choices, draw) for _ in range(20_000)]
     close = [shape for shape in shapes if abs(megabytes(shape) - size) <= CLOSE * size]
     return close[0] if close else min(shapes, key=lambda shape: abs(megabytes(shape) - size))
+
+
+def _nearest(values: list[int], share: float) -> int:
+    """The one that is nearest to this share of the last, which is the largest."""
+    return min(values, key=lambda value: abs(value - values[-1] * share))
 
 
 def recipe(

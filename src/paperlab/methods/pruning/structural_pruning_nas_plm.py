@@ -85,8 +85,8 @@ CARD = Card(
     departs=(
         "the paper's text was not at hand beyond its introduction: which pruning methods it compares with, and its "
         "figures, were not read; importance pruning by Michel et al. (2019), retrained, stands for them",
-        "the released code zeroes feed-forward units, and drops attention where no head is left; a number of heads "
-        "between changes nothing there but the count of parameters. Here the other heads are gone",
+        "at the commit that was read, a network with some of its heads has all of them and only fewer parameters by "
+        "count: masks reach feed-forward units, and attention where no head is left. Here the other heads are gone",
         "they count a layer's output projection whole as long as one head is left; here its columns go with the heads",
         "the smallest network of a training step has one layer, head and unit, as their search space says; the "
         "library's sampler takes none of the layers. The space begins at one layer too",
