@@ -36,7 +36,8 @@ CARD = Card(
     gap="Theirs: BERT and RoBERTa, eight data sets, five epochs in batches of 4, 100 networks tried, sizes of the "
     "whole model. Here: four upper blocks of MiniLM, questions in 42 classes, each arm the compute of 240 training "
     "steps of the whole network, 50 networks tried, sizes of those blocks. With so few steps an arm that trains one "
-    "size at a time is favoured. A pass says nothing of latency, nor of more training.",
+    "size at a time is favoured: on seed 7, which no record uses, the front was behind retrained pruning by .773 to "
+    ".835, and with three times the compute by .845 to .873. A pass says nothing of latency, nor of more training.",
     checks=(
         Check(
             claim="better-front-than-fixed-thresholds",
