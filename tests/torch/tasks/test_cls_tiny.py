@@ -1,0 +1,108 @@
+"""Tiny students: halves of the training texts, a teacher that saw one of them, a good student and a planted bad one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from paperlab.assets.labelled import Labelled
+from paperlab.kit.classifier import Teacher
+from paperlab.lab.drivers.finetune import build
+from paperlab.methods.distillation.compressor_code_3mb import recipe
+from paperlab.tasks import cls, cls_tiny
+
+WORDS = ("good", "bad", "film", "plot", "was", "the", "a", "very", "slow", "fine")
+
+
+def encoder() -> BertModel:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=1100, hidden_size=32, intermediate_size=96, num_hidden_layers=6, num_attention_heads=2,
+        max_position_embeddings=40,
+    )  # fmt: skip
+    return BertModel(config, add_pooling_layer=False).eval()
+
+
+def tokenizer(texts: list[str], truncation: bool, max_length: int) -> dict[str, list[list[int]]]:
+    return {"input_ids": [[1, *(3 + WORDS.index(word) for word in text.split())][:max_length] for text in texts]}
+
+
+def texts(name: str) -> Labelled:
+    """Good where there are more of "good" than of "bad"."""
+    draw = torch.Generator().manual_seed(sum(map(ord, name)))
+    found: dict[str, str] = {}
+    while len(found) < 800:
+        words = [WORDS[i] for i in torch.randint(0, len(WORDS), (7,), generator=draw).tolist()]
+        if (more := words.count("good") - words.count("bad")) != 0:
+            found[" ".join(words)] = "good" if more > 0 else "bad"
+    return Labelled(name, tuple(found), tuple(found.values()), name)
+
+
+@pytest.fixture
+def setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> cls_tiny.Setting:
+    monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
+    about = {"id": "small", "sha256": "0", "pooling": "mean"}
+    monkeypatch.setattr(cls, "load_encoder", lambda name: (encoder(), tokenizer, about))
+    monkeypatch.setattr(cls, "labelled", texts)
+    monkeypatch.setattr(cls, "VALIDATION", 100)
+    monkeypatch.setattr(cls_tiny, "TEACHER_RATE", 3e-3)
+    monkeypatch.setattr(cls_tiny, "LIMIT", 290_000)
+    monkeypatch.setitem(cls_tiny.TEACHER_STEPS, "quick", 60)
+    monkeypatch.setitem(cls_tiny.STEPS, "quick", 120)
+    monkeypatch.setitem(cls_tiny.RATES, "quick", (3e-3,))
+    return cls_tiny.make(0, "quick", data="movie-reviews")
+
+
+def test_halves_are_disjoint_and_labels_of_one_are_never_shown(setting: cls_tiny.Setting) -> None:
+    parts = torch.cat([setting.train, setting.others, setting.validation, setting.test])
+    assert torch.equal(parts.sort().values, torch.arange(800))
+    assert len(setting.train) == len(setting.others)
+    shown, others = [], set(setting.others.tolist())
+    source = setting.unlabelled(0)
+    for _ in range(20):
+        inputs, labels = next(source)
+        assert labels.eq(-1).all()
+        shown += inputs["rows"].tolist()
+    assert set(shown) <= others
+
+
+def test_the_teacher_was_tuned_on_the_labelled_half_and_says_what_it_said(setting: cls_tiny.Setting) -> None:
+    teacher = setting.teacher
+    assert isinstance(teacher, Teacher)
+    assert setting.validate(teacher) > 0.9
+    both = torch.cat([setting.train, setting.others])
+    assert teacher.known[both].isfinite().all()
+    assert not teacher.known[setting.test].isfinite().any()
+    inputs = setting.inputs(setting.others[:8])
+    with torch.no_grad():
+        computed = teacher.model(inputs["input_ids"], inputs["attention_mask"]).logits
+    torch.testing.assert_close(teacher(**inputs).logits, computed, atol=1e-4, rtol=1e-4)
+    untouched = encoder().state_dict()
+    assert all(torch.equal(value, untouched[name]) for name, value in setting.corpus.encoder.state_dict().items())
+    again = cls_tiny.remake(setting, 0)
+    assert isinstance(again.teacher, Teacher)
+    assert torch.equal(again.teacher.known.nan_to_num(), teacher.known.nan_to_num())
+
+
+def share(model: torch.nn.Module, setting: cls_tiny.Setting) -> float:
+    (row,) = cls_tiny.score(cls_tiny.Tuned(model, 0.0), setting)
+    return row["correct"]
+
+
+def test_a_good_student_beats_a_planted_bad_one_within_the_limit(setting: cls_tiny.Setting) -> None:
+    made: dict[str, Tensor | float] = {}
+    for kind in ("unlabelled", "mismatched"):
+        arm = build({"recipe": recipe}, {"texts": kind, "dropout": 0.0, "search": "random"}, setting=setting, seed=0)
+        made[kind] = share(arm.model, setting)
+        told = cls_tiny.totals(arm, setting)
+        assert told["bytes"] == 4 * sum(parameter.numel() for parameter in arm.model.parameters())
+        assert told["bytes"] == pytest.approx(290_000, rel=0.05)
+        assert told["steps"] == 120
+        assert told["vocab_size"] == 1000
+    assert made["unlabelled"] > 0.85
+    assert made["mismatched"] < 0.75
+    about = cls_tiny.describe(setting)
+    assert about["unlabelled"] == len(setting.others)
+    assert about["teacher"] > 0.9
