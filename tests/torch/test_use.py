@@ -130,7 +130,7 @@ def packed() -> nn.Module:
                 GptOssConfig(vocab_size=32, hidden_size=64, intermediate_size=64, num_hidden_layers=2, head_dim=32,
                              num_attention_heads=2, num_key_value_heads=1, num_local_experts=2)
             ),
-            "in GptOssExperts, not in nn.Linear",
+            "GptOssExperts, not in nn.Linear",
         ),
         (offloaded, "the model lies on cpu, meta; put it whole on one device"),
         (packed, "holds codes, not weights: the model is quantized already"),

@@ -1,6 +1,6 @@
 """Weights that are kept in other modules than linear layers, as linear layers for a while.
 
-Two kinds: transposed matrices (GPT-2's Conv1D), and the experts of a mixture in one tensor of each kind (Mixtral, Qwen).
+Two kinds: transposed matrices (GPT-2's Conv1D), and the experts of a mixture in one tensor of each kind (Mixtral).
 `opened` turns both into linear layers, which every method knows; `closed` turns them back, so that a checkpoint keeps
 its form.
 """
@@ -45,7 +45,7 @@ class Experts(nn.ModuleList):
 def _linear(weight: Tensor) -> nn.Linear:
     with torch.device("meta"):
         made = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    made.weight = nn.Parameter(weight.detach().clone())
+    made.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
     return made
 
 
@@ -62,16 +62,12 @@ def _fused_experts(module: Any) -> bool:
     """Experts in two tensors, (experts, 2 x inner, width) and (experts, width, inner), gates above."""
     if {name for name, _ in module.named_parameters(recurse=False)} != set(EXPERTS) or not hasattr(module, "act_fn"):
         return False
-    usual = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
-    plain = getattr(type(module)._apply_gate, "__module__", "").endswith("integrations.moe")
-    plain = plain and not getattr(module, "has_post_expert_norm", False)
+    gate = getattr(type(module), "_apply_gate", None)  # a class with its own has another formula
+    if gate is None or not gate.__module__.endswith("integrations.moe"):
+        return False
+    usual = {"has_gate": 1, "has_bias": 0, "is_transposed": 0, "is_concatenated": 1, "has_post_expert_norm": 0}
     up, down = (getattr(module, name) for name in EXPERTS)
-    return (
-        plain
-        and up.dim() == 3
-        and up.shape[1] == 2 * down.shape[2]
-        and all(getattr(module, name, value) == value for name, value in usual.items())
-    )
+    return up.shape[1] == 2 * down.shape[2] and all(getattr(module, name, x) == x for name, x in usual.items())
 
 
 @torch.no_grad()
@@ -105,20 +101,15 @@ def closed(model: nn.Module) -> nn.Module:
             elif isinstance(module, Experts) and _foldable(module):
                 back = module.closed[0]
                 for part in EXPERTS:
-                    weight = torch.stack([expert.get_submodule(part).weight for expert in module])  # type: ignore[misc]
-                    setattr(back, part, nn.Parameter(weight, requires_grad=False))
+                    weights: list[Any] = [expert.get_submodule(part).weight for expert in module]
+                    setattr(back, part, nn.Parameter(torch.stack(weights), requires_grad=weights[0].requires_grad))
                 setattr(parent, name, back)
     return model
 
 
 def _foldable(experts: Experts) -> bool:
-    inner = list(experts.modules())
-    biased = any(getattr(module, "bias", None) is not None for module in inner)
-    return (
-        not biased
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in inner)
-        and all(
-            len({tuple(expert.get_submodule(part).weight.shape) for expert in experts}) == 1
-            for part in EXPERTS  # type: ignore[arg-type]
-        )
-    )
+    for module in experts.modules():
+        if module._forward_hooks or module._forward_pre_hooks or getattr(module, "bias", None) is not None:
+            return False
+    shapes = {part: {expert.get_parameter(f"{part}.weight").shape for expert in experts} for part in EXPERTS}
+    return all(len(found) == 1 for found in shapes.values())

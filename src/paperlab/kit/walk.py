@@ -78,13 +78,16 @@ def _refuse_others(model: nn.Module, stack: nn.ModuleList) -> None:
 
 OTHERS = 0.1  # share of a stack's weights that may lie outside linear layers (convolutions, position tables)
 _LINEAR = "Linear"
+NEVER_CALLED = ("dt_proj",)  # Mamba multiplies by the weight itself: no data reaches such a layer, it keeps its floats
 
 
 def _matrices(stack: nn.Module) -> dict[str, int]:
     """Number of weights in matrices by the kind of module that holds them; subclasses of nn.Linear are linear."""
     weights: dict[str, int] = {}
-    for module in stack.modules():
+    for name, module in stack.named_modules():
+        last = name.rpartition(".")[2]
         kind = _LINEAR if isinstance(module, nn.Linear) else type(module).__name__
+        kind = last if last in NEVER_CALLED else kind
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False) if parameter.dim() > 1)
         if count:
             weights[kind] = weights.get(kind, 0) + count
@@ -92,8 +95,12 @@ def _matrices(stack: nn.Module) -> dict[str, int]:
 
 
 def linears(module: nn.Module) -> dict[str, nn.Linear]:
-    """All linear layers below `module` by name, in order of definition."""
-    return {name: inner for name, inner in module.named_modules() if isinstance(inner, nn.Linear)}
+    """All linear layers below `module` by name, in order of definition, but for those that no model calls."""
+    return {
+        name: inner
+        for name, inner in module.named_modules()
+        if isinstance(inner, nn.Linear) and name.rpartition(".")[2] not in NEVER_CALLED
+    }
 
 
 def block_linears(model: nn.Module) -> dict[str, nn.Linear]:

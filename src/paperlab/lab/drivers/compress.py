@@ -124,7 +124,7 @@ def apply(
     keep_original = start is None and (not disposable or "teacher" in names or "error" in names)
     own = copy.deepcopy(start.model if start else model) if start or keep_original else model
     opened(own.eval())
-    if any(can_open(module) for module in model.modules()):
+    if {"teacher", "error"} & set(names) and any(can_open(module) for module in model.modules()):
         model = opened(copy.deepcopy(model)).eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -81,8 +81,8 @@ def rotate(model: nn.Module, seed: int, kind: Literal["hadamard", "orthogonal"])
     biases = fold_norms(model)
     rotate_residual(model, residual)
     for block, last in named:
-        for pair in value_pairs(block)[:1]:
-            rotate_heads(block, heads(pair.size))
+        for size in {pair.size for pair in value_pairs(block)}:
+            rotate_heads(block, heads(size))
         for layer in last:
             rotate_online(layer, inner(layer.in_features))
     sizes = [width, *inner.made]
