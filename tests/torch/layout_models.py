@@ -36,6 +36,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "Olmo2": SHARED, "Cohere": SHARED, "Starcoder2": SHARED, "Glm": SIZED, "Nemotron": SHARED, "Persimmon": {},
             "GPTNeoX": {}, "Mixtral": {"num_local_experts": 4, **SHARED},
             "Qwen2Moe": {"shared_expert_intermediate_size": 24, **MIXTURE, **SHARED}, "Qwen3Moe": MIXTURE | SIZED,
+            "BitNet": SHARED,
             "GptOss": {"num_local_experts": 4, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, **SIZED},
         }.items()
     },

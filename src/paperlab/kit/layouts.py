@@ -5,8 +5,8 @@ A block is a list of branches. Each reads the residual stream, mostly through a 
     norm -> readers ... -> writer        between the last reader's rows and the writer stands `via`
 
 Folds of scales (`paperlab.kit.fold`) and rotations (`paperlab.kit.rotate`) follow from that. A row of LAYOUTS fits a
-block that has modules at all its paths, and no other child with weights; names of classes are never looked at. Paths
-are written as in a shell: "self_attn.{q,k,v}_proj" are three, "experts.*.down_proj" one for each expert.
+block that has modules at all its paths, and no other norms or weights but INNER; classes' names are never looked at.
+Paths are written as in a shell: "self_attn.{q,k,v}_proj" are three, "experts.*.down_proj" one for each expert.
 
 Fused experts and GPT-2's transposed matrices are linear layers after `paperlab.kit.opening.opened`.
 """
@@ -33,7 +33,7 @@ class Branch:
     """One way from the residual stream and back.
 
     norm: what the readers read; "" for the stream itself. reads: linear layers. via: what is between the last of them
-    and `writes`, the linear layers that write to the stream. value: a layer that stands for the last reader there.
+    and `writes`, the linear layers that write to the stream. value: layers whose last stands for the last reader there.
     also: other modules that read the norm (routers of experts). bare: why no norm feeds it whose scale could change,
     where that is not plain from `norm`.
     residual: where the norm's output is also the residual (post-norm blocks), a module whose second argument it is;
@@ -99,7 +99,7 @@ def _opt(norm: str, *, post: bool = False, cross: bool = False) -> tuple[Branch,
     after = (own, other, last) if post else ("", "", "")
     rows = [Branch(norms[0], "self_attn.{q,k,v}_proj", HEADS, "self_attn.out_proj", after=after[0])]
     if cross:
-        value = "encoder_attn.v_proj"
+        value = "encoder_attn.{k,v}_proj"
         rows += [Branch(norms[1], "encoder_attn.q_proj", HEADS, "encoder_attn.out_proj", value, after=after[1])]
     return (*rows, Branch(norms[2], "fc1", "activation_fn", "fc2", after=after[2]))
 
@@ -119,7 +119,11 @@ def _t5(number: int, reads: str, via: str) -> Branch:
 
 _T5_OWN = Branch("layer.0.layer_norm", "layer.0.SelfAttention.{q,k,v}", HEADS, "layer.0.SelfAttention.o")
 _T5_OTHER = Branch(
-    "layer.1.layer_norm", "layer.1.EncDecAttention.q", HEADS, "layer.1.EncDecAttention.o", "layer.1.EncDecAttention.v"
+    "layer.1.layer_norm",
+    "layer.1.EncDecAttention.q",
+    HEADS,
+    "layer.1.EncDecAttention.o",
+    "layer.1.EncDecAttention.{k,v}",
 )
 _RELU, _GATED = ("wi", "act"), ("wi_{0,1}", PRODUCT)
 _POST = {"begin": "embeddings.LayerNorm", "end": "output.LayerNorm"}
@@ -204,6 +208,12 @@ LAYOUTS = (
 )
 # fmt: on
 
+
+INNER = (
+    "q_norm", "k_norm", "q_layernorm", "k_layernorm", "relative_attention_bias",
+    "pos_proj", "pos_q_proj", "pos_key_proj", "pos_query_proj", "conv1d", "x_proj", "dt_proj",
+)  # fmt: skip
+"""Parts with weights that a branch may have between its readers and its writer: they touch no pair, nor the stream."""
 
 QUERIES_AND_KEYS = (
     "q_proj", "k_proj", "query", "key", "query_proj", "key_proj", "q_lin", "k_lin", ".q", ".k",
@@ -312,7 +322,7 @@ def _fits(layout: Layout, block: nn.Module, around: Sequence[nn.Module]) -> bool
         return False
     if layout.beside and around and beside(around[:1], layout.beside) is None:
         return False
-    known = set(layout.also.split())
+    known = set(layout.also.split()) | ({layout.end} if post_norm(layout) else set())
     if any(_at(block, path) is None for path in known):
         return False
     for row in layout.branches:
@@ -322,8 +332,20 @@ def _fits(layout: Layout, block: nn.Module, around: Sequence[nn.Module]) -> bool
             found = list(_paths(pattern, block))
             if not found or any(_at(block, path) is None for path in found):
                 return False
-            known |= {path.partition(".")[0] for path in found}
-    return all(name in known or not any(True for _ in child.parameters()) for name, child in block.named_children())
+            known |= set(found)
+    return all(_known(name, known) for name, module in block.named_modules() if _matters(name, module))
+
+
+def _matters(name: str, module: nn.Module) -> bool:
+    """Whether a module has weights of its own, or is a norm without."""
+    norm = "norm" in name.rpartition(".")[2].lower() and not any(True for _ in module.children())
+    return norm or any(True for _ in module.parameters(recurse=False))
+
+
+def _known(name: str, known: set[str]) -> bool:
+    """Whether a part of a block is one of the known ones, holds or lies in one, or is INNER."""
+    inner = any(part in INNER for part in name.split("."))
+    return inner or any(f"{path}.".startswith(f"{name}.") or name.startswith(f"{path}.") for path in known)
 
 
 def post_norm(layout: Layout) -> bool:

@@ -12,6 +12,7 @@ Which layers read and write is in the table of `paperlab.kit.layouts`.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -64,9 +65,12 @@ def ends(model: nn.Module) -> tuple[list[Any], Any]:
     layout = layout_of(stack[0], around)
     assert layout is not None
     body: Any = around[0]
-    begin = [beside(around, path) for path in layout.begin.split()] or [body.get_input_embeddings()]
+    begin = [beside(around, path) for path in layout.begin.split()]
+    if not begin:
+        with suppress(AttributeError, NotImplementedError):  # transformers' word for "there is none"
+            begin = [body.get_input_embeddings()]
     last = beside(around, layout.end)
-    if last is None or any(module is None for module in begin):
+    if last is None or not begin or any(module is None for module in begin):
         raise ValueError(
             f"{type(model).__name__} is built as {layout.name}, but has no {layout.begin or 'embedding'} before its "
             f"blocks or no {layout.end} behind them: its stream cannot be rotated"

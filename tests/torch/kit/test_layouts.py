@@ -33,6 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
 WORSE = 3.0  # an output error that is so many times Llama's is no rounding error any more
 REFUSED = {  # what each method refuses, and why
     "GptOss": (set(METHODS), "GptOssForCausalLM keeps 8.% of its blocks' weights in .*GptOssExperts, not in nn.Linear"),
+    "BitNet": ({"awq", "smoothquant", "random-rotation"}, r"BitNetForCausalLM has blocks .* that fit no row"),
     "OPT, post-norm": ({"awq", "smoothquant", "random-rotation"}, "first block does not read layernorm_embedding"),
     "Electra, narrow embedding": (
         {"awq", "smoothquant", "random-rotation"}, "first block does not read embeddings.LayerNorm",
