@@ -400,45 +400,44 @@ def _resolved(name: str, block: nn.Module, layout: Layout, before: Any) -> Block
     parts: list[tuple[Fed, tuple[Pair, ...]]] = []
     for row in layout.branches:
         same = [other for other in layout.branches if other.norm == row.norm] if row.norm else [row]
-        pairs = tuple(_pairs(name, block, row))
         if same[0] is not row:
-            fed, others = parts[layout.branches.index(same[0])]
-            parts[layout.branches.index(same[0])] = fed, others + pairs
-            continue
-        paths = [path for other in same for path in _paths(other.reads, block)]
-        also = [path for other in same for path in _paths(other.also, block) if path]
-        role, scope = _role(same, paths, paths + also)
+            continue  # came with the first
+        reads = [path for other in same for path in _paths(other.reads, block)]
+        others = [path for other in same for path in _paths(other.also, block) if path]
+        role, scope = _role(same, reads, reads + others)
+        modules = [block.get_submodule(path) for path in reads + others]
         fed = Fed(
             f"{name}.{role}",
             before if row.norm == BEFORE else next(iter(get(row.norm)), None),
-            tuple(layer for path in paths for layer in get(path))
-            + tuple(m for m in map(block.get_submodule, also) if isinstance(m, nn.Linear)),
-            tuple(m for m in map(block.get_submodule, also) if not isinstance(m, nn.Linear)),
+            tuple(module for module in modules if isinstance(module, nn.Linear)),
+            tuple(module for module in modules if not isinstance(module, nn.Linear)),
             block.get_submodule(scope),
             row.norm == BEFORE,
             get(row.residual),
             tuple((writer, norm) for norm in get(row.after) for writer in get(row.writes)),
             row.bare or ("" if row.norm else "it reads the residual stream without a norm"),
         )
-        parts.append((fed, pairs))
+        parts.append((fed, tuple(pair for other in same for pair in _pairs(name, block, other))))
     writers = tuple(layer for row in layout.branches for layer in get(row.writes))
     return Block(name, layout, tuple(parts), writers)
 
 
-def _role(rows: list[Branch], paths: list[str], all_paths: list[str]) -> tuple[str, str]:
-    """The name of what reads a norm, and the path of its scope."""
-    parents = [path.rpartition(".")[0] for path in all_paths]
-    if len(rows) > 1:  # the nearest module that holds all
-        shared: list[str] = []
-        for names in zip(*(parent.split(".") for parent in parents), strict=False):
-            if len(set(names)) > 1:
-                break
-            shared.append(names[0])
-        return rows[0].norm, ".".join(shared)
-    if len(paths) == 1:
-        return paths[0], parents[0] if rows[0].via in (HEADS, STACKED, GROUPED, HALVES) else paths[0]
-    kind = "qkv" if rows[0].via == HEADS else "gate_up"
-    return f"{parents[0].removesuffix('.self')}.{kind}", parents[0]
+def _role(rows: list[Branch], reads: list[str], every: list[str]) -> tuple[str, str]:
+    """The name of what reads a norm, and the path of its scope: the nearest module that holds all the readers, or a
+    single reader whose outputs meet no others of its kind. every: `reads` and those that are not compressed.
+    """
+    if len(every) == 1 and rows[0].via not in (HEADS, STACKED, GROUPED, HALVES):
+        return reads[0], reads[0]
+    parents = [path.split(".")[:-1] for path in every]
+    shared = 0
+    while all(len(parent) > shared and parent[shared] == parents[0][shared] for parent in parents):
+        shared += 1
+    scope = ".".join(parents[0][:shared])
+    if len(rows) > 1:
+        return rows[0].norm, scope
+    if len(reads) == 1:
+        return reads[0], scope
+    return f"{scope.removesuffix('.self')}.{'qkv' if rows[0].via == HEADS else 'gate_up'}", scope
 
 
 def _pairs(name: str, block: nn.Module, row: Branch) -> Iterator[Pair]:
@@ -446,7 +445,8 @@ def _pairs(name: str, block: nn.Module, row: Branch) -> Iterator[Pair]:
     writes = list(_paths(row.writes, block))
     reads = list(_paths(row.value or row.reads, block))
     for source_path, path in zip(reads[-len(writes) :], writes, strict=True):
-        source, reader = block.get_submodule(source_path), block.get_submodule(path)
+        source: Any = block.get_submodule(source_path)
+        reader: Any = block.get_submodule(path)
         full = f"{name}.{path}"
         at, outs, ins = source.weight.device, source.out_features, reader.in_features
         if row.via in (HEADS, STACKED, GROUPED):

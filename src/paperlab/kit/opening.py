@@ -26,18 +26,19 @@ class Experts(nn.ModuleList):
 
     def __init__(self, own: Any) -> None:
         super().__init__(Expert(up, down) for up, down in zip(own.gate_up_proj, own.down_proj, strict=True))
-        self.closed = [own]  # in a list: no submodule
+        self.closed: list[Any] = [own]  # in a list: no submodule
         for name in EXPERTS:
             setattr(own, name, nn.Parameter(getattr(own, name).detach().new_empty(0), requires_grad=False))
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """(tokens, width); index and weight of each token's experts (tokens, k) -> (tokens, width)."""
-        out = torch.zeros_like(hidden_states)
+        out, act = torch.zeros_like(hidden_states), self.closed[0].act_fn
         for number, expert in enumerate(self):
             token, place = torch.where(top_k_index == number)
             if len(token):
-                gate, up = expert.gate_up_proj(hidden_states[token]).chunk(2, dim=-1)  # type: ignore[operator]
-                made = expert.down_proj(self.closed[0].act_fn(gate) * up)  # type: ignore[operator]
+                one: Any = expert
+                gate, up = one.gate_up_proj(hidden_states[token]).chunk(2, dim=-1)
+                made = one.down_proj(act(gate) * up)
                 out.index_add_(0, token, (made * top_k_weights[token, place, None]).to(out.dtype))
         return out
 
@@ -54,7 +55,7 @@ def can_open(module: nn.Module) -> bool:
     return _transposed(module) or _fused_experts(module)
 
 
-def _transposed(module: nn.Module) -> bool:
+def _transposed(module: Any) -> bool:
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and module.weight.dim() == 2
 
 

@@ -26,6 +26,7 @@ from paperlab.kit.walk import blocks
 def llama_blocks(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """The model's blocks by name; raises ValueError unless they are built as Llama's, with RMS norms."""
     stem, stack = blocks(model)
+    block: Any
     for block in stack:
         layout = layout_of(block)
         if layout is None or layout.name != "Llama":
@@ -111,7 +112,8 @@ def fold_norms(model: nn.Module) -> int:
 
 def _fold(fed: Fed) -> int:
     """Move a norm's weight and bias into its readers; returns how many numbers are new."""
-    weight, bias = (getattr(fed.norm, name, None) for name in ("weight", "bias"))
+    weight: Any = getattr(fed.norm, "weight", None)
+    bias: Any = getattr(fed.norm, "bias", None)
     offset = norm_offset(fed.norm)
     if bias is not None and fed.others:
         raise ValueError(f"{fed.name}: its norm has a bias that a router cannot take")

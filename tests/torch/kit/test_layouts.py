@@ -97,6 +97,7 @@ def test_scales_and_shifts_leave_the_function(name: str) -> None:
             assert len(rows) == sum(len(stack) for _, stack in stacks(model))
             assert all(row and inside.issuperset(reader for group in row for reader in group.readers) for row in rows)
             for group in (group for row in rows for group in row):
+                assert set(group.scope.modules()).issuperset(group.readers)
                 scale = 0.3 + 3 * torch.rand(group.width, generator=draw).double()
                 shift = torch.randn(group.width, generator=draw).double() if group.shiftable else None
                 before = [reader.weight.clone() for reader in group.readers]
@@ -159,8 +160,8 @@ def test_methods_on_every_architecture(name: str, method: str, tmp_path: Path) -
         whole = dict(make(name).named_parameters())
         changed = [key for key, value in small.named_parameters() if not torch.equal(value, whole[key])]
         assert len(changed) >= sum(len(stack) for _, stack in stacks(opened(make(name))))
-    if not hasattr(small.save_pretrained, "__self__"):
-        return  # it left parts in the model that a checkpoint cannot hold, and refuses to be saved
+    if method not in ("gptq", "awq") or not hasattr(small.save_pretrained, "__self__"):
+        return  # left parts in the model that a checkpoint cannot hold, and refuses to be saved
     small.save_pretrained(tmp_path)
     again = type(small).from_pretrained(tmp_path).eval()
     batches = inputs(name, 2, seed=0)

@@ -4,6 +4,7 @@
     v' = v R   in each head, fused;   x' = x H   before the last layer of the MLP, computed when the model runs
 
 Ashkboos et al., QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs, arXiv 2404.00456, section 4 (stages 1a-1c);
+in models with LayerNorm the mean moves to what writes to the stream first (SliceGPT, arXiv 2401.15024, section 3);
 incoherence by random Hadamard matrices: Chee et al., QuIP, arXiv 2307.13304; Tseng et al., QuIP#, arXiv 2402.04396.
 """
 
