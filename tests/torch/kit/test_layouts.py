@@ -16,12 +16,13 @@ from layout_models import MODELS, inputs, make, outputs
 from torch import Tensor, nn
 
 import paperlab
+from paperlab.engine import EngineError
 from paperlab.kit.fold import fold, scaling_groups
 from paperlab.kit.layouts import LAYOUTS, above, layout_of
 from paperlab.kit.opening import Experts, closed, opened
 from paperlab.kit.orthogonal import random_orthogonal
 from paperlab.kit.rotate import fold_norms, rotatable, rotate_heads, rotate_online, rotate_residual, value_pairs
-from paperlab.kit.walk import block_linears, blocks, stacks
+from paperlab.kit.walk import block_linears, blocks, stacks, walk
 
 METHODS: dict[str, dict[str, Any]] = {
     "round-to-nearest": {"bits": 4},
@@ -196,6 +197,34 @@ def test_experts_that_round_their_inputs_stay_open() -> None:
     small = paperlab.load("rtn-activations")(make("Mixtral"), calibration=inputs("Mixtral", 6, seed=1))
     assert isinstance(small.model.layers[0].mlp.experts, Experts)
     assert small.compressed.unstored
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Mixtral", "Roberta", "T5"])
+def test_the_engine_refuses_what_it_does_not_know_by_its_name(name: str, tmp_path: Path) -> None:
+    small = made(name, "round-to-nearest")[0]
+    with pytest.raises(EngineError, match=f'the architecture "{small.config.model_type}" is not known here'):
+        small.compressed.pack(tmp_path / "packed")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_decoder_meets_what_its_encoder_has_become() -> None:
+    model = make("Bart")
+    seen: list[Tensor] = []
+    for name, block, calls in walk(model, inputs("Bart", 1, seed=0)):
+        if name.startswith("model.encoder"):
+            with torch.no_grad():
+                block.final_layer_norm.weight.zero_()
+                block.final_layer_norm.bias.fill_(0.5)
+        else:
+            seen += [value for value in (*calls[0].args, *calls[0].kwargs.values()) if isinstance(value, Tensor)]
+    assert any(value.dim() == 3 and (value == 0.5).all() for value in seen)
+
+
+def test_what_knows_one_stack_refuses_two() -> None:
+    with pytest.raises(
+        ValueError, match=r"2 stacks of blocks \(text_model.encoder.layers, vision_model.encoder.layers"
+    ):
+        blocks(make("CLIP"))
 
 
 def planted(model: Any) -> None:
