@@ -33,8 +33,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         for name, more in {
             "Llama": SHARED, "Mistral": SHARED, "Qwen2": SHARED, "Qwen3": SIZED, "SmolLM3": SHARED, "Granite": SHARED,
             "Gemma": SIZED, "Gemma2": SIZED, "Phi": {}, "Phi3": SHARED, "StableLm": SHARED, "Olmo": SHARED,
-            "Olmo2": SHARED, "Cohere": SHARED, "Starcoder2": SHARED, "Glm": SIZED, "Nemotron": SHARED, "Persimmon": {},
-            "GPTNeoX": {}, "Mixtral": {"num_local_experts": 4, **SHARED},
+            "Olmo2": SHARED, "Cohere": SHARED, "Starcoder2": SHARED, "Glm": SIZED, "Glm4": SIZED, "Nemotron": SHARED,
+            "Persimmon": {}, "GPTNeoX": {}, "Mixtral": {"num_local_experts": 4, **SHARED},
             "Qwen2Moe": {"shared_expert_intermediate_size": 24, **MIXTURE, **SHARED}, "Qwen3Moe": MIXTURE | SIZED,
             "BitNet": SHARED,
             "GptOss": {"num_local_experts": 4, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, **SIZED},
@@ -42,9 +42,16 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     },
     "Gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", SIZES | TOKENS | SIZED),
     "OPT": ("OPTForCausalLM", "OPTConfig", OPT),
+    "Olmo, clipped": ("OlmoForCausalLM", "OlmoConfig", SIZES | TOKENS | SHARED | {"clip_qkv": 1.0}),
+    "OPT, narrow embedding": ("OPTForCausalLM", "OPTConfig", OPT | {"word_embed_proj_dim": 16}),
     "OPT, post-norm": ("OPTForCausalLM", "OPTConfig", OPT | {"do_layer_norm_before": False}),
     "GPT2": ("GPT2LMHeadModel", "GPT2Config", GPT),
     "GPTBigCode": ("GPTBigCodeForCausalLM", "GPTBigCodeConfig", GPT),
+    "GPTNeo": (
+        "GPTNeoForCausalLM", "GPTNeoConfig",
+        {"vocab_size": WORDS, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64,
+         "attention_types": [[["global", "local"], 1]], **TOKENS},
+    ),
     "GPTJ": ("GPTJForCausalLM", "GPTJConfig", GPT | {"rotary_dim": 4}),
     "Falcon": ("FalconForCausalLM", "FalconConfig", FALCON),
     "Falcon, two norms": (
@@ -53,6 +60,11 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Falcon, in turn": (
         "FalconForCausalLM", "FalconConfig",
         FALCON | {"parallel_attn": False, "multi_query": False, "alibi": True, "bias": True},
+    ),
+    "Bloom, other residual": (
+        "BloomForCausalLM", "BloomConfig",
+        {"vocab_size": WORDS, "hidden_size": 32, "n_layer": 2, "n_head": 4,
+         "apply_residual_connection_post_layernorm": True},
     ),
     "Bloom": ("BloomForCausalLM", "BloomConfig", {"vocab_size": WORDS, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "Mpt": (
@@ -72,6 +84,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "Deberta": ("DebertaModel", "DebertaConfig", DEBERTA),
     "DebertaV2": ("DebertaV2Model", "DebertaV2Config", DEBERTA | {"share_att_key": True, "position_buckets": 8}),
+    "DebertaV2, own positions": ("DebertaV2Model", "DebertaV2Config", DEBERTA | {"share_att_key": False}),
     "Albert": ("AlbertModel", "AlbertConfig", SIZES | {"embedding_size": 16}),
     "ViT": ("ViTModel", "ViTConfig", WIDTH | IMAGE | {"intermediate_size": 48}),
     "Dinov2": ("Dinov2Model", "Dinov2Config", WIDTH | IMAGE | {"mlp_ratio": 2}),

@@ -209,6 +209,8 @@ LAYOUTS = (
 # fmt: on
 
 
+CLIPS = "clip_qkv"  # the setting of an attention that cuts values off: neither scales nor rotations pass
+
 INNER = (
     "q_norm", "k_norm", "q_layernorm", "k_layernorm", "relative_attention_bias",
     "pos_proj", "pos_q_proj", "pos_key_proj", "pos_query_proj", "conv1d", "x_proj", "dt_proj",
@@ -441,7 +443,7 @@ def _role(rows: list[Branch], reads: list[str], every: list[str]) -> tuple[str, 
 
 
 def _pairs(name: str, block: nn.Module, row: Branch) -> Iterator[Pair]:
-    """The pairs of a branch; none where nothing passes."""
+    """The pairs of a branch; none where nothing passes, nor where values are clipped (OLMo's clip_qkv)."""
     writes = list(_paths(row.writes, block))
     reads = list(_paths(row.value or row.reads, block))
     for source_path, path in zip(reads[-len(writes) :], writes, strict=True):
@@ -450,7 +452,10 @@ def _pairs(name: str, block: nn.Module, row: Branch) -> Iterator[Pair]:
         full = f"{name}.{path}"
         at, outs, ins = source.weight.device, source.out_features, reader.in_features
         if row.via in (HEADS, STACKED, GROUPED):
-            size = _head_size(block.get_submodule(source_path.rpartition(".")[0]))
+            attention: Any = block.get_submodule(source_path.rpartition(".")[0])
+            if any(getattr(holder, CLIPS, None) for holder in (attention, getattr(attention, "config", None))):
+                continue
+            size = _head_size(attention)
             rows = None
             if row.via == STACKED:
                 outs = (outs - ins) // 2

@@ -52,7 +52,14 @@ def rotatable(model: nn.Module) -> list[Block]:
             raise ValueError(
                 f"{type(model).__name__} is built as {block.layout.name}: its stream cannot be rotated, as {why}"
             )
-    ends(model)
+    width = made[0].writers[0].out_features
+    for module in ends(model)[0]:
+        weight = getattr(module, "weight", None)
+        if weight is not None and weight.shape[-1] != width:
+            raise ValueError(
+                f"{type(model).__name__} has an embedding of {weight.shape[-1]} and blocks of {width} channels: what "
+                "lies between them is not known here, so its stream cannot be rotated"
+            )
     return made
 
 

@@ -27,7 +27,7 @@ from paperlab.kit.walk import block_linears, blocks, stacks, walk
 METHODS: dict[str, dict[str, Any]] = {
     "round-to-nearest": {"bits": 4},
     "gptq": {"bits": 4, "group": 8},
-    "awq": {"bits": 4, "group": 8, "steps": 5},
+    "awq": {"bits": 4, "group": 8, "steps": 3},
     "smoothquant": {"weights": "channel"},
     "random-rotation": {"rotation": "orthogonal"},
 }
@@ -35,6 +35,8 @@ WORSE = 3.0  # an output error that is so many times Llama's is no rounding erro
 REFUSED = {  # what each method refuses, and why
     "GptOss": (set(METHODS), "GptOssForCausalLM keeps 8.% of its blocks' weights in .*GptOssExperts, not in nn.Linear"),
     "BitNet": ({"awq", "smoothquant", "random-rotation"}, r"BitNetForCausalLM has blocks .* that fit no row"),
+    "OPT, narrow embedding": ({"random-rotation"}, "has an embedding of 16 and blocks of 32 channels"),
+    "Bloom, other residual": ({"awq", "smoothquant", "random-rotation"}, r"BloomForCausalLM has blocks .* fit no row"),
     "OPT, post-norm": ({"awq", "smoothquant", "random-rotation"}, "first block does not read layernorm_embedding"),
     "Electra, narrow embedding": (
         {"awq", "smoothquant", "random-rotation"}, "first block does not read embeddings.LayerNorm",
@@ -44,9 +46,10 @@ REFUSED = {  # what each method refuses, and why
         {"smoothquant", "random-rotation"}, "Olmo2ForCausalLM is built as OLMo 2: .*the residual stream without a norm",
     ),
     "DebertaV2": ({"smoothquant", "random-rotation"}, "queries and keys project positions|behind the residual"),
-    **dict.fromkeys(("Gemma2", "Gemma3"), ({"random-rotation"}, "it norms what its branches return, channel by")),
+    **dict.fromkeys(("Gemma2", "Gemma3", "Glm4"), ({"random-rotation"}, "norms what its branches return, channel by")),
     **dict.fromkeys(
-        ("Bert", "Roberta", "MPNet", "DistilBert", "Deberta"), ({"random-rotation"}, "stand behind the residual sums"),
+        ("Bert", "Roberta", "MPNet", "DistilBert", "Deberta", "DebertaV2, own positions"),
+        ({"random-rotation"}, "stand behind the residual sums"),
     ),
     "ModernBert": ({"random-rotation"}, "its first block reads the embedding without a norm"),
     "Dinov2": ({"random-rotation"}, "it scales what its branches return"),
@@ -141,7 +144,7 @@ def made(name: str, method: str) -> Any:
     kept = copy.deepcopy(model.state_dict())
     batches = inputs(name, 2, seed=0)
     wanted = outputs(model, batches)
-    small = paperlab.load(method, **METHODS[method])(model, calibration=inputs(name, 6, seed=1))
+    small = paperlab.load(method, **METHODS[method])(model, calibration=inputs(name, 5, seed=1))
     assert all(torch.equal(kept[key], value) for key, value in model.state_dict().items())
     assert torch.equal(outputs(model, batches), wanted)
     return small, float((outputs(small, batches) - wanted).norm() / wanted.norm())
@@ -249,11 +252,10 @@ def test_an_unknown_part_of_a_block_is_refused(change: Callable[[Any], None], sa
         scaling_groups(model)
 
 
-def test_rows_are_all_used_or_named() -> None:
-    """Each row fits a model above, but for those of architectures that are rarer still."""
+def test_every_row_fits_a_model_above() -> None:
     found = set()
     for name in MODELS:
         if not refusal(name, "awq"):
             model = opened(make(name))
             found |= {layout_of(block, list(above(model, stem))) for stem, stack in stacks(model) for block in stack}
-    assert [row.name for row in LAYOUTS if row not in found] == ["GLM 4", "GPT-Neo", "DeBERTa v2"]
+    assert [row.name for row in LAYOUTS if row not in found] == []
