@@ -5,19 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from layout_models import make
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    BartConfig,
-    BartForConditionalGeneration,
     DistilBertConfig,
     DistilBertModel,
     ElectraConfig,
     ElectraModel,
     GemmaConfig,
     GemmaForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -123,39 +122,53 @@ def packed() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("build", "says"),
     [
         (lambda: "smollm2-135m", "a str is no transformers model; load one with AutoModelForCausalLM"),
         (lambda: nn.Linear(4, 4), "a Linear is no transformers model"),
-        (lambda: GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2)), "in Conv1D, not in nn.Linear"),
         (
-            lambda: BartForConditionalGeneration(
-                BartConfig(vocab_size=32, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32,
-                           decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2)
+            lambda: GptOssForCausalLM(
+                GptOssConfig(vocab_size=32, hidden_size=64, intermediate_size=64, num_hidden_layers=2, head_dim=32,
+                             num_attention_heads=2, num_key_value_heads=1, num_local_experts=2)
             ),
-            "has an encoder and a decoder",
+            "GptOssExperts, not in nn.Linear",
         ),
         (offloaded, "the model lies on cpu, meta; put it whole on one device"),
         (packed, "holds codes, not weights: the model is quantized already"),
     ],
 )  # fmt: skip
-def test_a_model_that_cannot_be_compressed_whole_is_refused(make: Any, says: str) -> None:
+def test_a_model_that_cannot_be_compressed_whole_is_refused(build: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        paperlab.load("round-to-nearest")(make())
+        paperlab.load("round-to-nearest")(build())
+
+
+def test_a_decoder_reads_the_text_shifted_where_nothing_else_is_said() -> None:
+    model = make("T5")
+    one = paperlab.load("gptq", group=8)(model, calibration=[IDS])
+    shifted = torch.cat([torch.zeros(1, 1, dtype=torch.long), IDS[:, :-1]], 1)  # 0: T5's first token
+    two = paperlab.load("gptq", group=8)(model, calibration=[{"input_ids": IDS, "decoder_input_ids": shifted}])
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "says"),
+    ("name", "says"),
+    [("ViT", "ViTModel takes no token ids: pass dicts"), ("Whisper", "takes no token ids: pass dicts")],
+)
+def test_text_for_a_model_that_reads_none_is_refused(name: str, says: str) -> None:
+    with pytest.raises(RunError, match=says):
+        paperlab.load("gptq", group=8)(make(name), calibration=[IDS])
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "says"),
     [
-        ("awq", gemma, "GemmaRMSNorm is not proportional to its weight"),
-        ("random-rotation", gemma, "GemmaRMSNorm is not proportional to its weight"),
-        ("ostquant", gemma, "GemmaRMSNorm is not proportional to its weight"),
+        ("ostquant", gemma, "this needs RMS norms as Llama's; GemmaDecoderLayer has other norms"),
         ("smoothquant", electra, "its first block does not read embeddings.LayerNorm"),
     ],
 )
-def test_a_layout_in_which_a_fold_would_change_the_function_is_refused(name: str, make: Any, says: str) -> None:
+def test_a_layout_in_which_a_fold_would_change_the_function_is_refused(name: str, build: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        paperlab.load(name)(make(), calibration=[IDS])
+        paperlab.load(name)(build(), calibration=[IDS])
 
 
 @pytest.mark.parametrize(

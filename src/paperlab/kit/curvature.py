@@ -28,7 +28,9 @@ def hessian(objective: Callable[[], Tensor], parameters: list[Tensor]) -> Produc
     objective: computes the scalar loss; called once. The parameters must require gradients.
     """
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative
-        gradients = torch.autograd.grad(objective(), parameters, create_graph=True)
+        gradients = torch.autograd.grad(objective(), parameters, create_graph=True, allow_unused=True)
+    if unused := sum(gradient is None for gradient in gradients):
+        raise ValueError(f"no calibration token reached {unused} of the {len(parameters)} matrices: use more text")
 
     def product(vectors: list[Tensor]) -> list[Tensor]:
         found = torch.autograd.grad(gradients, parameters, grad_outputs=vectors, retain_graph=True, allow_unused=True)
@@ -88,7 +90,9 @@ def gauss_newton_traces(
         else:
             noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
             value, factor = (rows * noise).sum(), 2 / count
-        slopes = torch.autograd.grad(value, like, retain_graph=probe + 1 < probes)
+        slopes = torch.autograd.grad(
+            value, like, retain_graph=probe + 1 < probes, allow_unused=True, materialize_grads=True
+        )
         for i, slope in enumerate(slopes):
             sums[i] += factor * slope.square().sum(dtype=torch.float64).item()
     return [total / probes for total in sums]

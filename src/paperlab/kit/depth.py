@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from paperlab.kit.layouts import layout_of
 from paperlab.kit.walk import Batch, blocks
 
 Unit = Literal["block", "attention", "feed_forward"]
@@ -37,12 +38,14 @@ def part_name(block: nn.Module, part: str) -> str:
 
     Raises ValueError for a block that has none by a known name, or whose parts are not joined by plain residuals.
     """
-    for name in NAMES[part]:
+    layout = layout_of(block)
+    joined = layout is None or not (layout.also or getattr(block, "use_parallel_residual", False))
+    for name in NAMES[part] if joined else ():
         if isinstance(getattr(block, name, None), nn.Module) and hasattr(block, NORMS[part]):
             return name
     raise ValueError(
-        f"{type(block).__name__} has no {part} called {' or '.join(NAMES[part])} behind {NORMS[part]}: only whole "
-        "blocks of it can be dropped"
+        f"{type(block).__name__} has no {part} called {' or '.join(NAMES[part])} behind {NORMS[part]} that a plain "
+        "residual joins: only whole blocks of it can be dropped"
     )
 
 

@@ -17,6 +17,9 @@ class Fitness:
     """
 
     def __init__(self, original: nn.Module, calibration: list[Batch]) -> None:
+        for batch in calibration:
+            if "input_ids" not in batch or "decoder_input_ids" in batch or "pixel_values" in batch:
+                raise ValueError(f"{type(original).__name__} reads more than text: give a causal language model")
         self.rows = torch.cat([batch["input_ids"] for batch in calibration])
         self.known = [_log_probabilities(original, row[None]) for row in self.rows]
         self.evaluations = 0

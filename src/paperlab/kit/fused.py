@@ -120,7 +120,7 @@ def learn(
     riemann = [RiemannAdam(matrix.requires_grad_()) for matrix in (rotation, *(pair.heads for pair in pairs.values()))]
     scales = [scale.requires_grad_() for pair in pairs.values() for scale in pair.scales()]
     adam = torch.optim.Adam(scales, lr=rates[1])
-    embedding, last = ends(model)
+    (embedding,), last = ends(model)
     handles = [
         embedding.register_forward_hook(lambda _, __, out: out @ rotation),
         last.register_forward_pre_hook(lambda _, args: (args[0] @ rotation.mT, *args[1:])),

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paperlab.kit.objective import predicts_tokens, text_of
 from paperlab.kit.walk import Batch, block_linears, blocks
 
 
@@ -30,13 +31,15 @@ def kronecker_factors(model: nn.Module, batches: list[Batch], *, gradients: bool
 
     Raises ValueError for a model without logits, and for a layer that no token reaches.
     """
+    if not predicts_tokens(model):
+        raise ValueError(f"{type(model).__name__} predicts no tokens: give a causal language model")
     layers = block_linears(model)
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     twin: dict[str, str] = {}
     met: dict[int, str] = {}
     alive: list[Tensor] = []
-    count = sum(batch["input_ids"].numel() for batch in batches)
+    count = sum(text_of(batch).numel() for batch in batches)
 
     def hook(name: str) -> Any:
         def watch(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
@@ -71,7 +74,7 @@ def kronecker_factors(model: nn.Module, batches: list[Batch], *, gradients: bool
             met.clear()
             alive.clear()
             with torch.set_grad_enabled(gradients):
-                ids = batch["input_ids"]
+                ids = text_of(batch)
                 out = model(**batch, use_cache=False)
                 if getattr(out, "logits", None) is None:
                     raise ValueError(f"{type(model).__name__} predicts no tokens: give a causal language model")

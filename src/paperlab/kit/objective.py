@@ -34,9 +34,27 @@ def predicts_tokens(model: nn.Module) -> bool:
     return head is not None
 
 
+def text_of(batch: Batch) -> Tensor:
+    """The tokens (b, t) that a language model predicts: its text, or what the decoder of an encoder-decoder reads.
+
+    Raises ValueError for a batch without text.
+    """
+    ids = batch.get("decoder_input_ids", batch.get("input_ids"))
+    if ids is None:
+        raise ValueError(f"no text in the calibration data ({', '.join(batch)}): this method measures a model on text")
+    return ids
+
+
+def _mask_of(batch: Batch) -> Tensor | None:
+    """1 for the tokens of `text_of` that are no padding (b, t), where that is said."""
+    return batch.get("decoder_attention_mask" if "decoder_input_ids" in batch else "attention_mask")
+
+
 def embeddings(model: nn.Module, batch: Batch) -> Tensor:
-    """Unit-length mean-pooled sentence embeddings (b, width)."""
-    hidden = model(**batch).last_hidden_state
+    """Unit-length mean-pooled sentence embeddings (b, width). Raises ValueError for a model without hidden states."""
+    hidden = getattr(model(**batch), "last_hidden_state", None)
+    if hidden is None:
+        raise ValueError(f"{type(model).__name__} returns neither logits of tokens nor hidden states to compare")
     mask = batch.get("attention_mask", torch.ones(hidden.shape[:2]))[..., None].to(hidden.dtype)
     return F.normalize((hidden * mask).sum(1) / mask.sum(1).clamp(min=1), dim=-1)
 
@@ -53,12 +71,12 @@ def loss(model: nn.Module, batch: Batch, target: Tensor | None) -> Tensor:
     """Scalar, differentiable: mean nats per predicted token, or mean squared distance to `target` (b, width)."""
     if target is not None:
         return (embeddings(model, batch) - target).square().sum(-1).mean()
-    ids = batch["input_ids"]
+    ids, mask = text_of(batch), _mask_of(batch)
     logits = model(**batch, use_cache=False).logits[:, :-1]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     labels = ids[:, 1:]
-    if "attention_mask" in batch:
-        labels = labels.masked_fill(batch["attention_mask"][:, 1:] == 0, -100)
+    if mask is not None:
+        labels = labels.masked_fill(mask[:, 1:] == 0, -100)
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
@@ -84,7 +102,8 @@ def outputs(model: nn.Module, batch: Batch) -> Tensor:
     if not predicts_tokens(model):
         return embeddings(model, batch)
     logits = model(**batch, use_cache=False).logits[:, :-1]
-    return logits[batch["attention_mask"][:, 1:].bool()] if "attention_mask" in batch else logits.flatten(0, 1)
+    mask = _mask_of(batch)
+    return logits[mask[:, 1:].bool()] if mask is not None else logits.flatten(0, 1)
 
 
 @torch.no_grad()
@@ -101,7 +120,7 @@ def sample(calibration: list[Batch], tokens: int) -> list[Batch]:
         raise ValueError("no calibration data: this method measures the model on text")
     taken: list[Batch] = []
     for batch in calibration:
-        rows, width = batch["input_ids"].shape
+        rows, width = text_of(batch).shape
         wanted = min(rows, -(-tokens // width))
         taken.append({name: value[:wanted] for name, value in batch.items()})
         tokens -= wanted * width
@@ -115,7 +134,7 @@ def shuffled(calibration: list[Batch], rows: int, generator: torch.Generator) ->
     pieces = [
         {key: value[at : at + rows] for key, value in batch.items()}
         for batch in calibration
-        for at in range(0, len(batch["input_ids"]), rows)
+        for at in range(0, len(text_of(batch)), rows)
     ]
     while True:
         for at in torch.randperm(len(pieces), generator=generator).tolist():

@@ -26,19 +26,47 @@ class Call:
 
 
 def blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The model's stack of equal transformer blocks and its name ("model.layers"); the largest, where it has several.
+    """The model's stack of equal transformer blocks and its name ("model.layers").
 
-    Raises ValueError where there is none, or where its weights lie elsewhere than in linear layers.
+    Raises ValueError where there is none, or where its weights lie elsewhere than in linear layers, and where there are
+    several (an encoder and a decoder): what knows one stack only would leave the others as they are.
     """
-    stacks = [
+    found = stacks(model)
+    if len(found) > 1:
+        names = ", ".join(stem for stem, _ in found)
+        raise ValueError(
+            f"{type(model).__name__} has {len(found)} stacks of blocks ({names}); this is for models of one"
+        )
+    return found[0]
+
+
+def stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """All stacks of equal transformer blocks, none inside another, by name, in the order in which they are defined.
+
+    Beside the largest those count whose blocks have two linear layers or more. Raises ValueError where there is none,
+    or where their weights lie elsewhere than in linear layers.
+    """
+    found = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1 and _matrices(module)
     ]
-    if not stacks:
+    if not found:
         raise ValueError(f"{type(model).__name__} has no stack of transformer blocks with linear layers")
-    stacks = [(name, module) for name, module in stacks if _LINEAR in _matrices(module)] or stacks
-    stem, stack = max(stacks, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
+    found = [(name, module) for name, module in found if _LINEAR in _matrices(module)] or found
+    largest = max(found, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
+    kept: list[tuple[str, nn.ModuleList]] = []
+    for name, module in found:
+        inside = any(name.startswith(f"{stem}.") for stem, _ in (*kept, largest))
+        holds = largest[0].startswith(f"{name}.")
+        if module is largest[1] or (not inside and not holds and all(len(linears(child)) > 1 for child in module)):
+            kept.append((name, module))
+    for _, module in kept:
+        _refuse_others(model, module)
+    return kept
+
+
+def _refuse_others(model: nn.Module, stack: nn.ModuleList) -> None:
     weights = _matrices(stack)
     others = {kind: count for kind, count in weights.items() if kind != _LINEAR}
     if sum(others.values()) > OTHERS * sum(weights.values()):
@@ -46,18 +74,20 @@ def blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
             f"{type(model).__name__} keeps {sum(others.values()) / sum(weights.values()):.0%} of its blocks' weights "
             f"in {', '.join(others)}, not in nn.Linear: they would stay as they are, so nothing is compressed"
         )
-    return stem, stack
 
 
 OTHERS = 0.1  # share of a stack's weights that may lie outside linear layers (convolutions, position tables)
 _LINEAR = "Linear"
+NEVER_CALLED = ("dt_proj",)  # Mamba multiplies by the weight itself: no data reaches such a layer, it keeps its floats
 
 
 def _matrices(stack: nn.Module) -> dict[str, int]:
     """Number of weights in matrices by the kind of module that holds them; subclasses of nn.Linear are linear."""
     weights: dict[str, int] = {}
-    for module in stack.modules():
+    for name, module in stack.named_modules():
+        last = name.rpartition(".")[2]
         kind = _LINEAR if isinstance(module, nn.Linear) else type(module).__name__
+        kind = last if last in NEVER_CALLED else kind
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False) if parameter.dim() > 1)
         if count:
             weights[kind] = weights.get(kind, 0) + count
@@ -65,8 +95,12 @@ def _matrices(stack: nn.Module) -> dict[str, int]:
 
 
 def linears(module: nn.Module) -> dict[str, nn.Linear]:
-    """All linear layers below `module` by name, in order of definition."""
-    return {name: inner for name, inner in module.named_modules() if isinstance(inner, nn.Linear)}
+    """All linear layers below `module` by name, in order of definition, but for those that no model calls."""
+    return {
+        name: inner
+        for name, inner in module.named_modules()
+        if isinstance(inner, nn.Linear) and name.rpartition(".")[2] not in NEVER_CALLED
+    }
 
 
 def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -74,8 +108,7 @@ def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
 
     Embeddings, norms and the output head stay as they are, as in the papers of this family.
     """
-    stem, stack = blocks(model)
-    return {f"{stem}.{name}": layer for name, layer in linears(stack).items()}
+    return {f"{stem}.{name}": layer for stem, stack in stacks(model) for name, layer in linears(stack).items()}
 
 
 class _Reached(Exception):
@@ -83,14 +116,16 @@ class _Reached(Exception):
 
 
 @torch.no_grad()
-def block_calls(model: nn.Module, batches: list[Batch]) -> list[list[Call]]:
+def block_calls(model: nn.Module, batches: list[Batch], stack_of: str | None = None) -> list[list[Call]]:
     """What each block is called with, for each batch: the outer list has a row per block.
+
+    stack_of: the name of the stack, where the model has several.
 
     Only the first block is computed, and the others answer with its output: their `hidden` is left empty. The rest
     is their own: masks and position embeddings differ between blocks where some of them attend to a window only.
     Raises ValueError for a model that does not run each block once, in order.
     """
-    stem, stack = blocks(model)
+    stem, stack = blocks(model) if stack_of is None else (stack_of, dict(stacks(model))[stack_of])
     number = {id(block): index for index, block in enumerate(stack)}
     if len(number) < len(stack):
         raise ValueError(f"some blocks of {stem} are one and the same: they cannot be walked one by one")
@@ -157,12 +192,13 @@ def walk(model: nn.Module, batches: list[Batch]) -> Iterator[tuple[str, nn.Modul
 
     What the caller changes in a block is what the next block's inputs are computed with: quantized layers
     are met by the error of those before them (as in GPTQ, section 4). Only one block's inputs are in memory.
+    Stacks follow each other: a decoder is met by what its encoder has become.
     """
-    stem, stack = blocks(model)
-    rows = block_calls(model, batches) if batches else [[] for _ in stack]
-    for index, block in enumerate(stack):
-        yield f"{stem}.{index}", block, rows[index]
-        if index + 1 < len(stack):
-            for call, after in zip(rows[index], rows[index + 1], strict=True):
-                after.hidden = call.through(block)
-            rows[index] = []
+    for stem, stack in stacks(model):
+        rows = block_calls(model, batches, stem) if batches else [[] for _ in stack]
+        for index, block in enumerate(stack):
+            yield f"{stem}.{index}", block, rows[index]
+            if index + 1 < len(stack):
+                for call, after in zip(rows[index], rows[index + 1], strict=True):
+                    after.hidden = call.through(block)
+                rows[index] = []

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paperlab.kit.layouts import layout_of
 from paperlab.kit.walk import Batch, blocks
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "norm")  # those of the residual stream
@@ -28,8 +29,11 @@ def width_of(share: float, whole: int, name: str) -> int:
 def llama_blocks(model: nn.Module) -> list[Any]:
     """The blocks of a model in Llama's layout. Raises ValueError for another layout."""
     stack: list[Any] = list(blocks(model)[1])
-    parts = ("input_layernorm", "post_attention_layernorm", "self_attn", "mlp")
-    if any(not hasattr(block, part) for block in stack for part in parts) or not hasattr(stack[0].mlp, "down_proj"):
+    rows = [layout_of(block) for block in stack]
+    if any(
+        row is None or row.name != "Llama" or not hasattr(block.input_layernorm, "weight")
+        for row, block in zip(rows, stack, strict=True)
+    ):
         raise ValueError(f"{type(model).__name__} is not in Llama's layout: its width cannot be cut here")
     return stack
 
@@ -129,5 +133,7 @@ def narrowed(
             weight = weight[channels]
         elif weight.dim() > 1:  # embeddings, and layers that read the stream
             weight = weight[:, channels]
+        if parameter.shape != weight.shape:
+            raise ValueError(f"{type(old).__name__} ties sizes to its width that are not cut here: {name}")
         parameter.copy_(weight)
     return made.eval()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from paperlab.core.methods import Method
 from paperlab.kit.compressed import Compressed
+from paperlab.kit.opening import can_open
 from paperlab.kit.walk import Batch, block_linears
 from paperlab.lab.drivers._common import Progress, silent
 from paperlab.lab.drivers.compress import apply
@@ -28,15 +29,17 @@ def on_own_model(
         small = load("gptq", bits=4, group=64)(model, calibration=texts)
         small.compressed.totals()          # bits per weight, bytes
 
-    The returned function takes any transformers causal LM or encoder whose blocks are made of nn.Linear (the
-    model itself is copied, never changed) and calibration: a list of texts, of token id tensors (t,) or (b, t), or
-    of dicts of model inputs; needed only by methods that look at data. Padding in a dict counts as text.
+    The returned function takes any transformers model whose blocks are made of nn.Linear, of GPT-2's Conv1D or of fused
+    experts; all its stacks of blocks are compressed. The model itself is copied, never changed. calibration: a list of
+    texts, of token id tensors (t,) or (b, t), or of dicts of model inputs; needed only by methods that look at data.
+    Padding in a dict counts as text. The decoder of an encoder-decoder reads the same tokens, shifted, where a dict
+    does not say other ones.
     tokenizer: for texts; by default the one in the folder of the model's weights. seed: of methods that draw.
     progress: called with what is at work, how many are done, and of how many.
 
     It returns the compressed model, a module like the one given: same class, dtype and device, in evaluation mode,
     with `.compressed` (paperlab.lab.ship.Packable): its size, its layers, and `.pack(folder)` for the CPU engine.
-    The work is done on the CPU in float32. Some methods rescale models of one layout only and say so with a ValueError.
+    The work is done on the CPU in float32. Some methods work on some layouts only and say so with a ValueError.
     A model that another method returned may be given again: what was pruned stays pruned. Random states are left as
     they were.
 
@@ -93,16 +96,13 @@ def _refuse(model: nn.Module) -> None:
             f"a {type(model).__name__} is no transformers model; load one with AutoModelForCausalLM or AutoModel "
             "(of a SentenceTransformer take model[0].auto_model)"
         )
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise RunError(
-            f"{type(model).__name__} has an encoder and a decoder, and only one would be compressed; use a causal "
-            "language model or an encoder"
-        )
     devices = {str(parameter.device) for parameter in model.parameters()}
     if len(devices) > 1 or "meta" in devices:
         raise RunError(
             f"the model lies on {', '.join(sorted(devices))}; put it whole on one device, without offloading"
         )
+    if any(can_open(module) for module in model.modules()):
+        return  # its matrices are linear layers only in the copy that is compressed
     packed = [name for name, layer in block_linears(model).items() if not layer.weight.is_floating_point()]
     if packed:
         raise RunError(
@@ -120,6 +120,8 @@ def _batches(model: nn.Module, calibration: Sequence[Any], tokenizer: Any) -> li
     length = min(LENGTH, getattr(model.config, "max_position_embeddings", None) or LENGTH)
     batches = []
     for number, one in enumerate(calibration):
+        if isinstance(one, str | Tensor) and "input_ids" not in takes:
+            raise RunError(f"{type(model).__name__} takes no token ids: pass dicts of its inputs as calibration")
         if isinstance(one, str):
             encoded = tokenizer(one, return_tensors="pt", truncation=True, max_length=length)
             batch = {name: value for name, value in encoded.items() if name in takes}
@@ -136,10 +138,21 @@ def _batches(model: nn.Module, calibration: Sequence[Any], tokenizer: Any) -> li
             raise RunError(f"calibration[{number}][{wrong[0]!r}] is no tensor; use the tokenizer's return_tensors='pt'")
         if "input_ids" in batch and (batch["input_ids"].is_floating_point() or batch["input_ids"].dim() != 2):
             raise RunError(f"calibration[{number}]: token ids are whole numbers of shape (t,) or (b, t)")
-        batches.append({name: value.cpu() for name, value in batch.items()})
+        batches.append(_with_target(model, {name: value.cpu() for name, value in batch.items()}))
     if calibration and not batches:
         raise RunError("every calibration text is empty")
     return batches
+
+
+def _with_target(model: Any, batch: Batch) -> Batch:
+    """What an encoder-decoder's decoder reads, where the batch does not say: the encoder's tokens, shifted."""
+    given = {"decoder_input_ids", "decoder_inputs_embeds", "labels"} & batch.keys()
+    if not getattr(model.config, "is_encoder_decoder", False) or given:
+        return batch
+    if "input_ids" not in batch or not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        raise RunError(f"{type(model).__name__} has a decoder: pass dicts with decoder_input_ids as calibration")
+    labels = batch["input_ids"].to(model.device)
+    return batch | {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=labels).cpu()}
 
 
 def _tokenizer_of(model: nn.Module) -> Any:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from paperlab.kit.fold import fold, scaling_groups
 from paperlab.kit.walk import walk
@@ -98,13 +98,11 @@ def test_refuses_what_it_cannot_fold():
         fold(groups[0], torch.zeros(32))
     with pytest.raises(ValueError, match="products"):
         fold(groups[3], torch.ones(48), torch.ones(48))
-    config = GemmaConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="proportional"):
-        scaling_groups(GemmaForCausalLM(config))
-    with pytest.raises(ValueError, match="known: Llama-like and BERT-like"):
+    odd = llama()
+    odd.model.layers[0].input_layernorm.forward = lambda x: x
+    with pytest.raises(ValueError, match="LlamaRMSNorm is not proportional to its weight"):
+        scaling_groups(odd)
+    with pytest.raises(ValueError, match=r"Sequential has blocks \(Sequential\) that fit no row"):
         scaling_groups(nn.Sequential(nn.ModuleList([nn.Sequential(nn.Linear(4, 4))])))
 
 

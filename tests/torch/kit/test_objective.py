@@ -1,11 +1,13 @@
-"""Divergences between logits by hand; shuffled windows."""
+"""Divergences between logits by hand; shuffled windows; losses of decoders."""
 
 import math
 from itertools import islice
 
 import pytest
 import torch
+from layout_models import inputs, make
 
+from paperlab.kit import objective
 from paperlab.kit.objective import kl, kl_top, shuffled
 
 
@@ -37,3 +39,19 @@ def test_shuffled_windows_are_all_met_before_one_comes_again() -> None:
     assert sorted(sizes) == [1, 1, 2, 2, 2]
     assert sorted(seen) == list(range(8))
     assert len(list(islice(draw, 5))) == 5
+
+
+def test_a_decoder_s_loss_is_that_of_its_own_tokens() -> None:
+    model = make("T5")
+    labels = inputs("T5", 1, seed=0)[0]["decoder_input_ids"]
+    shifted = model.prepare_decoder_input_ids_from_labels(labels=labels)
+    batch = {"input_ids": labels.flip(1), "attention_mask": torch.ones_like(labels), "decoder_input_ids": shifted}
+    last = labels.clone()
+    last[:, -1] = -100  # what the last position predicts is not read again
+    wanted = model(input_ids=labels.flip(1), labels=last).loss
+    torch.testing.assert_close(objective.loss(model, batch, None), wanted)
+
+
+def test_a_batch_without_text_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no text in the calibration data \(pixel_values\)"):
+        objective.sample(inputs("ViT", 1, seed=0), 8)

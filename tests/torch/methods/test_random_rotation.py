@@ -48,5 +48,5 @@ def test_it_repeats_and_counts_its_signs():
 def test_refusals():
     with pytest.raises(ValueError, match="rotation='spin'"):
         apply(VERB, {"rotation": "spin"}, model=llama(), calibration=BATCHES)
-    with pytest.raises(ValueError, match="built as Llama's"):
+    with pytest.raises(ValueError, match="BertModel is built as BERT: its stream cannot be rotated"):
         apply(VERB, {}, model=bert(), calibration=BATCHES)

@@ -106,13 +106,17 @@ def _planned(
     if any(name.endswith(".codes") for name in weights.names()):
         raise EngineError(f"{origin} is packed already; give the original weights")
     choices = _choices(weights, [("*", recipe)] if isinstance(recipe, Layout) else recipe, given, config, origin)
-    if not any(choices.values()):
-        raise EngineError(f"no matrix of {origin} matches the recipe")
     # To be rounded, a matrix may be of any float type; what stays as it is has to be one that the engine reads.
     outline = {
         name: ("BF16" if choice else weights.kind(name), weights.shape(name)) for name, choice in choices.items()
     }
     check_runs(config, outline, origin)
+    absent = {stem for stem in given if f"{stem}.weight" not in choices}
+    absent -= {"lm_head"} if config.get("tie_word_embeddings") else set()
+    if absent:
+        raise EngineError(f"{origin} has no matrix {min(absent)}, for which codes are given")
+    if not any(choices.values()):
+        raise EngineError(f"no matrix of {origin} matches the recipe")
     check_space(out, sum(_at_least(weights, name, choice) for name, choice in choices.items()))
     return weights, config, files, choices
 
@@ -154,9 +158,6 @@ def _choices(
         else:
             layout = layout_of(stem, recipe) if is_packable(name, weights.shape(name), bert) else None
             out[name] = None if layout is None or layout.bits == 16 else layout
-    absent = {stem for stem in given if f"{stem}.weight" not in out} - ({"lm_head"} if tied else set())
-    if absent:
-        raise EngineError(f"{origin} has no matrix {min(absent)}, for which codes are given")
     return out
 
 

@@ -17,8 +17,9 @@ from paperlab.core.methods import Method
 from paperlab.core.signature import CALIBRATION
 from paperlab.kit.compressed import Compressed, count_weights
 from paperlab.kit.matrix import Dense, Factors, Matrix, Sparse, Sum
+from paperlab.kit.opening import can_open, closed, opened
 from paperlab.kit.stats import STATISTICS, gather
-from paperlab.kit.walk import Batch, block_linears, blocks, linears, walk
+from paperlab.kit.walk import Batch, block_linears, linears, stacks, walk
 from paperlab.lab.drivers._common import Progress, silent, supplied, takes
 
 SAYS = "makes a finished model smaller"
@@ -122,12 +123,17 @@ def apply(
     names = supplied(function)
     keep_original = start is None and (not disposable or "teacher" in names or "error" in names)
     own = copy.deepcopy(start.model if start else model) if start or keep_original else model
-    own.eval()
+    opened(own.eval())
+    if {"teacher", "error"} & set(names) and any(can_open(module) for module in model.modules()):
+        model = opened(copy.deepcopy(model)).eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if verb in ("transform", "submodel"):
-            return _whole(verb, function, names, params, own, model, calibration, seed, start, progress)
-        return _layers(verb, function, names, params, own, model, calibration, seed, start, progress)
+            made = _whole(verb, function, names, params, own, model, calibration, seed, start, progress)
+        else:
+            made = _layers(verb, function, names, params, own, model, calibration, seed, start, progress)
+    closed(made.model)
+    return made
 
 
 def _whole(
@@ -200,7 +206,7 @@ def _layers(
     before = dict(start.layers) if start else {}
     teachers = block_linears(original) if "error" in names else {}
     layers: dict[str, Matrix] = dict(before)
-    total = len(blocks(own)[1])
+    total = sum(len(stack) for _, stack in stacks(own))
     if not needs:
         calibration = []  # nothing is asked of the data: the blocks need not be run
     for index, (stem, block, calls) in enumerate(walk(own, calibration)):

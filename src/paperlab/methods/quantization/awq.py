@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from paperlab.core.card import Card
 from paperlab.kit.compressed import Compressed, count_weights
-from paperlab.kit.fold import Group, fold, scaling_groups
+from paperlab.kit.fold import Group, fold, scaling_groups, watched
 from paperlab.kit.grid import levels, min_max, round_to_grid
+from paperlab.kit.layouts import QUERIES_AND_KEYS
 from paperlab.kit.quantized import Quantized, grouped, spread
 from paperlab.kit.scope import record_calls
 from paperlab.kit.stats import gather
@@ -34,7 +35,6 @@ CARD = Card(
 )
 
 CLIP_STEPS, CLIP_LEAST = 10, 0.5  # ranges tried: 1, 0.95, … 0.55 of the largest magnitude
-UNCLIPPED = ("q_proj", "k_proj", "query", "key")  # their product is too sensitive (the authors' code)
 
 
 def transform(
@@ -61,14 +61,15 @@ def transform(
     groups = scaling_groups(model)
     for index, (stem, block, calls) in enumerate(walk(model, calibration)):
         inside = linears(block)
-        statistics = gather(block, inside, calls, {"input_absmean"} | ({"hessian"} if clip else set()))
-        names = {layer: name for name, layer in inside.items()}
+        seen_in = watched(inside, groups[index])
+        statistics = gather(block, seen_in, calls, {"input_absmean"} | ({"hessian"} if clip else set()))
+        names = {layer: name for name, layer in seen_in.items()}
         replays = record_calls(block, [own.scope for own in groups[index]], calls, tokens)
         folded: dict[nn.Linear, Tensor] = {}
         chosen = []
         # all searches see the original block, as in the authors' code
         for own, seen in zip(groups[index], replays, strict=True):
-            x_mean = own.to_source(statistics[names[own.readers[0]]]("input_absmean"), "mean")
+            x_mean = own.to_source(statistics[names[own.seen]]("input_absmean"), "mean")
             scale, alphas[own.name] = search(own, x_mean, seen, steps=steps, **grid)
             chosen.append((own, scale))
         for own, scale in chosen:
@@ -76,7 +77,7 @@ def transform(
             folded |= dict.fromkeys(own.readers, own.to_readers(scale))
         for name, layer in inside.items():
             limit: Tensor | None = None
-            if clip and not name.endswith(UNCLIPPED):
+            if clip and not name.endswith(QUERIES_AND_KEYS):  # their product is too sensitive (the authors' code)
                 scale = folded.get(layer, torch.ones(layer.in_features))
                 limit = clip_search(layer.weight.detach(), statistics[name]("hessian") / scale / scale[:, None], **grid)
             layers[f"{stem}.{name}"] = _round(layer.weight.detach(), limit, **grid)

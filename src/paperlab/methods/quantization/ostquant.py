@@ -156,7 +156,7 @@ def transform(
             for name, weight in pairs[stem].norms().items():
                 block.get_parameter(name).copy_(weight)
     _turn_inputs(named, pairs)
-    embedding, last = ends(model)
+    (embedding,), last = ends(model)
     turn_after(embedding, rotation)
     turn_before(last, rotation.T)
     layers: dict[str, Quantized] = {}

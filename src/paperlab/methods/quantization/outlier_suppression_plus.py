@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from paperlab.core.card import Arm, Card, Check, Gate
 from paperlab.kit.compressed import Compressed, count_weights
-from paperlab.kit.fold import Group, fold, scaling_groups
+from paperlab.kit.fold import Group, fold, norm_groups, scaling_groups, watched
 from paperlab.kit.grid import EPSILON
 from paperlab.kit.quantized import Quantized
 from paperlab.kit.scope import record_calls, without_projection
@@ -125,15 +125,16 @@ def transform(
     if steps < 1:
         raise ValueError(f"steps={steps}: at least 1")
     rounding = Rounding(weight_bits, activation_bits, per_channel, dynamic, symmetric, average=average)
+    norm_groups(model)  # refuses models whose inputs it could shift and scale but in part
     total, groups = count_weights(model), scaling_groups(model)
     layers: dict[str, Quantized] = {}
     added, thresholds = {"shifts_and_scales": 0}, {}
     for index, (stem, block, calls) in enumerate(walk(model, calibration if rounding.static else calibration[:FEW])):
         own = [g for g in groups[index] if not (isinstance(g.source, nn.Linear) and g.shiftable)]
         inside = linears(block)
-        statistics = gather(block, inside, calls, {"input_min", "input_max"})
+        statistics = gather(block, watched(inside, own), calls, {"input_min", "input_max"})
         for group, seen in zip(own, record_calls(block, [group.scope for group in own], calls, 1), strict=True):
-            get = next(statistics[name] for name, layer in inside.items() if layer is group.readers[0])
+            get = next(statistics[name] for name, layer in watched(inside, own).items() if layer is group.seen)
             low, high = get("input_min"), get("input_max")
             z = ((low + high) / 2).half().float() if shift and group.shiftable else None
             s = torch.ones_like(low)

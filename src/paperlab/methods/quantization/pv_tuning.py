@@ -192,7 +192,8 @@ def _tune(
         with torch.no_grad():
             for name, layer in layers.items():
                 gradient, state = layer.weight.grad, states[name]
-                assert gradient is not None
+                if gradient is None:  # of an expert that no token of this batch reached
+                    continue
                 if fraction:
                     state.step("buffer", state.buffer, gradient, step, rates[1], 0.0)
                 p_step(state, gradient, step, rates[0])

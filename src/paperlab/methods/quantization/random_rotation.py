@@ -4,9 +4,11 @@
     v' = v R   in each head, fused;   x' = x H   before the last layer of the MLP, computed when the model runs
 
 Ashkboos et al., QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs, arXiv 2404.00456, section 4 (stages 1a-1c);
+in models with LayerNorm the mean moves to what writes to the stream first (SliceGPT, arXiv 2401.15024, section 3);
 incoherence by random Hadamard matrices: Chee et al., QuIP, arXiv 2307.13304; Tseng et al., QuIP#, arXiv 2402.04396.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,8 +17,9 @@ from torch import Tensor, nn
 from paperlab.core.card import Card
 from paperlab.kit.activations import per_token, round_input
 from paperlab.kit.compressed import Compressed, count_weights
+from paperlab.kit.layouts import Block
 from paperlab.kit.orthogonal import random_hadamard, random_orthogonal
-from paperlab.kit.rotate import fold_norms, llama_blocks, rotate_heads, rotate_online, rotate_residual
+from paperlab.kit.rotate import fold_norms, rotatable, rotate_heads, rotate_online, rotate_residual, value_pairs
 from paperlab.kit.rounding import round_blocks
 from paperlab.kit.walk import Batch, block_linears
 
@@ -42,7 +45,7 @@ def transform(
     rounding: Literal["nearest", "gptq"] = "nearest",
     rotation: Literal["hadamard", "orthogonal", "none"] = "hadamard",
 ) -> Compressed:
-    """Rotate a Llama-like model, then round its weights, and its layers' inputs per token where act_bits < 16.
+    """Rotate a pre-norm model, then round its weights, and its layers' inputs per token where act_bits < 16.
 
     rotation: Hadamard where the width has such a matrix (576 and 1536 have), dense orthogonal, or none.
     rounding: to nearest, or by GPTQ on the rotated inputs.
@@ -68,12 +71,38 @@ def rotate(model: nn.Module, seed: int, kind: Literal["hadamard", "orthogonal"])
     def draw(width: int) -> Tensor:
         return random_hadamard(width, generator) if kind == "hadamard" else random_orthogonal(width, generator)
 
-    blocks = [block for _, block in llama_blocks(model)]
-    width, middle = blocks[0].mlp.down_proj.weight.shape
-    residual, inner, heads = draw(width), draw(middle), draw(blocks[0].self_attn.head_dim)
-    fold_norms(model)
+    named = [(model.get_submodule(block.name), _last(block)) for block in rotatable(model)]
+    width = named[0][1][0].out_features
+    residual, inner, heads = draw(width), _Draws(draw), _Draws(draw)
+    for block, last in named:  # drawn first, in this order
+        for layer in last:
+            inner(layer.in_features)
+        for pair in value_pairs(block):
+            heads(pair.size)
+    biases = fold_norms(model)
     rotate_residual(model, residual)
-    for block in blocks:
-        rotate_heads(block, heads)
-        rotate_online(block.mlp.down_proj, inner)
-    return width + middle if kind == "hadamard" else 32 * (width**2 + middle**2)
+    for block, last in named:
+        for size in {pair.size for pair in value_pairs(block)}:
+            rotate_heads(block, heads(size))
+        for layer in last:
+            rotate_online(layer, inner(layer.in_features))
+    sizes = [width, *inner.made]
+    return 16 * biases + (sum(sizes) if kind == "hadamard" else 32 * sum(size**2 for size in sizes))
+
+
+class _Draws:
+    """One matrix for each width, drawn when it is first asked for."""
+
+    def __init__(self, draw: Callable[[int], Tensor]) -> None:
+        self.draw, self.made = draw, dict[int, Tensor]()
+
+    def __call__(self, width: int) -> Tensor:
+        if width not in self.made:
+            self.made[width] = self.draw(width)
+        return self.made[width]
+
+
+def _last(block: Block) -> list[nn.Linear]:
+    """The layers that write to the stream what is no average of values: those whose inputs are turned at run time."""
+    values = [pair.reader for pair in block.pairs if pair.size]
+    return [layer for layer in block.writers if not any(layer is reader for reader in values)]

@@ -18,7 +18,7 @@ from paperlab.core.card import Card
 from paperlab.kit import objective
 from paperlab.kit.activations import round_input
 from paperlab.kit.compressed import Compressed, count_weights
-from paperlab.kit.fold import Group, fold, scaling_groups
+from paperlab.kit.fold import Group, fold, norm_groups, watched
 from paperlab.kit.grid import EPSILON, levels
 from paperlab.kit.quantized import Quantized
 from paperlab.kit.stats import gather
@@ -94,27 +94,21 @@ def smoothing(group: Group, absmax: Tensor, alpha: float) -> Tensor:
     return scale.clamp(1e-5, 6e4).half().float()  # as a residual's scale is stored
 
 
-def _norm_groups(model: nn.Module) -> list[list[Group]]:
-    """Per block the groups that are smoothed: the inputs of attention and of the MLP (section 4.2)."""
-    return [[g for g in row if not isinstance(g.source, nn.Linear)] for row in scaling_groups(model)]
-
-
 def _loudness(model: nn.Module, calibration: list[Batch]) -> list[list[Tensor]]:
     """Per block and group the largest magnitude of each input channel (in,), in floating point."""
-    groups, found = _norm_groups(model), []
+    groups, found = norm_groups(model), []  # the inputs of attention and of the MLP (section 4.2)
     for index, (_, block, calls) in enumerate(walk(model, calibration)):
-        readers = {
-            name: layer for name, layer in linears(block).items() if any(layer is g.readers[0] for g in groups[index])
-        }
+        inside = {n: layer for n, layer in linears(block).items() if any(layer is g.seen for g in groups[index])}
+        readers = watched(inside, groups[index])
         statistics = gather(block, readers, calls, {"input_absmax"})
         names = {layer: name for name, layer in readers.items()}
-        found.append([statistics[names[group.readers[0]]]("input_absmax") for group in groups[index]])
+        found.append([statistics[names[group.seen]]("input_absmax") for group in groups[index]])
     return found
 
 
 def _smooth(model: nn.Module, loud: list[list[Tensor]], alpha: float) -> int:
     """Fold the scales of all groups; returns how many numbers are new."""
-    pairs = [pair for row in zip(_norm_groups(model), loud, strict=True) for pair in zip(*row, strict=True)]
+    pairs = [pair for row in zip(norm_groups(model), loud, strict=True) for pair in zip(*row, strict=True)]
     return sum(fold(group, smoothing(group, absmax, alpha)) for group, absmax in pairs)
 
 
