@@ -3,8 +3,8 @@
     python recipes/same_results/compare.py COMMIT
 
 Every arm of a published verdict that reaches changed code is built and scored twice on one seed: with COMMIT's code,
-and with the present commit's. Weights and values must have the same bits. Each arm runs on the smallest model that it
-has a verdict on, with two batches of calibration, four steps of training and two scored items, one thread for each of
+and with the present commit's. Weights and values must have the same bits. Each arm runs on the
+smallest model of its task, with two batches of calibration, four steps of training and two scored items, one thread for each of
 the two processes; what is done is kept in a temporary folder, and a repeated call goes on from there. Arms whose bits
 differ are named and left out: their verdicts are outdated.
 """
@@ -27,7 +27,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 FEW = {"calibration": 2, "steps": 4, "rates": 1, "scales": 1}  # of a setting's fields: so many are enough to compare
 ITEMS = 2  # scored
-SIZES = ("abstracts-lm", "minilm-l6")  # smaller than other models of a verdict
+SMALL = ("abstracts-lm", "minilm-l6")  # built on these rather than on a task's larger models, with the same code
 
 
 def hashes(package: Path) -> dict[str, str]:
@@ -43,13 +43,15 @@ def wanted(changed: set[str]) -> list[dict[str, Any]]:
     """Arms of current verdicts that were made by a changed file, one row for each task and arm."""
     from paperlab.core.methods import methods
     from paperlab.core.standings import present_checks, standings
+    from paperlab.core.task import constants
 
     present = present_checks(methods())
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in sorted(standings().current, key=lambda row: (row.model not in SIZES, row.scale != "quick", row.model)):
+    for row in sorted(standings().current, key=lambda row: (row.scale != "quick", row.model)):
         if row.check_hash in present and changed & row.sources.keys():
+            small = [model for model in SMALL if model in constants(row.task).get("MODELS", ())]
             for arm in present[row.check_hash].arms:
-                known = found.setdefault((row.task, str(arm)), {"task": row.task, "model": row.model})
+                known = found.setdefault((row.task, str(arm)), {"task": row.task, "model": [*small, row.model][0]})
                 known |= {"arm": asdict(arm), "name": str(arm)}
     return list(found.values())
 
