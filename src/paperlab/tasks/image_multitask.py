@@ -8,9 +8,9 @@ their turns are the same for all seeds; a seed draws the training images, the ne
     error           mean over both labels, all encoder widths and all widths of the label's head
     error_narrow    the same over the two narrowest encoders
     error_full      at full width
-    error_wished    a wish is how much the digit counts (WISHES; the turn counts the rest) and what may be spent (BUDGETS,
+    error_wished    a wish is how much the digit counts (WISHES; the turn counts the rest) within a budget (BUDGETS,
                     shares of all multiplications); for each, the one of the network's own configurations that is best
-                    on validation images is tested, its errors weighed as wished; the mean over wishes
+                    on validation images is tested, its errors weighed as wished; the mean over wishes and budgets
 
 Test images are one fixed set, and one item: intervals are over seeds, and say nothing about other test images.
 """

@@ -131,7 +131,7 @@ def test_from_scratch_all_weights_are_drawn_anew_and_alike_with_and_without_the_
         for parameter, value in zip(setting.model.parameters(), trained, strict=True):
             parameter.data.copy_(value)
         torch.manual_seed(7)
-        objective = Objective(setting.model, setting, distill=distill, scratch=True)  # type: ignore[arg-type]
+        objective = Objective(setting.model, setting, distill=distill, scratch=True)
         found[distill] = list(objective.parameters())
         assert not any(torch.equal(now, before) for now, before in zip(found[distill], trained, strict=True))
     assert all(torch.equal(one, other) for one, other in zip(*found.values(), strict=True))
