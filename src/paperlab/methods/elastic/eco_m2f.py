@@ -6,7 +6,7 @@
 
 For another balance of quality and cost only B and C are done again. Yao, Aich, Suh, Roy-Chowdhury, Shelton and
 Chandraker, "Efficient transformer encoders for Mask2Former-style models", arXiv 2404.15244. Of the paper only the
-abstract could be read. The code, GYeow/ECO-M2F@291f1e1, has the targets of B and the training of the gate, C, but not A:
+abstract could be read. The code, GYeow/ECO-M2F@291f1e1, has the targets of B and the training of C, but not A:
 its weight k / K is our guess, so that the card counts as written from the abstract, and no verdict says "fails".
 """
 
