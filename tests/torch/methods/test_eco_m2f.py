@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paperlab.methods.elastic.eco_m2f import Gated, Objective, best_depth, two_nearest
+from paperlab.methods.elastic.eco_m2f import Gated, Objective, best_depth, two_nearest, within
 
 
 def test_each_image_is_left_after_its_own_layer_and_weighs_as_its_number() -> None:
@@ -75,6 +75,27 @@ def test_the_gate_learns_which_images_need_more_layers_and_nothing_else_changes(
     torch.testing.assert_close(logits[1::2], setting.model(setting.images)[1::2])
 
 
+def test_the_least_beta_that_keeps_within_a_number_of_layers() -> None:
+    kind = torch.arange(60) % 3
+    features = torch.eye(3)[kind]
+    gains = torch.tensor([0.3, 0.1, 0.02], dtype=torch.double)[kind]  # of each further layer, by kind of image
+    quality = 0.2 + gains[:, None] * torch.arange(3)
+
+    def taken(most: float) -> list[int]:
+        return (within(features, quality, most)(features).argmax(1)[:3] + 1).tolist()
+
+    assert taken(3.0) == [3, 3, 3]
+    assert taken(2.9) == [3, 3, 1]  # 7 / 3 layers: a beta between 0.02 and 0.1
+    assert taken(2.0) == [3, 1, 1]
+    assert taken(1.0) == [1, 1, 1]
+
+
+def test_layers_that_are_asked_for_are_kept_to_on_the_training_scenes() -> None:
+    setting = Brightness()
+    network: Any = Objective(setting.model, setting, beta=0.0, layers=1.5).result()
+    assert network.policy(setting.images).argmax(1).double().mean() + 1 <= 1.5
+
+
 def gated(choose: str) -> tuple[Gated, Tensor]:
     """An untrained network with a gate that uses all three depths."""
     setting = objective_settings.layered()
@@ -116,3 +137,5 @@ def test_what_cannot_be_is_refused() -> None:
         Objective(images.model, images)
     with pytest.raises(ValueError, match="costs nothing or more"):
         Objective(setting.model, setting, beta=-0.1)
+    with pytest.raises(ValueError, match="at least 1"):
+        Objective(setting.model, setting, layers=0.5)
