@@ -3,10 +3,10 @@
     python recipes/same_results/compare.py COMMIT
 
 Every arm of a published verdict that reaches changed code is built and scored twice on one seed: with COMMIT's code,
-and with the present commit's. Weights and values must have the same bits. Each arm runs on the
-smallest model of its task, with two batches of calibration, four steps of training and two scored items, one thread for each of
-the two processes; what is done is kept in a temporary folder, and a repeated call goes on from there. Arms whose bits
-differ are named and left out: their verdicts are outdated.
+and with the present commit's. Weights and values must have the same bits. Each arm runs on the smallest model of its
+task, with two batches of calibration, four steps of training and two scored items, one thread for each of the two
+processes; what is done is kept in a temporary folder, and a repeated call at the same commit goes on from there. Arms
+whose bits differ are named and left out: their verdicts are outdated.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import UTC, datetime
@@ -143,6 +143,13 @@ def git(*words: str) -> str:
     return subprocess.run(["git", *words], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def cleared(trees: Iterable[Path]) -> int:
+    """Take the trees away; 0."""
+    for tree in trees:
+        git("worktree", "remove", "--force", str(tree))
+    return 0
+
+
 def main() -> int:
     """Compare, name what differs, append the line; 1 where an arm differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,21 +160,21 @@ def main() -> int:
         return 2
     after = git("rev-parse", "HEAD")
     folder = Path(tempfile.gettempdir()) / f"same-results-{commit[:10]}-{after[:10]}"
-    tree = folder / "before"
-    if not tree.exists():
-        git("worktree", "add", "--detach", str(tree), commit)
-    old, new = hashes(tree / "src" / "paperlab"), hashes(REPOSITORY / "src" / "paperlab")
+    trees = {"old": folder / "old-code", "new": folder / "new-code"}  # nothing that is edited meanwhile gets in
+    for tree, at in zip(trees.values(), (commit, after), strict=True):
+        if not tree.exists():
+            git("worktree", "add", "--detach", str(tree), at)
+    old, new = (hashes(tree / "src" / "paperlab") for tree in trees.values())
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     rows = wanted(changed)
     print(f"{len(changed)} files differ; {len(rows)} arms to build twice; results in {folder}")
     if not rows:
-        git("worktree", "remove", "--force", str(tree))
-        return 0
+        return cleared(trees.values())
     (folder / "arms.json").write_text(json.dumps(rows), encoding="utf-8")
     running = []
-    for side, source in (("old", tree), ("new", REPOSITORY)):
+    for side, tree in trees.items():
         command = [sys.executable, __file__, "--work", str(folder / "arms.json"), str(folder / f"{side}.jsonl")]
-        here = {**os.environ, "PYTHONPATH": str(source / "src"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        here = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         running.append(subprocess.Popen(command, env=here, cwd=folder))
     if sum(process.wait() != 0 for process in running):  # both are waited for
         print("a process ended before its work; call again to go on", file=sys.stderr)
@@ -193,7 +200,7 @@ def main() -> int:
     }  # fmt: skip
     with FILE.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(line, separators=(",", ":")) + "\n")
-    git("worktree", "remove", "--force", str(tree))
+    cleared(trees.values())
     print(f"{sum(map(len, same.values()))} arms have the same bits", *differing, sep="\n")
     return int(bool(differing))
 
