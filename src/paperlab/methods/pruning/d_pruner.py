@@ -86,8 +86,8 @@ CARD = Card(
         "general importance is of the weights as they were; theirs is taken while SparseGPT prunes",
         "the iterative blocking of their README: a threshold for each matrix and 128 columns (344 of theirs where a "
         "matrix leaves the MLP)",
-        "whether the general term decided anything in their runs cannot be told from the code: it grows with the square "
-        "of rate and gradient, and with half precision's loss scale",
+        "whether the general term decided anything in their runs cannot be told from the code: it grows with the "
+        "square of rate and gradient, and with half precision's loss scale",
         "half of the weights go, where they take 52 % of each matrix to have half of all",
     ),
 )
