@@ -137,10 +137,10 @@ def totals(arm: Arm, setting: Setting) -> dict[str, float]:
 
     share: of the tokens, predicted by the large model; cost: parameters of the model that predicts a token, as a part
     of the large one's, whatever else is read; bound: `perplexity_at_share` of the best placement of that share, which
-    knows the text; mixture: of the distribution that a coin with that share gives where nobody knows how it fell, so that each token
-    has both models' probabilities in that proportion. share_own: of the tokens that they write from PROMPT tokens on,
-    at temperature 1; cost_read: as cost, of all tokens that a model reads there, in order to write or because the rule
-    asks what the small one says of the next token.
+    knows the text; mixture: of the distribution that a coin with that share gives where nobody knows how it fell, so
+    that each token has both models' probabilities in that proportion. share_own: of the tokens that they write from
+    PROMPT tokens on, at temperature 1; cost_read: as cost, of all tokens that a model reads there, in order to write
+    or because the rule asks what the small one says of the next token.
     """
     chosen = place(*setting.entropies, arm.rule)
     small, large = setting.nll

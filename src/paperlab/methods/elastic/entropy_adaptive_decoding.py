@@ -104,8 +104,8 @@ CARD = Card(
     departs=(
         "written without the paper's text: see the docstring",
         "the summary's formula names the model of token t by a mean that has H_t in it. By default only tokens before "
-        "t decide, each with the entropy of the model that wrote it, so that none is predicted twice; with current=True "
-        "it is the formula's mean, of the small model's entropies throughout. That the model which has the word "
+        "t decide, each with the entropy of the model that wrote it, so that none is predicted twice; with current it "
+        "is the formula's mean, of the small model's entropies throughout. That the model which has the word "
         "computes H_t, and the other predicts the token anew after a switch, is a third reading, not built. The "
         "paper's 41.5 % and 67 % of compute do not tell: the abstract names no sizes of the small models",
         "at the threshold itself the large model writes; in another summary (themoonlight.io) only above it",

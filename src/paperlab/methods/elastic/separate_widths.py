@@ -73,7 +73,7 @@ class Objective(nn.Module):
         networks = list(zip(self.family.networks, self.family.sizes, strict=True))
         if self.per_step == "one":
             networks = [networks[int(torch.randint(len(networks), ()))]]
-        terms = [network.at(size)(inputs["ids"]) for network, size in networks]  # type: ignore[operator, union-attr]
+        terms = [network.at(size)(inputs["ids"]) for network, size in networks]  # type: ignore[operator]
         return torch.stack([F.cross_entropy(logits.flatten(0, 1), labels.flatten()) for logits in terms]).sum()
 
     def result(self) -> nn.Module:
