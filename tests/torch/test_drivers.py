@@ -31,7 +31,7 @@ from paperlab.lab.arms import functions_of
 
 HEAD = '''"""A sample of a verb."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -460,11 +460,11 @@ def generate(length: int, ids: Tensor, model: nn.Module) -> Tensor:
     ),
     ("switch", "switch"): (
         '''
-def switch(entropy: Tensor, large: Tensor, seed: int, *, threshold: float = 1.0) -> Tensor:
-    """After a high entropy, every second token by the seed."""
+def switch(entropy: Tensor, large: Tensor, ahead: Callable[[], Tensor], seed: int, *, threshold: float = 1.0) -> Tensor:
+    """After a high entropy, unless the next one is above 8 bits; every second token by the seed."""
     if large.shape[1] % 2 == seed % 2:
         return torch.ones(len(large), dtype=torch.bool)
-    return entropy[:, -1:].mean(1) > threshold
+    return (entropy[:, -1:].mean(1) > threshold) & (ahead()[:, -1] <= 8)
 ''',
         '''
 def switch(large: Tensor) -> Tensor:
@@ -907,6 +907,8 @@ def test_turns_are_taken_as_the_rule_says() -> None:
     bits = torch.tensor([[0.0, 0.0, 2.0, 2.0, 0.0], [2.0, 2.0, 0.0, 0.0, 0.0]])
     chosen = place(bits, bits, busy.rule)  # seed 3: token 1, 3, 5 ... in any case
     assert chosen.int().tolist() == [[0, 1, 0, 1, 1], [0, 1, 1, 1, 0]]
+    bits[:, 4] = 9.0
+    assert place(bits, bits, busy.rule).int().tolist() == [[0, 1, 0, 1, 0], [0, 1, 1, 1, 0]]
     _, alone = arm("switch", "switch", 1)
     assert not place(bits, bits, alone.rule).any()
 

@@ -20,9 +20,11 @@ Size = tuple[float, ...]
 
 
 class Sized(Protocol):
-    """What has networks of several sizes. sizes: those that it was trained for."""
+    """What has networks of several sizes. sizes: those that it was trained for. passes: of a training step, each of one
+    size with the step's batch; each size has an equal part of them."""
 
     sizes: tuple[Size, ...]
+    passes: int
 
     def at(self, size: Size) -> Callable[[Tensor], Tensor]:
         """The network of a size: (batch, time) token ids -> (batch, time, vocabulary) logits."""
@@ -52,6 +54,7 @@ class Nested(nn.Module):
             vocabulary=vocabulary, width=width, heads=heads, layers=layers, inner=inner, length=length,
         )  # fmt: skip
         self.sizes: tuple[Size, ...] = ((1.0,) * layers,)
+        self.passes = 1
 
     @property
     def layers(self) -> list[NestedFeedForward]:

@@ -1,7 +1,8 @@
 """Two causal language models that write one text in turns: who predicts which token, and how they generate.
 
 One rule decides before each token, from the entropies of the distributions that the tokens so far were predicted with
-and from who predicted them. So it works on a given text (`place`) as it does while writing (`write`).
+and from who predicted them. It may also ask what the small model says of the next token, which the small model then
+has to compute whoever writes. So it works on a given text (`place`) as it does while writing (`write`).
 """
 
 import math
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Rule = Callable[[Tensor, Tensor], Tensor]  # entropy (n, t) in bits, large (n, t) bool -> (n,) bool: the large one next?
+Ahead = Callable[[], Tensor]  # the small model's entropies of the t tokens so far and of the next one: (n, t + 1)
+Rule = Callable[[Tensor, Tensor, Ahead], Tensor]  # entropy (n, t) in bits, large (n, t) bool -> (n,) bool: large next?
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -21,9 +23,9 @@ def entropy(logits: Tensor) -> Tensor:
     return torch.special.entr(logs.exp()).sum(-1) / math.log(2)
 
 
-def decided(rule: Rule, entropies: Tensor, large: Tensor) -> Tensor:
+def decided(rule: Rule, entropies: Tensor, large: Tensor, ahead: Ahead) -> Tensor:
     """What the rule says of each row, (n,) bool. Raises ValueError for anything else than that."""
-    said = rule(entropies, large)
+    said = rule(entropies, large, ahead)
     if said.shape != large.shape[:1] or said.dtype != torch.bool:
         raise ValueError(
             f"the rule gave {tuple(said.shape)} of {said.dtype}, not one bool for each of {len(large)} rows"
@@ -39,23 +41,27 @@ def place(small: Tensor, large: Tensor, rule: Rule) -> Tensor:
     """
     seen, chosen = torch.empty_like(small), torch.zeros_like(small, dtype=torch.bool)
     for time in range(small.shape[1]):
-        now = decided(rule, seen[:, :time], chosen[:, :time])
+        now = decided(rule, seen[:, :time], chosen[:, :time], small[:, : time + 1].clone)
         chosen[:, time] = now
         seen[:, time] = torch.where(now, large[:, time], small[:, time])
     return chosen
 
 
 class Reader:
-    """A causal language model with its key-value cache of one text. tokens: how many it has read."""
+    """A causal language model with its key-value cache of one text. tokens: how many it has read. bits (tokens,): the
+    entropies of what it says follows each of them."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.cache, self.tokens = model, None, 0
+        self.bits, self.last = torch.zeros(0), torch.zeros(0)
 
     def logits(self, ids: Tensor) -> Tensor:
         """Of the token that follows `ids` (time,): (vocabulary,). What it has not read yet, it reads now, at once."""
-        out: Any = self.model(input_ids=ids[None, self.tokens :], past_key_values=self.cache, use_cache=True)
-        self.cache, self.tokens = out.past_key_values, len(ids)
-        return out.logits[0, -1]
+        if self.tokens < len(ids):
+            out: Any = self.model(input_ids=ids[None, self.tokens :], past_key_values=self.cache, use_cache=True)
+            self.cache, self.tokens, self.last = out.past_key_values, len(ids), out.logits[0, -1].float()
+            self.bits = torch.cat((self.bits.to(self.last), entropy(out.logits[0].float())))
+        return self.last
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,8 @@ def write(
 ) -> Written:
     """Continue prompts (n, time), 1 or more tokens each, by `length` tokens; nothing is verified afterwards.
 
-    Only the model that writes is run, and first reads what the other one wrote meanwhile. Both need one tokenizer;
+    Only the model that writes is run, and first reads what the other one wrote meanwhile; the small one also where the
+    rule asks what it says of the next token. Both need one tokenizer;
     their embeddings may be padded to other lengths. Tokens are drawn at `temperature` from torch's global generator; 0
     takes the most likely one. Entropies are those before the temperature.
     """
@@ -89,14 +96,21 @@ def write(
     readers = [(Reader(small), Reader(large)) for _ in ids]
     entropies = torch.zeros(len(ids), 0, device=ids.device)
     chosen = torch.zeros(len(ids), 0, dtype=torch.bool, device=ids.device)
-    for _ in range(length):
-        now = decided(rule, entropies, chosen)
+    for time in range(length):
+
+        def ahead(ids: Tensor = ids, count: int = time + 1) -> Tensor:
+            for (reader, _), row in zip(readers, ids, strict=True):
+                reader.logits(row)
+            return torch.stack([reader.bits[-count:] for reader, _ in readers])
+
+        now = decided(rule, entropies, chosen, ahead)
         tokens, bits = [], []
         for pair, row, big in zip(readers, ids, now.tolist(), strict=True):
-            logits = pair[int(big)].logits(row).float()
+            reader = pair[int(big)]
+            logits = reader.logits(row)
             odds = (logits / temperature).softmax(-1) if temperature else logits
             tokens.append(torch.multinomial(odds, 1) if temperature else odds.argmax(-1, keepdim=True))
-            bits.append(entropy(logits))
+            bits.append(reader.bits[-1])
         ids = torch.cat((ids, torch.stack(tokens)), 1)
         entropies = torch.cat((entropies, torch.stack(bits)[:, None]), 1)
         chosen = torch.cat((chosen, now[:, None]), 1)

@@ -1,8 +1,9 @@
 """Two language models that take turns: how well does a placement of the large one's tokens predict real text?
 
-At each token of held-out text one of the two models predicts it, the one that a rule names by what came before. Drawn
-at temperature 1, such turns are themselves a language model, whose likelihood of real text is the product of these
-predictions: what is scored is how the text would be written, not a text that one of the two judges had written.
+At each token of held-out text one of the two models predicts it, the one that a rule names. Scored is the likelihood
+of human text, the product of these predictions. Both models read that text, never their own: how errors add up in what
+they write themselves is not tested, and an arm's share of the tokens holds on the given text only (`share_own` is that
+of what they write).
 
 Sizes of the large model's share are made comparable: `perplexity_at_share` divides by the perplexity of a placement
 that is independent of the text and gives the large model the same share of the tokens.
@@ -65,7 +66,7 @@ class Setting:
 
 
 class Arm(Protocol):
-    """What a driver built. rule: entropies (n, time), who predicted (n, time) -> (n,) bool."""
+    """What a driver built. rule: a `kit.switching.Rule`."""
 
     @property
     def rule(self) -> Rule:
@@ -135,10 +136,11 @@ def totals(arm: Arm, setting: Setting) -> dict[str, float]:
     """Of the held-out tokens, and of what the two models write by themselves.
 
     share: of the tokens, predicted by the large model; cost: parameters of the model that predicts a token, as a part
-    of the large one's; bound: `perplexity_at_share` of the best placement of that share, which knows the text;
-    mixture: of the distribution that a coin with that share gives where nobody knows how it fell, so that each token
-    has both models' probabilities in that proportion. share_own: of the tokens that they write from PROMPT tokens on,
-    at temperature 1; cost_read: as cost, of all tokens that a model has to read before it can write there.
+    of the large one's, whatever else is read; bound: `perplexity_at_share` of the best placement of that share, which
+    knows the text; mixture: of the distribution that a coin with that share gives where nobody knows how it fell, so
+    that each token has both models' probabilities in that proportion. share_own: of the tokens that they write from
+    PROMPT tokens on, at temperature 1; cost_read: as cost, of all tokens that a model reads there, in order to write
+    or because the rule asks what the small one says of the next token.
     """
     chosen = place(*setting.entropies, arm.rule)
     small, large = setting.nll
@@ -168,12 +170,15 @@ def _log(share: float) -> float:
 
 def score(arm: Arm, setting: Setting, start: int = 0) -> Iterator[dict[str, float]]:
     """Means over a window's predicted tokens. nll: nats. excess: nats beyond those of a placement that does not look
-    at the text and has the arm's share (over all windows). right: whether the most likely token is the text's."""
+    at the text and has the arm's share. That share is estimated over all windows, so that a window also counts by how
+    far its own share is from it (the term of the delta method; its mean is 0). right: whether the most likely token is
+    the text's."""
     chosen = place(*setting.entropies, arm.rule)
     share = chosen.double().mean().item()
     small, large = setting.nll
     nats = torch.where(chosen, large, small).mean(1)
-    excess = nats - (small.mean(1) - share * (small - large).mean(1))
+    gain = (small - large).mean(1)
+    excess = nats - (small.mean(1) - share * gain) + gain.mean() * (chosen.double().mean(1) - share)
     right = torch.where(chosen, setting.right[1], setting.right[0]).double().mean(1)
     for row in range(start, items(setting)):
         yield {"nll": nats[row].item(), "excess": excess[row].item(), "right": right[row].item()}

@@ -24,7 +24,8 @@ def switch(case: Case, call: Any) -> None:
     assert torch.equal(chosen[:, :20], place(small[:, :20], large[:, :20], arm.rule))
     assert torch.equal(chosen[:1], place(small[:1], large[:1], arm.rule))
     seen, who = small.clone(), chosen.clone()
-    arm.rule(seen, who)
+    ahead = torch.rand(3, 41, generator=draw)
+    arm.rule(seen, who, ahead.clone)
     assert torch.equal(seen, small)
     assert torch.equal(who, chosen)
 
@@ -51,6 +52,7 @@ PLANTED: dict[str, Callable[..., Any]] = {"switch": after_high}
 BROKEN: list[Callable[..., Any]] = [
     lambda large: torch.rand(len(large)) < 0.5,  # by the global state, which is not the seed's
     lambda entropy, large: entropy.sum(1) > entropy.sum() / len(large),  # by the other rows
+    lambda ahead: ahead().sum(1) > ahead().sum() / len(ahead()),
     lambda entropy, large: entropy.zero_().sum(1) > 0,
     lambda large: torch.zeros(len(large)),
 ]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from paperlab.kit.switching import Rule, entropy, place, write
+from paperlab.kit.switching import Ahead, Rule, entropy, place, write
 
 VOCABULARY = 40
 PROMPTS = torch.randint(3, VOCABULARY, (3, 5), generator=torch.Generator().manual_seed(1))
@@ -36,20 +36,34 @@ def gpt2(seed: int, width: int) -> nn.Module:
 
 def at(places: Tensor) -> Rule:
     """The large model at given places (n, length)."""
-    return lambda entropies, large: places[:, large.shape[1]]
+    return lambda entropies, large, _: places[:, large.shape[1]]
 
 
-def busy(entropies: Tensor, large: Tensor) -> Tensor:
+def busy(entropies: Tensor, large: Tensor, _: Ahead) -> Tensor:
     """The large model after a token of more bits than the row's others on average."""
     return entropies[:, -1] > entropies.mean(1) if large.shape[1] else torch.ones(len(large), dtype=torch.bool)
+
+
+def asks(entropies: Tensor, large: Tensor, ahead: Ahead) -> Tensor:
+    """At every third token: the large model if the small one is more certain of the next token than of those so far;
+    else whoever had the word."""
+    if large.shape[1] % 3:
+        return large[:, -1]
+    bits = ahead()
+    return bits[:, -1] < bits.mean(1) if large.shape[1] else torch.ones(len(large), dtype=torch.bool)
 
 
 def plain(small: nn.Module, large: nn.Module, ids: Tensor, length: int, rule: Rule) -> tuple[Tensor, Tensor]:
     """Greedy turns, every token from the whole text, no cache; entropies by their definition."""
     rows, chosen = [row.tolist() for row in ids], torch.zeros(len(ids), 0, dtype=torch.bool)
     bits = torch.zeros(len(ids), 0)
-    for _ in range(length):
-        now = rule(bits, chosen)
+    for time in range(length):
+
+        def ahead(text: Tensor = torch.tensor(rows), count: int = time + 1) -> Tensor:  # noqa: B008
+            odds = [small(row[None], use_cache=False).logits[0, -count:].softmax(-1) for row in text]
+            return torch.stack([torch.distributions.Categorical(probs=p).entropy() / math.log(2) for p in odds])
+
+        now = rule(bits, chosen, ahead)
         fresh = []
         for row, big in zip(rows, now.tolist(), strict=True):
             with torch.no_grad():
@@ -61,7 +75,7 @@ def plain(small: nn.Module, large: nn.Module, ids: Tensor, length: int, rule: Ru
 
 
 @pytest.mark.parametrize("make", [llama, gpt2])
-@pytest.mark.parametrize("rule", [busy, at(torch.rand(3, 24, generator=torch.Generator().manual_seed(2)) < 0.5)])
+@pytest.mark.parametrize("rule", [busy, asks, at(torch.rand(3, 24, generator=torch.Generator().manual_seed(2)) < 0.5)])
 def test_turns_with_caches_are_those_of_a_plain_loop(make: Callable[[int, int], nn.Module], rule: Rule) -> None:
     small, large = make(0, 8), make(1, 16)
     ids, chosen = plain(small, large, PROMPTS, 24, rule)
@@ -112,6 +126,15 @@ def test_a_model_reads_up_to_the_last_token_before_its_own() -> None:
     assert (untouched.large_read, untouched.small_read) == (0, 3 * (5 + 3))
 
 
+def test_the_small_model_reads_every_token_where_the_rule_asks_it() -> None:
+    def rule(entropies: Tensor, large: Tensor, ahead: Ahead) -> Tensor:
+        return ahead()[:, -1] >= 0  # always the large one
+
+    written = write(llama(0, 8), llama(1, 16), PROMPTS[:1], 4, rule)
+    assert written.large.all()
+    assert (written.large_read, written.small_read) == (5 + 3, 5 + 3)
+
+
 def test_tokens_are_drawn_from_the_writer_s_distribution() -> None:
     """Of 2,000 first tokens, at a temperature of 2, as often as the large model says, within four standard errors."""
     small, large = llama(0, 8), llama(1, 16)
@@ -150,8 +173,9 @@ def test_a_rule_sees_the_entropy_of_who_predicted() -> None:
     small, large = torch.full((2, 6), 1.0), torch.full((2, 6), 5.0)
     seen: list[Tensor] = []
 
-    def rule(entropies: Tensor, chosen: Tensor) -> Tensor:
+    def rule(entropies: Tensor, chosen: Tensor, ahead: Ahead) -> Tensor:
         seen.append(entropies.clone())
+        assert torch.equal(ahead(), small[:, : entropies.shape[1] + 1])
         return torch.tensor([True, len(seen) % 2 == 0])
 
     chosen = place(small, large, rule)
@@ -166,4 +190,4 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="below 0"):
         write(small, small, PROMPTS, 4, never, temperature=-1)
     with pytest.raises(ValueError, match="one bool for each of 3 rows"):
-        write(small, small, PROMPTS, 4, lambda entropies, large: torch.zeros(3))
+        write(small, small, PROMPTS, 4, lambda *_: torch.zeros(3))

@@ -1,6 +1,7 @@
 """One network at four widths: its gradient is the sum of theirs, and after training each of them is of use."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,14 @@ from torch import Tensor, nn
 
 from paperlab.core.methods import find_method
 from paperlab.kit.nested import Nested
+from paperlab.kit.tuning import Tuned
 from paperlab.lab.drivers.objective import build
+from paperlab.methods.elastic import separate_widths
 from paperlab.methods.elastic.matformer import Objective
 from paperlab.tasks import lm_nested
+
+TRAINS: dict[str, Any] = {"matformer": Objective, "separate-widths": separate_widths.Objective}
+TWO_LAYERS = {name: size[:2] for name, size in lm_nested.SIZES.items()}  # of the network of `nested`
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -71,8 +77,29 @@ def test_trained_for_all_widths_it_is_better_at_the_narrow_one_than_a_network_th
     assert bits["matformer", (1.0, 1.0)] < 8
 
 
-def test_another_network_is_refused_and_claims_hold_steps_equal() -> None:
+def test_another_network_is_refused_and_checks_hold_steps_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_nested, "SIZES", TWO_LAYERS)
     with pytest.raises(ValueError, match="can be cut"):
         Objective(nn.Linear(2, 2), None)
+    setting = nested()
     for check in find_method("matformer").card.checks:
-        assert check.equal == {"steps": 0.0, "tokens": 0.0}
+        assert {"steps": 0.0, "tokens": 0.0}.items() <= check.equal.items()
+        assert ("passes" in check.equal) == (check.method.params == {"per_step": "one"})
+        totals = []
+        for arm in (check.method, check.baseline):
+            if ":" not in str(arm.params.get("sizes")):  # that of four layers
+                made = TRAINS[arm.method](copy.deepcopy(setting.model), setting, **arm.params).result()
+                totals.append(lm_nested.totals(Tuned(made, 1e-2, {}, 8, 1), setting))
+        assert len({(found["steps"], found["tokens"]) for found in totals}) == 1
+        assert "passes" not in check.equal or len({found["passes"] for found in totals}) == 1
+
+
+def test_agreement_at_no_merit_is_no_claim_s_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One narrow network as both accepts all, so the claim asks for whole networks of equal quality."""
+    monkeypatch.setattr(lm_nested, "SIZES", TWO_LAYERS)
+    setting = nested()
+    narrow = separate_widths.Objective(setting.model, setting, sizes="0.125").result()
+    assert lm_nested.acceptance(narrow, setting.test) == pytest.approx(1)
+    (check,) = (check for check in find_method("matformer").card.checks if check.metric == "acceptance")
+    assert check.equal["whole"] == 0.01
+    assert check.beside[0].params == {"sizes": "0.125"}

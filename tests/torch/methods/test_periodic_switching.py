@@ -9,7 +9,7 @@ from paperlab.methods.elastic.periodic_switching import switch
 
 def places(share: float, time: int) -> list[bool]:
     bits = torch.rand(2, time)
-    chosen = place(bits, bits, lambda entropies, large: switch(large, share=share))
+    chosen = place(bits, bits, lambda entropies, large, _: switch(large, share=share))
     assert torch.equal(chosen[0], chosen[1])
     return chosen[0].tolist()
 

@@ -10,7 +10,7 @@ from paperlab.methods.elastic.random_switching import switch
 
 def coins(seed: int, share: float, rows: int = 200, time: int = 100) -> Tensor:
     bits = torch.rand(rows, time)
-    return place(bits, bits, lambda entropies, large: switch(large, seed, share=share))
+    return place(bits, bits, lambda entropies, large, _: switch(large, seed, share=share))
 
 
 def test_the_share_is_that_of_the_coin_and_tosses_are_independent() -> None:

@@ -27,6 +27,37 @@ def test_a_family_is_its_members_trained_alone() -> None:
     torch.testing.assert_close(both.at((0.5, 0.5))(ids), cut)  # type: ignore[operator]
 
 
+def test_units_that_were_not_trained_have_no_part() -> None:
+    """Asked for another width, the widest is cut, and where it is no larger it works as it is."""
+    setting = nested()
+    ids = setting.test[:2, :-1]
+    made = build({"objective": Objective}, {"sizes": "0.25"}, setting=setting, seed=3, tuned=TUNED).model
+    own = made.at((0.25, 0.25))(ids)  # type: ignore[operator]
+    for size in ((1.0, 1.0), (0.5, 0.25), (0.125, 0.375)):
+        assert torch.equal(made.at(size)(ids), own)  # type: ignore[operator]
+    cut = made.at((0.125, 0.25))(ids)  # type: ignore[operator]
+    assert not torch.allclose(cut, own)
+    assert torch.equal(made.at((0.125, 0.3))(ids), cut)  # type: ignore[operator]
+    assert torch.equal(made.networks[0].at((0.125, 0.25))(ids), cut)  # type: ignore[index, union-attr]
+
+
+def test_one_a_step_trains_each_as_often() -> None:
+    """In a step of one network the others get no gradient; which one is drawn evenly, those of one size too."""
+    setting = nested()
+    inputs, labels = next(setting.batches(0))
+    module = Objective(setting.model, setting, sizes="1,0.25,0.25,0.125", per_step="one")
+    torch.manual_seed(0)
+    counts = [0] * 4
+    for _ in range(120):
+        module.zero_grad(set_to_none=True)
+        module(inputs, labels, 0.0).backward()
+        trained = [next(network.parameters()).grad is not None for network in module.family.networks]
+        assert sum(trained) == 1
+        counts[trained.index(True)] += 1
+    assert all(12 < count < 48 for count in counts)
+    assert (module.family.passes, Family(setting.model, module.family.sizes).passes) == (1, 4)
+
+
 def test_first_weights_have_the_size_that_is_usual_for_the_width() -> None:
     model = copy.deepcopy(nested().model)
     family = Family(model, ((0.25, 0.25), (1.0, 1.0)))

@@ -19,6 +19,7 @@ class Odds:
     """Fixed chances of two bytes by size, the rest share what is left."""
 
     sizes: tuple[Size, ...] = ((1.0,) * 4,)
+    passes = 1
 
     def __init__(self, chances: dict[Size, tuple[float, float]]) -> None:
         self.chances = chances
@@ -74,7 +75,12 @@ def test_arms_start_alike_and_the_seed_draws_network_and_batches(monkeypatch: py
     totals = task.totals(arm, one)
     assert set(task.AXES) <= totals.keys()
     assert totals["tokens"] == one.steps * 8 * 64
+    assert totals["passes"] == one.steps
+    assert totals["whole"] == next(task.score(arm, one))["full"]
     assert one.validate(one.model) == pytest.approx(-task.bits(one.model, one.validation))
+    one.model.sizes = ((1.0,) * 4, (0.5,) * 4)  # type: ignore[assignment]
+    drawn = task.totals(arm, one)
+    assert (drawn["tokens"], drawn["passes"]) == (one.steps * 8 * 64 / 2, one.steps)
     with pytest.raises(ValueError, match="trains its own"):
         task.make(0, "quick", model="gpt2")
 

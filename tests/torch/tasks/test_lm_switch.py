@@ -29,7 +29,7 @@ def arm(rule: Rule) -> Any:
 def at(places: Tensor) -> Any:
     """Places that are fixed beforehand; two prompts are continued by the small model."""
     return arm(
-        lambda entropies, large: (
+        lambda entropies, large, _: (
             places[:, large.shape[1]] if len(large) == len(places) else torch.zeros(len(large), dtype=torch.bool)
         )
     )
@@ -64,6 +64,23 @@ def test_good_places_are_told_from_bad_ones_whatever_the_share(setting: task.Set
     assert more < 0.8 * fewer
 
 
+def test_a_window_s_value_is_its_part_in_the_figure(setting: task.Setting) -> None:
+    """Leaving a window out and computing the figure anew is what the jackknife does; both agree to first order."""
+    places = coin(setting, 0.3)
+    places[:4] = True  # windows with other shares than the rest
+    rows = torch.tensor([row["excess"] for row in task.score(at(places), setting)], dtype=torch.float64)
+
+    def log(keep: Tensor) -> float:
+        small, large = (nll[keep] for nll in setting.nll)
+        share = places[keep].double().mean()
+        return (torch.where(places[keep], large, small) - small + share * (small - large).mean()).mean().item()
+
+    every = torch.arange(12)
+    assert rows.mean().item() == pytest.approx(log(every))
+    jackknife = torch.tensor([12 * log(every) - 11 * log(every[every != out]) for out in range(12)])
+    torch.testing.assert_close(rows, jackknife.double(), atol=0.15 * rows.std().item(), rtol=0)
+
+
 def test_one_model_alone_is_judged_as_by_transformers(setting: task.Setting) -> None:
     for model, places in ((setting.small, torch.zeros), (setting.large, torch.ones)):
         alone = at(places(12, task.LENGTH, dtype=torch.bool))
@@ -90,11 +107,11 @@ def test_the_mixture_is_that_of_probabilities(setting: task.Setting) -> None:
 
 def test_costs_are_parameters_of_who_writes_and_of_who_reads(setting: task.Setting) -> None:
     size = sum(p.numel() for p in setting.small.parameters()) / sum(p.numel() for p in setting.large.parameters())
-    none = task.totals(arm(lambda entropies, large: torch.zeros(len(large), dtype=torch.bool)), setting)
-    every = task.totals(arm(lambda entropies, large: torch.ones(len(large), dtype=torch.bool)), setting)
+    none = task.totals(arm(lambda entropies, large, _: torch.zeros(len(large), dtype=torch.bool)), setting)
+    every = task.totals(arm(lambda entropies, large, _: torch.ones(len(large), dtype=torch.bool)), setting)
     assert (none["cost"], none["cost_read"]) == (pytest.approx(size), pytest.approx(size))
     assert (every["cost"], every["cost_read"], every["share_own"]) == (1, pytest.approx(1), 1)
-    turns = task.totals(arm(lambda entropies, large: torch.full((len(large),), large.shape[1] % 2 == 1)), setting)
+    turns = task.totals(arm(lambda entropies, large, _: torch.full((len(large),), large.shape[1] % 2 == 1)), setting)
     assert turns["cost"] == pytest.approx(0.5 + 0.5 * size)
     read = task.PROMPT + 5 + (task.PROMPT + 4) * size  # of six new tokens the last is the large model's
     assert turns["cost_read"] == pytest.approx(read / (task.PROMPT + 5))

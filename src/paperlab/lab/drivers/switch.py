@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlab.core.methods import Method
-from paperlab.kit.switching import Rule, Written, write
+from paperlab.kit.switching import Ahead, Rule, Written, write
 from paperlab.lab.drivers._common import Progress, in_order, silent
 
 SAYS = "lets a small and a large language model write one text in turns"
@@ -21,9 +21,10 @@ STARTS_FROM = ()
 VERBS = {
     "switch": {
         "says": "before each token: the entropies, in bits, of the distributions that the tokens so far were predicted "
-        "with, (batch, time), and which of them the large model predicted, (batch, time) -> (batch,) bool: whether "
-        "it predicts the next one",
-        "supplies": ("entropy", "large", "seed"),
+        "with, (batch, time), which of them the large model predicted, (batch, time), and `ahead`, a call that gives "
+        "the small model's entropies of all of them and of the next one, (batch, time + 1) -> (batch,) bool: whether "
+        "the large model predicts the next one",
+        "supplies": ("entropy", "large", "ahead", "seed"),
         "data": (),
         "returns": ("Tensor",),
         "own_model": True,
@@ -38,7 +39,7 @@ written = {variable}(causal_model, larger_model, prompt_ids, 8)  # 8 new tokens:
 
 @dataclass(frozen=True)
 class Switcher:
-    """An arm. rule: entropies (n, time) and who predicted (n, time) -> (n,) bool."""
+    """An arm. rule: a `kit.switching.Rule`."""
 
     rule: Rule
 
@@ -54,14 +55,18 @@ def build(
 ) -> Switcher:
     """An arm of a check: the method's rule with its parameters set; values out of range are refused here."""
     rule = _rule(functions, params, seed)
-    rule(torch.zeros(1, 0), torch.zeros(1, 0, dtype=torch.bool))
+    rule(torch.zeros(1, 0), torch.zeros(1, 0, dtype=torch.bool), lambda: torch.zeros(1, 1))
     progress("switch", 1, 1)
     return Switcher(rule)
 
 
 def _rule(functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any], seed: int) -> Rule:
     decide = in_order(functions["switch"], params, VERBS["switch"])
-    return lambda entropy, large: decide(entropy, large, seed)
+
+    def rule(entropy: Tensor, large: Tensor, ahead: Ahead) -> Tensor:
+        return decide(entropy, large, ahead, seed)
+
+    return rule
 
 
 def use(method: Method, functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ from paperlab.core.card import Arm, Card, Check
 CARD = Card(
     family="elastic",
     task="lm_nested",
-    margin=0.02,
+    margin=0.01,
     checks=(
         Check(
             claim="trained-for-a-width-better-than-cut",
