@@ -36,7 +36,7 @@ CARD = Card(
     method=Arm("compressor-code-3mb"),
     gap="Theirs: CodeBERT and GraphCodeBERT, 481 MB, on vulnerability and clone detection, 10 to 20 epochs on "
     "thousands of functions of 400 tokens. Here: MiniLM, 91 MB, questions of 14 tokens in 42 classes, 1,400 labelled "
-    "and as many not, some 7 epochs; what pre-training told the teacher counts for more where texts are so few. The "
+    "and as many not, some 6 epochs; what pre-training told the teacher counts for more where texts are so few. The "
     "search counts operations of 514 tokens; of 14, shapes of one size all take about as many. A pass says nothing of "
     "code, of long inputs, nor of latency.",
     checks=(
@@ -104,7 +104,7 @@ CARD = Card(
         "parameters are those that the student really has; the authors' formula counts a pooler and 514 positions",
         "a child is drawn again at most 50 times where it is known already; in the code for ever",
         "dropout 0.2, as their clone detection has it; vulnerability prediction 0.5. AdamW's rate of 1e-4 became one "
-        "of the task's, as steps are 600 or 6,000; each seed tries all, in every arm, as shapes change with it",
+        "of the task's, as steps are 540 or 6,000; each seed tries all, in every arm, as shapes change with it",
         "the weights are those of the last step; theirs are the best by validation data of all epochs. Warm-up takes a "
         "twentieth of the steps and not a tenth. The head is linear on the mean of the tokens; theirs has a dense "
         "layer before it and reads the first token",
