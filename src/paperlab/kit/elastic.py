@@ -268,8 +268,9 @@ class Space:
 
     @property
     def corners(self) -> tuple[Config, ...]:
-        """What their searches try first: all, the least, and half of the way between."""
-        return self.most, (1, 1, 1), tuple(max(1, (most - 1) // 2) for most in self.most)  # type: ignore[return-value]
+        """What their searches try first: all, the least, and half of the way between; of layers from none."""
+        layers, heads, units = self.most
+        return self.most, (1, 1, 1), (max(1, layers // 2), max(1, (heads - 1) // 2), max(1, (units - 1) // 2))
 
     def draw(self, draw: random.Random) -> Config:
         """Any, each number uniform from 1 to its most."""

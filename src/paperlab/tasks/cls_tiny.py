@@ -31,15 +31,15 @@ METRICS = {
     "shifted": Metric("higher", "shifted"),
 }
 PAIRED_BY = "seeds"
-COST = {"quick": 200, "full": 2000}
-ARM_SECONDS = {"minilm-l6": 20}
+COST = {"quick": 300, "full": 5000}  # of two arms
+ARM_SECONDS = {"minilm-l6": 60}
 SEEDS = {"quick": 5, "full": 5, "gpu": 5}
 MODELS = ("minilm-l6",)
 DATA = cls.DATA
 
 LIMIT = 3_000_000  # bytes of a student, at 32 bits for each parameter
-STEPS = {"quick": 600, "full": 6000, "gpu": 6000}
-RATES = {"quick": (1e-3, 3e-3), "full": (3e-4, 1e-3, 3e-3), "gpu": (3e-4, 1e-3, 3e-3)}  # tried by every arm
+STEPS = {"quick": 540, "full": 6000, "gpu": 6000}
+RATES = (5e-4, 1.5e-3, 5e-3, 1.5e-2)  # tried by every arm on each seed, as shapes change with it
 TEACHER_STEPS = {"quick": 120, "full": 400, "gpu": 400}
 TEACHER_RATE = 2e-4
 
@@ -47,11 +47,13 @@ TEACHER_RATE = 2e-4
 @dataclass
 class Setting(cls.Setting):
     """As that of `cls`; train: the half with labels, which the teacher was tuned on. others: the half without. limit:
-    bytes of a student. length: tokens of the longest text."""
+    bytes of a student. length: tokens of the longest text. seed_rates: learning rates that an arm tries on each seed,
+    by itself; `rates` is one, so that nothing is chosen on the first seed."""
 
     others: Tensor = None  # type: ignore[assignment]
     limit: int = LIMIT
     length: int = 0
+    seed_rates: tuple[float, ...] = RATES
 
     def unlabelled(self, seed: int) -> Iterator[tuple[Batch, Tensor]]:
         """As `batches`, of the half without labels: -1 stands for each."""
@@ -70,29 +72,31 @@ def remake(setting: Setting, seed: int) -> Setting:
 
 
 def setting_of(corpus: cls.Corpus, seed: int, scale: str) -> Setting:
-    """The corpus split by the seed as in `cls`, its training part halved; the start is the untouched encoder."""
+    """The corpus split by the seed as in `cls`, its training part halved; the start is the untouched encoder, its head
+    fitted to the labelled half."""
     known = cls.setting_of(corpus, seed, scale)
-    start = Classifier(
-        lower(corpus.encoder, cls.plan(corpus, scale)["all"]), len(corpus.names), corpus.provenance["pooling"]
-    )
-    start.head.load_state_dict(known.model.head.state_dict())  # type: ignore[union-attr]
     half = len(known.train) // 2
+    start = _start(corpus, known.depth, known.train[:half])
     given = {field.name: getattr(known, field.name) for field in fields(known)} | {
-        "model": start.eval(), "frozen": 0, "train": known.train[:half], "steps": STEPS[scale], "rates": RATES[scale],
+        "model": start.eval(), "frozen": 0, "train": known.train[:half], "steps": STEPS[scale], "rates": RATES[:1],
     }  # fmt: skip
     made = Setting(**given, others=known.train[half:], limit=LIMIT, length=cls.LENGTH[scale])
     made.teacher = _teacher(made)
     return made
 
 
+def _start(corpus: cls.Corpus, depth: int, train: Tensor) -> Classifier:
+    """All blocks of the untouched encoder, with a head fitted to its features of these texts."""
+    model = Classifier(lower(corpus.encoder, depth), len(corpus.names), corpus.provenance["pooling"])
+    weight, bias = cls.probe(corpus.features[depth][train], corpus.labels[train], len(corpus.names))
+    model.head.weight.data, model.head.bias.data = weight, bias
+    return model
+
+
 def _teacher(setting: Setting) -> Teacher:
     """The encoder tuned on the labelled half, with what it says of both halves."""
     corpus, scale = setting.corpus, setting.scale
-    model = Classifier(lower(corpus.encoder, setting.depth), len(corpus.names), corpus.provenance["pooling"])
-    weight, bias = cls.probe(
-        corpus.features[setting.depth][setting.train], corpus.labels[setting.train], len(corpus.names)
-    )
-    model.head.weight.data, model.head.bias.data = weight, bias
+    model = _start(corpus, setting.depth, setting.train)
     model.encoder.get_input_embeddings().requires_grad_(False)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
@@ -117,8 +121,9 @@ def _teacher(setting: Setting) -> Teacher:
 
 
 def describe(setting: Setting) -> dict[str, Any]:
-    """As `cls.describe`, and how many texts come without labels."""
-    return {**cls.describe(setting), "unlabelled": len(setting.others), "limit": setting.limit}
+    """As `cls.describe`, how many texts come without labels, the limit, and the rates that an arm tries."""
+    rates = {"rates": list(setting.seed_rates)}
+    return {**cls.describe(setting), "unlabelled": len(setting.others), "limit": setting.limit, **rates}
 
 
 def totals(arm: Tuned, setting: Setting) -> dict[str, float]:
@@ -127,5 +132,6 @@ def totals(arm: Tuned, setting: Setting) -> dict[str, float]:
     config: Any = arm.model.encoder.config if isinstance(arm.model, Classifier) else None
     names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     sizes = {name: float(getattr(config, name)) for name in names if config is not None}
-    told = {"parameters": count, "bytes": 4 * count, "steps": float(arm.steps), "rate": arm.rate}
+    rate = float(getattr(arm.model, "rate", arm.rate))  # what the arm found, where it tried several
+    told = {"parameters": count, "bytes": 4 * count, "steps": float(arm.steps), "rate": rate}
     return told | {"trained": float(arm.trained)} | sizes

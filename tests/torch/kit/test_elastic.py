@@ -9,7 +9,7 @@ from contract_cases import output, tiny
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from paperlab.kit.elastic import Front, Member, Space, SubNetwork, active, cut, layout_of, sizes_of
+from paperlab.kit.elastic import Front, Member, Sizes, Space, SubNetwork, active, cut, layout_of, sizes_of
 from paperlab.kit.walk import blocks
 
 
@@ -146,6 +146,7 @@ def test_the_space_holds_the_first_layers_heads_and_units() -> None:
     assert network.heads.tolist() == [[True, True, True, False]] * 2 + [[False] * 4]
     assert network.units.sum(1).tolist() == [5, 5, 0]
     assert space.corners == ((3, 4, 24), (1, 1, 1), (1, 1, 11))
+    assert Space(Sizes(4, 12, 64, 100, 10, 5, 5)).corners[2] == (2, 5, 31)
     draw = random.Random(0)
     drawn = [space.draw(draw) for _ in range(2000)]
     assert {config[0] for config in drawn} == {1, 2, 3}

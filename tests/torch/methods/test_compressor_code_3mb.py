@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from paperlab.kit.classifier import Classifier
+from paperlab.kit.tuning import logits_of
 from paperlab.methods.distillation.compressor_code_3mb import (
+    BiLSTM,
     Choices,
     Frequent,
     Shape,
@@ -190,18 +193,65 @@ class Setting:
             yield {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.full((16,), -1)
 
 
-@pytest.mark.parametrize("texts", ["unlabelled", "labelled", "mismatched"])
-def test_a_student_learns_from_the_teacher_or_from_labels(texts: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "texts", "targets"),
+    [
+        ("transformer", "unlabelled", "teacher"), ("transformer", "labelled", "teacher"),
+        ("transformer", "labelled", "labels"), ("transformer", "unlabelled", "mismatched"),
+        ("lstm", "unlabelled", "teacher"),
+    ],
+)  # fmt: skip
+def test_a_student_learns_from_the_teacher_or_from_labels(kind: str, texts: str, targets: str) -> None:
     model, setting = classifier(), Setting()
+    setting.limit = 2_400_000 if kind == "lstm" else setting.limit  # embeddings alone take 1.2 MB
     before = copy.deepcopy(model.state_dict())
-    tuned = recipe(model, setting, 0, 3e-3, texts=texts, search="random", dropout=0.0)  # type: ignore[arg-type]
+    given: Any = {"kind": kind, "texts": texts, "targets": targets, "search": "random", "dropout": 0.0}
+    tuned = recipe(model, setting, 0, 3e-3, **given)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     size = 4 * sum(p.numel() for p in tuned.model.parameters())
-    assert size == pytest.approx(setting.limit, rel=0.25)  # the fitness trades size for operations
+    if kind == "transformer":
+        assert size == pytest.approx(setting.limit, rel=0.25)  # the fitness trades size for operations
     assert tuned.steps == 60
+    assert (right(tuned.model) > 0.35) == (targets != "mismatched")  # a quarter by chance
+
+
+def right(model: nn.Module) -> float:
     with torch.no_grad():
-        right = [
-            (tuned.model(**inputs).logits.argmax(-1) == labels).double().mean().item()
-            for inputs, labels in islice(setting.batches(77), 30)
+        found = [
+            (logits_of(model, inputs).argmax(-1) == labels).double().mean().item()
+            for inputs, labels in islice(Setting().batches(77), 30)
         ]
-    assert (sum(right) / len(right) > 0.35) == (texts != "mismatched")  # a quarter by chance
+    return sum(found) / len(found)
+
+
+def test_each_seed_keeps_the_rate_that_is_best_on_validation_data() -> None:
+    class Several(Setting):
+        seed_rates = (1e-9, 3e-3, 1e-8)
+        validate = staticmethod(right)
+
+    best = recipe(classifier(), Several(), 0, 1.0, search="random", dropout=0.0)
+    alone = recipe(classifier(), Setting(), 0, 3e-3, search="random", dropout=0.0)
+    assert best.rate == best.model.rate == 3e-3
+    assert all(torch.equal(a, b) for a, b in zip(best.model.parameters(), alone.model.parameters(), strict=True))
+
+
+def test_the_teacher_is_given_back_untrained_and_what_cannot_be_is_refused() -> None:
+    tuned = recipe(classifier(), Setting(), 0, 3e-3, kind="teacher")
+    assert right(tuned.model) == 1.0
+    assert (tuned.steps, tuned.trained) == (0, 0)
+    with pytest.raises(ValueError, match="only labelled texts"):
+        recipe(classifier(), Setting(), 0, 3e-3, targets="labels")
+    with pytest.raises(ValueError, match="no classifier"):
+        recipe(classifier().encoder, Setting(), 0, 3e-3, kind="lstm")
+
+
+def test_the_lstm_has_its_size_and_reads_no_padding() -> None:
+    for size in (450_000, 750_000):
+        made = BiLSTM(torch.ones(3000), size, 4).eval()
+        assert sum(p.numel() for p in made.parameters()) == pytest.approx(size, rel=0.01)
+    ids, mask = torch.randint(0, 900, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    said = made(ids, mask)
+    torch.testing.assert_close(said[1:], made(ids[1:, :4], mask[1:, :4]))
+    by_hand = made.lstm(made.embedding(ids[:1]))[0]  # both directions' outputs at the end that each reaches last
+    last = torch.cat([by_hand[:, -1, : made.lstm.hidden_size], by_hand[:, 0, made.lstm.hidden_size :]], 1)
+    torch.testing.assert_close(said[:1], made.head(made.dense(last).relu()))

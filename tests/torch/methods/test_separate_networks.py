@@ -26,6 +26,17 @@ def test_each_is_fine_tuned_from_the_start_by_itself() -> None:
     assert sum(shares) / shares[0] * (steps + 0.5) == pytest.approx(tuned.model.compute)  # type: ignore[arg-type]
 
 
+def test_layer_dropping_trains_every_depth_with_all_heads_and_units() -> None:
+    setting = Setting(steps=60)
+    tuned = recipe(classifier(), setting, 2, 1e-2, depths=True)
+    whole = sum(p.numel() for p in classifier().encoder.encoder.parameters())
+    counts = [sum(p.numel() for p in one.encoder.encoder.parameters()) for one in setting.asked]  # type: ignore[union-attr]
+    assert counts == [whole, whole * 2 // 3, whole // 3]
+    assert tuned.model.evaluations == 3
+    assert tuned.model.compute == pytest.approx(60, rel=0.1)  # type: ignore[arg-type]
+    assert tuned.steps == 3 * round(60 / 2 - 0.5)
+
+
 def test_too_few_are_refused() -> None:
     with pytest.raises(ValueError, match="corners"):
         recipe(classifier(), Setting(), 0, 1e-2, networks=2)

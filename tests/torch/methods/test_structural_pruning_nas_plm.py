@@ -36,7 +36,7 @@ def test_a_step_adds_the_gradients_of_its_networks(strategy: str) -> None:
     setting = Setting()
     model = classifier()
     space = Space(sizes_of(model))
-    made = _SuperNetwork(model, setting, space, random.Random(4), strategy, 2, 10.0, rate=0.0, seed=3)
+    made = _SuperNetwork(model, setting, space, random.Random(4), strategy, 2, 1.0, rate=0.0, seed=3)
     model.eval()  # no dropout before the head, which would be drawn anew for each network
     inputs, labels = next(setting.batches(3))
     draw = random.Random(4)
@@ -53,7 +53,7 @@ def test_a_step_adds_the_gradients_of_its_networks(strategy: str) -> None:
         logits = alone(**inputs).logits
         loss = F.cross_entropy(logits, labels)
         if strategy == "full" and config != space.most:
-            loss = loss - 100 * ((teacher / 10).softmax(-1) * (logits / 10).log_softmax(-1)).sum(-1).mean()
+            loss = loss - (teacher.softmax(-1) * logits.log_softmax(-1)).sum(-1).mean()
         expected += torch.autograd.grad(loss, alone.get_parameter("head.weight"))[0]
     made._loss(inputs, labels, 0.0).backward()
     torch.testing.assert_close(model.head.weight.grad, expected, rtol=1e-4, atol=1e-6)
@@ -110,7 +110,7 @@ def test_the_search_tries_corners_then_neighbours_of_the_front() -> None:
 
     found = searched(SPACE, evaluate, 60, random.Random(0), local=True)
     assert len(tried) == 60
-    assert tuple(tried[:3]) == ((6, 12, 64), (1, 1, 1), (2, 5, 31))
+    assert tuple(tried[:3]) == ((6, 12, 64), (1, 1, 1), (3, 5, 31))
     assert set(found) == set(tried)
 
 
@@ -128,7 +128,7 @@ def test_efficient_by_hand_with_equals() -> None:
         (1, 1, 1): (0.1, 0.5), (1, 1, 2): (0.1, 0.5), (1, 1, 3): (0.2, 0.5), (2, 1, 1): (0.2, 0.4),
         (3, 1, 1): (0.9, 0.4),
     }  # fmt: skip
-    assert efficient(found) == [(1, 1, 1), (1, 1, 2), (2, 1, 1)]
+    assert efficient(found) == [(1, 1, 1), (2, 1, 1)]
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -51,8 +51,9 @@ def setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> cls_tiny.Setting
     monkeypatch.setattr(cls_tiny, "LIMIT", 290_000)
     monkeypatch.setitem(cls_tiny.TEACHER_STEPS, "quick", 60)
     monkeypatch.setitem(cls_tiny.STEPS, "quick", 120)
-    monkeypatch.setitem(cls_tiny.RATES, "quick", (3e-3,))
-    return cls_tiny.make(0, "quick", data="movie-reviews")
+    setting = cls_tiny.make(0, "quick", data="movie-reviews")
+    setting.seed_rates = (3e-3,)
+    return setting
 
 
 def test_halves_are_disjoint_and_labels_of_one_are_never_shown(setting: cls_tiny.Setting) -> None:
@@ -86,6 +87,16 @@ def test_the_teacher_was_tuned_on_the_labelled_half_and_says_what_it_said(settin
     assert torch.equal(again.teacher.known.nan_to_num(), teacher.known.nan_to_num())
 
 
+def test_the_start_has_seen_no_label_of_the_other_half(setting: cls_tiny.Setting) -> None:
+    before, corpus = setting.model.get_parameter("head.weight").clone(), setting.corpus
+    weight, _ = cls.probe(corpus.features[setting.depth][setting.train], corpus.labels[setting.train], 2)
+    assert torch.equal(before, weight)
+    corpus.labels[setting.others] = 1 - corpus.labels[setting.others]
+    assert torch.equal(cls_tiny.remake(setting, 0).model.get_parameter("head.weight"), before)
+    corpus.labels[setting.train] = 1 - corpus.labels[setting.train]
+    assert not torch.equal(cls_tiny.remake(setting, 0).model.get_parameter("head.weight"), before)
+
+
 def share(model: torch.nn.Module, setting: cls_tiny.Setting) -> float:
     (row,) = cls_tiny.score(cls_tiny.Tuned(model, 0.0), setting)
     return row["correct"]
@@ -93,16 +104,20 @@ def share(model: torch.nn.Module, setting: cls_tiny.Setting) -> float:
 
 def test_a_good_student_beats_a_planted_bad_one_within_the_limit(setting: cls_tiny.Setting) -> None:
     made: dict[str, Tensor | float] = {}
-    for kind in ("unlabelled", "mismatched"):
-        arm = build({"recipe": recipe}, {"texts": kind, "dropout": 0.0, "search": "random"}, setting=setting, seed=0)
+    for kind in ("teacher", "mismatched"):
+        arm = build({"recipe": recipe}, {"targets": kind, "dropout": 0.0, "search": "random"}, setting=setting, seed=0)
         made[kind] = share(arm.model, setting)
         told = cls_tiny.totals(arm, setting)
         assert told["bytes"] == 4 * sum(parameter.numel() for parameter in arm.model.parameters())
         assert told["bytes"] == pytest.approx(290_000, rel=0.05)
         assert told["steps"] == 120
+        assert told["rate"] == 3e-3
         assert told["vocab_size"] == 1000
-    assert made["unlabelled"] > 0.85
+    assert made["teacher"] > 0.85
     assert made["mismatched"] < 0.75
+    arm = build({"recipe": recipe}, {"kind": "teacher"}, setting=setting, seed=0)
+    assert share(arm.model, setting) == share(setting.teacher, setting)  # type: ignore[arg-type]
     about = cls_tiny.describe(setting)
+    assert about["rates"] == [3e-3]
     assert about["unlabelled"] == len(setting.others)
     assert about["teacher"] > 0.9

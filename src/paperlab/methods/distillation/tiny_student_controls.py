@@ -18,7 +18,7 @@ CARD = Card(
             says="A student that hears what the teacher says of each text is better than one that hears what it says "
             "of another.",
             method=Arm("compressor-code-3mb"),
-            baseline=Arm("compressor-code-3mb", texts="mismatched"),
+            baseline=Arm("compressor-code-3mb", targets="mismatched"),
             gap="A control, not a claim. It shows that the task tells a student that learned from one that did not.",
             role="positive control",
         ),
@@ -26,8 +26,8 @@ CARD = Card(
             claim="answers-to-another-text-against-labels",
             says="A student that hears what the teacher says of other texts must not be found better than one that "
             "learns from labels.",
-            method=Arm("compressor-code-3mb", texts="mismatched"),
-            baseline=Arm("compressor-code-3mb", texts="labelled"),
+            method=Arm("compressor-code-3mb", targets="mismatched"),
+            baseline=Arm("compressor-code-3mb", texts="labelled", targets="labels"),
             gap="A control, not a claim: distillation with its teacher made useless.",
             role="negative control",
         ),
