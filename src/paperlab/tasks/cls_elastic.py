@@ -37,9 +37,9 @@ METRICS = {
     "accuracy": Metric("higher", "correct"),
 }
 PAIRED_BY = "seeds"
-COST = {"quick": 300, "full": 2100}  # of two arms
+COST = {"quick": 180, "full": 1000}  # of two arms
 ARM_SECONDS = {"minilm-l6": 60}
-SEEDS = {"quick": 5, "full": 5, "gpu": 5}
+SEEDS = {"quick": 3, "full": 5, "gpu": 5}
 MODELS = ("minilm-l6",)
 DATA = cls.DATA
 

@@ -104,7 +104,7 @@ CARD = Card(
         "parameters are those that the student really has; the authors' formula counts a pooler and 514 positions",
         "a child is drawn again at most 50 times where it is known already; in the code for ever",
         "dropout 0.2, as their clone detection has it; vulnerability prediction 0.5. AdamW's rate of 1e-4 became one "
-        "of the task's, as steps are 540 or 6,000; each seed tries all, in every arm, as shapes change with it",
+        "of the task's, as steps are 540 or 5,000; each seed tries all, in every arm, as shapes change with it",
         "the weights are those of the last step; theirs are the best by validation data of all epochs. Warm-up takes a "
         "twentieth of the steps and not a tenth. The head is linear on the mean of the tokens; theirs has a dense "
         "layer before it and reads the first token",
