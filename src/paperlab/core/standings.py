@@ -21,7 +21,7 @@ from paperlab.core.same_results import carried
 from paperlab.core.sources import arm_sources, changed
 from paperlab.core.sources import forget as forget_sources
 from paperlab.core.statistics import holm
-from paperlab.core.task import task_version
+from paperlab.core.task import TASKS, constants, task_version
 from paperlab.core.verdict import WORDS, Verdict, data_of
 
 MIXED = "mixed"  # the word where finished runs of a claim disagree; of a claim, where models do
@@ -204,13 +204,24 @@ def _check_sources(check: Check, task: str) -> dict[str, str]:
     return _sources[check.hash, task]
 
 
+@cache
+def _data_of_tasks() -> frozenset[str]:
+    """Names of the data that tasks come with; some tasks share those of another."""
+    return frozenset(name for file in TASKS.glob("*.py") for name in constants(file.stem).get("DATA", {}))
+
+
+def _comes_with(entry: Row) -> bool:
+    """Whether a row's data are of paperlab or of a task, and no user's."""
+    return entry.data in frozen_data() or entry.data in _data_of_tasks()
+
+
 def outdated_checks() -> list[tuple[str, str, str, str, str]]:
     """(method, claim, task, model, scale) of each current verdict that is outdated, in order, each once: what
     `paperlab run --outdated` repeats. Verdicts on a user's own data are not among them."""
     found = [
         (entry.method, entry.claim, entry.task, entry.model, entry.scale)
         for entry in standings().current
-        if outdated_of(entry.id) and (entry.data is None or entry.data in frozen_data() or not entry.frozen)
+        if outdated_of(entry.id) and (entry.data is None or not entry.frozen or _comes_with(entry))
     ]
     return list(dict.fromkeys(found))
 
