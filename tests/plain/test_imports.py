@@ -140,7 +140,7 @@ def test_what_the_command_line_refuses_it_refuses_before_torch(tmp_path):
 
 
 def test_public_names():
-    assert sorted(paperlab.__all__) == ["__version__", "check", "compress", "load", "methods", "papers"]
+    assert sorted(paperlab.__all__) == ["__version__", "check", "compress", "distill", "load", "methods", "papers"]
     assert paperlab.__version__[0].isdigit()
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         paperlab.nothing  # noqa: B018

@@ -60,10 +60,11 @@ def test_a_verdict_is_outdated_by_a_change_and_not_by_one_without_results(monkey
         if row.check_hash in present and "kit/walk.py" in row.sources and not standings.outdated_of(row.id)
     )  # fmt: skip
     check = present[row.check_hash]
-    old: Any = row.__class__(**{**asdict(row), "sources": {**row.sources, "kit/walk.py": "000000000000"}})
+    today = standings._check_sources(check, row.task)
+    old: Any = row.__class__(**{**asdict(row), "sources": {**today, "kit/walk.py": "000000000000"}})
     assert standings.outdated(old, check) == ("kit/walk.py changed",)
     arms = {row.task: {str(arm): (row.model, "f" * 12) for arm in check.arms}}
-    files = {"kit/walk.py": ("000000000000", row.sources["kit/walk.py"]), "kit/unused.py": (None, "1")}
+    files = {"kit/walk.py": ("000000000000", today["kit/walk.py"]), "kit/unused.py": (None, "1")}
     one = SameResults("a" * 40, "b" * 40, files, arms, "m", "2026-01-01")
     monkeypatch.setattr("paperlab.core.same_results.same_results", lambda: (one,))
     assert standings.outdated(old, check) == ()

@@ -1,5 +1,7 @@
-"""Separate widths: a network for each width, trained alone; for a width that is asked for and was not trained, the
-widest is cut, or, where it has no more units than that, works as it is.
+"""Separate widths: a network for each width, trained alone.
+
+For a width that is asked for and was not trained the widest is cut, or, where it has no more units than that, works as
+it is.
 
 All of them see the same batches in the same steps, or each step trains one of them, drawn at random. Each begins as a
 network of its width does: the layer that reads m units has weights of the size that is usual for m.
