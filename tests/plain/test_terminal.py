@@ -308,8 +308,8 @@ def test_every_command_that_works_for_long_takes_both():
     commands = get_command(app).commands
     taking = {name for name, command in commands.items() if {"quiet", "verbose"} <= {p.name for p in command.params}}
     assert taking == {
-        "run", "forget", "compare", "report", "verify", "index", "pack", "compress", "distill", "merge", "eval", "export",
-        "chat", "serve-model", "fetch", "import", "up", "digest", "mcp",
+        "run", "forget", "compare", "report", "verify", "index", "pack", "compress", "distill", "merge", "eval",
+        "export", "chat", "serve-model", "fetch", "import", "up", "digest", "mcp",
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ class Setting:
     """Two steps on a small model, with itself for a teacher."""
 
     model = property(lambda self: tiny("Llama"))
-    teacher = property(lambda self: tiny("Llama"))
+    teacher = property(lambda self: copy.deepcopy(tiny("Llama")))  # transformers hooks what gives hidden states
     steps, rates = 2, (1e-3,)
 
     def batches(self, seed: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
@@ -33,6 +33,9 @@ class Setting:
         return 0.0
 
 
+UNMOVED = ("lora(scale=0.0)",)  # the trivial arm of a check: training that changes nothing
+
+
 def trains(case: Case) -> None:
     """The driver builds it; the start stays as it was; the same seed gives the same bits."""
     built = [build(case.functions(), case.params, setting=Setting(), seed=3) for _ in range(2)]
@@ -40,7 +43,7 @@ def trains(case: Case) -> None:
     assert_same(built[0].model.state_dict(), built[1].model.state_dict())
     assert built[0].trained > 0
     assert output(built[0].model).isfinite().all()
-    assert not torch.equal(output(built[0].model), output(tiny("Llama")))
+    assert torch.equal(output(built[0].model), output(tiny("Llama"))) is (str(case) in UNMOVED)
 
 
 def loss(case: Case, call: Any) -> None:

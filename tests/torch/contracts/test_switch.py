@@ -16,6 +16,7 @@ from paperlab.lab.drivers.switch import build, use
 def switch(case: Case, call: Any) -> None:
     """A rule looks at what came before, row by row, gives the same for the same, and leaves what it looks at alone."""
     model, before = tiny("Llama"), torch.get_rng_state()
+    hooked = hooks(model)
     arm = build(case.functions(), case.params, setting=SimpleNamespace(), seed=3)
     draw = torch.Generator().manual_seed(1)
     small, large = (torch.rand(3, 40, generator=draw) * 8 for _ in range(2))
@@ -38,7 +39,7 @@ def switch(case: Case, call: Any) -> None:
     assert torch.equal(written.ids, call(model, model, prompts, 12, seed=3).ids)
     assert torch.equal(torch.get_rng_state(), before)
     assert_same(model.state_dict(), state("Llama"))
-    assert not hooks(model)
+    assert hooks(model) == hooked
 
 
 CONTRACTS = {"switch": switch}
