@@ -38,7 +38,7 @@ def test_by_hand() -> None:
 
 
 def test_one_step_is_the_formula_in_double_precision_and_a_clipped_step_of_sgd() -> None:
-    model = tiny("Llama").double()
+    model = copy.deepcopy(tiny("Llama")).double()
     before = copy.deepcopy(model)
     inputs, labels = next(drawn(0))
     general = general_importance(model, [inputs])
@@ -59,7 +59,7 @@ def test_one_step_is_the_formula_in_double_precision_and_a_clipped_step_of_sgd()
 
 
 def test_general_importance_is_the_error_of_a_removal() -> None:
-    model = tiny("Llama").double()
+    model = copy.deepcopy(tiny("Llama")).double()
     inputs, _ = next(drawn(1))
     found = general_importance(model, [inputs])
     assert found.keys() == block_linears(model).keys()

@@ -11,5 +11,5 @@ def test_each_role_is_there_and_every_arm_can_be_built() -> None:
             check_parameters(find_method(arm.method), arm.params)
     positive, negative, same = card.checks
     assert positive.baseline == negative.method
-    assert positive.baseline.params == {"texts": "mismatched"}
+    assert positive.baseline.params == {"targets": "mismatched"}
     assert same.method == same.baseline == positive.method
