@@ -42,6 +42,7 @@ def hashes(package: Path) -> dict[str, str]:
 def wanted(changed: set[str]) -> list[dict[str, Any]]:
     """Arms of current verdicts that were made by a changed file, one row for each task and arm."""
     from paperlab.core.methods import methods
+    from paperlab.core.same_results import name_of
     from paperlab.core.standings import present_checks, standings
     from paperlab.core.task import constants
 
@@ -51,8 +52,8 @@ def wanted(changed: set[str]) -> list[dict[str, Any]]:
         if row.check_hash in present and changed & row.sources.keys():
             small = [model for model in SMALL if model in constants(row.task).get("MODELS", ())]
             for arm in present[row.check_hash].arms:
-                known = found.setdefault((row.task, str(arm)), {"task": row.task, "model": [*small, row.model][0]})
-                known |= {"arm": asdict(arm), "name": str(arm)}
+                known = found.setdefault((row.task, name_of(arm)), {"task": row.task, "model": [*small, row.model][0]})
+                known |= {"arm": asdict(arm), "name": name_of(arm)}
     return list(found.values())
 
 

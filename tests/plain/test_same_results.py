@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from paperlab.core import standings
+from paperlab.core.card import Arm
 from paperlab.core.methods import methods
 from paperlab.core.published import Row
-from paperlab.core.same_results import SameResults, carried, parse, same_results
+from paperlab.core.same_results import SameResults, carried, name_of, parse, same_results
 
 MOVED = SameResults(
     before="a" * 40, after="b" * 40,
@@ -39,6 +40,12 @@ def test_nothing_else_is(sources: dict[str, str], arms: list[str], task: str) ->
     assert carried(sources, arms, task, [MOVED]) == sources
 
 
+def test_the_order_of_parameters_does_not_matter() -> None:
+    one = Arm("gptq", bits=4, group=64, after=Arm("wanda", sparsity=0.5, norms="own"))
+    other = Arm("gptq", group=64, bits=4, after=Arm("wanda", norms="own", sparsity=0.5))
+    assert name_of(one) == name_of(other) == "gptq(bits=4, group=64) after wanda(norms=own, sparsity=0.5)"
+
+
 def test_changes_follow_one_another() -> None:
     again = SameResults("b" * 40, "c" * 40, {"kit/fold.py": ("2", "7")}, MOVED.arms, "m", "2026-01-02")
     assert carried(MADE, ["gptq(bits=4)"], "lm_compress", [MOVED, again])["kit/fold.py"] == "7"
@@ -63,10 +70,10 @@ def test_a_verdict_is_outdated_by_a_change_and_not_by_one_without_results(monkey
     today = standings._check_sources(check, row.task)
     old: Any = row.__class__(**{**asdict(row), "sources": {**today, "kit/walk.py": "000000000000"}})
     assert standings.outdated(old, check) == ("kit/walk.py changed",)
-    arms = {row.task: {str(arm): (row.model, "f" * 12) for arm in check.arms}}
+    arms = {row.task: {name_of(arm): (row.model, "f" * 12) for arm in check.arms}}
     files = {"kit/walk.py": ("000000000000", today["kit/walk.py"]), "kit/unused.py": (None, "1")}
     one = SameResults("a" * 40, "b" * 40, files, arms, "m", "2026-01-01")
     monkeypatch.setattr("paperlab.core.same_results.same_results", lambda: (one,))
     assert standings.outdated(old, check) == ()
-    del arms[row.task][str(check.baseline)]
+    del arms[row.task][name_of(check.baseline)]
     assert standings.outdated(old, check) == ("kit/walk.py changed",)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from paperlab.core.card import Arm
 from paperlab.core.home import BUNDLED
 
 FILE = BUNDLED / "same_results.jsonl"
@@ -20,8 +21,8 @@ class SameResults:
     """One comparison.
 
     before, after: commits. files: name -> hash of its code before and after, None where there was no such file; of all
-    files, since an arm may reach one only since. arms: task -> arm as a card writes it -> [model, first 12 digits of
-    the hash of its results]. machine: where both ran. finished: the day, YYYY-MM-DD.
+    files, since an arm may reach one only since. arms: task -> `name_of` an arm -> [model, first 12 digits of the hash
+    of its results]. machine: where both ran. finished: the day, YYYY-MM-DD.
     """
 
     before: str
@@ -30,6 +31,13 @@ class SameResults:
     arms: dict[str, dict[str, tuple[str | None, str]]]
     machine: str
     finished: str
+
+
+def name_of(arm: Arm) -> str:
+    """An arm in words, the same in whichever order its parameters were written."""
+    return str(Arm(arm.method, dict(sorted(arm.params.items())), None)) + (
+        f" after {name_of(arm.after)}" if arm.after else ""
+    )
 
 
 def parse(text: str) -> tuple[SameResults, ...]:
@@ -58,7 +66,7 @@ def carried(
     """The hashes that the files of some arms have after all changes that changed no result of any of them; files that
     a comparison added are among them, whether or not these arms use them.
 
-    sources: name -> hash of the code that made the arms' results. arms: as a card writes them. known: the comparisons,
+    sources: name -> hash of the code that made the arms' results. arms: as `name_of` has them. known: the comparisons,
     first to last; the shipped ones unless given. Files that differ from both sides of a comparison stay as they are.
     """
     wanted, now = set(arms), dict(sources)

@@ -17,7 +17,7 @@ from paperlab.core.home import BUNDLED
 from paperlab.core.methods import Method, UnknownMethod, filled, methods
 from paperlab.core.published import Row, frozen_of, published, row
 from paperlab.core.record import Record, records_folder
-from paperlab.core.same_results import carried
+from paperlab.core.same_results import carried, name_of
 from paperlab.core.sources import arm_sources, changed
 from paperlab.core.sources import forget as forget_sources
 from paperlab.core.statistics import holm
@@ -157,7 +157,7 @@ def outdated(entry: Row, check: Check) -> tuple[str, ...]:
     if entry.sources:
         try:
             now = _check_sources(check, entry.task)
-            then = carried(entry.sources, [str(arm) for arm in check.arms], entry.task)
+            then = carried(entry.sources, [name_of(arm) for arm in check.arms], entry.task)
             # A file that a comparison added may be one that these arms do not use.
             then = {name: sha for name, sha in then.items() if name in entry.sources or name in now}
             found += [f"{name} changed" for name in changed(then, now)]
