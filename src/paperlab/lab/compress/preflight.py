@@ -25,7 +25,7 @@ from paperlab.lab.machine import memory_left
 STORED = 3.4  # bytes for each weight of the linear layers that the stored levels take
 UNIFORM = 2.8  # and the uniform ones that are packed to be compared with
 CHILDREN = 4  # of a generation
-LONGEST = 240.0  # seconds for the sensitivities, from which they are measured on one window alone
+LONGEST = 120.0  # seconds for the sensitivities, which take as many windows as fit into them
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _times(
     generations, sensitive = 0, len(windows.search)
     if free:
         each = 0.6 * forward * len(layers)
-        sensitive = sensitive if each * sensitive <= LONGEST else 1
+        sensitive = max(1, min(sensitive, int(LONGEST / each)))
         seconds["sensitivities"] = each * sensitive + 4 * measure
         generations = max(1, round(settings.search / (measure * CHILDREN))) if settings.search else 0
         seconds["search"] = generations * measure * CHILDREN
