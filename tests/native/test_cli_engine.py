@@ -169,3 +169,22 @@ def test_a_method_whose_codes_have_no_kernel_is_refused(trained, tmp_path):
     layer.bits = torch.full((1, 1), 4)
     with pytest.raises(EngineError, match="several widths"):
         codes_of(name, layer)
+
+
+def test_a_pruned_model_is_exported_in_floats_as_the_method_left_it(tmp_path):
+    """Rounded on the way, what a recovery then changes a little would be rounded away when it is packed."""
+    import numpy as np
+
+    from paperlab.assets.models import model_folder
+
+    out = tmp_path / "pruned"
+    words = ["export", "abstracts-lm", "--to", "hf", "--method", "magnitude", "--set", "sparsity=0.5", "--type", "F32"]
+    done = CliRunner().invoke(app, [*words, "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    source, made = Weights(model_folder("abstracts-lm")[0]), Weights(out)
+    inside = [name for name in made.names() if name.endswith("_proj.weight")]
+    assert inside
+    for name in made.names():
+        before, after = source.floats(name), made.floats(name)
+        assert np.count_nonzero(after == 0) >= (after.size // 2 if name in inside else 0)
+        assert np.array_equal(after, np.where(after == 0, 0, before))

@@ -115,9 +115,13 @@ def _kind(folder: Path) -> Any:
 
 
 @contextmanager
-def _codes_by(applied: Applied, source: Path) -> "Iterator[tuple[Path, dict[str, Codes]]]":
-    """Apply a method: a folder with its result, which lasts as long as the context, and what was quantized by name."""
+def _codes_by(applied: Applied, source: Path, *, floats: bool = False) -> "Iterator[tuple[Path, dict[str, Codes]]]":
+    """Apply a method: a folder with its result, which lasts as long as the context, and what was quantized by name.
+
+    floats: what is written holds floats, so that pruned matrices stay as the method left them.
+    """
     from paperlab.engine.packing.container import MODEL_FILES
+    from paperlab.kit.matrix import Dense, Sparse
     from paperlab.lab.ship import codes_of
 
     with tempfile.TemporaryDirectory() as between:
@@ -127,7 +131,12 @@ def _codes_by(applied: Applied, source: Path) -> "Iterator[tuple[Path, dict[str,
             if (source / file).is_file() and not (into / file).exists():
                 (into / file).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source / file, into / file)
-        yield into, {name: codes_of(name, layer) for name, layer in small.compressed.layers.items()}
+        coded = {
+            name: layer
+            for name, layer in small.compressed.layers.items()
+            if not (floats and isinstance(layer, Sparse) and isinstance(layer.values, Dense))
+        }
+        yield into, {name: codes_of(name, layer) for name, layer in coded.items()}
 
 
 def pack(model: str, out: Path, recipe: "Recipe", applied: Applied | None, table_bits: int) -> dict[str, Any]:
@@ -221,7 +230,7 @@ def export(model: str, out: Path, to: "Format", applied: Applied | None, **optio
         with progress("writing", "MB", 1e6) as report:
             return work(source, out, to, progress=report, **options)
     check_method(applied, source)
-    with _codes_by(applied, source) as (folder, given), progress("writing", "MB", 1e6) as report:
+    with _codes_by(applied, source, floats=to == "hf") as (folder, given), progress("writing", "MB", 1e6) as report:
         return work(folder, out, to, given=given, progress=report, **options)
 
 

@@ -31,7 +31,7 @@ from paperlab.lab.errors import RunError
 
 RATE = 1e-3  # of changes relative to a scale or a norm
 CHECKS = 12  # validations in a training
-PATIENCE = 4  # validations without a better one, after which it ends
+PATIENCE = 8  # validations without a better one, after which it ends: a falling rate often helps late
 EVERY = 60.0  # seconds between two checkpoints
 
 Report = Callable[[str, int, int], None]
