@@ -64,7 +64,7 @@ QUERY, DOCUMENT = 32, 64  # tokens that are read
 INNER, DROPOUT = 256, 0.5
 BATCH = 128
 STEPS = {"quick": 150, "full": 300, "gpu": 300}
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # tried by every arm
+RATES = (3e-4, 1e-3, 3e-3)  # tried by every arm; at 1e-2 the validation loss falls while MRR collapses (.38 to .12)
 FOLDS, HELD_BACK = 20, 3  # of 20 folds, 20 / seeds are tested on and 3 choose the rate
 
 
