@@ -46,6 +46,8 @@ CARD = Card(
         ),
     ),
     departs=(
+        "rates were widened from two to five after first runs in which LoRA's best lay at the edge; the last grid's "
+        "record is the one that counts",
         "every linear layer of the two blocks is adapted; the review adapts query and value",
         "the head stays the linear probe that every arm begins with; full fine-tuning moves it, norms and biases too",
         "adapters between layers, prompts, prefixes, (IA)^3 and the hybrids are not run",

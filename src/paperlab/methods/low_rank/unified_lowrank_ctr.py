@@ -88,6 +88,7 @@ CARD = Card(
         ),
     ),
     departs=(
+        "rates were moved up after a first verdict (holds, +11.7 %), as arms' best lay at the upper edge",
         "how the compressed model is trained further was not released: here two epochs of AdamW with a falling rate, "
         "the best of five on validation rows, for every arm alike",
         "how the SVD is split and where its bias goes was not released: half of S in each part, ReLU between, as here",

@@ -76,6 +76,8 @@ CARD = Card(
         ),
     ),
     departs=(
+        "that general importance keeps more was a claim before a reader measured that it changes no mask; it became "
+        "a question then, after a first record of the other scores",
         "the paper's text was not at hand beyond its abstract; the code was, in a copy",
         "gradients enter the scores as they are. In the authors' run in half precision they enter times a loss scale "
         "that begins at 2^16 and falls when a step overflows; a first run here with 2^16 throughout was far worse than "

@@ -48,6 +48,7 @@ CARD = Card(
         ),
     ),
     departs=(
+        "rates were widened from two to five after a first verdict (undecided, -1.7 %), as arms' best lay at an edge",
         "the head is not masked: it stays the linear probe that every arm begins with; the paper masks a random one, "
         "and a pooler that this encoder lacks",
         "scores are spread evenly over a width of 0.02 about tau = 0; the code's lie in -0.02 to 0.58 about 0.01. Some "
