@@ -1,8 +1,8 @@
 """Changes of code that changed no result, as was tried: a verdict from before such a change is not outdated.
 
 Each line of `same_results.jsonl` compares two commits: arms were built and scored under both, on one machine, on the
-same seed, and their weights and values had the same bits. `recipes/same_results/compare.py` makes a line; nothing is in one
-that differed. A line holds for those arms alone, and for files whose code is what it was in those commits.
+same seed, and their weights and values had the same bits. `recipes/same_results/compare.py` makes a line; nothing is in
+one that differed. A line holds for those arms alone, and for files whose code is what it was in those commits.
 """
 
 import json
