@@ -293,12 +293,11 @@ def test_papers_are_picked_for_who_voted_with_the_reason(
     else:
         refresh = index.refresh
         monkeypatch.setattr(index, "refresh", lambda **options: refresh(**{**options, "meaning": False}))
-    fill()
+    now = datetime.now(UTC)
+    last = now - timedelta((now.weekday() - 6) % 7)  # a Sunday: all new papers are of one week on whatever day it runs
+    fill(today=last)
     monkeypatch.setattr(index, "refresh", lambda **options: None)
-    today = datetime.now(UTC).date()
-    sunday = today - timedelta((today.weekday() - 6) % 7)
-    while not any((sunday - (today - timedelta(n))).days in range(7) for n in range(5)):
-        sunday += timedelta(7)
+    sunday = last.date()
     votes = [key("speech", n) for n in range(4)]
     a_reader(1, *votes, every="week")
     a_reader(2, *votes, every="week", for_you=False)

@@ -18,13 +18,13 @@ TOPICS = {
 }
 
 
-def fill(old: int = 10, new: int = 5) -> None:
-    """Of each topic `old` papers in lists of last month and `new` ones in those of the last days."""
+def fill(old: int = 10, new: int = 5, today: datetime | None = None) -> None:
+    """Of each topic `old` papers in lists of last month and `new` ones in those of the last days before `today`."""
     from api_papers import item, seen, take
 
     from paperlab.site.search import index
 
-    today, papers, number = datetime.now(UTC), [], 0
+    today, papers, number = today or datetime.now(UTC), [], 0
     for name, words in TOPICS.items():
         for n in range(old + new):
             number += 1
