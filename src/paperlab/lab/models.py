@@ -60,9 +60,9 @@ def on_own_model(
         progress: Progress = silent,
     ) -> nn.Module:
         _refuse(model)
-        if needs and not calibration:
+        if needs and (calibration is None or len(calibration) == 0):  # a tensor has no truth value
             raise RunError(f"{method.slug} looks at data ({', '.join(needs)}): pass calibration=[texts]")
-        batches = _batches(model, calibration or [], tokenizer)
+        batches = _batches(model, [] if calibration is None else calibration, tokenizer)
         if any(isinstance(getattr(module, "gate_up_proj", None), nn.Parameter) for module in model.modules()):
             batches = _at_once(batches)
         start, here = getattr(model, "compressed", None), model
