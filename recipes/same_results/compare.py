@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -20,16 +21,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePath
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FEW = {"calibration": 2, "steps": 4, "rates": 1, "scales": 1}  # of a setting's fields: so many are enough to compare
 ITEMS = 2  # scored
 SMALL = ("abstracts-lm", "minilm-l6")  # built on these rather than on a task's larger models, with the same code
+
+PLAIN = str | bytes | int | float | complex | Enum | PurePath | range | slice  # whose repr says all
 
 
 def hashes(package: Path) -> dict[str, str]:
@@ -117,6 +121,7 @@ def bits(value: Any) -> Iterator[bytes]:
 
 def _bits(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
     """above: ids of what this value is part of, so that what holds itself ends."""
+    import numpy as np
     import torch
 
     if id(value) in above:
@@ -147,9 +152,16 @@ def _bits(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
         yield str(len(value)).encode()
         for one in value:
             yield from _bits(one, inner)
+    elif isinstance(value, np.ndarray | np.generic):
+        yield repr((value.dtype, value.shape)).encode()
+        yield from _bits(value.tolist(), inner) if value.dtype.hasobject else [value.tobytes()]
+    elif isinstance(value, random.Random):
+        yield from _bits(value.getstate(), inner)
+    elif isinstance(value, SimpleNamespace):
+        yield from named(vars(value).items())
     elif isinstance(value, set | frozenset):
         yield from sorted(b"".join(_bits(one, inner)) for one in value)
-    elif value is None or isinstance(value, str | bytes | int | float | complex | torch.dtype | torch.Size | PurePath):
+    elif value is None or isinstance(value, PLAIN | torch.dtype | torch.device):
         yield repr(value).encode()
     elif isinstance(value, type):
         yield f"{value.__module__}.{value.__qualname__}".encode()
@@ -160,6 +172,8 @@ def _bits(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
         yield from _bits(value.__self__, inner)
     elif isinstance(value, BuiltinFunctionType | FunctionType):
         yield f"{value.__module__}.{value.__qualname__}".encode()
+        if not isinstance(held := getattr(value, "__self__", None), ModuleType):
+            yield from _bits(held, inner)
         for cell in getattr(value, "__closure__", None) or ():
             yield from _bits(cell.cell_contents, inner)
     else:
