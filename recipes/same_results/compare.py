@@ -13,21 +13,27 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
+from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FEW = {"calibration": 2, "steps": 4, "rates": 1, "scales": 1}  # of a setting's fields: so many are enough to compare
 ITEMS = 2  # scored
 SMALL = ("abstracts-lm", "minilm-l6")  # built on these rather than on a task's larger models, with the same code
+
+PLAIN = str | bytes | int | float | complex | Enum | PurePath | range | slice  # whose repr says all
 
 
 def hashes(package: Path) -> dict[str, str]:
@@ -105,29 +111,74 @@ def smaller(setting: Any) -> Any:
 
 
 def bits(value: Any) -> Iterator[bytes]:
-    """The bits of all tensors and numbers in what a driver built or a task scored."""
+    """The bits of all tensors and numbers in what a driver built or a task scored.
+
+    Of functions the name counts and what they hold: partial's arguments, a closure's cells. Raises TypeError for a kind
+    of value that this does not know: passed over, it could differ unseen.
+    """
+    yield from _bits(value, ())
+
+
+def _bits(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
+    """above: ids of what this value is part of, so that what holds itself ends."""
+    import numpy as np
     import torch
 
+    if id(value) in above:
+        yield f"again {len(above) - above.index(id(value))}".encode()
+        return
+    inner = (*above, id(value))
+
+    def named(parts: Iterable[tuple[Any, Any]]) -> Iterator[bytes]:
+        for name, one in parts:
+            yield from _bits(name, inner)
+            yield from _bits(one, inner)
+
+    yield type(value).__qualname__.encode()
     if isinstance(value, torch.Tensor):
         yield repr((value.dtype, tuple(value.shape))).encode()
-        yield (
-            value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
-            if value.dim()
-            else repr(value.item()).encode()
-        )
+        flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().tobytes()
     elif isinstance(value, torch.nn.Module):
-        yield from bits(dict(value.state_dict()))
-    elif is_dataclass(value):
-        yield from bits({field.name: getattr(value, field.name) for field in fields(value)})
-    elif isinstance(value, dict):
-        for name, one in value.items():
-            yield repr(name).encode()
-            yield from bits(one)
+        yield from named(value.state_dict(keep_vars=True).items())
+    elif isinstance(value, torch.Generator):
+        yield from _bits(value.get_state(), inner)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from named((field.name, getattr(value, field.name)) for field in fields(value))
+    elif isinstance(value, Mapping):
+        yield str(len(value)).encode()
+        yield from named(value.items())
     elif isinstance(value, list | tuple):
+        yield str(len(value)).encode()
         for one in value:
-            yield from bits(one)
-    elif isinstance(value, str | int | float | bool | None):
+            yield from _bits(one, inner)
+    elif isinstance(value, np.ndarray | np.generic):
+        yield repr((value.dtype, value.shape)).encode()
+        yield from _bits(value.tolist(), inner) if value.dtype.hasobject else [value.tobytes()]
+    elif isinstance(value, random.Random):
+        yield from _bits(value.getstate(), inner)
+    elif isinstance(value, SimpleNamespace):
+        yield from named(vars(value).items())
+    elif isinstance(value, set | frozenset):
+        yield from sorted(b"".join(_bits(one, inner)) for one in value)
+    elif value is None or isinstance(value, PLAIN | torch.dtype | torch.device):
         yield repr(value).encode()
+    elif isinstance(value, type):
+        yield f"{value.__module__}.{value.__qualname__}".encode()
+    elif isinstance(value, partial):
+        yield from _bits([value.func, value.args, value.keywords], inner)
+    elif isinstance(value, MethodType):
+        yield value.__func__.__qualname__.encode()
+        yield from _bits(value.__self__, inner)
+    elif isinstance(value, BuiltinFunctionType | FunctionType):
+        yield f"{value.__module__}.{value.__qualname__}".encode()
+        if not isinstance(held := getattr(value, "__self__", None), ModuleType):
+            yield from _bits(held, inner)
+        for cell in getattr(value, "__closure__", None) or ():
+            yield from _bits(cell.cell_contents, inner)
+    else:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TypeError(f"a {kind} among the results: say in `bits` what of it must stay the same")
 
 
 def read(file: Path) -> list[dict[str, Any]]:
