@@ -1,12 +1,13 @@
 """Show that a change of code changed no result: a line of data/same_results.jsonl, which keeps verdicts from ageing.
 
-    python recipes/same_results/compare.py COMMIT
+    python recipes/same_results/compare.py COMMIT [--without TASK]...
 
 Every arm of a published verdict that reaches changed code is built and scored twice on one seed: with COMMIT's code,
 and with the present commit's. Weights and values must have the same bits. Each arm runs on the smallest model of its
 task, with two batches of calibration, four steps of training and two scored items, one thread for each of the two
 processes; what is done is kept in a temporary folder, and a repeated call at the same commit goes on from there. Arms
-whose bits differ are named and left out: their verdicts are outdated.
+whose bits differ are named and left out: their verdicts are outdated. --without: a task whose results are known to change in what this
+does not see, such as which of several learning rates is taken.
 """
 
 import argparse
@@ -206,7 +207,9 @@ def main() -> int:
     """Compare, name what differs, append the line; 1 where an arm differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit")
-    commit = git("rev-parse", parser.parse_args().commit)
+    parser.add_argument("--without", metavar="TASK", action="append", default=[])
+    given = parser.parse_args()
+    commit = git("rev-parse", given.commit)
     if git("status", "--porcelain", "--", "src"):
         print("the code has changes that are in no commit; commit them first", file=sys.stderr)
         return 2
@@ -218,7 +221,7 @@ def main() -> int:
             git("worktree", "add", "--detach", str(tree), at)
     old, new = (hashes(tree / "src" / "paperlab") for tree in trees.values())
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
-    rows = wanted(changed)
+    rows = [row for row in wanted(changed) if row["task"] not in given.without]
     print(f"{len(changed)} files differ; {len(rows)} arms to build twice; results in {folder}")
     if not rows:
         return cleared(trees.values())
