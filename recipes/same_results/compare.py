@@ -6,8 +6,8 @@ Every arm of a published verdict that reaches changed code is built and scored t
 and with the present commit's. Weights and values must have the same bits. Each arm runs on the smallest model of its
 task, with two batches of calibration, four steps of training and two scored items, one thread for each of the two
 processes; what is done is kept in a temporary folder, and a repeated call at the same commit goes on from there. Arms
-whose bits differ are named and left out: their verdicts are outdated. --without: a task whose results are known to change in what this
-does not see, such as which of several learning rates is taken.
+whose bits differ are named and left out: their verdicts are outdated. --without: a task whose results are known to
+change in what this does not see, such as which of several learning rates is taken.
 """
 
 import argparse
