@@ -73,8 +73,8 @@ def carried(
     sources: name -> hash of the code that made the arms' results. arms: as `name_of` has them. known: the comparisons,
     first to last; the shipped ones unless given. reached: the files that the arms use today, if that is known: other
     ones that an earlier comparison added say nothing, whatever became of them, so that a file which the arms used only
-    between two comparisons can have changed there unseen. Files that differ from both sides of a comparison stay as they
-    are.
+    between two comparisons can have changed there unseen. Files that differ from both sides of a comparison stay as
+    they are.
     """
     wanted, now = set(arms), dict(sources)
     counts = lambda name: reached is None or name in sources or name in reached  # noqa: E731
