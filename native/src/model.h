@@ -22,13 +22,25 @@ struct Norm {
   const float* bias = nullptr;
 };
 
-struct LlamaConfig {
+enum class Activation { Silu, Gelu, GeluTanh, Relu };
+
+struct LlamaConfig {  // see style.h
   int64_t hidden, inner, layers, heads, kv_heads, head, vocabulary, context;
   float epsilon;
-  double theta;
-  bool interleaved, qkv_bias, out_bias, mlp_bias, qk_norm;
+  Activation activation;
+  bool layer_norm, parallel, wide_norms, tied;
+  bool interleaved, grouped;       // rotary pairs side by side; queries, keys and values of each head side by side
+  int64_t rotary;                  // the first columns of a head, which turn with the position
+  int64_t first_place;             // of learned positions
   std::vector<float> frequencies;  // of the rotary pairs, scaled as the configuration says
-  float turn;                      // and what their cosines and sines are multiplied with
+  std::vector<float> near_frequencies;  // of blocks with a window, where they have their own
+  float turn = 1;                  // what cosines and sines are multiplied with
+  std::vector<int64_t> windows;    // of each block: how many positions a token sees, itself included; 0: all
+  std::vector<bool> turning;       // of each block: whether queries and keys turn
+  float embedding_scale, residual_scale, attention_scale, logit_scale;
+  float attention_cap = 0, logit_cap = 0;  // x -> cap tanh(x / cap); 0: none
+  int64_t experts = 0, chosen = 0;         // of a block, and for each token
+  bool weights_sum_to_one = false;
 };
 
 class Llama;
@@ -93,19 +105,30 @@ class Llama : public Model {
   const LlamaConfig& config() const { return c_; }
 
  private:
+  struct Expert {
+    Matrix gate, up, down;
+  };
   struct Layer {
-    Norm before, after, q_norm, k_norm;
-    Matrix q, k, v, out, gate, up, down;
+    Norm before, after, of_attention, of_mlp, q_norm, k_norm;  // null weights: none
+    Matrix q, k, v, out, gate, up, down;  // q: all three, gate: both, where they are one matrix
+    Matrix router;
+    std::vector<Expert> experts;
   };
   void run(const std::vector<Part>& parts, int tokens);
+  void normed(const Norm& norm, const float* from, float* to) const;
+  void activate(float* gate, float* up, int64_t count) const;
+  void mlp(const Layer& layer, const Layer* after, const float* h, int tokens, float* inner, float* out);
+  void route(const Layer& layer, const float* h, int tokens, float* out);
+  void finish(float* logits, int rows);
   void attend(const std::vector<AttendJob>& jobs, int stretches, int64_t layer, float* qkv, float* attended);
   void check(const std::vector<Part>& parts) const;
   LlamaConfig c_;
-  Matrix embedding_, head_;
+  Matrix embedding_, places_, head_;
   const Matrix* output_;
   Norm last_;
+  bool gated_ = true, one_qkv_ = false, one_gate_up_ = false;
   std::vector<Layer> layers_;
-  Scratch x_, h_, qkv_, attended_, inner_, turn_, stretches_, logits_;
+  Scratch x_, h_, qkv_, attended_, inner_, turn_, stretches_, logits_, branch_, routed_;
   float* hidden_ = nullptr;  // of the last run, after the last norm: [token][hidden]
 };
 
