@@ -88,7 +88,7 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
     }
     layer.out = matrix(at + style.out, c_.hidden, q_rows, out_bias);
     if (style.router) {
-      layer.router = matrix(at + style.router, c_.experts, c_.hidden, false);
+      layer.router = load_matrix(tensors_, at + style.router, c_.experts, c_.hidden, {});  // small, and choices hang on it
       for (int64_t e = 0; e < c_.experts; ++e) {
         const std::string name = at + style.expert + std::to_string(e) + ".";
         layer.experts.push_back({matrix(name + style.expert_gate, c_.inner, c_.hidden, false), matrix(name + style.expert_up, c_.inner, c_.hidden, false),

@@ -34,17 +34,17 @@ const Style kStyles[] = {
      .epsilon = 1e-5, .rotary = 0.5},
     {.type = "gpt_neox", .embeddings = "gpt_neox.embed_in", .blocks = "gpt_neox.layers.", .last = "gpt_neox.final_layer_norm",
      .head = "embed_out", .qkv = "attention.query_key_value", .out = "attention.dense", .gate = nullptr, .up = "mlp.dense_h_to_4h",
-     .down = "mlp.dense_4h_to_h", .fused = Fused::Grouped, .layer_norm = true, .parallel = true, .activation = "gelu",
+     .down = "mlp.dense_4h_to_h", .fused = Fused::Grouped, .layer_norm = true, .parallel = true, .shared = false, .activation = "gelu",
      .epsilon_name = "layer_norm_eps", .epsilon = 1e-5, .rotary_name = "rotary_pct", .rotary = 0.25},
     {.type = "gpt2", .embeddings = "transformer.wte", .places = "transformer.wpe", .blocks = "transformer.h.", .last = "transformer.ln_f",
      .before = "ln_1", .after = "ln_2", .qkv = "attn.c_attn", .out = "attn.c_proj", .gate = nullptr, .up = "mlp.c_fc",
-     .down = "mlp.c_proj", .fused = Fused::Stacked, .transposed = true, .layer_norm = true, .activation = "gelu_new",
+     .down = "mlp.c_proj", .fused = Fused::Stacked, .transposed = true, .layer_norm = true, .shared = false, .activation = "gelu_new",
      .activation_name = "activation_function", .epsilon_name = "layer_norm_epsilon", .epsilon = 1e-5, .rotary = 0,
      .hidden_name = "n_embd", .inner_name = "n_inner", .layers_name = "n_layer", .heads_name = "n_head", .context_name = "n_positions"},
     {.type = "opt", .embeddings = "model.decoder.embed_tokens", .places = "model.decoder.embed_positions",
      .blocks = "model.decoder.layers.", .last = "model.decoder.final_layer_norm", .before = "self_attn_layer_norm",
      .after = "final_layer_norm", .out = "self_attn.out_proj", .gate = nullptr, .up = "fc1", .down = "fc2", .layer_norm = true,
-     .first_place = 2, .activation = "relu", .activation_name = "activation_function", .epsilon_name = "layer_norm_eps",
+     .shared = false, .first_place = 2, .activation = "relu", .activation_name = "activation_function", .epsilon_name = "layer_norm_eps",
      .epsilon = 1e-5, .rotary = 0, .inner_name = "ffn_dim"},
     {.type = "mixtral", .router = "block_sparse_moe.gate", .expert = "block_sparse_moe.experts.", .expert_gate = "w1",
      .expert_up = "w3", .expert_down = "w2", .epsilon = 1e-5},
@@ -258,11 +258,10 @@ LlamaConfig read_config(const Tensors& tensors, const Style& style) {
   c.inner = sized(json, style.inner_name, is(style, "gpt2") ? 4 * c.hidden : 0, 1 << 18);
   c.layers = sized(json, style.layers_name, 0, 1024);
   c.heads = sized(json, style.heads_name, 0, 1024);
-  c.kv_heads = sized(json, "num_key_value_heads", c.heads, 1024);
+  c.kv_heads = style.shared ? sized(json, "num_key_value_heads", c.heads, 1024) : c.heads;
   c.head = sized(json, "head_dim", std::max<int64_t>(c.hidden / c.heads, 1), 1024);
   c.context = sized(json, style.context_name, 2048, int64_t(1) << 31);
   if (c.heads % c.kv_heads) fail("config.json: %lld query heads cannot share %lld key heads", (long long)c.heads, (long long)c.kv_heads);
-  if (style.fused == Fused::Grouped && c.heads != c.kv_heads) fail("config.json: heads that share keys are not known for this architecture");
   if (c.head % 16) fail("heads of %lld columns; a multiple of 16 is needed", (long long)c.head);
   if (json.get_int("word_embed_proj_dim", c.hidden) != c.hidden) fail("config.json: embeddings of another width (word_embed_proj_dim) are not known here");
   const Json* named = json.find(style.activation_name);

@@ -22,6 +22,7 @@ struct Style {
   bool layer_norm = false;   // in the place of RMS norms
   bool one_more = false;     // norms multiply by 1 + weight
   bool parallel = false;     // both branches read the stream as it was before the block
+  bool shared = true;        // several query heads may share their keys
   bool wide_norms = false;   // queries and keys are normed over all heads together
   int first_place = 0;       // of learned positions
   const char* activation = "silu";

@@ -10,9 +10,14 @@ import numpy as np
 
 from paperlab.engine.native import EngineError, round_to_nearest
 
-_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head")
+_LLAMA = frozenset(
+    "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj embed_tokens lm_head "  # Llama and what is named as it is
+    "qkv_proj gate_up_proj out_proj fc1 fc2 dense query_key_value dense_h_to_4h dense_4h_to_h embed_in embed_out "
+    "c_attn c_proj c_fc wte w1 w2 w3".split()
+)
 _BERT = ("query", "key", "value", "dense")
-_TABLES = ("embed_tokens", "lm_head")
+HEADS = ("lm_head", "embed_out")
+_TABLES = ("embed_tokens", "embed_in", "wte", *HEADS)
 _DEFAULTS: dict[int, tuple[int, bool]] = {16: (64, True), 8: (64, True), 4: (32, False), 3: (32, True), 2: (32, True)}
 _STRIP = 1 << 20  # weights whose largest are selected together
 
@@ -196,5 +201,8 @@ def tables(bits: int) -> Recipe:
 def is_packable(name: str, shape: Sequence[int], bert: bool) -> bool:
     """Whether a tensor is one of the matrices that recipes apply to."""
     stem = name.removesuffix(".weight")
-    inside = not bert or ".layer." in stem
-    return stem != name and len(shape) == 2 and inside and stem.endswith(_BERT if bert else _LLAMA)
+    if bert:
+        known = ".layer." in stem and stem.endswith(_BERT)
+    else:
+        known = stem.rsplit(".", 1)[-1] in _LLAMA
+    return known and stem != name and len(shape) == 2

@@ -14,7 +14,7 @@ from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, t
 from paperlab.engine.packing import channels, corrections
 from paperlab.engine.packing.codebook import cluster, in_bytes, padded
 from paperlab.engine.packing.container import KINDS, MODEL_FILES, PACKED, Weights, config_json, named, write
-from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of, quantize
+from paperlab.engine.packing.layout import HEADS, Codes, Layout, Recipe, is_packable, layout_of, quantize
 from paperlab.engine.packing.outline import check_runs
 from paperlab.engine.packing.output import check_place, check_space, staged
 from paperlab.engine.packing.tensors import Tensors
@@ -58,7 +58,8 @@ def pack(
             if choice is None:
                 tensors[name] = weights.kind(name), weights.raw(name)
                 continue
-            stem, shape = name.removesuffix(".weight"), weights.shape(name)
+            stem, turned = name.removesuffix(".weight"), is_turned(name, config)
+            shape = weights.shape(name)[::-1] if turned else weights.shape(name)
             progress(stem, count, total)
             try:
                 if choice == "given":
@@ -67,7 +68,7 @@ def pack(
                         raise EngineError(f"it is {shape}, the codes given for it are {codes.shape}")
                     layout, arrays = codes.layout, pack_codes(codes)
                 else:
-                    weight = weights.floats(name)
+                    weight = np.ascontiguousarray(weights.floats(name).T) if turned else weights.floats(name)
                     sparse = of_pruned(weight, choice)
                     layout = choice if sparse is None else sparse.layout
                     arrays = pack_matrix(weight, choice, shared.get(name)) if sparse is None else pack_codes(sparse)
@@ -112,7 +113,7 @@ def _planned(
     }
     check_runs(config, outline, origin)
     absent = {stem for stem in given if f"{stem}.weight" not in choices}
-    absent -= {"lm_head"} if config.get("tie_word_embeddings") else set()
+    absent -= set(HEADS) if config.get("tie_word_embeddings") else set()
     if absent:
         raise EngineError(f"{origin} has no matrix {min(absent)}, for which codes are given")
     if not any(choices.values()):
@@ -151,7 +152,7 @@ def _choices(
     out: dict[str, _Choice] = {}
     for name in weights.names():
         stem = name.removesuffix(".weight")
-        if stem == "lm_head" and tied:
+        if stem in HEADS and tied:
             continue
         if stem in given and stem != name:
             out[name] = "given"
@@ -159,6 +160,11 @@ def _choices(
             layout = layout_of(stem, recipe) if is_packable(name, weights.shape(name), bert) else None
             out[name] = None if layout is None or layout.bits == 16 else layout
     return out
+
+
+def is_turned(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a model's files have this matrix as (columns, rows): GPT-2's blocks. Packed, it is as all others."""
+    return config.get("model_type") == "gpt2" and ".h." in f".{name}"
 
 
 def _describe(shape: tuple[int, ...], layout: Layout, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
