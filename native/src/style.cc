@@ -321,7 +321,7 @@ void put_in_order(Tensors& tensors, const Style& style, std::vector<std::shared_
   }
   if (!style.transposed) return;
   for (auto& [name, tensor] : tensors.by_name) {
-    if (name.rfind(style.blocks, 0) != 0 || tensor.shape.size() != 2) continue;
+    if (name.rfind(style.blocks, 0) != 0 || !name.ends_with(".weight") || tensor.shape.size() != 2) continue;
     const int64_t columns = tensor.shape[0], rows = tensor.shape[1];
     auto turned = std::make_shared<Buffer>(size_t(rows * columns) * 4);
     auto read = std::make_shared<Buffer>(size_t(rows * columns) * 4);

@@ -113,7 +113,9 @@ IDS = np.random.default_rng(3).integers(0, 517, 70).tolist()
 def test_logits_in_float32(kind, isa, tmp_path):
     truth = logits_of(make(tmp_path, kind), IDS + IDS)
     model = engine.load(tmp_path, isa=isa)
-    assert relative(model.forward([(model.session(cache_bits=32), IDS + IDS)], every=True), truth) < (1e-4 if "gemma" in kind else 1e-5)
+    assert relative(model.forward([(model.session(cache_bits=32), IDS + IDS)], every=True), truth) < (
+        1e-4 if "gemma" in kind else 1e-5
+    )
     if kind not in ROUTED:  # a rounded score may choose another expert
         assert relative(model.forward([(model.session(cache_bits=16), IDS + IDS)], every=True), truth) < 3e-2
 
@@ -135,6 +137,18 @@ def test_every_architecture_one_by_one_in_parts_and_packed(kind, tmp_path):
     assert pack(tmp_path / "source", tmp_path / "packed", Layout(8))["left"] == 0
     packed = engine.load(tmp_path / "packed")
     assert (packed.forward([(packed.session(), IDS + IDS)], every=True) == whole).all()
+
+
+def test_gpt2_in_memory_with_its_matrices_turned_gives_the_same_file(tmp_path):
+    from paperlab.kit.opening import opened
+    from paperlab.lab.ship import tensors_of
+
+    model = make(tmp_path / "source", "gpt2")
+    pack(tmp_path / "source", tmp_path / "a", Layout(4))
+    pack(tensors_of(model), tmp_path / "b", Layout(4))
+    pack(tensors_of(opened(model)), tmp_path / "c", Layout(4))
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
+    assert files[0] == files[1] == files[2]
 
 
 @pytest.mark.parametrize("kind", WINDOWED)

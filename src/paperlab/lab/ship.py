@@ -146,13 +146,16 @@ class _Given(Mapping[str, "Codes"]):
 
 
 class _State(Mapping[str, "np.ndarray"]):
-    """A model's tensors as NumPy arrays, each when it is asked for; bfloat16 as the bits in uint16."""
+    """A model's tensors as NumPy arrays, each when it is asked for, as its files have them: matrices that
+    `kit.opening.opened` turned are turned back. bfloat16 as the bits in uint16."""
 
     def __init__(self, model: nn.Module) -> None:
         self.state = model.state_dict()
+        self.turned = {f"{name}.weight" for name, module in model.named_modules() if "closed" in module.__dict__}
 
     def __getitem__(self, name: str) -> "np.ndarray":
-        tensor: Tensor = self.state[name].detach().to("cpu").contiguous()
+        tensor: Tensor = self.state[name].detach()
+        tensor = (tensor.T if name in self.turned and tensor.dim() == 2 else tensor).to("cpu").contiguous()
         if tensor.dtype is torch.bfloat16:
             return tensor.view(torch.uint16).numpy()
         return tensor.numpy()

@@ -11,9 +11,11 @@ import numpy as np
 from paperlab.engine.native import EngineError, round_to_nearest
 
 _LLAMA = frozenset(
-    "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj embed_tokens lm_head "  # Llama and what is named as it is
-    "qkv_proj gate_up_proj out_proj fc1 fc2 dense query_key_value dense_h_to_4h dense_4h_to_h embed_in embed_out "
-    "c_attn c_proj c_fc wte w1 w2 w3".split()
+    (
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head"),
+        *("qkv_proj", "gate_up_proj", "out_proj", "fc1", "fc2", "dense", "query_key_value", "dense_h_to_4h"),
+        *("dense_4h_to_h", "embed_in", "embed_out", "c_attn", "c_proj", "c_fc", "wte", "w1", "w2", "w3"),
+    )
 )
 _BERT = ("query", "key", "value", "dense")
 HEADS = ("lm_head", "embed_out")
@@ -201,8 +203,5 @@ def tables(bits: int) -> Recipe:
 def is_packable(name: str, shape: Sequence[int], bert: bool) -> bool:
     """Whether a tensor is one of the matrices that recipes apply to."""
     stem = name.removesuffix(".weight")
-    if bert:
-        known = ".layer." in stem and stem.endswith(_BERT)
-    else:
-        known = stem.rsplit(".", 1)[-1] in _LLAMA
+    known = ".layer." in stem and stem.endswith(_BERT) if bert else stem.rsplit(".", 1)[-1] in _LLAMA
     return known and stem != name and len(shape) == 2
