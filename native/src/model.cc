@@ -37,8 +37,8 @@ std::shared_ptr<Model> load_model(const std::string& path, Options options) {
            path.c_str(), method.substr(0, 40).c_str(), format.substr(0, 40).c_str());
   }
   const std::string type = tensors.config.get_text("model_type", "");
-  if (options.packing.group < 0) options.packing.group = type == "bert" && options.packing.bits == 8 ? 0 : 64;
-  if (type == "bert") return std::make_shared<Bert>(std::move(tensors), options);
+  if (options.packing.group < 0) options.packing.group = is_encoder(type) && options.packing.bits == 8 ? 0 : 64;
+  if (is_encoder(type)) return std::make_shared<Bert>(std::move(tensors), options);
   return std::make_shared<Llama>(std::move(tensors), options);
 }
 

@@ -155,6 +155,8 @@ class Bert : public Model {
   };
   void run(Lane& lane, const Text* given, int count, Pooling pooling, bool normalize) const;
   int64_t hidden_, inner_, heads_, head_, positions_, vocabulary_;
+  int64_t first_place_ = 0;
+  std::vector<float> distances_;  // of each head what is added to scores, by key - query; empty: nothing
   float epsilon_;
   bool tanh_;
   Matrix words_, places_, kinds_;
@@ -163,6 +165,7 @@ class Bert : public Model {
   std::vector<std::unique_ptr<Lane>> lanes_;  // the first shares the model's threads, the others have one thread each
 };
 
+bool is_encoder(const std::string& type);  // of config.json's model_type
 std::shared_ptr<Model> load_model(const std::string& path, Options options);
 
 struct Sampling {

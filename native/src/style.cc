@@ -247,7 +247,7 @@ const Style& style_of(const Json& config) {
     if (type == style.type) return style;
     known += std::string(style.type) + ", ";
   }
-  fail("the architecture \"%s\" is not known here; %sand bert are", type.substr(0, 40).c_str(), known.c_str());
+  fail("the architecture \"%s\" is not known here; %sand the encoders bert, roberta, xlm-roberta, camembert, distilbert and mpnet are", type.substr(0, 40).c_str(), known.c_str());
 }
 
 LlamaConfig read_config(const Tensors& tensors, const Style& style) {

@@ -105,6 +105,7 @@ def relative(mine, truth):
     return np.abs(mine - truth).max() / np.abs(truth).max()
 
 
+ENCODERS = ("Roberta", "XLMRoberta", "Camembert", "DistilBert", "MPNet")
 IDS = np.random.default_rng(3).integers(0, 517, 70).tolist()
 
 
@@ -350,12 +351,20 @@ def test_the_same_seed_draws_the_same_text(tmp_path):
 
 
 @pytest.mark.parametrize("isa", engine.instruction_sets())
-@pytest.mark.parametrize(("activation", "heads"), [("gelu", 3), ("gelu_new", 6)])
-def test_encoder_against_transformers(isa, activation, heads, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "activation", "heads"),
+    [("Bert", "gelu", 3), ("Bert", "gelu_new", 6), *((name, "gelu", 6) for name in ENCODERS)],
+)
+def test_encoder_against_transformers(isa, name, activation, heads, tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3, "num_attention_heads": heads}
-    config = transformers.BertConfig(vocab_size=517, max_position_embeddings=128, hidden_act=activation, **sizes)
-    model = transformers.BertModel(config, add_pooling_layer=False).eval()
+    if name == "DistilBert":
+        sizes = {"dim": 96, "hidden_dim": 200, "n_layers": 3, "n_heads": heads}
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=517, max_position_embeddings=128, hidden_act=activation, **sizes
+    )
+    options = {} if name == "DistilBert" else {"add_pooling_layer": False}
+    model = getattr(transformers, f"{name}Model")(config, **options).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.2)
     model.save_pretrained(tmp_path)

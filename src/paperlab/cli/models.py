@@ -82,7 +82,7 @@ def apply_method(applied: Applied, source: Path) -> Any:
 
     method = find_method(applied.slug)
     apply = paperlab.load(method.slug, **dict(parse(method, setting) for setting in applied.settings))
-    loaded, tokenizer, _ = (load_encoder if _kind(source) == "bert" else load_causal_lm)(str(source))
+    loaded, tokenizer, _ = (load_encoder if _is_encoder(source) else load_causal_lm)(str(source))
     texts = None
     if method.needs_data:
         texts = _calibration(method.slug, applied, tokenizer)
@@ -109,9 +109,11 @@ def _calibration(slug: str, applied: Applied, tokenizer: Any) -> list[str]:
     return shown
 
 
-def _kind(folder: Path) -> Any:
-    """The architecture that a folder's config.json names."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+def _is_encoder(folder: Path) -> bool:
+    """Whether a folder's config.json names an encoder that the engine runs."""
+    from paperlab.engine.packing.layout import ENCODERS
+
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in ENCODERS
 
 
 @contextmanager
@@ -167,7 +169,7 @@ def pack(model: str, out: Path, recipe: "Recipe", applied: Applied | None, table
             small = apply_method(applied, source)
             with progress("packing", "M weights", 1e6) as report:
                 made = replace(small.compressed, files=source).pack(out, table_bits=table_bits, progress=report)
-            if table_bits != 16 and _kind(source) != "bert":
+            if table_bits != 16 and not _is_encoder(source):
                 notes = [f"embeddings and head, which {applied.slug} leaves in floats, take {table_bits} bits"]
     if made["left"]:
         notes.append(f"{made['left']} matrices stay in floats")

@@ -17,7 +17,7 @@ from paperlab.engine.formats.source import Item, Source
 from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.native import EngineError
 from paperlab.engine.packing.container import MODEL_FILES, PACKED, Planned, write_planned
-from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of
+from paperlab.engine.packing.layout import ENCODERS, Codes, Layout, Recipe, is_packable, layout_of
 from paperlab.engine.packing.output import check_place, check_space, staged
 
 Format = Literal["hf", "compressed-tensors", "gguf"]
@@ -53,7 +53,7 @@ def export(
     source, out = Path(source), Path(out)
     check(source, out, to, dtype)
     opened = Source(source)
-    bert = opened.config.get("model_type") == "bert"
+    bert = opened.config.get("model_type") in ENCODERS
     items = [
         item
         for item in _chosen(opened, recipe, given or {}, bert, to == "compressed-tensors")

@@ -17,7 +17,11 @@ _LLAMA = frozenset(
         *("dense_4h_to_h", "embed_in", "embed_out", "c_attn", "c_proj", "c_fc", "wte", "w1", "w2", "w3"),
     )
 )
-_BERT = ("query", "key", "value", "dense")
+_BERT = (
+    *("query", "key", "value", "dense", "q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
+    *("attn.q", "attn.k", "attn.v", "attn.o"),
+)
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet")  # of config.json's model_type
 HEADS = ("lm_head", "embed_out")
 _TABLES = ("embed_tokens", "embed_in", "wte", *HEADS)
 _DEFAULTS: dict[int, tuple[int, bool]] = {16: (64, True), 8: (64, True), 4: (32, False), 3: (32, True), 2: (32, True)}

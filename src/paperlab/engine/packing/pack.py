@@ -14,7 +14,7 @@ from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, t
 from paperlab.engine.packing import channels, corrections
 from paperlab.engine.packing.codebook import cluster, in_bytes, padded
 from paperlab.engine.packing.container import KINDS, MODEL_FILES, PACKED, Weights, config_json, named, write
-from paperlab.engine.packing.layout import HEADS, Codes, Layout, Recipe, is_packable, layout_of, quantize
+from paperlab.engine.packing.layout import ENCODERS, HEADS, Codes, Layout, Recipe, is_packable, layout_of, quantize
 from paperlab.engine.packing.outline import check_runs
 from paperlab.engine.packing.output import check_place, check_space, staged
 from paperlab.engine.packing.tensors import Tensors
@@ -87,7 +87,7 @@ def pack(
         (place / "config.json").write_text(config_json(dict(config) | PACKED), encoding="utf-8")
         write(place / "model.safetensors", tensors, metadata)
         size = (place / "model.safetensors").stat().st_size
-    bert = config.get("model_type") == "bert"
+    bert = config.get("model_type") in ENCODERS
     left = sum(choice is None and is_packable(name, weights.shape(name), bert) for name, choice in choices.items())
     return {"bytes": size, "weights": count, "bits_per_weight": bits / count, "left": left}
 
@@ -148,7 +148,7 @@ def _choices(
     weights: Weights | Tensors, recipe: Recipe, given: Mapping[str, Codes], config: Mapping[str, Any], origin: str
 ) -> dict[str, _Choice]:
     """How each tensor of the packed model is stored. Raises EngineError for matrices of `given` that are not there."""
-    bert, tied = config.get("model_type") == "bert", bool(config.get("tie_word_embeddings"))
+    bert, tied = config.get("model_type") in ENCODERS, bool(config.get("tie_word_embeddings"))
     out: dict[str, _Choice] = {}
     for name in weights.names():
         stem = name.removesuffix(".weight")
