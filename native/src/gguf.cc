@@ -1,24 +1,20 @@
 // GGUF, versions 2 and 3, little-endian: fields, tensors, and the block types that are turned into floats or tiles.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
-#include "tensors.h"
+#include "blocks.h"
 
 namespace pl {
 namespace {
 
-struct Block {
+struct Plain {
   const char* name;
-  int64_t values, bytes;
+  uint32_t number;
+  int64_t bytes;
 };
 
-// By GGML's type number; those that are not here are refused by name or number.
-const std::map<uint32_t, Block> kBlocks = {{0, {"F32", 1, 4}},    {1, {"F16", 1, 2}},    {2, {"Q4_0", 32, 18}},
-                                           {3, {"Q4_1", 32, 20}}, {8, {"Q8_0", 32, 34}}, {12, {"Q4_K", 256, 144}},
-                                           {13, {"Q5_K", 256, 176}}, {14, {"Q6_K", 256, 210}},
-                                           {30, {"BF16", 1, 2}}};
-const std::map<uint32_t, const char*> kOther = {{6, "Q5_0"},  {7, "Q5_1"},  {9, "Q8_1"},  {10, "Q2_K"},
-                                                {11, "Q3_K"}, {15, "Q8_K"}};
+constexpr Plain kPlain[] = {{"F32", 0, 4}, {"F16", 1, 2}, {"BF16", 30, 2}};
 
 struct Reader {
   const Mapped& file;
@@ -220,16 +216,15 @@ Tensors read_gguf(const std::string& path) {
       tensor.shape.insert(tensor.shape.begin(), int64_t(n));  // GGUF writes the innermost first
     }
     const uint32_t type = reader.get<uint32_t>();
-    const auto block = kBlocks.find(type);
-    if (block == kBlocks.end()) {
-      const auto other = kOther.find(type);
-      fail("%s: %s is stored as %s; known are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K and Q6_K", path.c_str(), name.c_str(),
-           other == kOther.end() ? ("type " + std::to_string(type)).c_str() : other->second);
-    }
-    if (tensor.shape.empty() || tensor.shape.back() % block->second.values)
-      fail("%s: rows of %s are no whole number of %s blocks", path.c_str(), name.c_str(), block->second.name);
-    tensor.dtype = block->second.name;
-    tensor.bytes = times(values / uint64_t(block->second.values), uint64_t(block->second.bytes));
+    const Plain* plain = std::find_if(std::begin(kPlain), std::end(kPlain), [&](const Plain& one) { return one.number == type; });
+    const BlockKind* kind = block_kind(type);
+    const bool floats = plain != std::end(kPlain);
+    if (!floats && !kind)
+      fail("%s: %s is stored as type %u; known are F32, F16, BF16, %s", path.c_str(), name.c_str(), type, block_names().c_str());
+    if (tensor.shape.empty() || (kind && tensor.shape.back() % kind->values))
+      fail("%s: rows of %s are no whole number of %s blocks", path.c_str(), name.c_str(), kind ? kind->name : plain->name);
+    tensor.dtype = floats ? plain->name : kind->name;
+    tensor.bytes = floats ? times(values, uint64_t(plain->bytes)) : times(values / uint64_t(kind->values), uint64_t(kind->bytes));
     const uint64_t offset = reader.get<uint64_t>();
     if (offset % alignment) fail("%s: %s is not aligned", path.c_str(), name.c_str());
     placed.emplace_back(hf_name(name), offset);
@@ -268,41 +263,18 @@ void to_float(const Tensor& tensor, int64_t first, int64_t count, float* out) {
       std::memcpy(&b, tensor.data + (first + i) * 2, 2);
       out[i] = bf16_to_float(b);
     }
-  } else if (type == "Q8_0" || type == "Q4_0" || type == "Q4_1") {
-    const bool minimum = type == "Q4_1", whole = type == "Q8_0";
-    const int64_t bytes = whole ? 34 : minimum ? 20 : 18;
-    for (int64_t i = first; i < first + count; ++i) {
-      const uint8_t* block = tensor.data + i / 32 * bytes;
-      const int place = int(i % 32);
-      const float scale = half(block);
-      if (whole) {
-        out[i - first] = scale * int8_t(block[2 + place]);
-      } else {
-        const int code = block[(minimum ? 4 : 2) + place % 16] >> (place / 16 * 4) & 15;
-        out[i - first] = minimum ? scale * float(code) + half(block + 2) : scale * float(code - 8);
+  } else if (const BlockKind* kind = block_kind(type)) {
+    uint8_t codes[256];
+    float scales[16], mins[16] = {};
+    const int64_t end = first + count;
+    for (int64_t i = first; i < end;) {
+      const int64_t begin = i / kind->values * kind->values;
+      open_block(*kind, tensor.data + i / kind->values * kind->bytes, codes, scales, mins);
+      for (; i < end && i < begin + kind->values; ++i) {
+        const int64_t at = i - begin;
+        const int value = kind->book ? kIq4Values[codes[at]] : codes[at] - kind->zero();
+        out[i - first] = scales[at / kind->group] * float(value) + (kind->mins ? mins[at / kind->group] : 0);
       }
-    }
-  } else if (type == "Q4_K" || type == "Q5_K") {
-    // 8 parts of 32 values, each with a scale and a minimum of 6 bits: the first four pairs in bytes of their own, of
-    // the last four the low halves in four more bytes and the rest in the first eight's upper two bits.
-    const int fifth = type == "Q5_K" ? 32 : 0;
-    for (int64_t i = first; i < first + count; ++i) {
-      const uint8_t *block = tensor.data + i / 256 * (144 + fifth), *six = block + 4;
-      const int place = int(i % 256), part = place / 32, column = place % 32;
-      const int scale = part < 4 ? six[part] & 63 : (six[part + 4] & 15) | six[part - 4] >> 6 << 4;
-      const int minimum = part < 4 ? six[part + 4] & 63 : six[part + 4] >> 4 | six[part] >> 6 << 4;
-      int code = block[16 + fifth + part / 2 * 32 + column] >> (part % 2 * 4) & 15;
-      if (fifth) code |= (block[16 + column] >> part & 1) << 4;
-      out[i - first] = half(block) * float(scale) * float(code) - half(block + 2) * float(minimum);
-    }
-  } else if (type == "Q6_K") {
-    for (int64_t i = first; i < first + count; ++i) {
-      const uint8_t* block = tensor.data + i / 256 * 210;
-      const int place = int(i % 256), side = place / 128, rest = place % 128, quarter = rest / 32, column = rest % 32;
-      const uint8_t low = block[side * 64 + quarter % 2 * 32 + column];
-      const uint8_t high = block[128 + side * 32 + column];
-      const int code = (quarter < 2 ? low & 15 : low >> 4) | (high >> (quarter * 2) & 3) << 4;
-      out[i - first] = half(block + 208) * float(int8_t(block[192 + place / 16])) * float(code - 32);
     }
   } else {
     fail("a tensor of type %s cannot be read as numbers here", type.c_str());

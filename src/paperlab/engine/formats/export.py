@@ -89,8 +89,14 @@ def check(source: Path, out: Path, to: Format, dtype: str | None = None) -> None
     if to != "gguf" and out.suffix == ".gguf":
         raise EngineError(f"{out}: --to {to} writes a folder; only --to gguf writes a file")
     check_place(out)
-    if to == "gguf" and (source / "config.json").is_file():
-        gguf_writer.check(json.loads((source / "config.json").read_text(encoding="utf-8")))
+    if (source / "config.json").is_file():
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        if to == "gguf":
+            gguf_writer.check(config)
+        if to == "compressed-tensors" and config.get("model_type") == "gpt2":
+            raise EngineError(
+                "GPT-2's matrices lie the other way round, for which compressed-tensors has no form; --to hf"
+            )
 
 
 def _chosen(

@@ -12,7 +12,7 @@ import numpy as np
 from paperlab.engine.formats import gguf_reader
 from paperlab.engine.native import EngineError, call, library, pointer
 from paperlab.engine.packing.container import Weights
-from paperlab.engine.packing.layout import Codes, Layout, quantize
+from paperlab.engine.packing.layout import Codes, Layout, is_turned, quantize
 
 _STRIP = 1 << 22  # weights whose codes are computed together
 
@@ -156,6 +156,9 @@ class Source:
         quantized = "bits" in about
         keys = ("bits", "group", "symmetric", "sparse", "beside")  # as the compiled part names them
         grid = Grid(*(about[key] for key in keys)) if quantized else None
+        if quantized and is_turned(name, self.config):
+            turned = lambda: np.ascontiguousarray(self._floats(name, shape).T)  # noqa: E731
+            return Item(name, shape[::-1], "F32", None, turned, lambda: self._grouped(name, shape, None))
         order = self._row_order(name, shape)
         floats = lambda: self._floats(name, shape)[order]  # noqa: E731
         grouped = lambda: self._grouped(name, shape, grid).reordered(order)  # noqa: E731

@@ -1,10 +1,10 @@
 """How matrices of a packed model are stored, and matrices that were quantized elsewhere."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -209,3 +209,8 @@ def is_packable(name: str, shape: Sequence[int], bert: bool) -> bool:
     stem = name.removesuffix(".weight")
     known = ".layer." in stem and stem.endswith(_BERT) if bert else stem.rsplit(".", 1)[-1] in _LLAMA
     return known and stem != name and len(shape) == 2
+
+
+def is_turned(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a model's files have this matrix as (columns, rows): GPT-2's blocks. Packed, it is as all others."""
+    return config.get("model_type") == "gpt2" and ".h." in f".{name}"

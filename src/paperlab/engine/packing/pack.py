@@ -14,7 +14,17 @@ from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, t
 from paperlab.engine.packing import channels, corrections
 from paperlab.engine.packing.codebook import cluster, in_bytes, padded
 from paperlab.engine.packing.container import KINDS, MODEL_FILES, PACKED, Weights, config_json, named, write
-from paperlab.engine.packing.layout import ENCODERS, HEADS, Codes, Layout, Recipe, is_packable, layout_of, quantize
+from paperlab.engine.packing.layout import (
+    ENCODERS,
+    HEADS,
+    Codes,
+    Layout,
+    Recipe,
+    is_packable,
+    is_turned,
+    layout_of,
+    quantize,
+)
 from paperlab.engine.packing.outline import check_runs
 from paperlab.engine.packing.output import check_place, check_space, staged
 from paperlab.engine.packing.tensors import Tensors
@@ -160,11 +170,6 @@ def _choices(
             layout = layout_of(stem, recipe) if is_packable(name, weights.shape(name), bert) else None
             out[name] = None if layout is None or layout.bits == 16 else layout
     return out
-
-
-def is_turned(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a model's files have this matrix as (columns, rows): GPT-2's blocks. Packed, it is as all others."""
-    return config.get("model_type") == "gpt2" and ".h." in f".{name}"
 
 
 def _describe(shape: tuple[int, ...], layout: Layout, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
