@@ -81,7 +81,7 @@ def test_other_architectures_are_written_for_transformers_alone(kind, tmp_path):
         engine.export(tmp_path / "a", tmp_path / "m.gguf", "gguf")
     if kind == "gpt2":
         with pytest.raises(EngineError, match="the other way round"):
-            engine.export(tmp_path / "a", tmp_path / "d", "compressed-tensors", Layout(4))
+            engine.export(tmp_path / "a", tmp_path / "d", "compressed-tensors", recipe=Layout(4))
     pack(tmp_path / "a", tmp_path / "b", Layout(8))
     engine.export(tmp_path / "b", tmp_path / "c", "hf")
     assert relative(theirs(tmp_path / "c"), mine(tmp_path / "b")) < 1e-3  # activations keep 15 bits per group
