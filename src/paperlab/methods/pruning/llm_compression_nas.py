@@ -34,11 +34,12 @@ CARD = Card(
     expect="lower",
     margin=0.02,
     method=Arm("llm-compression-nas", share=0.591),
-    equal={"parameters": 0.02, "tokens": 0.0},
+    equal={"bytes": 0.02, "tokens": 0.0},
     gap="Theirs: Llama of 8 billion parameters, instructions, MMLU and the like, latency of a device. Here: 6 million "
-    "parameters in 6 blocks of 4 heads, perplexity, one size (three fifths), 12 thousand tokens. As many tokens for "
-    "all: a step that tunes four networks takes 3 to 4 times as long, and one such training would serve every size, "
-    "which is not rewarded here. Speed is not measured: at one size and shape it is that of the parameters.",
+    "parameters in 6 blocks of 4 heads, perplexity, one size (three fifths). As many tokens for all: at quick 12 "
+    "thousand in 24 steps, which is little for a super-network and favours arms that tune one size; at full 300 steps. "
+    "A step that tunes four networks takes 3 to 4 times as long, and one such training would serve every size: neither "
+    "is counted. Speed is not measured: at one size and shape it is that of the parameters.",
     checks=(
         Check(
             claim="better-than-width-pruning",
