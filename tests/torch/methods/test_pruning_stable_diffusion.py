@@ -120,9 +120,7 @@ def test_blocks_are_those_with_a_number() -> None:
     names = [sorted(block) for block in blocks_of(model().text_encoder, "text_encoder.", numbered=True)]
     assert len(names) == 2
     assert all(name.startswith("text_encoder.layers.1.") for name in names[1])
-    assert (
-        len(blocks_of(model().unet, "unet.", numbered=False)) == 2 + 3 + 3 + 2
-    )
+    assert len(blocks_of(model().unet, "unet.", numbered=False)) == 2 + 3 + 3 + 2
 
 
 def test_bad_values_are_refused() -> None:
