@@ -47,7 +47,10 @@ CARD = Card(
             "tuned on as many tokens (the paper: up to 3.4 % more on MMLU than structural pruning). The shape is the "
             "better of two tried on seed 100, with nearly all channels; the even one stands beside.",
             baseline=Arm("lora", rank=32, scale=0.5, after=Arm("minitron", width=0.9375, inner=0.396)),
-            beside=(Arm("lora", rank=32, scale=0.5, after=Arm("minitron", width=0.7813, inner=0.604)),),
+            beside=(
+                Arm("lora", rank=32, scale=0.5, after=Arm("minitron", width=0.7813, inner=0.604)),
+                Arm("minitron", width=0.9375, inner=0.396),
+            ),
             trivial=Arm("lora", rank=32, scale=0.5, after=Arm("minitron", width=0.9375, inner=0.396, by="random")),
             ablation=Arm("llm-compression-nas", share=0.591, training="standard"),
         ),

@@ -83,7 +83,7 @@ CARD = Card(
             metric="frechet",
             expect="lower",
             method=Arm("pruning-stable-diffusion"),
-            baseline=Arm("pruning-stable-diffusion", text_sparsity=0.405, image_sparsity=0.405),
+            baseline=Arm("pruning-stable-diffusion", text_sparsity=0.4075, image_sparsity=0.4075),
             equal={"density": 0.02},
             role="question",
         ),
