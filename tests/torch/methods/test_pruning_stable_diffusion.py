@@ -37,7 +37,7 @@ def share(part: nn.Module) -> float:
     return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
-@pytest.mark.parametrize("by", ["magnitude", "wanda", "owl-magnitude", "owl-wanda", "random"])
+@pytest.mark.parametrize("by", ["magnitude", "magnitude-row", "wanda", "owl-magnitude", "owl-wanda", "random"])
 def test_each_part_loses_its_share_and_nothing_else_changes(by: Any) -> None:
     made = transform(model(), batches(), text_sparsity=0.5, image_sparsity=0.25, by=by, image_by=by)
     small: Any = made.model
@@ -91,6 +91,14 @@ def test_wanda_measures_a_block_behind_those_that_were_pruned() -> None:
             torch.testing.assert_close(made.text_encoder.layers[index].get_submodule(name).weight.detach(), expected)
             different += int((score.argsort(dim=1) != layer.weight.abs().argsort(dim=1)).any())
     assert different > 0  # the norms matter
+
+
+def test_magnitude_in_rows_is_wanda_where_all_inputs_are_as_loud() -> None:
+    made: Any = transform(model(), [], text_sparsity=0.5, image_sparsity=0.0, by="magnitude-row").model
+    for name, layer in linears(model().text_encoder.layers).items():
+        weight = layer.weight.detach()
+        gone = weight.abs().argsort(dim=1)[:, : weight.shape[1] // 2]
+        assert torch.equal(made.text_encoder.layers.get_submodule(name).weight, weight.scatter(1, gone, 0.0))
 
 
 def test_blocks_with_more_outliers_lose_less() -> None:

@@ -39,7 +39,9 @@ CARD = Card(
     "parameters in 6 blocks of 4 heads, perplexity, one size (three fifths). As many tokens for all: at quick 12 "
     "thousand in 24 steps, which is little for a super-network and favours arms that tune one size; at full 300 steps. "
     "A step that tunes four networks takes 3 to 4 times as long, and one such training would serve every size: neither "
-    "is counted. Speed is not measured: at one size and shape it is that of the parameters.",
+    "is counted. With LoRA on seed 100 its validation loss was that of the cut network at 24 steps (3.89 nats), and "
+    "fell no further by 96, where the cut network had 3.78. Speed is not measured: at one size and shape it is that of "
+    "the parameters.",
     checks=(
         Check(
             claim="better-than-width-pruning",
