@@ -150,7 +150,8 @@ def transform(
     The text encoder is the child, or are the children, whose names begin with "text_encoder"; without any the whole
     model is one, such as a pipeline's text encoder alone. Of it the layers in numbered blocks are pruned, elsewhere
     all. by, image_by: the criterion in either part; "magnitude-row" compares in rows as Wanda does, "random" draws.
-    outlier, spread: M and l of OWL. calibration: inputs of the model by name; magnitudes need none. Raises ValueError for a share outside [0, 1), and where a criterion lacks calibration data.
+    outlier, spread: M and l of OWL. calibration: inputs of the model by name; magnitudes need none. Raises ValueError
+    for a share outside [0, 1), and where a criterion lacks calibration data.
     """
     total = count_weights(model)
     parts = list(model.named_children())
