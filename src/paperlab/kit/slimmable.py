@@ -98,13 +98,15 @@ class Space:
 
 @dataclass
 class Strata:
-    """Draws whose parameter counts are spread evenly: as many in each of `bins` equal ranges. As ParamBins of whittle:
-    a draw whose range is full is drawn again; ranges grow by one once all but `spare` are full."""
+    """Draws whose parameter counts are spread over `bins` equal ranges: about as many in each that is easily reached.
+    As ParamBins of whittle: a draw whose range is full is drawn again; ranges grow by one once all but `spare` are
+    full. They do so too after `tries` draws in vain, where more than `spare` ranges cannot be reached."""
 
     space: Space
     bins: int = 20
     spare: int = 4
     room: int = 1
+    tries: int = 2_000
     counts: list[int] = field(default_factory=list)
 
     def draw(self, draw: random.Random) -> Config:
@@ -112,12 +114,14 @@ class Strata:
         shapes = self.space.shapes
         low, high = shapes.parameters(self.space.smallest), shapes.parameters(shapes.whole)
         self.counts = self.counts or [0] * self.bins
+        tried = 0
         while True:
+            tried += 1
             config = self.space.draw(draw)
             place = min(int((shapes.parameters(config) - low) / max(high - low, 1) * self.bins), self.bins - 1)
             fits = self.counts[place] < self.room
             self.counts[place] += fits
-            if sum(count >= self.room for count in self.counts) + self.spare >= self.bins:
+            if sum(held >= self.room for held in self.counts) + self.spare >= self.bins or tried % self.tries == 0:
                 self.room += 1
             if fits:
                 return config

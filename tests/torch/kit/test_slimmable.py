@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from paperlab.kit.slimmable import (
     Config,
     Importance,
+    Shapes,
     Space,
     Strata,
     extracted,
@@ -148,6 +149,17 @@ def test_calibrated_draws_are_spread_over_sizes() -> None:
 
     assert spread(Strata(space)) < 2.5
     assert spread(Strata(space)) < 0.5 * spread(space)
+
+
+@pytest.mark.parametrize("shapes", [Shapes(256, 6, 4, 2, 64, 768, 4096), Shapes(40, 1, 2, 2, 8, 16, 4000)])
+def test_calibrated_draws_go_on_where_sizes_cannot_be_reached(shapes: Shapes) -> None:
+    """The real model's shapes; and a space of few sizes, of which more than `spare` ranges are empty."""
+    space, draw = Space(shapes), random.Random(0)
+    source = Strata(space, tries=50)
+    drawn = {source.draw(draw) for _ in range(200)}
+    assert all(len(one) == 4 for one in drawn)
+    assert sum(source.counts) == 200
+    assert len(drawn) > 2
 
 
 def test_a_model_with_other_parameters_is_refused() -> None:
