@@ -315,8 +315,8 @@ def _blocks_alone(run: _Run) -> list[int]:
 def _fewer_blocks(run: _Run, costs: Costs, budget: int, start: Choice, mixed: _Mixed) -> Found:
     """`start`, or fewer blocks and finer levels in the same bytes, as long as whole models say that it is nearer to the
     original; MISSES blocks that do not help end it, and at most a third goes."""
+    order = _blocks_alone(run)  # of the original, so before anything is changed
     found, gone, missed = Found(start, mixed.measure(start).kl), set[int](), 0
-    order = _blocks_alone(run)
     for index in order[: len(order) // 3]:
         names = {name for name, block in _block_of(run).items() if block in gone | {index}}
         rest = allocate(costs.without(names), budget) or {}
