@@ -5,6 +5,7 @@ A diffusion model (`kit.diffusion`) is trained once for each seed on MNIST digit
 fixed noise are judged by a classifier that was trained on real digits, apart from all arms:
 
     accuracy   share of pictures in which the classifier sees the digit that was asked for
+    look       share of pictures with as much ink as was asked for: thick, thin or neither
     frechet    squared Frechet distance between the classifier's features of the pictures and of real digits that the
                diffusion model was not trained on
     changed    mean squared difference, in pixels of -1 to 1, to what the model before compression paints of the same
@@ -38,11 +39,12 @@ TIMED = False
 DRAWS = True  # the seed draws the model, the phrases and the noise
 METRICS = {
     "accuracy": Metric("higher", "correct"),
+    "look": Metric("higher", "look"),
     "frechet": Metric("lower", "frechet"),
     "changed": Metric("lower", "changed"),
 }
 PAIRED_BY = "seeds"
-COST = {"quick": 200, "full": 2000}  # of two arms, once the models are trained
+COST = {"quick": 100, "full": 400}  # of two arms, once the models are trained
 ARM_SECONDS = {"": 10}
 SEEDS = {"quick": 5, "full": 5, "gpu": 5}
 MODELS: tuple[str, ...] = ()  # the task trains its own
@@ -59,13 +61,14 @@ RATE = 3e-3
 EMPTY = 0.1  # share of training phrases that are emptied, for guidance
 WIDTH = 24  # channels of the U-Net
 JUDGE_STEPS, JUDGE_RATE, JUDGE = 500, 1e-2, (16, 32, 64)
-PICTURES = {"quick": 240, "full": 960, "gpu": 960}
+PICTURES = {"quick": 480, "full": 960, "gpu": 960}
 CALIBRATION = 128  # pictures, at drawn times
 SAMPLING, GUIDANCE = 12, 3.0  # DDIM steps
 CHUNK = 120  # pictures at once
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 LOOKS = {"thick": ("thick", "bold", "heavy"), "thin": ("thin", "fine", "light"), "": ("",)}
+ASKED = ("thin", "", "thick")  # looks by number
 FRAMES = ("a {} {}", "the number {} , {}", "a {} digit {}", "{} {}")
 WORDS = (
     "",
@@ -107,7 +110,8 @@ class Digits:
 @dataclass
 class Setting:
     """model: trained, where all arms start. judge: the classifier. real: its features of digits that were held out.
-    asked: phrases (PICTURES, LENGTH), digits: what each asks for, noise: where its picture starts."""
+    asked: phrases (PICTURES, LENGTH), digits and looks (0 thin, 1 neither, 2 thick): what each asks for, noise: where
+    its picture starts. edges: (10, 2) mean pixels below which a digit of each kind is thin, and above which thick."""
 
     model: nn.Module
     calibration: list[Batch]
@@ -115,7 +119,9 @@ class Setting:
     real: Tensor
     asked: Tensor
     digits: Tensor
+    looks: Tensor
     noise: Tensor
+    edges: Tensor
     about: dict[str, Any]
     judge_accuracy: float
     dense: Tensor | None = field(default=None, repr=False)
@@ -148,12 +154,12 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     logits, real = seen_by(judge, digits.images[held])
     draw = torch.Generator().manual_seed(seed + 1)
     wanted = torch.arange(PICTURES[scale]) % 10
-    looks = [("thin", "", "thick")[int(torch.randint(3, (), generator=draw))] for _ in wanted]
-    asked = torch.tensor([ids_of(phrase(int(d), look, draw)) for d, look in zip(wanted, looks, strict=True)])
+    looks = torch.randint(3, (len(wanted),), generator=draw)
+    asked = torch.tensor([ids_of(phrase(int(d), ASKED[int(k)], draw)) for d, k in zip(wanted, looks, strict=True)])
     noise = torch.randn(len(asked), 1, SIZE, SIZE, generator=draw)
     batches = list(examples(digits, seen, draw, CALIBRATION // BATCH, empty=0.0))
     return Setting(
-        network.eval(), [batch for batch, _ in batches], judge, real, asked, wanted, noise,
+        network.eval(), [batch for batch, _ in batches], judge, real, asked, wanted, looks, noise, edges_of(digits),
         {"id": "mnist-5k", "sha256": digits.sha256, "examples": len(digits.labels), "training": TRAINING[scale]},
         (logits.argmax(1) == digits.labels[held]).double().mean().item(),
     )  # fmt: skip
@@ -175,6 +181,16 @@ def thickness(images: Tensor, labels: Tensor) -> Tensor:
     return found
 
 
+def edges_of(digits: Digits) -> Tensor:
+    """(10, 2): half way between the mean pixels of each kind's most inky thin digit and the next, and of its least inky
+    thick one and the one before."""
+    ink, found = digits.images.mean((1, 2, 3)), torch.zeros(10, 2)
+    for label in range(10):
+        thin, middle, thick = (ink[(digits.labels == label) & (digits.looks == look)] for look in range(3))
+        found[label] = torch.stack([(thin.max() + middle.min()) / 2, (middle.max() + thick.min()) / 2])
+    return found
+
+
 def examples(
     digits: Digits, rows: Tensor, draw: torch.Generator, steps: int, empty: float = EMPTY
 ) -> Iterator[tuple[Batch, Tensor]]:
@@ -182,7 +198,7 @@ def examples(
     for _ in range(steps):
         chosen = rows[torch.randint(len(rows), (BATCH,), generator=draw)]
         texts = [
-            ids_of(phrase(int(label), ("thin", "", "thick")[int(look)], draw))
+            ids_of(phrase(int(label), ASKED[int(look)], draw))
             for label, look in zip(digits.labels[chosen], digits.looks[chosen], strict=True)
         ]
         ids = torch.tensor(texts)
@@ -244,6 +260,7 @@ def describe(setting: Setting) -> dict[str, Any]:
         "pictures": len(setting.asked),
         "held_out": len(setting.real),
         "judge": setting.judge_accuracy,
+        "chance": {"accuracy": 0.1, "look": 1 / 3},
         "threads": torch.get_num_threads(),
     }
 
@@ -259,7 +276,7 @@ def totals(arm: Compressed, setting: Setting) -> dict[str, float]:
 
 
 def score(arm: Compressed, setting: Setting, start: int = 0) -> Iterator[dict[str, float]]:
-    """correct, frechet, changed: see the module's docstring. A picture that is not finite is wrong, and black."""
+    """correct, look, frechet, changed: see the module's docstring. A picture that is not finite is wrong, and black."""
     if start:
         return
     if setting.dense is None:
@@ -269,8 +286,10 @@ def score(arm: Compressed, setting: Setting, start: int = 0) -> Iterator[dict[st
     pictures[broken] = -1.0
     logits, features = seen_by(setting.judge, pictures)
     right = (logits.argmax(1) == setting.digits) & ~broken
+    look = (pictures.mean((1, 2, 3))[:, None] > setting.edges[setting.digits]).sum(1)
     yield {
         "correct": right.double().mean().item(),
+        "look": ((look == setting.looks) & ~broken).double().mean().item(),
         "frechet": frechet(features, setting.real),
         "changed": F.mse_loss(pictures, setting.dense).item(),
     }

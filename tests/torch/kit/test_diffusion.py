@@ -66,6 +66,19 @@ def test_one_step_by_hand_with_guidance() -> None:
     assert not torch.allclose(sample(model, ids, noise, guidance=0.0), sample(model, ids, noise, guidance=3.0))
 
 
+def test_two_steps_by_hand() -> None:
+    """Equation 12 of DDIM with sigma 0, written out for times 999, 500 and 0 (the second picture is not clamped)."""
+    model, noise = small(), torch.randn(1, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    ids = torch.tensor([[3, 4, 0, 0]])
+    a, b = (float(signal(torch.tensor(t))) for t in (999, 500))
+    with torch.no_grad():
+        clean = ((noise - (1 - a) ** 0.5 * model(noise, torch.tensor([999]), ids)) / a**0.5).clamp(-1, 1)
+        left = (noise - a**0.5 * clean) / (1 - a) ** 0.5
+        second = b**0.5 * clean + (1 - b) ** 0.5 * left
+        expected = ((second - (1 - b) ** 0.5 * model(second, torch.tensor([500]), ids)) / b**0.5).clamp(-1, 1)
+    torch.testing.assert_close(sample(model, ids, noise, steps=2, guidance=1.0), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_without_guidance_the_phrase_says_nothing() -> None:
     model, noise = small(), torch.randn(1, 1, 6, 6)
     one, two = (sample(model, torch.tensor([[word, 0, 0, 0]]), noise, guidance=0.0) for word in (3, 7))

@@ -143,3 +143,10 @@ def test_a_language_model_is_a_text_encoder_whose_head_stays() -> None:
     small = transform(llama, [], text_sparsity=0.5).model
     assert share(small.get_submodule("model.layers")) == pytest.approx(0.5, abs=0.01)
     assert (small.get_parameter("lm_head.weight") != 0).all()
+
+
+def test_the_autoencoder_of_a_pipeline_stays_whole() -> None:
+    pipeline = nn.ModuleDict({"text_encoder": nn.Linear(8, 8), "unet": nn.Linear(8, 8), "vae": nn.Linear(8, 8)})
+    small = transform(pipeline, [], text_sparsity=0.5, image_sparsity=0.5).model
+    assert share(small.get_submodule("vae")) == 0
+    assert share(nn.ModuleDict({"unet": small.get_submodule("unet")})) == 0.5

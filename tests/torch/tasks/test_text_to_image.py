@@ -66,6 +66,12 @@ def test_looks_are_thirds_of_each_digit_by_ink(digits: task.Digits) -> None:
         assert looks.bincount().max() - looks.bincount().min() <= 1
 
 
+def test_real_digits_have_the_look_that_their_ink_says(digits: task.Digits) -> None:
+    """A picture is scored as training digits were named; only equal ink could make a difference."""
+    found = (digits.images.mean((1, 2, 3))[:, None] > task.edges_of(digits)[digits.labels]).sum(1)
+    assert (found == digits.looks).double().mean() > 0.99
+
+
 def test_examples_are_noised_as_they_say(digits: task.Digits) -> None:
     (batch, noise), *_ = task.examples(digits, torch.arange(50), torch.Generator().manual_seed(0), 2, empty=0.5)
     assert 0 < int((batch["ids"] == 0).all(1).sum()) < len(noise)
@@ -155,8 +161,20 @@ def test_the_task_tells_a_good_arm_from_planted_bad_ones(setting: Any, digits: t
     assert good["changed"] > 0.1
     broken = copy.deepcopy(setting.model)
     broken.unet.conv_out.weight.data.fill_(float("nan"))
-    assert score(broken, setting)["correct"] == 0
+    assert score(broken, setting)["correct"] == score(broken, setting)["look"] == 0
     assert list(task.score(Compressed(broken, {}, 1), setting, start=1)) == []
+
+
+def test_a_painter_of_thin_digits_alone_has_the_look_of_every_third(setting: Any, digits: task.Digits) -> None:
+    for look in range(3):
+        chosen = torch.stack([digits.images[(digits.labels == d) & (digits.looks == look)][0] for d in range(10)])
+        model = painter(digits)
+        model.unet = Paints(chosen)  # type: ignore[assignment]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(task, "GUIDANCE", 1.0)  # more would deepen the ink
+            found = score(model, setting)
+        assert found["look"] == pytest.approx((setting.looks == look).double().mean().item())
+        assert found["correct"] == 1
 
 
 def test_pictures_are_of_the_phrases_in_their_order(setting: Any, digits: task.Digits) -> None:

@@ -33,92 +33,85 @@ CARD = Card(
     expect="higher",
     margin=0.02,
     gap="Theirs: Stable Diffusion 2, 10,000 captions of MS COCO, FID and CLIP score. Here: a model of 0.5 million "
-    "parameters that paints digits of 14 x 14 pixels and still misses one in five, trained on them together with its "
+    "parameters that paints digits of 14 x 14 pixels and misses about one in five, trained on them together with its "
     "text encoder, whose phrases name ten digits in three looks: far less than captions ask of CLIP, so that the text "
-    "encoder may well have weights to spare. Five models, 240 pictures each. The shares at which arms differ were "
-    "looked up on seed 100; a sudden rather than a gradual loss is not tested.",
+    "encoder may well have weights to spare. Five models, 480 pictures each, one classifier as judge. Whether loss is "
+    "sudden rather than gradual is not tested.",
     checks=(
         Check(
+            claim="best-shares-nearly-free",
+            says="Without 47.5 % of the text encoder's and 35 % of the generator's weights, 38.5 % of both in Stable "
+            "Diffusion 2, it is nearly as good (the paper: minimal loss).",
+            expect="no worse",
+            margin=0.05,
+            method=Arm("pruning-stable-diffusion"),
+            baseline=Arm("original"),
+            trivial=Arm("pruning-stable-diffusion", by="random", image_by="random"),
+        ),
+        Check(
             claim="text-encoder-tolerates-more",
-            says="Without three fifths of the text encoder's linear weights more pictures are what was asked for than "
-            "without three fifths of the generator's (the paper: 47.5 % and 35 % go at minimal loss).",
-            method=Arm("pruning-stable-diffusion", text_sparsity=0.6, image_sparsity=0.0),
-            baseline=Arm("pruning-stable-diffusion", text_sparsity=0.0, image_sparsity=0.6),
-            beside=(Arm("original"),),
+            says="Without 47.5 % of the text encoder's and 35 % of the generator's weights more pictures are what was "
+            "asked for than the other way round (the paper's best shares are these).",
+            method=Arm("pruning-stable-diffusion"),
+            baseline=Arm("pruning-stable-diffusion", text_sparsity=0.35, image_sparsity=0.475),
+            beside=(Arm("original"), Arm("pruning-stable-diffusion", text_sparsity=0.4075, image_sparsity=0.4075)),
         ),
         Check(
             claim="magnitude-better-than-wanda",
-            says="Of the text encoder, where the authors compare criteria, magnitude leaves more than Wanda, and than "
-            "OWL on either. Here without nine tenths, as less is hardly seen. Beside: magnitudes compared in rows.",
-            method=Arm("pruning-stable-diffusion", text_sparsity=0.9, image_sparsity=0.0),
-            baseline=Arm("pruning-stable-diffusion", text_sparsity=0.9, image_sparsity=0.0, by="wanda"),
-            equal={"density": 0.02},
+            says="At the paper's share of the text encoder, where its program compares criteria, magnitude leaves more "
+            "than Wanda. Beside: OWL on either, and magnitudes compared in rows as Wanda's are.",
+            method=Arm("pruning-stable-diffusion", text_sparsity=0.475, image_sparsity=0.0),
+            baseline=Arm("pruning-stable-diffusion", text_sparsity=0.475, image_sparsity=0.0, by="wanda"),
+            equal={"nonzero": 0.005},
             beside=(
-                Arm("pruning-stable-diffusion", text_sparsity=0.9, image_sparsity=0.0, by="magnitude-row"),
-                Arm("pruning-stable-diffusion", text_sparsity=0.9, image_sparsity=0.0, by="owl-magnitude"),
-                Arm("pruning-stable-diffusion", text_sparsity=0.9, image_sparsity=0.0, by="owl-wanda"),
+                Arm("pruning-stable-diffusion", text_sparsity=0.475, image_sparsity=0.0, by="magnitude-row"),
+                Arm("pruning-stable-diffusion", text_sparsity=0.475, image_sparsity=0.0, by="owl-magnitude"),
+                Arm("pruning-stable-diffusion", text_sparsity=0.475, image_sparsity=0.0, by="owl-wanda"),
+                Arm("original"),
             ),
-            trivial=Arm("pruning-stable-diffusion", text_sparsity=0.9, image_sparsity=0.0, by="random"),
+            trivial=Arm("pruning-stable-diffusion", text_sparsity=0.475, image_sparsity=0.0, by="random"),
         ),
         Check(
-            claim="best-shares-nearly-free",
-            says="Without 47.5 % of the text encoder's and 35 % of the generator's weights it is nearly as good.",
-            expect="no worse",
-            margin=0.05,
-            method=Arm("pruning-stable-diffusion"),
-            baseline=Arm("original"),
-            trivial=Arm("pruning-stable-diffusion", text_sparsity=0.8, image_sparsity=0.8),
-        ),
-        Check(
-            claim="even-share-nearly-free",
-            says="Without 38.5 % of all linear weights, as much of either part, it is nearly as good.",
-            expect="no worse",
-            margin=0.05,
-            method=Arm("pruning-stable-diffusion", text_sparsity=0.385, image_sparsity=0.385),
-            baseline=Arm("original"),
-            trivial=Arm("pruning-stable-diffusion", text_sparsity=0.8, image_sparsity=0.8),
-        ),
-        Check(
-            claim="best-shares-better-than-even",
-            says="Are 47.5 % and 35 % closer to real digits than as many weights, the same share of either part?",
-            metric="frechet",
-            expect="lower",
-            method=Arm("pruning-stable-diffusion"),
-            baseline=Arm("pruning-stable-diffusion", text_sparsity=0.4075, image_sparsity=0.4075),
-            equal={"density": 0.02},
-            role="question",
-        ),
-        Check(
-            claim="text-encoder-tolerates-more-by-likeness",
-            says="And are the pictures also closer to real digits?",
-            metric="frechet",
-            expect="lower",
+            claim="text-encoder-tolerates-more-weight-for-weight",
+            says="As many weights go, three fifths of a part's: does the text encoder miss them less?",
             method=Arm("pruning-stable-diffusion", text_sparsity=0.6, image_sparsity=0.0),
-            baseline=Arm("pruning-stable-diffusion", text_sparsity=0.0, image_sparsity=0.6),
+            baseline=Arm("pruning-stable-diffusion", text_sparsity=0.0, image_sparsity=0.512),
+            equal={"nonzero": 0.005},
+            beside=(Arm("pruning-stable-diffusion", text_sparsity=0.99, image_sparsity=0.0),),
             role="question",
         ),
         Check(
             claim="magnitude-changes-less-than-wanda",
-            says="Where the paper's share of the text encoder goes, does magnitude change pictures less than Wanda?",
+            says="At the paper's share of the text encoder, does magnitude change the pictures less than Wanda?",
             metric="changed",
             expect="lower",
             method=Arm("pruning-stable-diffusion", text_sparsity=0.475, image_sparsity=0.0),
             baseline=Arm("pruning-stable-diffusion", text_sparsity=0.475, image_sparsity=0.0, by="wanda"),
-            equal={"density": 0.02},
+            equal={"nonzero": 0.005},
+            role="question",
+        ),
+        Check(
+            claim="magnitude-better-than-wanda-at-nine-tenths",
+            says="And without nine tenths of the text encoder's weights, where a loss can be seen?",
+            method=Arm("pruning-stable-diffusion", text_sparsity=0.9, image_sparsity=0.0),
+            baseline=Arm("pruning-stable-diffusion", text_sparsity=0.9, image_sparsity=0.0, by="wanda"),
+            equal={"nonzero": 0.01},
+            beside=(Arm("pruning-stable-diffusion", text_sparsity=0.9, image_sparsity=0.0, by="magnitude-row"),),
             role="question",
         ),
         Check(
             claim="magnitude-better-than-wanda-in-the-generator",
-            says="And of the generator, for which the authors' program knows magnitude alone?",
+            says="And without three fifths of the generator's, for which the authors' program knows magnitude alone?",
             method=Arm("pruning-stable-diffusion", text_sparsity=0.0, image_sparsity=0.6),
             baseline=Arm("pruning-stable-diffusion", text_sparsity=0.0, image_sparsity=0.6, image_by="wanda"),
-            equal={"density": 0.02},
+            equal={"nonzero": 0.005},
             role="question",
         ),
     ),
     departs=(
         "the paper's text was not at hand beyond its abstract, nor its tables: at which shares criteria were compared "
-        "is not known here",
+        "is not known here; the shares of the claims are the abstract's. Those of the last two questions (.9, .6) were "
+        "chosen after trial runs on seed 100 in which magnitude won and lost there",
         "the text encoder is trained with the generator; CLIP's was trained on other data, and is not touched",
         "a classifier's accuracy stands for the CLIP score, and its features for Inception's",
         "Wanda keeps exactly the same number in each row; magnitude takes exactly floor(n s) weights of a layer, the "
@@ -131,6 +124,7 @@ CARD = Card(
 
 By = Literal["magnitude", "magnitude-row", "wanda", "owl-magnitude", "owl-wanda", "random"]
 TEXT = "text_encoder"
+OTHERS = ("vae", "safety_checker", "feature_extractor")
 MOST = 0.99
 
 
@@ -145,13 +139,14 @@ def transform(
     outlier: float = 7.0,
     spread: float = 0.08,
 ) -> Compressed:
-    """The model without these shares of the linear layers' weights in its text encoder, and in all that is not.
+    """The model without these shares of the linear layers' weights in its text encoder, and in all that paints.
 
     The text encoder is the child, or are the children, whose names begin with "text_encoder"; without any the whole
     model is one, such as a pipeline's text encoder alone. Of it the layers in numbered blocks are pruned, elsewhere
-    all. by, image_by: the criterion in either part; "magnitude-row" compares in rows as Wanda does, "random" draws.
-    outlier, spread: M and l of OWL. calibration: inputs of the model by name; magnitudes need none. Raises ValueError
-    for a share outside [0, 1), and where a criterion lacks calibration data.
+    all; what begins with one of OTHERS, such as a pipeline's autoencoder, stays whole. by, image_by: the criterion in
+    either part; "magnitude-row" compares in rows as Wanda does, "random" draws. outlier, spread: M and l of OWL.
+    calibration: inputs of the model by name; magnitudes need none. Raises ValueError for a share outside [0, 1), and
+    where a criterion lacks calibration data.
     """
     total = count_weights(model)
     parts = list(model.named_children())
@@ -159,6 +154,8 @@ def transform(
         parts = [(TEXT, model)]
     stored: dict[str, Matrix] = {}
     for name, part in parts:
+        if name.startswith(OTHERS):
+            continue
         text = name.startswith(TEXT)
         sparsity, criterion = (text_sparsity, by) if text else (image_sparsity, image_by)
         if not 0 <= sparsity < 1:
