@@ -168,7 +168,10 @@ def _copy_tokenizer(source: Source, place: Path) -> None:
         settings: dict[str, Any] = {name: token for name, token in tokens.specials.items() if token}
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         settings["model_max_length"] = source.config["max_position_embeddings"]
-        if tokens.template:
+        if tokens.templates:
+            named = {"default": tokens.template, **tokens.templates}
+            settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items() if text]
+        elif tokens.template:
             settings["chat_template"] = tokens.template
         (place / "tokenizer_config.json").write_text(
             json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8"
