@@ -2,7 +2,7 @@
 
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,26 @@ def halves_of_heads(rows: int, heads: int) -> np.ndarray:
     return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
+def _biases(names: Iterable[str], config: dict[str, Any], path: Path) -> dict[str, bool]:
+    """What config.json has to say of the biases in a GGUF file. Raises EngineError where it has no words for them."""
+    blocks = {name for name in names if name.startswith("model.layers.") and name.endswith(".bias")}
+    qkv, out = (
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ("self_attn.o_proj",),
+    )  # qwen2: the first three
+    mlp = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    always = qkv if config["model_type"] == "qwen2" else ()
+    said: dict[str, bool] = {}
+    for name, parts in (("attention_bias", () if always else (*qkv, *out)), ("mlp_bias", mlp)):
+        said[name] = any(one.endswith(tuple(f"{part}.bias" for part in parts)) for one in blocks)
+        always = (*always, *(parts if said[name] else ()))
+    if blocks != {f"model.layers.{i}.{part}.bias" for i in range(config["num_hidden_layers"]) for part in always}:
+        raise EngineError(
+            f"{path}: some of its blocks' matrices have biases and others none; config.json cannot say so"
+        )
+    return {name: True for name, is_so in said.items() if is_so}
+
+
 class Source:
     """An opened model. config: config.json, or the same from GGUF's fields (then `fields` holds those)."""
 
@@ -141,9 +161,7 @@ class Source:
         if path.is_file():
             self.fields = gguf_reader.read_fields(path)
             self.config = gguf_reader.config(self.fields, tied="lm_head.weight" not in listed)
-            for name, part in (("attention_bias", "self_attn.o_proj"), ("mlp_bias", "mlp.up_proj")):
-                if f"model.layers.0.{part}.bias" in listed:
-                    self.config[name] = True
+            self.config |= _biases(listed, self.config, path)
             if "rope_freqs.weight" in listed:
                 raise EngineError(f"{path} keeps its rotary scaling as a table; export from the model's folder instead")
         else:
