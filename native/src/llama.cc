@@ -2,6 +2,7 @@
 // queries and keys where the configuration or the files have them.
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "attend.h"
 
@@ -126,15 +127,19 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
   tensors_ = std::move(tensors);
   c_ = read_config(tensors_);
   const Packing& packing = options.packing;
+  std::set<std::string, std::less<>> used{"rope_freqs.weight"};
   const auto norm = [&](const std::string& name, int64_t n) {
     Matrix owner;
     Norm out;
+    used.insert(name + ".weight");
     out.weight = load_vector(tensors_, name + ".weight", n, owner);
     owns_.push_back(owner.owns[0]);
     return out;
   };
   const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns, bool bias) {
     Matrix out = load_matrix(tensors_, name, rows, columns, packing);
+    used.insert({name + ".weight", name + ".bias"});
+    bias = bias || (tensors_.gguf && tensors_.find(name + ".bias"));  // llama.cpp adds those that are there
     if (bias) out.set_bias(load_vector(tensors_, name + ".bias", rows, out));
     return out;
   };
@@ -142,7 +147,12 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
   const bool own_head = tensors_.find("lm_head.weight") || tensors_.find("lm_head.codes") || tensors_.find("lm_head.weight_packed");
   if (!own_head && !tensors_.config.get_bool("tie_word_embeddings", false) && tensors_.config.find("tie_word_embeddings"))
     fail("lm_head.weight is missing and config.json does not tie it to the embeddings");
-  const bool tied = !own_head || tensors_.config.get_bool("tie_word_embeddings", false);
+  // A head that is there is the head, whatever the configuration says, unless it only repeats the embeddings.
+  const Tensor *table = tensors_.find("model.embed_tokens.weight"), *own = tensors_.find("lm_head.weight");
+  const bool repeated = tensors_.config.get_bool("tie_word_embeddings", false) && own && table && own->dtype == table->dtype &&
+                        own->shape == table->shape && std::memcmp(own->data, table->data, own->bytes) == 0;
+  if (repeated) tensors_.release(*own);
+  const bool tied = !own_head || repeated;
   if (!tied) head_ = matrix("lm_head", c_.vocabulary, c_.hidden, false);
   output_ = tied ? &embedding_ : &head_;
   last_ = norm("model.norm", c_.hidden);
@@ -165,6 +175,9 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
     narrow(layer.gate, layer.up, layer.down);
     layers_.push_back(std::move(layer));
   }
+  if (!tensors_.gguf) return;
+  for (const auto& [name, tensor] : tensors_.by_name)  // a GGUF file has what its architecture reads, and nothing else
+    if (!used.contains(name)) fail("the file holds the tensor %s, which is not obeyed here: it changes what the model computes", name.substr(0, 80).c_str());
 }
 
 std::string Llama::info() const {

@@ -151,6 +151,7 @@ void repack_compressed(const Tensors& tensors, const std::string& name, Matrix& 
         codes[size_t(row * columns + c)] = uint8_t(word_at(packed, row * words + c / each) >> (c % each * bits) & mask);
   });
   take_tiles(matrix, lay_tiles(rows, columns, bits, group, codes.data(), scales.data(), zeros ? mins.data() : nullptr, nullptr));
+  tensors.release(packed);
 }
 
 }  // namespace
@@ -177,11 +178,13 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
       std::memcpy(copy->as<uint8_t>(), tensor.data, tensor.bytes);
       matrix.floats.data = copy->as<uint8_t>();
       matrix.owns.push_back(copy);
+      tensors.release(tensor);
     }
     return matrix;
   }
   if (!packing.bits && tensor.dtype[0] == 'Q' && tensor.dtype.back() != 'K') {
     repack(tensor, matrix);
+    tensors.release(tensor);
     return matrix;
   }
   if (!plain && tensor.dtype[0] != 'Q')
@@ -191,6 +194,7 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
     to_float(tensor, 0, rows * columns, copy->as<float>());
     matrix.floats = {Type::F32, rows, columns, copy->as<float>(), nullptr};
     matrix.owns.push_back(copy);
+    tensors.release(tensor);
     return matrix;
   }
   const int64_t padded = padded_columns(columns, packing.group), groups = packing.group ? padded / packing.group : 1;
@@ -207,6 +211,7 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
     fail("%s.weight: %s", name.c_str(), error.what());
   }
   take_tiles(matrix, lay_tiles(rows, columns, packing.bits, packing.group, codes.data(), scales.data(), packing.symmetric ? nullptr : mins.data(), nullptr));
+  tensors.release(tensor);
   return matrix;
 }
 

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from paperlab.engine.formats import compressed_tensors, gguf_writer
 from paperlab.engine.formats.floats import from_float32
 from paperlab.engine.formats.source import Item, Source
@@ -19,6 +21,7 @@ from paperlab.engine.native import EngineError
 from paperlab.engine.packing.container import MODEL_FILES, PACKED, Planned, write_planned
 from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of
 from paperlab.engine.packing.output import check_place, check_space, staged
+from paperlab.engine.packing.pack import HEAD, TABLE
 
 Format = Literal["hf", "compressed-tensors", "gguf"]
 Progress = Callable[[str, int, int], None]
@@ -54,11 +57,12 @@ def export(
     check(source, out, to, dtype)
     opened = Source(source)
     bert = opened.config.get("model_type") == "bert"
-    items = [
-        item
-        for item in _chosen(opened, recipe, given or {}, bert, to == "compressed-tensors")
-        if not (item.stem == "lm_head" and opened.config.get("tie_word_embeddings"))
-    ]
+    items = _chosen(opened, recipe, given or {}, bert, to == "compressed-tensors")
+    if opened.config.get("tie_word_embeddings"):
+        if _repeats_table(opened):
+            items = [item for item in items if item.name != HEAD]
+        elif HEAD in opened.items:
+            opened.config["tie_word_embeddings"] = False  # a head that is there is the head
     with staged(out) as place:
         if to == "gguf":
             return gguf_writer.write(opened, items, place, dtype, requantize, progress, partial(check_space, out))
@@ -75,6 +79,14 @@ def export(
         (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _copy_tokenizer(opened, place)
     return {"bytes": size, "tensors": len(plan), "notes": notes}
+
+
+def _repeats_table(source: Source) -> bool:
+    """Whether the output head is there and is the embeddings once more."""
+    head, table = (source.items.get(name) for name in (HEAD, TABLE))
+    if not (head and table and head.raw and table.raw):
+        return False
+    return (head.shape, head.dtype) == (table.shape, table.dtype) and np.array_equal(head.raw(), table.raw())
 
 
 def check(source: Path, out: Path, to: Format, dtype: str | None = None) -> None:

@@ -19,6 +19,7 @@ from paperlab.engine.packing.outline import check_runs
 from paperlab.engine.packing.output import check_place, check_space, staged
 from paperlab.engine.packing.tensors import Tensors
 
+HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 PRUNED = 1 / 3  # share of zeros from which a bitmask and the other weights take fewer bytes, in 8 and in 4 bits
 Progress = Callable[[str, int, int], None]
 _Choice = Layout | Literal["given"] | None  # to be rounded; quantized elsewhere; stored as it is
@@ -103,6 +104,8 @@ def _planned(
     """Tensors, configuration, the folder of the other files, how each tensor is stored. Raises EngineError."""
     check_place(out)
     weights, config, files, origin = _opened(source)
+    if config.get("tie_word_embeddings") and HEAD in weights.names() and not repeats_table(weights):
+        config = {**config, "tie_word_embeddings": False}  # a head that is there is the head
     if any(name.endswith(".codes") for name in weights.names()):
         raise EngineError(f"{origin} is packed already; give the original weights")
     choices = _choices(weights, [("*", recipe)] if isinstance(recipe, Layout) else recipe, given, config, origin)
@@ -119,6 +122,18 @@ def _planned(
         raise EngineError(f"no matrix of {origin} matches the recipe")
     check_space(out, sum(_at_least(weights, name, choice) for name, choice in choices.items()))
     return weights, config, files, choices
+
+
+def repeats_table(weights: Weights | Tensors) -> bool:
+    """Whether the output head is there and is the embeddings once more."""
+    if not {HEAD, TABLE} <= set(weights.names()):
+        return False
+    head, table = (weights.kind(name) for name in (HEAD, TABLE))
+    return (
+        head == table
+        and weights.shape(HEAD) == weights.shape(TABLE)
+        and bool(np.array_equal(weights.raw(HEAD), weights.raw(TABLE)))
+    )
 
 
 def _at_least(weights: Weights | Tensors, name: str, choice: _Choice) -> int:
