@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from paperlab.engine.encoder import Encoder
+from paperlab.engine.formats import sentence
 from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.language import LanguageModel
 from paperlab.engine.native import EngineError, call, library, whole
@@ -44,7 +45,9 @@ def load(
     try:
         about = json.loads(library().pl_info(handle))
         tokens = Tokens.of(Path(path))
-        return (Encoder if about["kind"] == "bert" else LanguageModel)(handle, about, tokens)
+        if about["kind"] == "bert":
+            return Encoder(handle, about, tokens, sentence.of(Path(path)))
+        return LanguageModel(handle, about, tokens)
     except BaseException:
         library().pl_free(handle)
         raise

@@ -18,7 +18,7 @@ from paperlab.engine.formats.floats import from_float32
 from paperlab.engine.formats.source import Item, Source
 from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.native import EngineError
-from paperlab.engine.packing.container import MODEL_FILES, PACKED, Planned, write_planned
+from paperlab.engine.packing.container import PACKED, Planned, copy_model_files, write_planned
 from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of
 from paperlab.engine.packing.output import check_place, check_space, staged
 from paperlab.engine.packing.pack import HEAD, TABLE
@@ -189,7 +189,7 @@ def _copy_tokenizer(source: Source, place: Path) -> None:
             json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8"
         )
         return
-    for name in (*MODEL_FILES, *_MORE):
-        if name != "config.json" and (source.path / name).is_file():
-            (place / name).parent.mkdir(exist_ok=True)
+    for name in _MORE:
+        if (source.path / name).is_file():
             shutil.copyfile(source.path / name, place / name)
+    copy_model_files(source.path, place)  # config.json is there already

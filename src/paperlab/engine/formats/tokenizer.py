@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _DEFAULT = "default"
+_NO_LIMIT = 1 << 31  # transformers writes a number of thirty digits where there is none
 _HEAD = 1 << 17  # characters of a tokenizer.json among which added tokens are looked for
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object of a JSON file; empty where there is none. Raises EngineError."""
     if not file.is_file():
         return {}
     try:
@@ -67,8 +69,7 @@ class Tokens:
     make: makes the tokenizer, or None, when it is first needed. stated: ids of tokens that end a text; end: the name of
     one more, whose id the tokenizer knows. template: the chat template; templates: others, by name. specials: special
     tokens by the names that templates have for them, those that there are. longest: the most tokens of a text that the
-    folder allows, None where it sets no limit. pooling: "mean" or "cls", for encoders. source: the folder or file,
-    named in errors.
+    folder allows, None where it sets no limit. source: the folder or file, named in errors.
     """
 
     source: Path
@@ -79,7 +80,6 @@ class Tokens:
     stated: frozenset[int] = frozenset()
     end: str = ""
     longest: int | None = None
-    pooling: str = "mean"
 
     @cached_property
     def tokenizer(self) -> "Tokenizer | None":
@@ -97,15 +97,16 @@ class Tokens:
         """Read a model folder or a GGUF file. A folder without tokenizer.json works with token ids only."""
         if path.is_file():
             return cls._of_gguf(path)
-        settings = _json(path / "tokenizer_config.json")
+        settings = read_json(path / "tokenizer_config.json")
         template, templates = _templates(path, settings.get("chat_template"))
         specials = _specials(path, settings)
         ends: set[int] = set()
         for file in ("config.json", "generation_config.json"):
-            value = _json(path / file).get("eos_token_id")
+            value = read_json(path / file).get("eos_token_id")
             ends |= {int(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)}
-        longest = _json(path / "sentence_bert_config.json").get("max_seq_length")
-        cls_pooling = _json(path / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
+        longest = read_json(path / "sentence_bert_config.json").get("max_seq_length") or settings.get(
+            "model_max_length"
+        )
         written, end = path / "tokenizer.json", specials.get("eos_token", "")
         return cls(
             path,
@@ -115,8 +116,7 @@ class Tokens:
             specials,
             frozenset(ends),
             "" if _added(written, end) in ends else end,
-            longest if isinstance(longest, int) else None,
-            "cls" if cls_pooling else "mean",
+            longest if isinstance(longest, int) and longest < _NO_LIMIT else None,
         )
 
     @classmethod
@@ -287,6 +287,6 @@ def _specials(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
     """Special tokens by name. As in transformers, special_tokens_map.json counts, and counts more, where
     tokenizer_config.json is of the old kind and lists no added tokens."""
     old = "added_tokens_decoder" not in settings
-    stated = settings | (_json(folder / "special_tokens_map.json") if old else {})
+    stated = settings | (read_json(folder / "special_tokens_map.json") if old else {})
     texts = {name: one.get("content") if isinstance(one := stated.get(name), dict) else one for name in _SPECIALS}
     return {name: text for name, text in texts.items() if isinstance(text, str) and text}

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, tiles
 from paperlab.engine.packing import channels, corrections
 from paperlab.engine.packing.codebook import cluster, in_bytes, padded
-from paperlab.engine.packing.container import KINDS, MODEL_FILES, PACKED, Weights, config_json, named, write
+from paperlab.engine.packing.container import KINDS, PACKED, Weights, config_json, copy_model_files, named, write
 from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of, quantize
 from paperlab.engine.packing.outline import check_runs
 from paperlab.engine.packing.output import check_place, check_space, staged
@@ -80,10 +79,8 @@ def pack(
             bits += 8 * sum(array.nbytes for array in arrays.values())
             count += math.prod(shape)
         check_space(out, sum(array.nbytes for _, array in tensors.values()))
-        for file in MODEL_FILES:
-            if files and (files / file).is_file():
-                (place / file).parent.mkdir(exist_ok=True)
-                shutil.copyfile(files / file, place / file)
+        if files:
+            copy_model_files(files, place)
         (place / "config.json").write_text(config_json(dict(config) | PACKED), encoding="utf-8")
         write(place / "model.safetensors", tensors, metadata)
         size = (place / "model.safetensors").stat().st_size

@@ -233,7 +233,7 @@ class Service:
                     raise _too_long(i, f"{len(one)} characters", longest)
                 texts.append(one[: longest * LONGEST_WORD])
         with self._encoding:
-            encoded = iter(model.tokens.encode_all(texts, longest + (not inputs.truncate)))
+            encoded = iter(model.encode(texts, longest + (not inputs.truncate)))
         for i, one in enumerate(inputs.inputs):
             row = next(encoded) if isinstance(one, str) else list(one)
             if len(row) > longest:
