@@ -59,7 +59,7 @@ CacheBits = Annotated[int, typer.Option(metavar="N", help="KV cache in 32, 16, 8
 @commands.command()
 @takes_verbosity
 def pack(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a registered name or a hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a registered name, a hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
     bits: Annotated[int, typer.Option(metavar="N", help="Bits per weight: 8, 4, 3 or 2.")] = 8,
     group: Group = None,

@@ -149,6 +149,8 @@ def pack(model: str, out: Path, recipe: "Recipe", applied: Applied | None, table
 
     check_place(out)
     source = place(model)
+    if applied and source.is_file():
+        raise ValueError(f"{source} is a GGUF file; a --method takes the folder of a model")
     check(source, out, Layout(2) if applied else recipe)
     notes: list[str] = []
     if applied is None:

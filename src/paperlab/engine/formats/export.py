@@ -15,8 +15,7 @@ import numpy as np
 
 from paperlab.engine.formats import compressed_tensors, gguf_writer
 from paperlab.engine.formats.floats import from_float32
-from paperlab.engine.formats.source import Item, Source
-from paperlab.engine.formats.tokenizer import Tokens
+from paperlab.engine.formats.source import Item, Source, write_tokenizer
 from paperlab.engine.native import EngineError
 from paperlab.engine.packing.container import PACKED, Planned, copy_model_files, write_planned
 from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of
@@ -173,22 +172,7 @@ def _write_folder(
 def _copy_tokenizer(source: Source, place: Path) -> None:
     """Write tokenizer and settings: copies from a folder, or made from a GGUF file's fields."""
     if source.fields:
-        tokens = Tokens.of(source.path)
-        if tokens.tokenizer is None:
-            return
-        tokens.tokenizer.save(str(place / "tokenizer.json"))
-        settings: dict[str, Any] = {name: token for name, token in tokens.specials.items() if token}
-        settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        settings["model_max_length"] = source.config["max_position_embeddings"]
-        if tokens.templates:
-            named = {"default": tokens.template, **tokens.templates}
-            settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items() if text]
-        elif tokens.template:
-            settings["chat_template"] = tokens.template
-        (place / "tokenizer_config.json").write_text(
-            json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8"
-        )
-        return
+        return write_tokenizer(source, place)
     for name in _MORE:
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, place / name)
