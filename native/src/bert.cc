@@ -160,7 +160,7 @@ std::string Bert::info() const {
   return out;
 }
 
-void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, Pooling pooling, bool normalize, float* out) {
+void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, int pooling, bool normalize, float* out) {
   std::lock_guard lock(busy);
   int64_t total = 0, longest = 0;
   for (int i = 0; i < count; ++i) {
@@ -173,7 +173,7 @@ void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, Pooli
   for (int64_t t = 0; t < total; ++t)
     if (tokens[t] < 0 || tokens[t] >= vocabulary_) fail("token %d is outside the vocabulary of %lld", tokens[t], (long long)vocabulary_);
   std::vector<Text> texts;
-  for (int i = 0; i < count; tokens += lengths[i++]) texts.push_back({tokens, lengths[i], out + i * hidden_});
+  for (int i = 0; i < count; tokens += lengths[i++]) texts.push_back({tokens, lengths[i], out + i * hidden_ * __builtin_popcount(unsigned(pooling))});
   const int threads = runtime.pool.threads();
   // Lots of whole texts, small enough for the caches. A thread takes one after another through all layers and waits for
   // nobody; only where there are too few texts to go round do the threads share each step.
@@ -203,7 +203,7 @@ void Bert::embed(const int32_t* tokens, const int32_t* lengths, int count, Pooli
     if (error) std::rethrow_exception(error);
 }
 
-void Bert::run(Lane& lane, const Text* given, int count, Pooling pooling, bool normalize) const {
+void Bert::run(Lane& lane, const Text* given, int count, int pooling, bool normalize) const {
   Runtime& runtime = lane.runtime;
   int64_t total = 0, padded = 0;
   for (int i = 0; i < count; ++i) {
@@ -324,15 +324,31 @@ void Bert::run(Lane& lane, const Text* given, int count, Pooling pooling, bool n
   for (int i = 0; i < count; ++i) {
     const Placed& text = texts[size_t(i)];
     float* to = given[i].out;
-    const int used = pooling == Pooling::Mean ? text.length : 1;
-    std::fill(to, to + width, 0.0f);
-    for (int t = 0; t < used; ++t)
-      for (int64_t d = 0; d < width; ++d) to[d] += x[(text.first + t) * width + d] / float(used);
+    const float* rows = x + text.first * width;
+    const int length = text.length, size = int(width) * __builtin_popcount(unsigned(pooling));
+    // The mean with weights w(t), which add up to one, or to what `over` makes of it.
+    const auto mean = [&](auto weight, float over) {
+      std::fill(to, to + width, 0.0f);
+      for (int t = 0; t < length; ++t)
+        for (int64_t d = 0; d < width; ++d) to[d] += rows[t * width + d] * weight(t) / over;
+    };
+    for (const int how : {kFirst, kMax, kMean, kMeanSqrt, kWeighted, kLast}) {
+      if (!(pooling & how)) continue;
+      if (how == kFirst || how == kLast) std::copy_n(how == kFirst ? rows : rows + (length - 1) * width, width, to);
+      else if (how == kMax) {
+        std::copy_n(rows, width, to);
+        for (int t = 1; t < length; ++t)
+          for (int64_t d = 0; d < width; ++d) to[d] = std::max(to[d], rows[t * width + d]);
+      } else if (how == kWeighted) mean([](int t) { return float(t + 1); }, float(length) * float(length + 1) / 2);
+      else mean([](int) { return 1.0f; }, how == kMean ? float(length) : std::sqrt(float(length)));
+      to += width;
+    }
+    to -= size;
     if (!normalize) continue;
     double square = 0;
-    for (int64_t d = 0; d < width; ++d) square += double(to[d]) * to[d];
+    for (int d = 0; d < size; ++d) square += double(to[d]) * to[d];
     const float inverse = float(1 / std::max(std::sqrt(square), 1e-12));
-    for (int64_t d = 0; d < width; ++d) to[d] *= inverse;
+    for (int d = 0; d < size; ++d) to[d] *= inverse;
   }
 }
 

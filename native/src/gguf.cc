@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <set>
 
 #include "blocks.h"
 
@@ -128,6 +129,82 @@ Json truth(bool is) {
   return value;
 }
 
+// A number among the fields; `otherwise` where there is none. Lists that llama.cpp has one for each layer are numbers
+// where they say the same everywhere.
+double number_of(const std::map<std::string, Json>& fields, const std::string& name, double otherwise, const std::string& path) {
+  const auto at = fields.find(name);
+  if (at == fields.end()) return otherwise;
+  if (at->second.kind == Json::Array && !at->second.items.empty()) return at->second.items[0].number;
+  if (at->second.kind != Json::Number) fail("%s: %s should be a number", path.c_str(), name.c_str());
+  return at->second.number;
+}
+
+// Fields that llama.cpp's loader reads and that change what is computed: obeyed, or refused by name.
+void check_fields(const std::map<std::string, Json>& fields, const std::string& kind, const std::string& path) {
+  const auto refuse = [&](const std::string& name) {
+    fail("%s has the field %s, which is not obeyed here: it changes what the model computes", path.c_str(), name.substr(0, 80).c_str());
+  };
+  if (const auto at = fields.find("general.type"); at != fields.end() && at->second.text != "model")
+    fail("%s is no model: its general.type is \"%s\"", path.c_str(), at->second.text.substr(0, 40).c_str());
+  if (number_of(fields, "split.count", 0, path) > 1)
+    fail("%s is one of %g parts of a model; join them first (llama-gguf-split --merge)", path.c_str(), number_of(fields, "split.count", 0, path));
+  const double heads = number_of(fields, kind + ".attention.head_count", 0, path);
+  const double head = number_of(fields, kind + ".attention.key_length", heads > 0 ? std::floor(number_of(fields, kind + ".embedding_length", 0, path) / heads) : 0, path);
+  for (const char* name : {".rope.dimension_count", ".attention.value_length"})
+    if (const double is = number_of(fields, kind + name, head, path); is != head)
+      fail("%s: %s%s is %g where heads have %g columns; other sizes are not known here", path.c_str(), kind.c_str(), name, is, head);
+  static const std::set<std::string> known = {
+      "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
+      "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.causal",
+      "attention.sliding_window",  // of these architectures llama.cpp does not read it
+      "rope.dimension_count", "rope.freq_base", "rope.scale_linear", "rope.scaling.type", "rope.scaling.factor",
+      "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.attn_factor",
+      "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"};
+  static const std::set<std::string> others = {
+      "attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "residual_scale", "embedding_scale",
+      "expert_count", "expert_used_count", "use_parallel_residual", "nextn_predict_layers", "swin_norm"};
+  for (const auto& [name, value] : fields) {
+    if (name.rfind(kind + ".", 0) != 0) continue;
+    const std::string field = name.substr(kind.size() + 1);
+    const bool zero = (value.kind == Json::Number && value.number == 0) || (value.kind == Json::Bool && !value.truth);
+    const bool scale = field.ends_with("_scale") && value.kind == Json::Number && value.number == 1;
+    const bool listed = (field.rfind("attention.", 0) == 0 || field.rfind("rope.", 0) == 0) ? !known.count(field) : others.count(field) > 0;
+    if (listed && !zero && !scale) refuse(name);
+    if (field == "hidden_activation" && value.text != "silu") refuse(name);
+    if (field == "attention.causal" && !value.truth) refuse(name);
+  }
+}
+
+// How rotary positions are scaled, with llama.cpp's defaults: linear, by a factor that has two names.
+void put_scaling(Json& config, const std::map<std::string, Json>& fields, const std::string& rope, const std::string& path) {
+  std::string type = "linear";
+  if (const auto at = fields.find(rope + "scaling.type"); at != fields.end() && !at->second.text.empty()) type = at->second.text;
+  if (type == "none") return;
+  if (type != "linear" && type != "yarn")
+    fail("%s scales its rotary positions (%s); linear and yarn are known in GGUF", path.c_str(), type.substr(0, 40).c_str());
+  Json scaling;
+  scaling.kind = Json::Object;
+  put(scaling, "rope_type", text_value(type));
+  double factor = number_of(fields, rope + "scaling.factor", number_of(fields, rope + "scale_linear", 0, path), path);
+  if (factor == 0) factor = 1;
+  Json value;
+  value.kind = Json::Number;
+  value.number = factor;
+  put(scaling, "factor", value);
+  const std::pair<const char*, const char*> parts[] = {{"original_context_length", "original_max_position_embeddings"},
+                                                       {"attn_factor", "attn_factor"},
+                                                       {"yarn_attn_factor", "attn_factor"},
+                                                       {"yarn_beta_fast", "beta_fast"},
+                                                       {"yarn_beta_slow", "beta_slow"}};
+  for (const auto& [field, name] : parts)
+    if (const auto at = fields.find(rope + "scaling." + field); at != fields.end()) {
+      put(scaling, name, at->second);
+      if (type == "linear" && std::string(name) == "attn_factor" && at->second.number != 1)
+        fail("%s has the field %sscaling.%s, which is obeyed with yarn alone", path.c_str(), rope.c_str(), field);
+    }
+  if (type == "yarn" || factor != 1) put(config, "rope_scaling", scaling);
+}
+
 // The fields under the names of config.json.
 Json make_config(const std::map<std::string, Json>& fields, const std::string& path, bool tied) {
   const auto architecture = fields.find("general.architecture");
@@ -149,24 +226,15 @@ Json make_config(const std::map<std::string, Json>& fields, const std::string& p
                                                        {"attention.layer_norm_rms_epsilon", "rms_norm_eps"},
                                                        {"rope.freq_base", "rope_theta"}};
   for (const auto& [field, name] : names)
-    if (const auto at = fields.find(kind + "." + field); at != fields.end()) put(config, name, at->second);
-  Json scaling;
-  scaling.kind = Json::Object;
-  const std::string from = kind + ".rope.scaling.";
-  if (const auto at = fields.find(from + "type"); at != fields.end() && at->second.text != "none" && !at->second.text.empty()) {
-    if (at->second.text != "linear" && at->second.text != "yarn")
-      fail("%s scales its rotary positions (%s); linear and yarn are known in GGUF", path.c_str(), at->second.text.substr(0, 40).c_str());
-    put(scaling, "rope_type", at->second);
-    const std::pair<const char*, const char*> parts[] = {{"factor", "factor"},
-                                                         {"original_context_length", "original_max_position_embeddings"},
-                                                         {"attn_factor", "attn_factor"},
-                                                         {"yarn_attn_factor", "attn_factor"},
-                                                         {"yarn_beta_fast", "beta_fast"},
-                                                         {"yarn_beta_slow", "beta_slow"}};
-    for (const auto& [field, name] : parts)
-      if (const auto value = fields.find(from + field); value != fields.end()) put(scaling, name, value->second);
-    put(config, "rope_scaling", scaling);
-  }
+    if (const auto at = fields.find(kind + "." + field); at != fields.end()) {
+      const auto& items = at->second.items;  // one for each layer: they are to be the same
+      for (const Json& item : items)
+        if (item.kind != Json::Number || item.number != items[0].number)
+          fail("%s: %s.%s differs from layer to layer, which is not known here", path.c_str(), kind.c_str(), field);
+      put(config, name, items.empty() ? at->second : items[0]);
+    }
+  check_fields(fields, kind, path);
+  put_scaling(config, fields, kind + ".rope.", path);
   const auto special = [&](const char* field, const char* name) {
     if (const auto at = fields.find(std::string("tokenizer.ggml.") + field); at != fields.end())
       put(config, name, at->second);

@@ -2,7 +2,9 @@
 // architecture.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
+#include <set>
 
 #include "attend.h"
 #include "style.h"
@@ -15,8 +17,10 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
   put_in_order(tensors_, style, owns_);
   c_ = read_config(tensors_, style);
   const Packing& packing = options.packing;
+  std::set<std::string, std::less<>> used{"rope_freqs.weight"};
   const auto vector = [&](const std::string& name, int64_t n) {
     Matrix owner;
+    used.insert(name);
     const float* out = load_vector(tensors_, name, n, owner);
     owns_.push_back(owner.owns[0]);
     return out;
@@ -46,6 +50,7 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
   // With its bias where the files have one; `must` where the configuration says that they do.
   const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns, bool must) {
     Matrix out = load_matrix(tensors_, name, rows, columns, packing);
+    used.insert({name + ".weight", name + ".bias"});
     if (must || tensors_.find(name + ".bias")) out.set_bias(load_vector(tensors_, name + ".bias", rows, out));
     return out;
   };
@@ -56,12 +61,18 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
   embedding_ = matrix(style.embeddings, c_.vocabulary, c_.hidden, false);
   if (style.places) {
     places_ = load_matrix(tensors_, style.places, c_.context + c_.first_place, c_.hidden, {});
+    used.insert(std::string(style.places) + ".weight");
   }
   const std::string head = style.head;
   const bool own_head = tensors_.find(head + ".weight") || tensors_.find(head + ".codes") || tensors_.find(head + ".weight_packed");
   if (!own_head && !c_.tied && tensors_.config.find("tie_word_embeddings"))
     fail("%s.weight is missing and config.json does not tie it to the embeddings", style.head);
-  const bool tied = !own_head || c_.tied;
+  // A head that is there is the head, whatever the configuration says, unless it only repeats the embeddings.
+  const Tensor *table = tensors_.find(std::string(style.embeddings) + ".weight"), *own = tensors_.find(head + ".weight");
+  const bool repeated = c_.tied && own && table && own->dtype == table->dtype && own->shape == table->shape &&
+                        std::memcmp(own->data, table->data, own->bytes) == 0;
+  if (repeated) tensors_.release(*own);
+  const bool tied = !own_head || repeated;
   if (!tied) head_ = matrix(head, c_.vocabulary, c_.hidden, false);
   output_ = tied ? &embedding_ : &head_;
   last_ = norm("", style.last, c_.hidden);
@@ -89,6 +100,7 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
     layer.out = matrix(at + style.out, c_.hidden, q_rows, out_bias);
     if (style.router) {
       layer.router = load_matrix(tensors_, at + style.router, c_.experts, c_.hidden, {});  // small, and choices hang on it
+      used.insert(at + style.router + ".weight");
       for (int64_t e = 0; e < c_.experts; ++e) {
         const std::string name = at + style.expert + std::to_string(e) + ".";
         layer.experts.push_back({matrix(name + style.expert_gate, c_.inner, c_.hidden, false), matrix(name + style.expert_up, c_.inner, c_.hidden, false),
@@ -103,6 +115,9 @@ Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
     }
     layers_.push_back(std::move(layer));
   }
+  if (!tensors_.gguf) return;
+  for (const auto& [name, tensor] : tensors_.by_name)  // a GGUF file has what its architecture reads, and nothing else
+    if (!used.contains(name)) fail("the file holds the tensor %s, which is not obeyed here: it changes what the model computes", name.substr(0, 80).c_str());
 }
 
 std::string Llama::info() const {

@@ -153,6 +153,7 @@ void repack_compressed(const Tensors& tensors, const std::string& name, Matrix& 
         codes[size_t(row * columns + c)] = uint8_t(word_at(packed, row * words + c / each) >> (c % each * bits) & mask);
   });
   take_tiles(matrix, lay_tiles(rows, columns, bits, group, codes.data(), scales.data(), zeros ? mins.data() : nullptr, nullptr));
+  tensors.release(packed);
 }
 
 }  // namespace
@@ -179,12 +180,14 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
       std::memcpy(copy->as<uint8_t>(), tensor.data, tensor.bytes);
       matrix.floats.data = copy->as<uint8_t>();
       matrix.owns.push_back(copy);
+      tensors.release(tensor);
     }
     return matrix;
   }
   const BlockKind* kind = block_kind(tensor.dtype);
   if (!packing.bits && kind) {
     repack(tensor, *kind, matrix);
+    tensors.release(tensor);
     return matrix;
   }
   if (!plain && !kind) fail("%s.weight is of type %s; F32, F16 and BF16 are known", name.c_str(), tensor.dtype.c_str());
@@ -202,6 +205,7 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
     fail("%s.weight: %s", name.c_str(), error.what());
   }
   take_tiles(matrix, lay_tiles(rows, columns, packing.bits, packing.group, codes.data(), scales.data(), packing.symmetric ? nullptr : mins.data(), nullptr));
+  tensors.release(tensor);
   return matrix;
 }
 

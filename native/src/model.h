@@ -132,15 +132,16 @@ class Llama : public Model {
   float* hidden_ = nullptr;  // of the last run, after the last norm: [token][hidden]
 };
 
-enum class Pooling { Mean, Cls };
+// How a text's tokens become one vector; several, one vector after another in this order.
+enum Pooling { kFirst = 1, kMax = 2, kMean = 4, kMeanSqrt = 8, kWeighted = 16, kLast = 32 };
 
 class Bert : public Model {
  public:
   Bert(Tensors&& tensors, const Options& options);
   ~Bert() override;
   std::string info() const override;
-  // Texts as runs of token ids, one after another; out: (count, hidden).
-  void embed(const int32_t* tokens, const int32_t* lengths, int count, Pooling pooling, bool normalize, float* out);
+  // Texts as runs of token ids, one after another. pooling: a sum of Pooling; out: (count, hidden times their number).
+  void embed(const int32_t* tokens, const int32_t* lengths, int count, int pooling, bool normalize, float* out);
 
  private:
   struct Layer {
@@ -153,7 +154,7 @@ class Bert : public Model {
     int length;
     float* out;
   };
-  void run(Lane& lane, const Text* given, int count, Pooling pooling, bool normalize) const;
+  void run(Lane& lane, const Text* given, int count, int pooling, bool normalize) const;
   int64_t hidden_, inner_, heads_, head_, positions_, vocabulary_;
   int64_t first_place_ = 0;
   std::vector<float> distances_;  // of each head what is added to scores, by key - query; empty: nothing

@@ -385,6 +385,34 @@ def test_encoder_against_transformers(isa, name, activation, heads, tmp_path):
         assert (encoder.embed_ids(texts * 3) == np.tile(alone, (3, 1))).all()
 
 
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_head_that_is_there_is_the_head_whatever_the_flag_says(repeated, tmp_path):
+    model = make(tmp_path / "a")
+    if repeated:
+        model.lm_head.weight.data = model.model.embed_tokens.weight.data.clone()
+        model.save_pretrained(tmp_path / "a")
+    truth = logits_of(model, IDS)
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    (tmp_path / "a" / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "a")
+    assert relative(logits_of(again, IDS), truth) < 1e-6
+    engine.export(tmp_path / "a", tmp_path / "hf", "hf")
+    engine.export(tmp_path / "a", tmp_path / "m.gguf", "gguf")
+    for folder in ("a", "hf", "m.gguf"):
+        mine = engine.load(tmp_path / folder)
+        assert relative(mine.forward([(mine.session(cache_bits=32), IDS)], every=True), truth) < 1e-5
+    other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert relative(logits_of(other, IDS), truth) < 1e-6
+    assert ("lm_head.weight" in Weights(tmp_path / "hf").names()) != repeated
+    pack(tmp_path / "a", tmp_path / "p", Layout(8, "row"))
+    assert ("lm_head.codes" in Weights(tmp_path / "p").names()) != repeated
+    assert json.loads((tmp_path / "p" / "config.json").read_text())["tie_word_embeddings"] is repeated
+    engine.export(tmp_path / "p", tmp_path / "c", "compressed-tensors")
+    for folder in ("p", "c"):
+        mine = engine.load(tmp_path / folder)
+        assert relative(mine.forward([(mine.session(cache_bits=32), IDS)], every=True), truth) < 0.3
+
+
 def test_a_sharded_folder(tmp_path):
     model = make(tmp_path)
     truth = logits_of(model, IDS)

@@ -1,7 +1,6 @@
 """What the engine's commands do: find a model, pack, export or serve it, with a progress bar on a terminal."""
 
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -122,17 +121,14 @@ def _codes_by(applied: Applied, source: Path, *, floats: bool = False) -> "Itera
 
     floats: what is written holds floats, so that pruned matrices stay as the method left them.
     """
-    from paperlab.engine.packing.container import MODEL_FILES
+    from paperlab.engine.packing.container import copy_model_files
     from paperlab.kit.matrix import Dense, Sparse
     from paperlab.lab.ship import codes_of
 
     with tempfile.TemporaryDirectory() as between:
         small, into = apply_method(applied, source), Path(between)
         small.save_pretrained(into)
-        for file in MODEL_FILES:
-            if (source / file).is_file() and not (into / file).exists():
-                (into / file).parent.mkdir(exist_ok=True)
-                shutil.copyfile(source / file, into / file)
+        copy_model_files(source, into)
         coded = {
             name: layer
             for name, layer in small.compressed.layers.items()
@@ -155,6 +151,8 @@ def pack(model: str, out: Path, recipe: "Recipe", applied: Applied | None, table
 
     check_place(out)
     source = place(model)
+    if applied and source.is_file():
+        raise ValueError(f"{source} is a GGUF file; a --method takes the folder of a model")
     check(source, out, Layout(2) if applied else recipe)
     notes: list[str] = []
     if applied is None:

@@ -2,18 +2,17 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import numpy as np
 
 from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, tiles
 from paperlab.engine.packing import channels, corrections
 from paperlab.engine.packing.codebook import cluster, in_bytes, padded
-from paperlab.engine.packing.container import KINDS, MODEL_FILES, PACKED, Weights, config_json, named, write
+from paperlab.engine.packing.container import KINDS, PACKED, Weights, config_json, copy_model_files, named, write
 from paperlab.engine.packing.layout import (
     ENCODERS,
     HEADS,
@@ -29,8 +28,13 @@ from paperlab.engine.packing.outline import check_runs
 from paperlab.engine.packing.output import check_place, check_space, staged
 from paperlab.engine.packing.tensors import Tensors
 
+if TYPE_CHECKING:
+    from paperlab.engine.formats.source import GgufWeights, Source
+
+HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 PRUNED = 1 / 3  # share of zeros from which a bitmask and the other weights take fewer bytes, in 8 and in 4 bits
 Progress = Callable[[str, int, int], None]
+_Opened = Union[Weights, Tensors, "GgufWeights"]
 _Choice = Layout | Literal["given"] | None  # to be rounded; quantized elsewhere; stored as it is
 
 
@@ -43,7 +47,7 @@ def pack(
 ) -> dict[str, float]:
     """Pack a model into the folder `out`, which must not contain a model yet.
 
-    source: a model folder, or `Tensors` in memory; both give the same bytes.
+    source: a model folder, a GGUF file, or `Tensors` in memory; the same weights give the same bytes.
     recipe: one layout for all matrices, or (pattern, layout) pairs over their names, the last match counting:
     [("*", Layout(4)), ("lm_head", Layout(8))]. Weights are rounded to the nearest codes, except for the matrices in
     `given`, by name (without ".weight"), whose codes are stored and whose weights in `source` are not read; any mapping
@@ -90,10 +94,12 @@ def pack(
             bits += 8 * sum(array.nbytes for array in arrays.values())
             count += math.prod(shape)
         check_space(out, sum(array.nbytes for _, array in tensors.values()))
-        for file in MODEL_FILES:
-            if files and (files / file).is_file():
-                (place / file).parent.mkdir(exist_ok=True)
-                shutil.copyfile(files / file, place / file)
+        if isinstance(files, Path):
+            copy_model_files(files, place)
+        elif files:
+            from paperlab.engine.formats.source import write_tokenizer
+
+            write_tokenizer(files, place)
         (place / "config.json").write_text(config_json(dict(config) | PACKED), encoding="utf-8")
         write(place / "model.safetensors", tensors, metadata)
         size = (place / "model.safetensors").stat().st_size
@@ -110,10 +116,12 @@ def check(source: str | Path, out: str | Path, recipe: Layout | Recipe) -> None:
 
 def _planned(
     source: str | Path | Tensors, out: Path, recipe: Layout | Recipe, given: Mapping[str, Codes]
-) -> tuple[Weights | Tensors, Mapping[str, Any], Path | None, dict[str, _Choice]]:
-    """Tensors, configuration, the folder of the other files, how each tensor is stored. Raises EngineError."""
+) -> "tuple[_Opened, Mapping[str, Any], Path | Source | None, dict[str, _Choice]]":
+    """Tensors, configuration, where the other files come from, how each tensor is stored. Raises EngineError."""
     check_place(out)
     weights, config, files, origin = _opened(source)
+    if config.get("tie_word_embeddings") and HEAD in weights.names() and not repeats_table(weights):
+        config = {**config, "tie_word_embeddings": False}  # a head that is there is the head
     if any(name.endswith(".codes") for name in weights.names()):
         raise EngineError(f"{origin} is packed already; give the original weights")
     choices = _choices(weights, [("*", recipe)] if isinstance(recipe, Layout) else recipe, given, config, origin)
@@ -128,11 +136,26 @@ def _planned(
         raise EngineError(f"{origin} has no matrix {min(absent)}, for which codes are given")
     if not any(choices.values()):
         raise EngineError(f"no matrix of {origin} matches the recipe")
+    if not isinstance(weights, Weights | Tensors):
+        for name in (name for name, choice in choices.items() if isinstance(choice, Layout)):
+            weights.check(name)
     check_space(out, sum(_at_least(weights, name, choice) for name, choice in choices.items()))
     return weights, config, files, choices
 
 
-def _at_least(weights: Weights | Tensors, name: str, choice: _Choice) -> int:
+def repeats_table(weights: "_Opened") -> bool:
+    """Whether the output head is there and is the embeddings once more."""
+    if not {HEAD, TABLE} <= set(weights.names()):
+        return False
+    head, table = (weights.kind(name) for name in (HEAD, TABLE))
+    return (
+        head == table
+        and weights.shape(HEAD) == weights.shape(TABLE)
+        and bool(np.array_equal(weights.raw(HEAD), weights.raw(TABLE)))
+    )
+
+
+def _at_least(weights: "_Opened", name: str, choice: _Choice) -> int:
     """Bytes that a tensor takes at the least; of codes made elsewhere those of 2 bits."""
     count = math.prod(weights.shape(name))
     if choice is None:
@@ -143,19 +166,26 @@ def _at_least(weights: Weights | Tensors, name: str, choice: _Choice) -> int:
     return int(count * (kept + choice.sparse) / 8)
 
 
-def _opened(source: str | Path | Tensors) -> tuple[Weights | Tensors, Mapping[str, Any], Path | None, str]:
-    """Tensors, configuration, the folder of the other files, and what errors call the model."""
+def _opened(source: str | Path | Tensors) -> "tuple[_Opened, Mapping[str, Any], Path | Source | None, str]":
+    """Tensors, configuration, where the other files come from, and what errors call the model."""
     if isinstance(source, Tensors):
         return source, source.config, Path(source.files) if source.files else None, "the model"
     folder = Path(source)
+    if folder.is_file() and folder.suffix == ".gguf":
+        from paperlab.engine.formats.source import GgufWeights, Source
+        from paperlab.engine.formats.tokenizer import Tokens
+
+        opened = Source(folder)
+        Tokens.of(folder).tokenizer  # noqa: B018  a damaged one is told before any work
+        return GgufWeights(opened), opened.config, opened, str(folder)
     if not (folder / "config.json").is_file():
-        raise EngineError(f"no config.json in {folder}; give the folder of a model")
+        raise EngineError(f"no config.json in {folder}; give the folder of a model, or a .gguf file")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return Weights(folder), config, folder, str(folder)
 
 
 def _choices(
-    weights: Weights | Tensors, recipe: Recipe, given: Mapping[str, Codes], config: Mapping[str, Any], origin: str
+    weights: "_Opened", recipe: Recipe, given: Mapping[str, Codes], config: Mapping[str, Any], origin: str
 ) -> dict[str, _Choice]:
     """How each tensor of the packed model is stored. Raises EngineError for matrices of `given` that are not there."""
     bert, tied = config.get("model_type") in ENCODERS, bool(config.get("tie_word_embeddings"))

@@ -136,6 +136,7 @@ class OpenVINO:
         if last.rank.is_dynamic or last.rank.get_length() not in (2, 3) or last[-1].is_dynamic:
             raise EncoderError(f"{model}: not a sentence encoder: it gives {last}, not vectors of a fixed length")
         self.dimension = int(last[-1].get_length())
+        self.pooled = last.rank.get_length() == 2  # it makes one vector of a text itself
         self.local = threading.local()
         self.all_threads = cache(lambda: core.compile_model(str(model), "CPU", LATENCY))
 
@@ -239,14 +240,30 @@ def load(named: str | None = None) -> Encoder:
     prompts = _json(folder / "config_sentence_transformers.json").get("prompts")
     prompts = prompts if isinstance(prompts, dict) else {}
     most = _json(folder / "sentence_bert_config.json").get("max_seq_length")
-    cls = bool(_json(folder / "1_Pooling" / "config.json").get("pooling_mode_cls_token"))
+    run = OpenVINO(model)
+    if not run.pooled:
+        run.cls = _first_token(folder)
     return Transformer(
-        OpenVINO(model, cls=cls),
+        run,
         folder / "tokenizer.json",
         name=f"{folder.resolve().name}:{model.stat().st_size}",
         tokens=most if isinstance(most, int) and most > 2 else TOKENS,
         prompts=(str(prompts.get("query") or ""), str(prompts.get("passage") or prompts.get("document") or "")),
     )
+
+
+def _first_token(folder: Path) -> bool:
+    """Whether a folder's vectors are those of the first token, not the mean. Raises EncoderError for any others."""
+    from paperlab.engine import EngineError
+    from paperlab.engine.formats import sentence
+
+    try:
+        poolings = sentence.of(folder, layers=False).poolings
+    except EngineError as error:
+        raise EncoderError(f"PAPERLAB_ENCODER: {error}") from None
+    if poolings not in (("mean",), ("cls",)):
+        raise EncoderError(f"PAPERLAB_ENCODER: {folder} pools by {' and '.join(poolings)}; mean or cls is needed")
+    return poolings == ("cls",)
 
 
 def _fetched(package: str, folder: str) -> Path:
@@ -268,7 +285,7 @@ def _json(file: Path) -> dict[str, Any]:
 def _hub(named: str, *, fetch: bool = True) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["tokenizer.json", "*config*.json", "1_Pooling/*", *MODELS, "openvino/openvino_model.bin"]
+    wanted = ["tokenizer.json", "*config*.json", "modules.json", "1_Pooling/*", *MODELS, "openvino/openvino_model.bin"]
     try:
         return Path(snapshot_download(named, allow_patterns=wanted, local_files_only=not fetch))
     except Exception as error:  # its errors have no common base, and most are not about us
