@@ -74,7 +74,7 @@ CARD = Card(
         "the images, labels and teacher were changed after a first run was undecided (+3.5 %), as plain distillation "
         "itself gained nothing there; set on other seeds than those that are scored",
         "not blind: at quick both losses on one classifier left 29 and 11 % fewer errors than either alone. That so "
-        "short a training hardly bears on neural collapse, the gap had said before; since then these two are judged at full",
+        "short a training hardly bears on neural collapse, the gap had said before; these two are judged at full since",
     ),
 )
 
