@@ -18,9 +18,8 @@ from paperlab.engine.formats.floats import from_float32
 from paperlab.engine.formats.source import Item, Source, write_tokenizer
 from paperlab.engine.native import EngineError
 from paperlab.engine.packing.container import PACKED, Planned, copy_model_files, write_planned
-from paperlab.engine.packing.layout import ENCODERS, Codes, Layout, Recipe, is_packable, layout_of
+from paperlab.engine.packing.layout import ENCODERS, Codes, Layout, Recipe, ends_of, is_packable, layout_of
 from paperlab.engine.packing.output import check_place, check_space, staged
-from paperlab.engine.packing.pack import HEAD, TABLE
 
 Format = Literal["hf", "compressed-tensors", "gguf"]
 Progress = Callable[[str, int, int], None]
@@ -58,9 +57,10 @@ def export(
     bert = opened.config.get("model_type") in ENCODERS
     items = _chosen(opened, recipe, given or {}, bert, to == "compressed-tensors")
     if opened.config.get("tie_word_embeddings"):
+        head, _ = ends_of(opened.items)
         if _repeats_table(opened):
-            items = [item for item in items if item.name != HEAD]
-        elif HEAD in opened.items:
+            items = [item for item in items if item.name != head]
+        elif head:
             opened.config["tie_word_embeddings"] = False  # a head that is there is the head
     with staged(out) as place:
         if to == "gguf":
@@ -82,7 +82,7 @@ def export(
 
 def _repeats_table(source: Source) -> bool:
     """Whether the output head is there and is the embeddings once more."""
-    head, table = (source.items.get(name) for name in (HEAD, TABLE))
+    head, table = (source.items.get(name) for name in ends_of(source.items))
     if not (head and table and head.raw and table.raw):
         return False
     return (head.shape, head.dtype) == (table.shape, table.dtype) and np.array_equal(head.raw(), table.raw())

@@ -1,7 +1,7 @@
 """How matrices of a packed model are stored, and matrices that were quantized elsewhere."""
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -209,6 +209,14 @@ def is_packable(name: str, shape: Sequence[int], bert: bool) -> bool:
     stem = name.removesuffix(".weight")
     known = ".layer." in stem and stem.endswith(_BERT) if bert else stem.rsplit(".", 1)[-1] in _LLAMA
     return known and stem != name and len(shape) == 2
+
+
+def ends_of(names: Iterable[str]) -> tuple[str, str]:
+    """Names of the output head and of the embeddings among a language model's tensors; "" for what is not there."""
+    last = {name.removesuffix(".weight").rsplit(".", 1)[-1]: name for name in names if name.endswith(".weight")}
+    heads = [last[head] for head in HEADS if head in last]
+    tables = [last[table] for table in _TABLES if table in last and table not in HEADS]
+    return "".join(heads[:1]), "".join(tables[:1])
 
 
 def is_turned(name: str, config: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from paperlab.engine.packing.layout import (
     Codes,
     Layout,
     Recipe,
+    ends_of,
     is_packable,
     is_turned,
     layout_of,
@@ -31,7 +32,6 @@ from paperlab.engine.packing.tensors import Tensors
 if TYPE_CHECKING:
     from paperlab.engine.formats.source import GgufWeights, Source
 
-HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 PRUNED = 1 / 3  # share of zeros from which a bitmask and the other weights take fewer bytes, in 8 and in 4 bits
 Progress = Callable[[str, int, int], None]
 _Opened = Union[Weights, Tensors, "GgufWeights"]
@@ -120,7 +120,7 @@ def _planned(
     """Tensors, configuration, where the other files come from, how each tensor is stored. Raises EngineError."""
     check_place(out)
     weights, config, files, origin = _opened(source)
-    if config.get("tie_word_embeddings") and HEAD in weights.names() and not repeats_table(weights):
+    if config.get("tie_word_embeddings") and ends_of(weights.names())[0] and not repeats_table(weights):
         config = {**config, "tie_word_embeddings": False}  # a head that is there is the head
     if any(name.endswith(".codes") for name in weights.names()):
         raise EngineError(f"{origin} is packed already; give the original weights")
@@ -145,13 +145,13 @@ def _planned(
 
 def repeats_table(weights: "_Opened") -> bool:
     """Whether the output head is there and is the embeddings once more."""
-    if not {HEAD, TABLE} <= set(weights.names()):
+    head, table = ends_of(weights.names())
+    if not (head and table):
         return False
-    head, table = (weights.kind(name) for name in (HEAD, TABLE))
     return (
-        head == table
-        and weights.shape(HEAD) == weights.shape(TABLE)
-        and bool(np.array_equal(weights.raw(HEAD), weights.raw(TABLE)))
+        weights.kind(head) == weights.kind(table)
+        and weights.shape(head) == weights.shape(table)
+        and bool(np.array_equal(weights.raw(head), weights.raw(table)))
     )
 
 
