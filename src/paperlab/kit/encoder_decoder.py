@@ -263,8 +263,9 @@ def expected_time(written: Written, model: Any, image: int, text: int) -> float:
     return (run / (count.sum() * (len(model.encoder) + len(model.decoder)))).item()
 
 
-def multiply_adds(written: Written, model: Any, image: int, text: int) -> float:
-    """Multiply-adds of all layers that were run, a mean over items; stem, embeddings and head are not counted.
+def multiply_adds(written: Written, model: Any, image: int, text: int, prompt: int = 0) -> float:
+    """Multiply-adds of all layers that were run, a mean over items; stem, embeddings and head are not counted, nor what
+    is made for layers above the one where a word was left. prompt: words that the decoder reads with <begin>.
 
     A layer of the decoder makes keys and values of what the encoder gave once, if any word gets there.
     """
@@ -273,8 +274,9 @@ def multiply_adds(written: Written, model: Any, image: int, text: int) -> float:
     parts = [(image, written.image), (text, written.text)]
     seen = [image, text] if model.apart else [image + text] * 2
     encoder = sum(tokens * depth * (one + 2 * width * kept) for (tokens, depth), kept in zip(parts, seen, strict=True))
-    word = torch.arange(1, written.layers.shape[1] + 1)
-    each = one + 2 * width**2 + 2 * width * (word + image + text)
+    read = torch.ones(written.layers.shape[1], dtype=torch.long)
+    read[0] += prompt
+    each = read * (one + 2 * width**2 + 2 * width * (read.cumsum(0) + image + text))
     decoder = (written.layers * each).sum(1) + written.layers.amax(1) * 2 * width**2 * (image + text)
     return (encoder + decoder).double().mean().item()
 

@@ -8,10 +8,10 @@ writes words. Two problems share the network, as in unified vision-language mode
     caption      text: "what is there"; words: for each digit, in reading order, place, digit, thickness; then the end
     entailment   text, which the decoder reads as well: a statement, "top-left seven thick"; word: yes or no
 
-Half of the statements are true; the others differ from a true one in one word. Every arm starts from a network that was
-trained for both with all its layers, once for each seed, and is kept in the cache. Test items are the same for all
-seeds, and are one item; a seed draws the digits that train, the network and all training, in which every scene is new.
-Intervals are over seeds: they say nothing about other test scenes.
+About half of the statements are true; the others differ from a true one in one word. Every arm starts from a network
+that was trained for both with all its layers, once for each seed, and is kept in the cache. Test items are the same for
+all seeds, and are one item; a seed draws the digits that train, the network and all training, in which every scene is
+new. Intervals are over seeds: they say nothing about other test scenes.
 
     entailment   share of the statements that are judged rightly
     caption      F1 of pairs (place, digit) and (place, thickness), said against true, over all scenes (as SPICE does
@@ -152,7 +152,8 @@ def captions(what: Tensor, bold: Tensor) -> Tensor:
 
 
 def statements(what: Tensor, bold: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(n, 4) each -> three words about one of the digits (n, 3), and whether they are true (n,), half the time."""
+    """(n, 4) each -> three words about one of the digits (n, 3), and whether they are true (n,), about half the
+    time."""
     n = len(what)
     rows = torch.arange(n)
     cell = (torch.rand(n, 4, generator=draw) + 2.0 * (what < 0)).argmin(1)
@@ -162,7 +163,10 @@ def statements(what: Tensor, bold: Tensor, draw: torch.Generator) -> tuple[Tenso
     wrong = torch.randint(len(kinds), (n,), generator=draw)
     by = (torch.rand(n, generator=draw) * (kinds[wrong] - 1)).long() + 1  # any other word of that kind
     changed = (words + by[:, None] * (torch.arange(len(kinds)) == wrong[:, None])) % kinds
-    return torch.where(true[:, None], words, changed) + torch.tensor((PLACE, DIGIT, THICKNESS)), true
+    place, digit, slim = torch.where(true[:, None], words, changed).unbind(1)
+    # what was changed may be true of another digit
+    true = (what[rows, place] == digit) & (bold[rows, place] == (slim == 0))
+    return torch.stack((PLACE + place, DIGIT + digit, THICKNESS + slim), 1), true
 
 
 def draw_items(digits: Split, count: int, other: int, draw: torch.Generator) -> dict[str, Items]:
@@ -211,12 +215,13 @@ class Setting:
         """The expected time, as a share of that of the whole network."""
         return expected_time(written, self.model, *self._tokens)
 
-    def work(self, written: Written, model: Any) -> float:
+    def work(self, written: Written, model: Any, problem: str) -> float:
         """Multiply-adds of the layers of a network, as a share of those of the whole one where every layer is run for
         each word that was written."""
+        tokens = (*self._tokens, self.test[problem].prompt.shape[1])
         whole = torch.full_like(written.image, len(self.model.encoder))
         every = Written(written.words, whole, whole, len(self.model.decoder) * (written.layers > 0))
-        return multiply_adds(written, model, *self._tokens) / multiply_adds(every, self.model, *self._tokens)
+        return multiply_adds(written, model, *tokens) / multiply_adds(every, self.model, *tokens)
 
     @property
     def _tokens(self) -> tuple[int, int]:
@@ -367,7 +372,7 @@ def totals(arm: Tuned, setting: Setting) -> dict[str, float]:
     for problem in PROBLEMS:
         written = setting.run(model, problem, "test")
         found[f"time_{problem}"] = setting.time(written)
-        found[f"work_{problem}"] = setting.work(written, getattr(model, "model", model))
+        found[f"work_{problem}"] = setting.work(written, getattr(model, "model", model), problem)
         found[f"image_layers_{problem}"] = written.image.double().mean().item()
         found[f"text_layers_{problem}"] = written.text.double().mean().item()
         found[f"decoder_layers_{problem}"] = written.layers[written.layers > 0].double().mean().item()

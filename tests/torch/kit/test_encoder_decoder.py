@@ -199,16 +199,16 @@ def counted(made: EncoderDecoder, run: Any) -> int:
     return total
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_multiply_adds_are_those_that_are_made(apart: bool) -> None:
+@pytest.mark.parametrize(("apart", "prompt"), [(False, 0), (True, 0), (True, 2)])
+def test_multiply_adds_are_those_that_are_made(apart: bool, prompt: int) -> None:
     made = network(apart)
-    images, text, _ = inputs(1)
+    images, text, said = inputs(1)
     with torch.no_grad():
         made.words.weight[END] = 0
         found: list[Written] = []
-        total = counted(made, lambda: found.append(write(made, images, text, 4, Rule())))
+        total = counted(made, lambda: found.append(write(made, images, text, 4, Rule(), said[:, :prompt])))
     assert found[0].layers.tolist() == [[LAYERS] * 4]
-    assert multiply_adds(found[0], made, 4, 3) == total
+    assert multiply_adds(found[0], made, 4, 3, prompt) == total
 
 
 def test_fewer_layers_cost_less_in_every_part() -> None:
