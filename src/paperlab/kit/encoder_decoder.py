@@ -5,6 +5,7 @@ same weights. The decoder writes one word after the other. A `Rule` says after w
 that were left out are not run, and their share of the work is counted by `expected_time` and `multiply_adds`.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from paperlab.kit.exits import stops
 
 END, BEGIN = 0, 1  # words
 
@@ -180,6 +183,41 @@ class Rule:
         return model.speak(after)
 
 
+class Measured(Rule):
+    """Leaves a word once what is measured of it reaches a threshold, `word`, infinite at first."""
+
+    word = math.inf
+
+    def measure(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """As `leave` -> (rows,), more where less is to be gained by going on."""
+        raise NotImplementedError
+
+    def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """As of a Rule."""
+        return self.measure(layer, rows, before, after) >= self.word
+
+
+class Recorded(Rule):
+    """Leaves image and text as another rule does and no word, and keeps what that rule measures of them."""
+
+    def __init__(self, rule: Measured) -> None:
+        self.rule, self.found = rule, list[list[Tensor]]()
+
+    def depths(self, image: list[Tensor], text: list[Tensor]) -> Pair:
+        """As of a Rule."""
+        return self.rule.depths(image, text)
+
+    def begin(self, step: int, steps: int, count: int) -> None:
+        """As of a Rule."""
+        self.rule.begin(step, steps, count)
+        self.found.append([])
+
+    def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """As of a Rule."""
+        self.found[-1].append(self.rule.measure(layer, rows, before, after))
+        return super().leave(layer, rows, before, after)
+
+
 @dataclass(frozen=True)
 class Written:
     """words (n, length), <end> behind the end. Layers that were run: of the encoder, for the image (n,) and for the
@@ -281,6 +319,21 @@ def multiply_adds(written: Written, model: Any, image: int, text: int, prompt: i
     return (encoder + decoder).double().mean().item()
 
 
+def threshold(measure: Tensor, mean: float) -> float:
+    """What was measured (n, layers) -> the highest threshold at which at most `mean` layers are run on average, 1 or
+    more where that is possible; infinite where all may be."""
+    layers = measure.shape[1]
+    found = measure[:, :-1].flatten().unique()
+    if mean >= layers or not len(found):
+        return math.inf
+    low, high = 0, len(found) - 1  # at the lowest threshold all leave at once
+    while low < high:
+        middle = (low + high + 1) // 2
+        within = stops(measure, found[middle]).double().mean().item() + 1 <= mean
+        low, high = (middle, high) if within else (low, middle - 1)
+    return found[low].item()
+
+
 class Leaving(nn.Module):
     """A network that leaves its layers early, by the rule of each problem; a problem without one gets all layers."""
 
@@ -316,6 +369,13 @@ def settle(network: Leaving, setting: Any, problem: str, rules: Iterable[R], mos
         raise ValueError(f"no rule to choose from for {problem}")
     network.rules[problem] = chosen
     return chosen
+
+
+def measured(model: EncoderDecoder, setting: Any, problem: str, rule: Measured) -> Tensor:
+    """(words, layers): what a rule measures of all words that are written for validation items, none being left."""
+    recorded = Recorded(rule)
+    setting.run(Leaving(model, {problem: recorded}), problem)
+    return torch.cat([torch.stack(layers, 1) for layers in recorded.found])
 
 
 def encoder_decoder(model: nn.Module) -> Any:

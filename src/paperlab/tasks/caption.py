@@ -64,7 +64,7 @@ METRICS = {
 }
 PAIRED_BY = "seeds"
 COST = {"quick": 210, "full": 1_500}  # of two arms
-ARM_SECONDS = {"": 9}
+ARM_SECONDS = {"": 15}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
 MODELS: tuple[str, ...] = ()  # the task trains its own
 DATA = {

@@ -37,7 +37,8 @@ def network(apart: bool = False) -> EncoderDecoder:
 def inputs(count: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(1)
     images = torch.randn(count, 1, 8, 8, generator=draw).double()
-    return images, *(torch.randint(2, WORDS, (count, 3), generator=draw) for _ in range(2))
+    text, prompt = torch.randint(2, WORDS, (2, count, 3), generator=draw)
+    return images, text, prompt
 
 
 def copied(into: nn.MultiheadAttention, attention: Any) -> None:

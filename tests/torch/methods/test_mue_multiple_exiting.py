@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperlab.kit.encoder_decoder import Leaving, write
+from paperlab.kit.encoder_decoder import Leaving, measured, threshold, write
 from paperlab.methods.elastic.fewer_layers import Objective as Plain
-from paperlab.methods.elastic.mue_multiple_exiting import Fixed, Objective, Recorded, Similar, threshold
+from paperlab.methods.elastic.mue_multiple_exiting import Fixed, Objective, Similar
 
 
 def test_the_threshold_that_takes_a_number_of_layers_worked_by_hand() -> None:
@@ -81,11 +81,11 @@ def test_each_part_is_left_once_it_is_as_similar_as_its_threshold() -> None:
     network.apart = True
     for part in setting.test.values():
         object.__setattr__(part, "images", part.images.double())
-    every = Recorded(False, 1.0, 0.95, 1.0)
-    setting.run(Leaving(network, {"caption": every}), "caption")
-    words = every.words()
-    seen, read = every.parts(*network.states(setting.test["caption"].images, setting.test["caption"].text))
-    rule = Similar(threshold(seen, 2.0), threshold(read, 2.0), threshold(words, 2.0), False, 1.0, 0.95, 1.0)
+    rule = Similar(False, beta=0.95, tau=1.0)
+    items = setting.test["caption"]
+    seen, read = rule.parts(*network.states(items.images, items.text))
+    rule.image, rule.text = threshold(seen, 2.0), threshold(read, 2.0)
+    rule.word = threshold(measured(network, setting, "caption", rule), 2.0)
     found = setting.run(Leaving(network, {"caption": rule}), "caption", "test")
     assert len(found.image.unique()) > 1
     assert len(found.layers[found.layers > 0].unique()) > 1
@@ -125,10 +125,10 @@ def test_the_loss_is_the_sum_over_the_layers_of_the_decoder() -> None:
 def test_with_all_the_time_and_none_of_its_parts_it_is_the_plain_network() -> None:
     setting = objective_settings.captioning()
     inputs, labels = next(setting.batches(0))
-    off = {"entailment_time": 1.0, "caption_time": 1.0, "decompose": False, "layerwise": False}
-    objective, plain = (
-        made(copy.deepcopy(setting.model), setting, **more) for made, more in ((Objective, off), (Plain, {}))
+    objective: Any = Objective(
+        copy.deepcopy(setting.model), setting, entailment_time=1.0, caption_time=1.0, decompose=False, layerwise=False
     )
+    plain: Any = Plain(copy.deepcopy(setting.model), setting)
     assert torch.equal(objective(inputs, labels, 0.0), plain(inputs, labels, 0.0))
     for problem in ("caption", "entailment"):
         *_, rule = objective.rules(problem, 1.0)  # the last leaves nothing out
@@ -161,9 +161,11 @@ def test_reversed_leaves_where_the_other_stays() -> None:
     setting = objective_settings.captioning()
     items = setting.test["caption"]
     states = setting.model.states(items.images, items.text)
-    one, other = (Recorded(False, sign, 1.0, 0.0).parts(*states)[0] for sign in (1.0, -1.0))
+    one, other = (Similar(False, sign).parts(*states)[0] for sign in (1.0, -1.0))
     assert torch.equal(one, -other)
-    plain = write(setting.model, items.images, items.text, 10, Similar(0.0, 0.0, 0.0, False, -1.0, 1.0, 0.0))
+    rule = Similar(False, -1.0)
+    rule.image = rule.text = rule.word = 0.0
+    plain = write(setting.model, items.images, items.text, 10, rule)
     assert (plain.image == 3).all()  # cosines above 0: never reached from below
 
 

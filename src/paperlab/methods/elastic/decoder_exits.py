@@ -10,6 +10,7 @@
 They are what the paper on multiple exits, 2211.11152, compares with, in the decoder because an encoder has no output.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -18,7 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlab.core.card import Card
-from paperlab.kit.encoder_decoder import Leaving, Rule, encoder_decoder, settle, word_loss
+from paperlab.kit.encoder_decoder import (
+    Leaving,
+    Measured,
+    Rule,
+    encoder_decoder,
+    measured,
+    settle,
+    threshold,
+    word_loss,
+)
 from paperlab.kit.tuning import Batch
 
 CARD = Card(family="elastic")
@@ -45,12 +55,13 @@ class Objective(nn.Module):
         count = len(self.model.decoder)
         words, width = self.model.words.weight.shape
         # they begin as the shared norm and head, and the last layer keeps these
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, words, bias=False)) for _ in range(count - 1)
-        )
-        for norm, head in self.heads:  # type: ignore[misc]
+        heads = []
+        for _ in range(count - 1):
+            norm, head = nn.LayerNorm(width), nn.Linear(width, words, bias=False)
             norm.load_state_dict(self.model.norm.state_dict())
             head.weight.data.copy_(self.model.words.weight)
+            heads.append(nn.Sequential(norm, head))
+        self.heads = nn.ModuleList(heads)
         self.heads.requires_grad_(sure != "confidence")
 
     def said(self, layer: int, state: Tensor) -> Tensor:
@@ -73,34 +84,36 @@ class Objective(nn.Module):
         if self.sure != "confidence":
             network.heads = self.heads
         for problem, most in self.times.items():
-            settle(network, self.setting, problem, self.rules(), most)
+            settle(network, self.setting, problem, self.rules(problem, most), most)
         return network
 
-    def rules(self) -> Iterator[Rule]:
-        """One for each threshold that is tried."""
+    @torch.no_grad()
+    def rules(self, problem: str, most: float) -> Iterator[Rule]:
+        """All patiences; or rules with which words get up to what the encoder leaves of the time, in twelve steps."""
         if self.sure == "patience":
             yield from (Patience(self, count) for count in range(1, len(self.heads) + 1))
-        elif self.sure == "entropy":
-            # from being certain of one word to knowing nothing, finer where networks are sure
-            yield from (Entropy(self, -(10 ** (-k / 2.5))) for k in range(-1, 10))
-        else:
-            yield from (Confidence(self, 1 - 10 ** (-k / 2.5)) for k in range(11))
+            return
+        kind = Entropy if self.sure == "entropy" else Confidence
+        layers, above = len(self.model.encoder), len(self.model.decoder)
+        found = measured(self.model, self.setting, problem, kind(self))
+        for layer in torch.linspace(1, max(1.0, most * (layers + above) - layers), 12).tolist():
+            yield kind(self, threshold(found, layer))
 
 
-class Confidence(Rule):
-    """Leaves a word once `sureness` reaches a threshold: the difference of the two largest probabilities, 0 to 1."""
+class Confidence(Measured):
+    """Leaves a word once it is sure enough: by the difference of the two largest probabilities, 0 to 1."""
 
-    def __init__(self, layers: Objective, threshold: float) -> None:
-        self.layers, self.threshold = layers, threshold
+    def __init__(self, layers: Objective, word: float = math.inf) -> None:
+        self.layers, self.word = layers, word
 
     def sureness(self, logits: Tensor) -> Tensor:
         """Logits (rows, words) -> (rows,)."""
         first, second = logits.softmax(-1).topk(2, -1)[0].unbind(-1)
         return first - second
 
-    def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """As of a Rule."""
-        return self.sureness(self.layers.said(layer, after[:, -1])) >= self.threshold
+    def measure(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """As of a measured rule."""
+        return self.sureness(self.layers.said(layer, after[:, -1]))
 
     def logits(self, model: Any, layer: int, after: Tensor) -> Tensor:
         """As of a Rule."""
@@ -108,7 +121,7 @@ class Confidence(Rule):
 
 
 class Entropy(Confidence):
-    """As Confidence, of the negative entropy in nats."""
+    """As Confidence, by the negative entropy in nats."""
 
     def sureness(self, logits: Tensor) -> Tensor:
         """Logits (rows, words) -> (rows,)."""
@@ -122,9 +135,9 @@ class Patience(Confidence):
         """As of a Rule."""
         self.before, self.times = torch.full((count,), -1), torch.zeros(count)
 
-    def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """As of a Rule."""
+    def measure(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """As of a measured rule."""
         now = self.layers.said(layer, after[:, -1]).argmax(-1)
         self.times[rows] = torch.where(now == self.before[rows], self.times[rows] + 1, 0.0)
         self.before[rows] = now
-        return self.times[rows] >= self.threshold
+        return self.times[rows]

@@ -19,7 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from paperlab.core.card import Arm, Card, Check
-from paperlab.kit.encoder_decoder import Leaving, Rule, encoder_decoder, settle, similarity, word_loss
+from paperlab.kit.encoder_decoder import (
+    Leaving,
+    Measured,
+    Rule,
+    encoder_decoder,
+    measured,
+    settle,
+    similarity,
+    threshold,
+    word_loss,
+)
 from paperlab.kit.exits import stops
 from paperlab.kit.tuning import Batch
 
@@ -64,16 +74,17 @@ CARD = Card(
         Check(
             claim="entailment-better-than-exits-in-the-decoder",
             says="At half of the expected time it judges better than PABEE, and DeeBERT, whose exits are in the "
-            "decoder alone, at 85 % (paper: 88.5 against 85.2 and 78.8).",
-            baseline=Arm("decoder-exits", sure="patience"),
+            "decoder alone, at 85 % (paper: 88.5 against 85.2 and 78.8). PABEE may take 90 %: its patience is a whole "
+            "number.",
+            baseline=Arm("decoder-exits", sure="patience", entailment_time=0.9, caption_time=0.9),
             beside=(Arm("decoder-exits", sure="entropy"),),
         ),
         Check(
             claim="captions-better-than-exits-in-the-decoder",
             says="At 60 % of the expected time its captions are better than those of PABEE, and DeeBERT, at 85 % "
-            "(paper: CIDEr 137.0 against 105.8 and 102.1).",
+            "(paper: CIDEr 137.0 against 105.8 and 102.1). PABEE may take 90 %.",
             metric="caption",
-            baseline=Arm("decoder-exits", sure="patience"),
+            baseline=Arm("decoder-exits", sure="patience", entailment_time=0.9, caption_time=0.9),
             beside=(Arm("decoder-exits", sure="entropy"),),
         ),
         Check(
@@ -126,10 +137,11 @@ CARD = Card(
         "make them anew, as CALM does: with copies they lost up to a quarter of their captions (seed 100)",
         "DeeBERT's classifiers learn while the network does, on states without gradient, and begin as its own head: in "
         "the original they are new, and learn after it",
-        "not blind: the test figures of seed 0 were seen, from before a mistake in its statements was mended, once all "
-        "checks stood: three layers of each half, fine-tuned, were ahead of it (captions .86 against .81). States do "
-        "saturate here (cosines of .93 after the first layer, .98 from the third on, image; seed 100), but vary little "
-        "from item to item; and, as in the paper, no loss sees an encoder that was left early",
+        "not blind: test figures of seed 0 were seen twice before the last changes, which were to mend statements "
+        "that were true by chance, and to find all thresholds by quantiles, where those of confidence and entropy had "
+        "been a coarse grid. In both, three layers of each half were ahead of it (captions .86 against .80 or .81)",
+        "states do saturate here (cosine .93 after the first layer, .98 from the third on, of images of seed 100), but "
+        "differ little from item to item (by .01 and .003); as in the paper, no loss sees an encoder left early",
         "tried first, on validation items of seed 100, which no record uses: statements about how two digits lie "
         "(chance after a minute's training); longer fine-tuning (300 steps: captions lose 5 % in place of 9 %)",
     ),
@@ -182,11 +194,8 @@ class Objective(nn.Module):
         items, model = self.setting.validation[problem], self.model
         image, text = model.states(items.images, items.text)
         tokens = [part[0].shape[1] for part in (image, text)]
-        decay = (self.beta, self.tau) if problem == "caption" and self.choose == "similarity" else (1.0, 0.0)
-        every = Recorded(not model.apart, -1.0 if self.choose == "reversed" else 1.0, *decay)
-        self.setting.run(Leaving(model, {problem: every}), problem)
-        seen, read = every.parts(image, text)
         layers, above = len(model.encoder), len(model.decoder)
+        decay = (self.beta, self.tau) if problem == "caption" and self.choose == "similarity" else (1.0, 0.0)
         some = sorted({1, (layers + 1) // 2, layers})  # the text has few tokens: less to gain
         for p, q in itertools.product(range(1, layers + 1), some if model.apart else (0,)):
             share = (tokens[0] * p + tokens[1] * (q or p)) / sum(tokens)
@@ -194,38 +203,24 @@ class Objective(nn.Module):
             if r < 1:
                 continue
             if self.choose == "fixed":
-                rule: Rule = Fixed(p, q or p, int(r))
+                rule: Any = Fixed(p, q or p, int(r))
             else:
-                found = threshold(seen, p), threshold(read, q or p), threshold(every.words(), r)
-                rule = Similar(*found, every.joined, every.sign, *decay)
+                rule = Similar(not model.apart, -1.0 if self.choose == "reversed" else 1.0, *decay)
+                seen, read = rule.parts(image, text)
+                rule.image, rule.text = threshold(seen, p), threshold(read, q or p)
+                rule.word = threshold(measured(model, self.setting, problem, rule), r)
             rule.copies = self.copies
             yield rule
 
 
-def threshold(similar: Tensor, mean: float) -> float:
-    """Similarities (n, layers) -> the highest threshold at which at most `mean` layers are run on average, 1 or more
-    where that is possible; infinite where all may be."""
-    layers = similar.shape[1]
-    found = similar[:, :-1].flatten().unique()
-    if mean >= layers or not len(found):
-        return math.inf
-    low, high = 0, len(found) - 1  # at the lowest threshold all leave at once
-    while low < high:
-        middle = (low + high + 1) // 2
-        within = stops(similar, found[middle]).double().mean().item() + 1 <= mean
-        low, high = (middle, high) if within else (low, middle - 1)
-    return found[low].item()
+class Similar(Measured):
+    """Leaves a part where its similarity to what entered the layer reaches a threshold, infinite at first. joined:
+    image and text are one part. sign: -1 takes the least similar for the most similar. beta, tau: of the decay of a
+    word's threshold."""
 
-
-class Similar(Rule):
-    """Leaves a part where its similarity to what entered the layer reaches a threshold. joined: image and text are one
-    part. sign: -1 takes the least similar for the most similar. beta, tau: of the decay of a word's threshold."""
-
-    def __init__(
-        self, image: float, text: float, word: float, joined: bool, sign: float, beta: float, tau: float
-    ) -> None:
-        self.image, self.text, self.word, self.joined, self.sign = image, text, word, joined, sign
-        self.beta, self.tau, self.lift = beta, tau, 0.0
+    def __init__(self, joined: bool, sign: float = 1.0, beta: float = 1.0, tau: float = 0.0) -> None:
+        self.image = self.text = math.inf
+        self.joined, self.sign, self.beta, self.tau, self.lift = joined, sign, beta, tau, 0.0
 
     def parts(self, image: list[Tensor], text: list[Tensor]) -> tuple[Tensor, Tensor]:
         """States of both parts -> their similarities, (n, layers) and (n, layers)."""
@@ -242,35 +237,9 @@ class Similar(Rule):
         """As of a Rule."""
         self.lift = (1 - self.beta) * math.exp(-self.tau * step / steps)
 
-    def reached(self, before: Tensor, after: Tensor) -> Tensor:
-        """(rows,): the threshold that a word would just pass."""
+    def measure(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """As of a measured rule: the threshold, without its decay, that a word would just reach."""
         return (self.sign * similarity([before, after])[:, 0] - self.lift) / self.beta
-
-    def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """As of a Rule."""
-        return self.reached(before, after) >= self.word
-
-
-class Recorded(Similar):
-    """Never leaves, and keeps what thresholds would have been reached."""
-
-    def __init__(self, joined: bool, sign: float, beta: float, tau: float) -> None:
-        super().__init__(math.inf, math.inf, math.inf, joined, sign, beta, tau)
-        self.found: list[list[Tensor]] = []
-
-    def begin(self, step: int, steps: int, count: int) -> None:
-        """As of a Rule."""
-        super().begin(step, steps, count)
-        self.found.append([])
-
-    def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """As of a Rule."""
-        self.found[-1].append(self.reached(before, after))
-        return super().leave(layer, rows, before, after)
-
-    def words(self) -> Tensor:
-        """(words, layers) of all words so far."""
-        return torch.cat([torch.stack(layers, 1) for layers in self.found])
 
 
 class Fixed(Rule):
