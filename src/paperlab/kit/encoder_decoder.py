@@ -5,10 +5,11 @@ same weights. The decoder writes one word after the other. A `Rule` says after w
 that were left out are not run, and their share of the work is counted by `expected_time` and `multiply_adds`.
 """
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -184,9 +185,11 @@ class Rule:
 
 
 class Measured(Rule):
-    """Leaves a word once what is measured of it reaches a threshold, `word`, infinite at first."""
+    """Leaves a word once what is measured of it reaches a threshold, `word`, infinite at first. found: what was
+    measured, by step and layer, since it was made an empty list; None keeps nothing."""
 
     word = math.inf
+    found: list[list[Tensor]] | None = None
 
     def measure(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
         """As `leave` -> (rows,), more where less is to be gained by going on."""
@@ -194,39 +197,23 @@ class Measured(Rule):
 
     def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
         """As of a Rule."""
-        return self.measure(layer, rows, before, after) >= self.word
-
-
-class Recorded(Rule):
-    """Leaves image and text as another rule does and no word, and keeps what that rule measures of them."""
-
-    def __init__(self, rule: Measured) -> None:
-        self.rule, self.found = rule, list[list[Tensor]]()
-
-    def depths(self, image: list[Tensor], text: list[Tensor]) -> Pair:
-        """As of a Rule."""
-        return self.rule.depths(image, text)
-
-    def begin(self, step: int, steps: int, count: int) -> None:
-        """As of a Rule."""
-        self.rule.begin(step, steps, count)
-        self.found.append([])
-
-    def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """As of a Rule."""
-        self.found[-1].append(self.rule.measure(layer, rows, before, after))
-        return super().leave(layer, rows, before, after)
+        measure = self.measure(layer, rows, before, after)
+        if self.found is not None:
+            self.found = [*self.found, []] if layer == 0 else self.found
+            self.found[-1].append(measure)
+        return measure >= self.word
 
 
 @dataclass(frozen=True)
 class Written:
     """words (n, length), <end> behind the end. Layers that were run: of the encoder, for the image (n,) and for the
-    text (n,); of the decoder, for each word (n, length), 0 behind the end."""
+    text (n,); of the decoder, for each word (n, length), 0 behind the end. copies: of keys and values, see `write`."""
 
     words: Tensor
     image: Tensor
     text: Tensor
     layers: Tensor
+    copies: bool = False
 
 
 def similarity(states: list[Tensor]) -> Tensor:
@@ -238,16 +225,17 @@ def similarity(states: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def write(
-    model: EncoderDecoder, images: Tensor, text: Tensor, length: int, rule: Rule, prompt: Tensor | None = None
-) -> Written:
+    model: EncoderDecoder, images: Tensor, text: Tensor, length: int, rule: Rule, prompt: Tensor | None = None,
+    states: tuple[list[Tensor], list[Tensor]] | None = None,
+) -> Written:  # fmt: skip
     """The likeliest word at each step, until <end>, `length` at most. prompt: words (n, time) that the decoder reads
-    along with <begin>, at the first step.
+    along with <begin>, at the first step. states: the network's, of these images and this text, where they are known.
 
     Where a word was left early, the layers above make keys and values for later words out of the state that it was left
     with (Schuster et al., arXiv 2207.07061); or, where the rule `copies`, they take over those of the layer that it was
     left at, of all words so far and of what the encoder gave, as the code of Tang et al. (ncsu-dk-lab/MuE) does.
     """
-    states = model.states(images, text)
+    states = model.states(images, text) if states is None else states
     depths = rule.depths(*states)
     n, layers = len(images), len(model.decoder)
     rows = torch.arange(n)
@@ -285,7 +273,7 @@ def write(
         going = going[last[going] != END]
         if not len(going):
             break
-    return Written(words, *depths, used)
+    return Written(words, *depths, used, rule.copies)
 
 
 def expected_time(written: Written, model: Any, image: int, text: int) -> float:
@@ -302,20 +290,28 @@ def expected_time(written: Written, model: Any, image: int, text: int) -> float:
 
 
 def multiply_adds(written: Written, model: Any, image: int, text: int, prompt: int = 0) -> float:
-    """Multiply-adds of all layers that were run, a mean over items; stem, embeddings and head are not counted, nor what
-    is made for layers above the one where a word was left. prompt: words that the decoder reads with <begin>.
+    """Multiply-adds of all layers that were run, a mean over items; stem, embeddings and head are not counted. prompt:
+    words that the decoder reads with <begin>.
 
-    A layer of the decoder makes keys and values of what the encoder gave once, if any word gets there.
+    A layer of the decoder makes keys and values of what the encoder gave once, if any word gets there; with copies, if
+    the first word does, and those above take them over. Without copies, each layer above the one where a word was left
+    makes keys and values of that word.
     """
-    width = model.words.embedding_dim
+    width, layers = model.words.embedding_dim, len(model.decoder)
     one = 8 * width**2  # of a token in a layer: query, key, value, output and feed-forward
+    keys = 2 * width**2
     parts = [(image, written.image), (text, written.text)]
     seen = [image, text] if model.apart else [image + text] * 2
     encoder = sum(tokens * depth * (one + 2 * width * kept) for (tokens, depth), kept in zip(parts, seen, strict=True))
     read = torch.ones(written.layers.shape[1], dtype=torch.long)
     read[0] += prompt
     each = read * (one + 2 * width**2 + 2 * width * (read.cumsum(0) + image + text))
-    decoder = (written.layers * each).sum(1) + written.layers.amax(1) * 2 * width**2 * (image + text)
+    decoder = (written.layers * each).sum(1)
+    if written.copies:
+        decoder = decoder + written.layers[:, 0] * keys * (image + text)
+    else:
+        above = (layers - written.layers) * (written.layers > 0)
+        decoder = decoder + written.layers.amax(1) * keys * (image + text) + (above * read).sum(1) * keys
     return (encoder + decoder).double().mean().item()
 
 
@@ -335,11 +331,17 @@ def threshold(measure: Tensor, mean: float) -> float:
 
 
 class Leaving(nn.Module):
-    """A network that leaves its layers early, by the rule of each problem; a problem without one gets all layers."""
+    """A network that leaves its layers early, by the rule of each problem; a problem without one gets all layers.
+
+    times: expected time that a problem's rule may take, as a share of the whole network's. known: the network's states
+    of all items of a problem, while rules are tried on the same items again and again.
+    """
 
     def __init__(self, model: EncoderDecoder, rules: dict[str, Rule] | None = None) -> None:
         super().__init__()
         self.model, self.rules = model, rules or {}
+        self.times: dict[str, float] = {}
+        self.known: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
 
     def forward(self, images: Tensor, text: Tensor, words: Tensor) -> Tensor:
         """As the network's, with all layers."""
@@ -347,35 +349,61 @@ class Leaving(nn.Module):
 
     def write(self, images: Tensor, text: Tensor, length: int, problem: str, prompt: Tensor | None = None) -> Written:
         """As `write`, by the problem's rule."""
-        return write(self.model, images, text, length, self.rules.get(problem) or Rule(), prompt)
+        rule = self.rules.get(problem) or Rule()
+        return write(self.model, images, text, length, rule, prompt, self.known.get(problem))
 
 
-R = TypeVar("R", bound=Rule)
+FINALISTS = 4  # rules whose time is corrected
+NEAR = 0.985  # share of the time that a corrected rule should take at least
 
 
-def settle(network: Leaving, setting: Any, problem: str, rules: Iterable[R], most: float) -> R:
+@torch.no_grad()
+def settle(network: Leaving, setting: Any, problem: str, rules: Iterable[Rule], most: float) -> Rule:
     """Of these rules the one that does best on validation items within an expected time of `most`; the one that takes
-    the least time, where none keeps to it. The network is given it. Raises ValueError without a rule."""
-    best, chosen = None, None
+    the least time, where none keeps to it. The network is given it. Raises ValueError without a rule.
+
+    A measured rule gets the threshold with which words take what image and text leave of the time, by what is measured
+    of words that are not left. Once they are, they are others: the best few are tried again, up to three times, with
+    the layers that they took too many, or too few.
+    """
+    model, items = network.model, setting.validation[problem]
+    total = len(model.encoder) + len(model.decoder)
+    trial = Leaving(model)
+    trial.known[problem] = model.states(items.images, items.text)
+    tried: list[tuple[float, float, Rule]] = []  # score, time, rule
+    measured: list[tuple[float, float, Any, Tensor, float]] = []
+
+    def attempt(rule: Rule) -> tuple[float, float]:
+        trial.rules[problem] = rule
+        written = setting.run(trial, problem)
+        found = setting.score(written.words, problem), setting.time(written)
+        tried.append((*found, rule))
+        return found
+
     for rule in rules:
-        network.rules[problem] = rule
-        written = setting.run(network, problem)
-        time = setting.time(written)
-        fits = time <= most
-        key = (fits, setting.score(written.words, problem) if fits else 0.0, -time)
-        if best is None or key > best:
-            best, chosen = key, rule
-    if chosen is None:
+        if not isinstance(rule, Measured):
+            attempt(rule)
+            continue
+        rule.found, trial.rules[problem] = [], rule
+        whole = setting.time(setting.run(trial, problem))
+        found, rule.found = torch.cat([torch.stack(layers, 1) for layers in rule.found]), None
+        depth = len(model.decoder) - (whole - most) * total  # of a word, on the mean
+        if depth >= 1:
+            rule.word = threshold(found, depth)
+            measured.append((*attempt(rule), rule, found, depth))
+    for _, time, rule, found, depth in sorted(measured, key=lambda one: -one[0])[:FINALISTS]:
+        for _ in range(3):
+            if NEAR * most <= time <= most or (rule.word == math.inf and time <= most):
+                break
+            depth += ((1 + NEAR) / 2 * most - time) * total
+            rule = copy.copy(rule)
+            rule.word = threshold(found, depth)
+            _, time = attempt(rule)
+    if not tried:
         raise ValueError(f"no rule to choose from for {problem}")
-    network.rules[problem] = chosen
+    _, _, chosen = max(tried, key=lambda one: (one[1] <= most, one[0] if one[1] <= most else 0.0, -one[1]))
+    network.rules[problem], network.times[problem] = chosen, most
     return chosen
-
-
-def measured(model: EncoderDecoder, setting: Any, problem: str, rule: Measured) -> Tensor:
-    """(words, layers): what a rule measures of all words that are written for validation items, none being left."""
-    recorded = Recorded(rule)
-    setting.run(Leaving(model, {problem: recorded}), problem)
-    return torch.cat([torch.stack(layers, 1) for layers in recorded.found])
 
 
 def encoder_decoder(model: nn.Module) -> Any:

@@ -23,7 +23,7 @@ CARD = Card(
             says="Leaving image, text and words where a layer changes them most must not make better captions than "
             "where it changes them least, within the same time.",
             expect="higher",
-            method=Arm("mue-multiple-exiting", choose="reversed"),
+            method=Arm("mue-multiple-exiting", reverse=True),
             baseline=Arm("mue-multiple-exiting"),
             gap="A control, not a claim: the wrong layers are left on purpose.",
             role="negative control",
