@@ -14,6 +14,7 @@ from paperlab.kit.encoder_decoder import (
     END,
     EncoderDecoder,
     Leaving,
+    Measured,
     Rule,
     Written,
     encoder_decoder,
@@ -128,6 +129,64 @@ class Given(Rule):
         return torch.full((len(rows),), layer + 1 >= self.words[self.step])
 
 
+class Uneven(Rule):
+    """Items leave words after different layers."""
+
+    def __init__(self, copies: bool) -> None:
+        self.copies = copies
+
+    def begin(self, step: int, steps: int, count: int) -> None:
+        self.step = step
+
+    def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        return (rows + self.step) % LAYERS <= layer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("copies", [False, True])
+def test_items_that_leave_apart_are_written_as_alone(copies: bool) -> None:
+    made = network(apart=True)
+    images, text, said = inputs(6)
+    made.words.weight[END] *= 2  # so that some end early
+    found = write(made, images, text, 4, Uneven(copies), said[:, :2])
+    assert found.copies == copies
+    assert len({tuple(row) for row in found.layers.tolist()}) > 2
+    for row in range(6):
+        one: Any = Uneven(copies)
+        one.leave = lambda layer, rows, before, after, row=row, one=one: Uneven.leave(
+            one, layer, rows + row, before, after
+        )
+        alone = write(made, images[row, None], text[row, None], 4, one, said[row, None, :2])
+        assert alone.words[0].tolist() == found.words[row].tolist()
+        assert alone.layers[0].tolist() == found.layers[row].tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_prompt_that_is_left_early_is_read_as_one(copies: bool) -> None:
+    made = network(apart=True)
+    images, text, said = inputs(1)
+    made.words.weight[END] = 0
+    found = write(made, images, text, 2, Given(LAYERS, LAYERS, (1, 3), copies), said[:, :2])
+    seen, read = made.states(images, text)
+    memory, (first, *above) = made.memory(seen[-1], read[-1]), made.decoder
+    layer: Any = first
+    cross = [one.cross.keys(memory) for one in (layer, *above)]  # type: ignore[operator, union-attr]
+    told = torch.cat((torch.full((1, 1), BEGIN), said[:, :2]), 1)
+    x = made.word(told)
+    own = [layer.own(x)]
+    x = layer(x, own[0], cross[0], causal=True)
+    word = made.speak(x[:, -1]).argmax(-1)
+    assert found.words[0, 0] == word
+    own += [own[0] if copies else one.own(x) for one in above]  # type: ignore[operator, misc]
+    y = made.word(word[:, None], 3)
+    for index, one in enumerate((layer, *above)):
+        kept = tuple(torch.cat(part, 2) for part in zip(own[index], one.own(y), strict=True))
+        y = one(y, kept, cross[0] if copies else cross[index])
+    assert found.words[0, 1] == made.speak(y[0, 0]).argmax()
+    assert found.layers.tolist() == [[1, 3]]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("copies", [False, True])
 def test_a_word_left_early_is_read_off_there_and_later_words_see_it_above(copies: bool) -> None:
@@ -203,13 +262,35 @@ def counted(made: EncoderDecoder, run: Any) -> int:
 @pytest.mark.parametrize(("apart", "prompt"), [(False, 0), (True, 0), (True, 2)])
 def test_multiply_adds_are_those_that_are_made(apart: bool, prompt: int) -> None:
     made = network(apart)
-    images, text, said = inputs(1)
+    images, text, said = inputs(2)
     with torch.no_grad():
         made.words.weight[END] = 0
         found: list[Written] = []
         total = counted(made, lambda: found.append(write(made, images, text, 4, Rule(), said[:, :prompt])))
-    assert found[0].layers.tolist() == [[LAYERS] * 4]
-    assert multiply_adds(found[0], made, 4, 3, prompt) == total
+    assert found[0].layers.tolist() == [[LAYERS] * 4] * 2
+    assert 2 * multiply_adds(found[0], made, 4, 3, prompt) == total
+
+
+@pytest.mark.parametrize("prompt", [0, 2])
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("depths", [(2, 3, 1, 3), (1, 1, 2, 1)])
+def test_multiply_adds_with_exits_are_those_that_are_needed(depths: tuple[int, ...], copies: bool, prompt: int) -> None:
+    made = network(apart=True)
+    images, text, said = inputs(2)
+    states = [part[:2] for part in made.states(images, text)]
+    with torch.no_grad():
+        made.words.weight[END] = 0
+        found: list[Written] = []
+        rule = Given(1, 1, depths, copies)
+        total = counted(
+            made,
+            lambda: found.append(write(made, images, text, 4, rule, said[:, :prompt], tuple(states))),  # type: ignore[arg-type]
+        )
+    assert found[0].layers.tolist() == [list(depths)] * 2
+    # what was known of the encoder was not counted; of its keys, all that the decoder may need are made beforehand
+    total += counted(made, lambda: [made.encoder[0](part[0]) for part in states])
+    spare = LAYERS - (depths[0] if copies else max(depths))
+    assert 2 * multiply_adds(found[0], made, 4, 3, prompt) == total - 2 * spare * 7 * 2 * WIDTH**2
 
 
 def test_fewer_layers_cost_less_in_every_part() -> None:
@@ -232,6 +313,9 @@ def test_the_loss_of_an_item_is_the_mean_over_its_words() -> None:
 class Judged:
     """A setting where every rule has a figure and a time."""
 
+    def __init__(self, images: Tensor, text: Tensor) -> None:
+        self.validation = {"p": SimpleNamespace(images=images, text=text)}
+
     def run(self, model: Leaving, problem: str) -> Written:
         rule: Any = model.rules[problem]
         return Written(torch.tensor([rule.image]), *(torch.tensor([rule.text]),) * 2, torch.tensor([[1]]))
@@ -247,10 +331,46 @@ def test_the_best_rule_within_the_time_is_settled_on() -> None:
     rules = [Given(score, time, ()) for score, time in ((9, 9), (5, 5), (6, 5), (6, 4), (1, 1))]
     for most, wanted in ((1.0, 0), (0.5, 3), (0.3, 4), (0.05, 4)):
         made = Leaving(network())
-        assert settle(made, Judged(), "p", rules, most) is rules[wanted]
+        assert settle(made, Judged(*inputs(1)[:2]), "p", rules, most) is rules[wanted]
         assert made.rules["p"] is rules[wanted]
+        assert made.times == {"p": most}
     with pytest.raises(ValueError, match="no rule"):
-        settle(Leaving(network()), Judged(), "p", [], 0.5)
+        settle(Leaving(network()), Judged(*inputs(1)[:2]), "p", [], 0.5)
+
+
+class Drawn(Measured):
+    """What is measured of a word is drawn, or more of it where words can be left: as if they became more alike."""
+
+    def __init__(self, more: float) -> None:
+        self.more = more
+
+    def measure(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(layer)).double()
+        return drawn + (self.more if self.word < math.inf else 0.0)
+
+
+@pytest.mark.parametrize("more", [-0.1, 0.0, 0.1])
+@pytest.mark.parametrize("most", [0.75, 0.85])
+def test_a_threshold_is_corrected_until_the_time_is_kept_and_nearly_taken(more: float, most: float) -> None:
+    made = Leaving(network(apart=True))
+    images, text, _ = inputs(400)
+
+    class Timed(Judged):
+        def run(self, model: Leaving, problem: str) -> Written:
+            return model.write(images, text, 2, problem)
+
+        def time(self, written: Written) -> float:
+            return expected_time(written, made.model, 4, 3)
+
+        def score(self, words: Tensor, problem: str) -> float:
+            self.asked = getattr(self, "asked", 0) + 1
+            return self.asked  # so that the last one that keeps to the time is chosen
+
+    setting = Timed(images, text)
+    rule = settle(made, setting, "p", [Drawn(more)], most)
+    assert isinstance(rule, Drawn)
+    assert rule.found is None
+    assert 0.97 * most <= setting.time(setting.run(made, "p")) <= most
 
 
 def test_other_networks_are_refused_and_full_depth_is_the_network() -> None:

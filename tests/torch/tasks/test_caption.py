@@ -143,12 +143,15 @@ def test_the_seed_draws_the_digits_and_the_network_and_not_the_test_items(settin
     for problem in task.PROBLEMS:
         assert torch.equal(one.test[problem].images, two.test[problem].images)
         assert not torch.equal(one.validation[problem].images, two.validation[problem].images)
-        assert len(one.test[problem]) == 1_000
+        assert len(one.test[problem]) == 2_000
     weights = [setting.model.words.weight for setting in settings]
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
     assert len(one.digits) == 90  # of 200: 80 judge, 30 validate
-    assert task.describe(one)["test"] == 1_000
+    about = task.describe(one)
+    assert about["test"] == 2_000
+    assert 0.5 <= about["chance"]["entailment"] < 0.55
+    assert about["chance"]["exact"] < 0.01 < about["chance"]["caption"] < 0.3
     first, same, other = (next(one.batches(seed))[0] for seed in (3, 3, 4))
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["images"], other["images"])
@@ -186,7 +189,18 @@ def test_a_good_arm_beats_planted_bad_ones_and_times_are_told() -> None:
         assert found["late"][f"work_{problem}"] == 1
         assert found["good"][f"work_{problem}"] < 0.5
         assert found["late"][f"decoder_layers_{problem}"] == 3
+        assert [found[name][f"overtime_{problem}"] for name in found] == [0, 0, 0]
     assert setting.validate(Knows(setting, 3, 3)) == 1
+
+
+def test_who_takes_more_than_it_was_given_is_told() -> None:
+    setting = objective_settings.captioning()
+    arm = Knows(setting, 2, 1)
+    for given, wanted in ((0.7, 0.0), (2 / 3, 0.0), (0.65, 0.0), (0.6, 2 / 3 / 0.6 - 1.03)):
+        arm.times = {"caption": given}
+        found = task.totals(Tuned(arm, 1.0), setting)
+        assert found["overtime_caption"] == pytest.approx(wanted)
+        assert found["overtime_entailment"] == 0
 
 
 def test_a_network_that_has_no_say_takes_all_layers() -> None:
