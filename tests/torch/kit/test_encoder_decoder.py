@@ -114,10 +114,11 @@ def test_words_kept_in_steps_are_those_computed_anew() -> None:
 
 
 class Given(Rule):
-    """Depths given by hand: of the image, of the text, of each word."""
+    """Depths given by hand: of the image, of the text, of each word. Keeps what layers of the decoder leave."""
 
     def __init__(self, image: int, text: int, words: tuple[int, ...], copies: bool = False) -> None:
         self.image, self.text, self.words, self.copies = image, text, words, copies
+        self.left: list[Tensor] = []
 
     def depths(self, image: list[Tensor], text: list[Tensor]) -> tuple[Tensor, Tensor]:
         return torch.full((len(image[0]),), self.image), torch.full((len(image[0]),), self.text)
@@ -126,6 +127,7 @@ class Given(Rule):
         self.step = step
 
     def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        self.left.append(after)
         return torch.full((len(rows),), layer + 1 >= self.words[self.step])
 
 
@@ -167,7 +169,8 @@ def test_a_prompt_that_is_left_early_is_read_as_one(copies: bool) -> None:
     made = network(apart=True)
     images, text, said = inputs(1)
     made.words.weight[END] = 0
-    found = write(made, images, text, 2, Given(LAYERS, LAYERS, (1, 3), copies), said[:, :2])
+    rule = Given(LAYERS, LAYERS, (1, 3), copies)
+    found = write(made, images, text, 2, rule, said[:, :2])
     seen, read = made.states(images, text)
     memory, (first, *above) = made.memory(seen[-1], read[-1]), made.decoder
     layer: Any = first
@@ -176,6 +179,7 @@ def test_a_prompt_that_is_left_early_is_read_as_one(copies: bool) -> None:
     x = made.word(told)
     own = [layer.own(x)]
     x = layer(x, own[0], cross[0], causal=True)
+    torch.testing.assert_close(rule.left[0], x)
     word = made.speak(x[:, -1]).argmax(-1)
     assert found.words[0, 0] == word
     own += [own[0] if copies else one.own(x) for one in above]  # type: ignore[operator, misc]
@@ -183,6 +187,7 @@ def test_a_prompt_that_is_left_early_is_read_as_one(copies: bool) -> None:
     for index, one in enumerate((layer, *above)):
         kept = tuple(torch.cat(part, 2) for part in zip(own[index], one.own(y), strict=True))
         y = one(y, kept, cross[0] if copies else cross[index])
+        torch.testing.assert_close(rule.left[1 + index], y)
     assert found.words[0, 1] == made.speak(y[0, 0]).argmax()
     assert found.layers.tolist() == [[1, 3]]
 
@@ -194,7 +199,9 @@ def test_a_word_left_early_is_read_off_there_and_later_words_see_it_above(copies
     images, text, _ = inputs(1)
     made.words.weight[END] = 0  # with a logit of 0: some other word is likelier
     depths = (1, 3, 2, 3)
-    found = write(made, images, text, 4, Given(1, 2, depths, copies))
+    rule = Given(1, 2, depths, copies)
+    found = write(made, images, text, 4, rule)
+    left = iter(rule.left)
     assert found.layers.tolist() == [list(depths)]
     assert (found.image.item(), found.text.item()) == (1, 2)
     seen, read = made.states(images, text)
@@ -208,6 +215,7 @@ def test_a_word_left_early_is_read_off_there_and_later_words_see_it_above(copies
         for index in range(depth):
             own[index].append(decoder[index].own(x))
             x = decoder[index](x, tuple(torch.cat(part, 2) for part in zip(*own[index], strict=True)), cross[index])
+            torch.testing.assert_close(next(left), x)
         for above in range(depth, LAYERS):
             if copies:
                 own[above], cross[above] = list(own[depth - 1]), cross[depth - 1]
@@ -215,6 +223,7 @@ def test_a_word_left_early_is_read_off_there_and_later_words_see_it_above(copies
                 own[above].append(decoder[above].own(x))
         word = int(made.speak(x[0, 0]).argmax())
         assert found.words[0, step] == word
+    assert next(left, None) is None
 
 
 def test_similarity_takes_all_tokens_for_one_vector() -> None:

@@ -67,12 +67,13 @@ CARD = Card(
             says="At 60 % of the expected time, 96 % of the quality of captions stays, as the abstract has it. The "
             "paper's table gives CIDEr 137.0 of 146.7 and SPICE 24.4 of 25.8, 93 and 95 %; its reference had a second "
             "stage of training on CIDEr, which MuE had not, and without it has 138.2 (OFA's own table), of which 137.0 "
-            "are 99 %. Here neither has it. Trivial: seven layers, fine-tuned, which take 58 %.",
+            "are 99 %. Here neither has it. Trivial: three layers of the encoder and four of the decoder, fine-tuned, "
+            "which take 58 % (better than four and three on validation items of seed 100).",
             metric="caption",
             expect="no worse",
             margin=0.04,
             baseline=Arm("fewer-layers"),
-            trivial=Arm("fewer-layers", encoder=4, decoder=3),
+            trivial=Arm("fewer-layers", encoder=3, decoder=4),
             equal={"steps": 0.0, "overtime_caption": 0.0},
         ),
         Check(
@@ -108,10 +109,10 @@ CARD = Card(
         ),
         Check(
             claim="better-than-as-few-layers-for-all",
-            says="Are more captions right word by word than those of a network that was fine-tuned with four layers of "
-            "the encoder and three of the decoder, and takes 58 % of the time for each scene?",
+            says="Are more captions right word by word than those of a network that was fine-tuned with three layers "
+            "of the encoder and four of the decoder, and takes 58 % of the time for each scene?",
             metric="exact",
-            baseline=Arm("fewer-layers", encoder=4, decoder=3),
+            baseline=Arm("fewer-layers", encoder=3, decoder=4),
             equal={"steps": 0.0, "overtime_caption": 0.0},
             role="question",
         ),
