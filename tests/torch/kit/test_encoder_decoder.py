@@ -132,16 +132,18 @@ class Given(Rule):
 
 
 class Uneven(Rule):
-    """Items leave words after different layers."""
+    """Items leave words after different layers. first: number of the first one. Keeps what layers leave, by item."""
 
-    def __init__(self, copies: bool) -> None:
-        self.copies = copies
+    def __init__(self, copies: bool, first: int = 0) -> None:
+        self.copies, self.first, self.left = copies, first, dict[tuple[int, int, int], Tensor]()
 
     def begin(self, step: int, steps: int, count: int) -> None:
         self.step = step
 
     def leave(self, layer: int, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        return (rows + self.step) % LAYERS <= layer
+        for row, state in zip((rows + self.first).tolist(), after, strict=True):
+            self.left[row, self.step, layer] = state
+        return (rows + self.first + self.step) % LAYERS <= layer
 
 
 @torch.no_grad()
@@ -150,17 +152,19 @@ def test_items_that_leave_apart_are_written_as_alone(copies: bool) -> None:
     made = network(apart=True)
     images, text, said = inputs(6)
     made.words.weight[END] *= 2  # so that some end early
-    found = write(made, images, text, 4, Uneven(copies), said[:, :2])
+    rule, left = Uneven(copies), dict[tuple[int, int, int], Tensor]()
+    found = write(made, images, text, 4, rule, said[:, :2])
     assert found.copies == copies
     assert len({tuple(row) for row in found.layers.tolist()}) > 2
     for row in range(6):
-        one: Any = Uneven(copies)
-        one.leave = lambda layer, rows, before, after, row=row, one=one: Uneven.leave(
-            one, layer, rows + row, before, after
-        )
+        one = Uneven(copies, row)
         alone = write(made, images[row, None], text[row, None], 4, one, said[row, None, :2])
         assert alone.words[0].tolist() == found.words[row].tolist()
         assert alone.layers[0].tolist() == found.layers[row].tolist()
+        left |= one.left
+    assert left.keys() == rule.left.keys()
+    for key, state in left.items():
+        torch.testing.assert_close(rule.left[key], state)
 
 
 @torch.no_grad()
