@@ -45,9 +45,10 @@ CARD = Card(
     gap="OFA-base, pretrained on 20 million pairs, fine-tuned for five epochs on SNLI-VE or COCO, became a network 64 "
     "wide with as many layers (6 + 6), trained for a minute on scenes of one to three digits and fine-tuned for 200 "
     "steps at `quick`, a fifth of what came before: statements about one digit, yes or no, and captions of four to ten "
-    "words, scored as SPICE does in place of BLEU and CIDEr. It starts from image and text together, as OFA; whether "
-    "so few steps are enough to learn to pass them alone, which the full network need not, `quick` cannot tell from a "
-    "loss by leaving early. Nothing is timed: the expected time of the paper counts layers, where one word in the "
+    "words, scored as SPICE does in place of BLEU and CIDEr. It starts from image and text together, as OFA, and must "
+    "learn to pass them alone, which the full network need not: with all layers it then writes captions of .851 where "
+    "that has .860, and judges .79 right of .81 (seed 100, validation items, rate 5e-4); what more is lost, leaving "
+    "early loses. What longer training would do is not shown. Nothing is timed: the expected time of the paper counts layers, where one word in the "
     "decoder weighs as much as all tokens in the encoder; `work` counts multiply-adds. Time is kept to on test items "
     "within 3 %, or a comparison counts for nothing. DeeBERT, which PABEE beats in the paper, DeeCap and OFA-tiny, "
     "which was pretrained by itself, are not tested.",
@@ -141,7 +142,8 @@ CARD = Card(
         "PABEE's classifiers begin as the network's own head, and learn with it",
         "not blind: test figures of seed 0 were seen twice before the last changes: statements that were true by "
         "chance, thresholds by quantiles of what is measured, and then, as a second reader asked, more steps and test "
-        "items, corrected times and fewer arms. Both times three layers of each half were ahead of it in captions",
+        "items, corrected times and fewer arms. Both times three layers of each half were ahead of it in captions. "
+        "Nothing of the method was changed once five seeds had been seen",
         "states do saturate here (cosine .93 after the first layer, .98 from the third on, of images of seed 100), but "
         "differ little from item to item (by .01 and .003); as in the paper, no loss sees an encoder left early",
         "tried first, on validation items of seed 100, which no record uses: statements about how two digits lie "
