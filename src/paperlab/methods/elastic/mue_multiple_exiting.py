@@ -48,7 +48,8 @@ CARD = Card(
     "words, scored as SPICE does in place of BLEU and CIDEr. It starts from image and text together, as OFA, and must "
     "learn to pass them alone, which the full network need not: with all layers it then writes captions of .851 where "
     "that has .860, and judges .79 right of .81 (seed 100, validation items, rate 5e-4); what more is lost, leaving "
-    "early loses. What longer training would do is not shown. Nothing is timed: the expected time of the paper counts layers, where one word in the "
+    "early loses. What longer training would do is not shown. Nothing is timed: "
+    "the expected time of the paper counts layers, where one word in the "
     "decoder weighs as much as all tokens in the encoder; `work` counts multiply-adds. Time is kept to on test items "
     "within 3 %, or a comparison counts for nothing. DeeBERT, which PABEE beats in the paper, DeeCap and OFA-tiny, "
     "which was pretrained by itself, are not tested.",
