@@ -259,7 +259,10 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path):
         ([a, "--data", text, "--within", "200%"], "such as 2%"),
         ([a, "--data", text, "-o", "report.pdf"], "ends in .html"),
         ([a, "--data", text, "-o", str(tmp_path / "no" / "r.html")], "there is no folder"),
-        ([str(tmp_path / "bert"), "--data", text, "--window", "8", "--within", "2%"], "an encoder does not have"),
+        (
+            [str(tmp_path / "bert"), "--data", text, "--window", "8", "--within", "2%"],
+            "an encoder, which has no perplexity",
+        ),
     ):
         done = CliRunner().invoke(app, ["eval", "-q", *arguments])
         assert done.exit_code == 2, (arguments, done.output)

@@ -107,7 +107,7 @@ def evaluate(
     with progress("eval", "steps") as report:
         found = measure.compare(
             places[0], places[1:], documents, tokens=tokens, window=window,
-            progress=lambda done, total: report("", done, total), **how,
+            encoders=within is None, progress=lambda done, total: report("", done, total), **how,
         )  # fmt: skip
     answered = []
     if tasks:
@@ -115,8 +115,6 @@ def evaluate(
 
         chosen = [name.strip() for name in tasks.split(",") if name.strip()]
         answered = scores(places[0], places[1:], chosen, folder=tasks_from, limit=questions, **how)
-    if within is not None and found.kind == "encoder":
-        raise Misuse("--within is about perplexity, which an encoder does not have; leave it out")
     named_rows = list(zip(named, (found.source, *found.models), strict=True))
     rows = [_row(name, one, source=i == 0) for i, (name, one) in enumerate(named_rows)]
     for row, given in zip(rows, answered, strict=False):

@@ -133,6 +133,7 @@ def compare(
     cache_bits: int = 32,
     activation_bits: int = 16,
     threads: int | None = None,
+    encoders: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Comparison:
     """Run models and their source on the same text. All are language models, or all are encoders.
@@ -142,7 +143,8 @@ def compare(
     read, None 4,096 (encoders 16,384); fewer where the text is short, but always whole windows. window: tokens that are
     read together, None 256 (encoders 64), fewer where a model's context is shorter. generate: tokens generated in each
     of three rounds to measure the speed; 0 leaves it out. cache_bits, activation_bits, threads: as `load` and
-    `LanguageModel.session` have them; the default is exact. progress: called with the steps done and of how many.
+    `LanguageModel.session` have them; the default is exact. encoders: whether they will do, which have no perplexity.
+    progress: called with the steps done and of how many.
 
     Language models: the documents, with the end-of-text token between two, are one stream, cut into windows; each
     begins with what the tokenizer puts before a text. Where a model's tokenizer gives other tokens, the text is cut by
@@ -151,8 +153,8 @@ def compare(
 
     Encoders: documents, cut to `window` tokens; texts made by cutting where there are too few documents.
 
-    Raises EngineError for a model that cannot be opened, another kind of model than the source, values that are not
-    finite, and a text of less than one window (of fewer than 20 texts).
+    Raises EngineError for a model that cannot be opened, another kind of model than the source, an encoder where none
+    will do, values that are not finite, and a text of less than one window (of fewer than 20 texts).
     """
     if isinstance(texts, str):
         raise EngineError("compare takes a list of texts; put the one text in a list")
@@ -169,6 +171,8 @@ def compare(
         mine, other = kinds if isinstance(opened[0].model, LanguageModel) else reversed(kinds)
         raise EngineError(f"{odd.name} is {other} and {opened[0].name} {mine}; compare models of one kind")
     kind: Literal["language", "encoder"] = "language" if language else "encoder"
+    if kind == "encoder" and not encoders:
+        raise EngineError(f"{opened[0].name} is an encoder, which has no perplexity")
     contexts = {one.name: one.model.about["context"] for one in opened}
     window = min(WINDOW[kind], *contexts.values()) if window is None else window
     for name, context in contexts.items():

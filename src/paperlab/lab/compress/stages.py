@@ -315,9 +315,10 @@ def _blocks_alone(run: _Run) -> list[int]:
 def _fewer_blocks(run: _Run, costs: Costs, budget: int, start: Choice, mixed: _Mixed) -> Found:
     """`start`, or fewer blocks and finer levels in the same bytes, as long as whole models say that it is nearer to the
     original; MISSES blocks that do not help end it, and at most a third goes."""
-    order = _blocks_alone(run)  # of the original, so before anything is changed
+    most = len(run.judged().blocks) // 3
+    order = _blocks_alone(run)[:most] if most else []  # of the original, so before anything is changed
     found, gone, missed = Found(start, mixed.measure(start).kl), set[int](), 0
-    for index in order[: len(order) // 3]:
+    for index in order:
         names = {name for name, block in _block_of(run).items() if block in gone | {index}}
         rest = allocate(costs.without(names), budget) or {}
         choice = {name: DROPPED if name in names else rest[name] for name in start}
