@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from paperlab.kit.encoder_decoder import EncoderDecoder
 from paperlab.kit.nested import Nested
 from paperlab.kit.training import Split
-from paperlab.tasks import lm_nested
+from paperlab.tasks import caption, lm_nested
 from paperlab.tasks.image import Convolutional
 from paperlab.tasks.image import Setting as Image
 from paperlab.tasks.image_multitask import Setting as Multitask
@@ -55,6 +56,16 @@ def layered() -> Segmentation:
     return Segmentation(Layered(3, 8).eval(), digits, split, split, split, strength, 2, rates=(1e-2,), batch=8)
 
 
+def captioning() -> caption.Setting:
+    """Digits of 9 x 9 random pixels, captions of their scenes and statements, three layers of each half; two steps."""
+    draw = torch.Generator().manual_seed(0)
+    digits = Split((torch.rand(6, 9, 9, generator=draw),), torch.arange(6))
+    judged = caption.draw_items(digits, 12, 12, draw)
+    torch.manual_seed(0)
+    network = EncoderDecoder(len(caption.WORDS), 16, 2, 3, side=20, patch=5, time=caption.LENGTH).eval()
+    return caption.Setting(network, digits, judged, judged, 2, rates=(1e-2,), batch=8)
+
+
 def nested() -> lm_nested.Setting:
     """A decoder of two blocks on bytes that count up and down; two steps."""
     stream = torch.arange(600) % 30 + torch.arange(600) // 60
@@ -70,6 +81,7 @@ SETTINGS: dict[str, Callable[[], Any]] = {
     "recurrent": recurrent,
     "slimmable": slimmable,
     "layered": layered,
+    "captioning": captioning,
     "nested": nested,
 }
 
