@@ -104,7 +104,7 @@ def recipe(
     size = min(getattr(setting, "batch", 32), len(examples))
     epoch = max(1, len(examples) // size)
     longest = getattr(setting, "longest", max(len(one.rationales[0]) for one in examples))
-    end, vocabulary = getattr(setting, "end", -1), model.config.vocab_size  # type: ignore[union-attr]
+    end, vocabulary = getattr(setting, "end", -1), int(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
     delta = SHARE * math.log(vocabulary)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
@@ -150,7 +150,7 @@ class Judge(nn.Module):
     def __init__(self, model: nn.Module, rate: float) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(model).requires_grad_(True)
-        width = model.config.hidden_size  # type: ignore[union-attr]
+        width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=0.0)
 
