@@ -34,7 +34,7 @@ METRICS = {
 }
 PAIRED_BY = "seeds"
 DRAWS = True  # questions, and what the teacher says of them
-COST = {"quick": 900, "full": 3000}
+COST = {"quick": 400, "full": 3000}
 ARM_SECONDS = {"": 30}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
 MODELS: tuple[str, ...] = ()  # the task trains its own

@@ -42,7 +42,7 @@ METRICS = {
     "rouge_l": Metric("higher", "rouge"),
 }
 PAIRED_BY = "seeds"
-COST = {"quick": 700, "full": 6000}
+COST = {"quick": 500, "full": 6000}
 ARM_SECONDS = {"abstracts-mini": 18}
 SEEDS = {"quick": 5, "full": 5, "gpu": 5}
 MODELS = ("abstracts-mini",)
@@ -50,7 +50,7 @@ TEACHER = "abstracts-lm"
 DATA = {"abstracts": "arXiv titles and abstracts, bundled, CC0: both models saw those that arms train on; 482 held out"}
 
 STEPS = {"quick": 40, "full": 400, "gpu": 4000}  # each reads 16 windows of 64 tokens
-RATES = (5e-4, 1.5e-3)  # tried by every arm; of 3e-4 to 3e-3, 1e-3 was best for plain distillation
+RATES = (5e-4, 1e-3, 2e-3)  # tried by every arm; the best lies inside
 PROMPTS = {"quick": 128, "full": 512, "gpu": 512}
 CHUNK = 64  # windows that are written at once
 
