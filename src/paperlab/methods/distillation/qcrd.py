@@ -73,7 +73,7 @@ CARD = Card(
         "(theirs: 500), so that the falling weight of its loss in the paper's total has no counterpart",
         "the judge's bad examples before training are the teacher's others and good ones with a quarter of their "
         "tokens replaced; an epoch is one pass over the questions, and until five are over r- is of the oldest student",
-        "sums of three digits and 400 steps were settled on trial runs of one seed: of sums of four no arm learned much",
+        "sums of three digits and 400 steps were settled by trial runs; of sums of four no arm learned much",
     ),
 )
 
