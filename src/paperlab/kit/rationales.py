@@ -3,7 +3,8 @@
 What distilling step by step (Hsieh et al., arXiv 2305.02301) and those who build on it share. All is in token ids.
 """
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from paperlab.kit.noted import Noted, counted
+from paperlab.kit.tuning import rate_at
 
 IGNORED = -100
 Ids = tuple[int, ...]
@@ -73,17 +77,15 @@ def surprise(model: Any, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Tensor
 
 
 @torch.no_grad()
-def nearest(
-    model: Any, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]], *, farthest: bool = False
-) -> list[Ids]:
-    """Of each prompt's choices, at least one each, the one with the least cross-entropy, or the greatest."""
+def nearest(model: Any, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]]) -> list[Ids]:
+    """Of each prompt's choices, at least one each, the one with the least cross-entropy."""
     several = [row for row, texts in enumerate(choices) if len(texts) > 1]
     found = [texts[0] for texts in choices]
     if several:
         flat = [(prompts[row], text) for row in several for text in choices[row]]
         values = surprise(model, *zip(*flat, strict=True)).split([len(choices[row]) for row in several])
         for row, one in zip(several, values, strict=True):
-            found[row] = choices[row][int(one.argmax() if farthest else one.argmin())]
+            found[row] = choices[row][int(one.argmin())]
     return found
 
 
@@ -111,3 +113,32 @@ def written(model: Any, prompts: Sequence[Ids], count: int, end: int, *, tempera
     for row in torch.cat(columns, 1).tolist():
         found.append(tuple(row[: row.index(end) + 1] if end in row else row))
     return found
+
+
+def batch_size(setting: Any, examples: Sequence[Example]) -> int:
+    """How many examples a step reads: the setting's `batch`, of those that there are."""
+    return min(getattr(setting, "batch", 32), len(examples))
+
+
+def trained(
+    model: nn.Module, setting: Any, seed: int, rate: float, loss: Callable[[int, list[Example]], Tensor]
+) -> Noted:
+    """The model, trained in place with AdamW for the setting's steps on its `examples`, batches drawn by the seed.
+
+    loss: the step, from 0, and its batch -> a scalar. Notes `tokens`, all that the model and copies of it read.
+    """
+    examples, draw = examples_of(setting, seed), random.Random(seed)
+    size = batch_size(setting, examples)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    model.train()
+    with counted(model) as tokens:
+        for step in range(setting.steps):
+            value = loss(step, draw.sample(examples, size))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * rate_at((step + 0.5) / setting.steps)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+    count = sum(parameter.numel() for parameter in parameters)
+    return Noted(model.eval(), rate, {}, setting.steps, count, notes={"tokens": float(sum(tokens))})

@@ -11,6 +11,8 @@ import copy
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -33,12 +35,14 @@ METRICS = {
     "explained": Metric("higher", "explained"),
 }
 PAIRED_BY = "seeds"
-DRAWS = True  # questions, and what the teacher says of them
-COST = {"quick": 400, "full": 3000}
-ARM_SECONDS = {"": 30}
+DRAWS = True  # all questions, those of the test too, and what the teacher says of them
+COST = {"quick": 800, "full": 4500}
+ARM_SECONDS = {"": 25}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
 MODELS: tuple[str, ...] = ()  # the task trains its own
-DATA = {"sums": "generated: sums and differences of four digits, with the steps of a script that errs now and then"}
+DATA = {"sums": "generated: sums and differences of three digits, with the steps of a script that errs now and then"}
+
+Asked = tuple[tuple[int, ...], tuple[str, ...]]  # digits, and the signs between them
 
 SIGNS = "0123456789+-=;>PE$"  # P predict, E explain, $ the end
 END = SIGNS.index("$")
@@ -46,7 +50,7 @@ NUMBERS, ERROR, RATIONALES = 3, 0.1, 5
 QUESTIONS = {"quick": 600, "full": 600, "gpu": 600}
 STEPS = {"quick": 400, "full": 2000, "gpu": 5000}
 BATCH = 32
-RATES = (2e-3, 4e-3)  # tried by every arm; of 1e-3 to 6e-3, 3e-3 was best for plain rationale distillation
+RATES = (1.5e-3, 3e-3, 6e-3)  # tried by every arm; in trial runs 3e-3 was best for plain rationale distillation
 TEST, VALIDATION = 500, 300  # of 1,899 sums that there are
 LONGEST = 18  # tokens of a rationale with its end
 FIRST = {"steps": 600, "batch": 64, "rate": 3e-3}  # of the student's own training, on sums of two numbers
@@ -79,7 +83,7 @@ class Setting:
 
     def validate(self, model: nn.Module) -> float:
         """Share of validation questions that are answered right."""
-        return answered(model, self.validation)
+        return fmean(answered(model, self.validation))
 
 
 def make(seed: int, scale: str, *, model: str | None = None, data: str | None = None) -> Setting:
@@ -93,25 +97,25 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
 
 
 def remake(setting: Setting, seed: int) -> Setting:
-    """The setting of another seed: other questions to learn from, the same to be judged by."""
+    """The setting of another seed: other questions to learn from and to be judged by, the same student."""
     return _setting(setting.model, seed, setting.scale)
 
 
 def _setting(model: nn.Module, seed: int, scale: str) -> Setting:
-    judged = _different(random.Random("judged"), TEST + VALIDATION, ())
-    taught = _different(random.Random(f"taught {seed}"), QUESTIONS[scale], judged)
-    return Setting(model, taught, judged[TEST:], judged[:TEST], seed, scale, STEPS[scale])
-
-
-def _different(draw: random.Random, count: int, known: Sequence[Example]) -> list[Example]:
-    """Questions of which none is asked twice, nor is among the known ones."""
-    asked, found = {one.predict for one in known}, list[Example]()
-    while len(found) < count:
-        one = question(draw, NUMBERS)
-        if one.predict not in asked:
-            asked.add(one.predict)
-            found.append(one)
-    return found
+    """All sums, dealt by the seed in groups of the same numbers (3+8-4 and 8-4+3), so that no part of the split asks
+    in another order what another part answers."""
+    draw, groups = random.Random(f"split {seed}"), dict[tuple[int, ...], list[Asked]]()
+    for digits, signs in sums(NUMBERS):
+        key = tuple(sorted(int(f"{sign}{digit}") for sign, digit in zip(("+", *signs), digits, strict=True)))
+        groups.setdefault(key, []).append((digits, signs))
+    dealt, parts = list(groups.values()), list[list[Example]]()
+    draw.shuffle(dealt)
+    for count in (TEST, VALIDATION, QUESTIONS[scale]):
+        part = list[Example]()
+        while len(part) < count:
+            part += [example(draw, digits, signs) for digits, signs in dealt.pop()]
+        parts.append(part[:count])
+    return Setting(model, parts[2], parts[1], parts[0], seed, scale, STEPS[scale])
 
 
 def ids_of(text: str) -> Ids:
@@ -124,26 +128,26 @@ def text_of(ids: Ids) -> str:
     return "".join(SIGNS[one] for one in ids)
 
 
-def question(draw: random.Random, numbers: int, error: float = ERROR) -> Example:
-    """A sum of that many digits of 1 to 9, no part of which is negative, with the teacher's rationales."""
-    while True:
-        digits = [draw.randint(1, 9) for _ in range(numbers)]
-        signs = [draw.choice("+-") for _ in range(numbers - 1)]
-        parts = running(digits, signs)
-        if min(parts) >= 0:
-            break
+def sums(numbers: int) -> list[Asked]:
+    """All sums of that many digits of 1 to 9, no part of which is negative."""
+    every = product(product(range(1, 10), repeat=numbers), product("+-", repeat=numbers - 1))
+    return [asked for asked in every if min(running(*asked)) >= 0]
+
+
+def example(draw: random.Random, digits: Sequence[int], signs: Sequence[str], error: float = ERROR) -> Example:
+    """A sum with its answer and the teacher's rationales."""
     asked = str(digits[0]) + "".join(f"{sign}{digit}" for sign, digit in zip(signs, digits[1:], strict=True))
     said = [reasons(draw, digits, signs, error) for _ in range(RATIONALES)]
     return Example(
         ids_of(f"P{asked}>"),
         ids_of(f"E{asked}>"),
-        ids_of(f"{parts[-1]}$"),
+        ids_of(f"{running(digits, signs)[-1]}$"),
         tuple(ids_of(one) for one in said),
         tuple(ids_of(one.rpartition("=")[2]) for one in said),
     )
 
 
-def running(digits: list[int], signs: list[str]) -> list[int]:
+def running(digits: Sequence[int], signs: Sequence[str]) -> list[int]:
     """The sums after each number, the first alone included."""
     parts = [digits[0]]
     for sign, digit in zip(signs, digits[1:], strict=True):
@@ -151,7 +155,7 @@ def running(digits: list[int], signs: list[str]) -> list[int]:
     return parts
 
 
-def reasons(draw: random.Random, digits: list[int], signs: list[str], error: float) -> str:
+def reasons(draw: random.Random, digits: Sequence[int], signs: Sequence[str], error: float) -> str:
     """The steps of a sum as the teacher writes them; each result is off by 1 or 2 with probability `error`, and the
     next step begins with it."""
     now, steps = digits[0], []
@@ -187,10 +191,10 @@ def student() -> LlamaForCausalLM:
 
 def _taught(model: nn.Module) -> dict[str, Tensor]:
     """The weights of the student after sums of two numbers, both tasks in equal parts."""
-    draw, steps = random.Random("first"), int(FIRST["steps"])
+    draw, steps, known = random.Random("first"), int(FIRST["steps"]), sums(2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=FIRST["rate"], weight_decay=0.0)
     for step in range(steps):
-        found = [question(draw, 2, error=0.0) for _ in range(int(FIRST["batch"]))]
+        found = [example(draw, *draw.choice(known), error=0.0) for _ in range(int(FIRST["batch"]))]
         half = len(found) // 2
         prompts = [one.predict for one in found[:half]] + [one.explain for one in found[half:]]
         texts = [one.answer for one in found[:half]] + [one.rationales[0] for one in found[half:]]
@@ -221,34 +225,32 @@ def describe(setting: Setting) -> dict[str, Any]:
 
 
 def items(setting: Setting) -> int:
-    """One: the test questions as a whole. A seed is what is sampled here."""
-    return 1
+    """The test questions, other ones for each seed."""
+    return len(setting.test)
 
 
 def totals(arm: Tuned, setting: Setting) -> dict[str, float]:
-    """parameters, optimizer steps, parameters that they trained, the learning rate that was chosen."""
+    """parameters, optimizer steps, parameters that they trained, the learning rate that was chosen; what the recipe
+    noted."""
     count = sum(parameter.numel() for parameter in arm.model.parameters())
-    return {"parameters": float(count), "steps": float(arm.steps), "trained": float(arm.trained), "rate": arm.rate}
+    found = {"parameters": float(count), "steps": float(arm.steps), "trained": float(arm.trained), "rate": arm.rate}
+    return {**found, **getattr(arm, "notes", {})}
 
 
-def answered(model: nn.Module, examples: list[Example]) -> float:
-    """Share of the questions that a model answers right without reasons, greedily."""
+def answered(model: nn.Module, examples: list[Example]) -> list[bool]:
+    """Which questions a model answers right without reasons, greedily."""
     model.eval()
     said = written(model, [one.predict for one in examples], 3, END)
-    return sum(mine == one.answer for mine, one in zip(said, examples, strict=True)) / len(examples)
+    return [mine == one.answer for mine, one in zip(said, examples, strict=True)]
 
 
 def score(arm: Tuned, setting: Setting, start: int = 0) -> Iterator[dict[str, float]]:
-    """Shares of the test questions, all greedily: correct, answered right without reasons; valid, explained with every
-    step right; explained, whose reasons end in the right answer."""
-    if start:
+    """Of each test question, 0 or 1, all greedily: correct, answered right without reasons; valid, explained with every
+    step right; explained, the reasons end in the right answer."""
+    model, test = arm.model.eval(), setting.test[start:]
+    if not test:
         return
-    model = arm.model.eval()
-    said = written(model, [one.explain for one in setting.test], LONGEST, END)
-    ends = [ids_of(text_of(mine).rpartition("=")[2]) for mine in said]
-    count = len(setting.test)
-    yield {
-        "correct": answered(model, setting.test),
-        "valid": sum(valid(one, mine) for one, mine in zip(setting.test, said, strict=True)) / count,
-        "explained": sum(end == one.answer for one, end in zip(setting.test, ends, strict=True)) / count,
-    }
+    said = written(model, [one.explain for one in test], LONGEST, END)
+    for one, mine, correct in zip(test, said, answered(model, test), strict=True):
+        ends = ids_of(text_of(mine).rpartition("=")[2]) == one.answer
+        yield {"correct": float(correct), "valid": float(valid(one, mine)), "explained": float(ends)}

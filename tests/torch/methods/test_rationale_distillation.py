@@ -41,7 +41,6 @@ def test_most_decide_what_is_consistent_and_the_model_which_is_nearest() -> None
     assert tie.consistent() == ([(7, 3)], [(8, 3)])
     values = [by_hand(tiny("Llama"), ONE.explain, text).item() for text in good]
     assert nearest(tiny("Llama"), [ONE.explain], [good]) == [good[values.index(min(values))]]
-    assert nearest(tiny("Llama"), [ONE.explain], [good], farthest=True) == [good[values.index(max(values))]]
 
 
 def test_a_step_is_adamw_on_both_tasks() -> None:
@@ -82,3 +81,21 @@ def test_windows_serve_where_there_are_no_examples() -> None:
     inputs, _ = next(Windows(tiny("Llama")).batches(0))
     assert len(found) == 4
     assert found[0].explain + found[0].rationales[0] == tuple(inputs["input_ids"][0].tolist())
+
+
+def test_shuffled_reasons_are_another_question_s_and_all_arms_count_what_they_read() -> None:
+    class Several(Windows):
+        examples = tuple(Example((5, n), (8, n), (n, 3), ((n, 20, 3),), ((20,),)) for n in range(30, 40))
+        batch = 10
+
+    shown: list[tuple[int, ...]] = []
+    model = copy.deepcopy(tiny("Llama"))
+    handle = model.register_forward_pre_hook(
+        lambda _, args, given: shown.extend(map(tuple, given["input_ids"].tolist())), with_kwargs=True
+    )
+    made = recipe(model, Several(tiny("Llama"), 1), 0, 1e-3, rationales="shuffled")
+    handle.remove()
+    reasons = [row for row in shown if row[0] == 8]
+    assert sorted(row[2] for row in reasons) == list(range(30, 40))
+    assert sum(row[1] != row[2] for row in reasons) >= 5
+    assert made.notes == {"tokens": 10 * 4 + 10 * 5}

@@ -2,11 +2,13 @@
 
 import copy
 import random
-from types import SimpleNamespace
+import re
+from statistics import fmean
 
 import pytest
 import torch
 
+from paperlab.kit.noted import Noted
 from paperlab.kit.tuning import Tuned
 from paperlab.methods.distillation.rationale_distillation import recipe
 from paperlab.tasks import lm_arithmetic as task
@@ -24,7 +26,12 @@ def test_a_script_without_errors_is_right_and_with_errors_goes_on_from_them() ->
     assert first.startswith("3+8=")
     assert first != "3+8=11"
     assert second.startswith(first.partition("=")[2] + "-4=")
-    for one in (task.question(random.Random(seed), 3, 0.0) for seed in range(200)):
+    known = task.sums(3)
+    assert len(known) == len(set(known)) == sum(
+        min(a, a + s * b, a + s * b + t * c) >= 0
+        for a in range(1, 10) for b in range(1, 10) for c in range(1, 10) for s in (1, -1) for t in (1, -1)
+    )  # fmt: skip
+    for one in (task.example(random.Random(0), *asked, error=0.0) for asked in known[::9]):
         asked = task.text_of(one.explain)[1:-1]
         assert one.answer == task.ids_of(f"{eval(asked)}$")
         assert all(task.valid(one, text) for text in one.rationales)
@@ -40,12 +47,19 @@ def test_errors_are_as_frequent_as_told(setting: task.Setting) -> None:
     assert not task.valid(setting.examples[0], task.ids_of("1+1=2$"))
 
 
-def test_the_seed_draws_what_is_taught_and_not_what_is_judged(setting: task.Setting) -> None:
+def test_the_seed_draws_all_questions_and_no_part_asks_what_another_answers(setting: task.Setting) -> None:
     other = task.remake(setting, 1)
-    assert other.test == setting.test
-    assert other.examples != setting.examples
-    asked = [one.predict for part in (setting.test, setting.validation, setting.examples) for one in part]
-    assert len(set(asked)) == len(asked) == task.TEST + task.VALIDATION + task.QUESTIONS["quick"]
+    assert {one.predict for one in other.test} != {one.predict for one in setting.test}
+    assert task.remake(setting, 0).test == setting.test
+    parts = [setting.test, setting.validation, setting.examples]
+    assert [len(part) for part in parts] == [task.TEST, task.VALIDATION, task.QUESTIONS["quick"]]
+    asked = [one.predict for part in parts for one in part]
+    assert len(set(asked)) == len(asked)
+    numbers = [{tuple(sorted(re.findall("[+-]?[0-9]", f"+{task.text_of(one.explain)[1:-1]}"))) for one in part}
+               for part in parts]  # fmt: skip
+    assert not numbers[0] & numbers[1]
+    assert not numbers[0] & numbers[2]
+    assert not numbers[1] & numbers[2]
     (inputs, labels), again = next(setting.batches(3)), next(setting.batches(3))
     assert torch.equal(inputs["input_ids"], again[0]["input_ids"])
     assert inputs["input_ids"].shape == labels.shape
@@ -55,9 +69,9 @@ def test_the_seed_draws_what_is_taught_and_not_what_is_judged(setting: task.Sett
 
 
 def test_the_student_knows_sums_of_two_and_not_of_three(setting: task.Setting) -> None:
-    pairs = [task.question(random.Random(seed), 2, 0.0) for seed in range(100)]
-    assert task.answered(setting.model, pairs) > 0.9
-    assert task.answered(setting.model, setting.test) < 0.2
+    pairs = [task.example(random.Random(0), *asked, error=0.0) for asked in task.sums(2)]
+    assert fmean(task.answered(setting.model, pairs)) > 0.9
+    assert fmean(task.answered(setting.model, setting.test)) < 0.2
 
 
 def test_a_taught_arm_beats_the_start_and_a_planted_bad_one(setting: task.Setting) -> None:
@@ -71,10 +85,12 @@ def test_a_taught_arm_beats_the_start_and_a_planted_bad_one(setting: task.Settin
         for one, answer in zip(setting.examples, answers, strict=True)
     ]
     bad = recipe(copy.deepcopy(setting.model), wrong, 0, 3e-3, rationales="none").model
-    found = {}
-    for name, model in (("good", good), ("bad", bad), ("start", setting.model)):
-        (found[name],) = task.score(Tuned(model, 1.0), setting)
-    assert found["good"]["correct"] > found["start"]["correct"] + 0.1
-    assert found["good"]["correct"] > found["bad"]["correct"] + 0.1
-    assert all(0 <= value <= 1 for row in found.values() for value in row.values())
-    assert task.items(SimpleNamespace()) == 1  # type: ignore[arg-type]
+    rows = {name: list(task.score(Tuned(model, 1.0), setting))
+            for name, model in (("good", good), ("bad", bad), ("start", setting.model))}  # fmt: skip
+    found = {name: fmean(row["correct"] for row in scored) for name, scored in rows.items()}
+    assert found["good"] > found["start"] + 0.1
+    assert found["good"] > found["bad"] + 0.1
+    assert task.items(setting) == len(rows["good"]) == task.TEST
+    assert {value for row in rows["good"] for value in row.values()} <= {0.0, 1.0}
+    assert list(task.score(Tuned(good, 1.0), setting, start=490)) == rows["good"][490:]
+    assert task.totals(Noted(good, 1.0, notes={"tokens": 7.0}), setting)["tokens"] == 7

@@ -23,10 +23,13 @@ CARD = Card(
             role="positive control",
         ),
         Check(
-            claim="reasons-without-weight",
-            says="Reasons whose loss weighs nothing are no reasons: they must not be found better than answers alone.",
-            method=Arm("rationale-distillation", rationales="first", weight=0.0),
-            gap="A control, not a claim: rationale distillation without its key idea.",
+            claim="reasons-of-other-questions",
+            says="Reasons that belong to other questions explain nothing: they must not be found better than the "
+            "questions' own.",
+            method=Arm("rationale-distillation", rationales="shuffled"),
+            metric="valid",
+            baseline=Arm("rationale-distillation", rationales="first"),
+            gap="A control, not a claim: rationale distillation with its reasons dealt at random.",
             role="negative control",
         ),
         Check(
