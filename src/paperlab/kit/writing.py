@@ -2,7 +2,8 @@
 
     L = CE(student, text) + distance(student, teacher on y),      y what `written` makes of a second batch of text
 
-Both terms are taken on answers alone, the second halves of the windows; the first halves are their prompts.
+Both terms are taken on answers alone, the second halves of the windows; the first halves are their prompts. Answers for
+AHEAD steps are written at once, by the student as it is then: a small model writes 32 as fast as 8.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperlab.kit.tuning import Setting, Tuned, rate_at
+from paperlab.kit.noted import Noted, counted
+from paperlab.kit.tuning import Setting, rate_at
 
 # (n, answer, vocabulary) logits of student and teacher, (n, answer) the tokens that they are asked for -> a scalar.
 Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
+AHEAD = 4  # steps
 
 
 @torch.no_grad()
@@ -53,38 +56,44 @@ def on_answers(model: Any, ids: Tensor) -> Tensor:
 
 def distilled(
     model: nn.Module, setting: Setting, seed: int, rate: float, *, written: Callable[[Tensor], Tensor],
-    distance: Distance, beside: Iterable[nn.Parameter] = (),
-) -> Tuned:  # fmt: skip
+    distance: Distance, beside: Iterable[nn.Parameter] = (), beside_rate: float = 0.0,
+) -> Noted:  # fmt: skip
     """The model, trained in place with AdamW for the setting's steps; every step reads two batches of its text.
 
     written: windows (n, time + 1) -> such windows, the same prompts with the answers that the teacher is asked about.
-    beside: further parameters that are trained with it, and thrown away. Raises ValueError without a teacher,
-    FloatingPointError once the loss is not finite.
+    beside: further parameters that are trained with it at a rate of their own, which does not fall, and thrown away.
+    Notes student_tokens and teacher_tokens, all that the two read, written answers too. Raises ValueError without a
+    teacher, FloatingPointError once the loss is not finite.
     """
     teacher = setting.teacher
     if teacher is None:
         raise ValueError("this recipe distils, and the setting has no teacher to learn from")
-    batches = setting.batches(seed)
+    batches, ahead = setting.batches(seed), list[tuple[Tensor, Tensor]]()
     own = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW([*own, *beside], lr=rate, weight_decay=0.0)
-    for step in range(setting.steps):
-        text, prompts = (_windows(*next(batches)) for _ in range(2))
-        asked = written(prompts)
-        model.train()
-        said, of_own = on_answers(model, torch.cat((text, asked))).split(len(text))
-        with torch.no_grad():
-            known = on_answers(teacher, asked)
-        loss = F.cross_entropy(said.flatten(0, 1), text[:, answer(text) :].flatten())
-        loss = loss + distance(of_own, known, asked[:, answer(asked) :])
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}; try a lower learning rate")
-        for group in optimizer.param_groups:
-            group["lr"] = rate * rate_at((step + 0.5) / setting.steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        model.eval()
-    return Tuned(model.eval(), rate, {}, setting.steps, sum(parameter.numel() for parameter in own))
+    groups = [{"params": own, "lr": rate}, {"params": list(beside), "lr": beside_rate}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
+    with counted(model) as student_tokens, counted(teacher) as teacher_tokens:
+        for step in range(setting.steps):
+            if not ahead:
+                pairs = [[_windows(*next(batches)) for _ in range(2)] for _ in range(min(AHEAD, setting.steps - step))]
+                texts, prompts = zip(*pairs, strict=True)
+                ahead = list(zip(texts, written(torch.cat(prompts)).split(len(prompts[0])), strict=True))
+            text, asked = ahead.pop(0)
+            model.train()
+            said, of_own = on_answers(model, torch.cat((text, asked))).split(len(text))
+            with torch.no_grad():
+                known = on_answers(teacher, asked)
+            loss = F.cross_entropy(said.flatten(0, 1), text[:, answer(text) :].flatten())
+            loss = loss + distance(of_own, known, asked[:, answer(asked) :])
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()} at step {step}; try a lower learning rate")
+            optimizer.param_groups[0]["lr"] = rate * rate_at((step + 0.5) / setting.steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            model.eval()
+    notes = {"student_tokens": float(sum(student_tokens)), "teacher_tokens": float(sum(teacher_tokens))}
+    return Noted(model.eval(), rate, {}, setting.steps, sum(parameter.numel() for parameter in own), notes=notes)
 
 
 def _windows(inputs: dict[str, Tensor], labels: Tensor) -> Tensor:

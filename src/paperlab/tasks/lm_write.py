@@ -2,7 +2,7 @@
 
 Every arm starts from the small model, or from what the arm before it left of it; as it is shipped there is little that
 40 steps could add. The large one, of the same tokens, is the teacher. Prompts are the first halves of windows of
-held-out documents. With p the teacher and q the student,
+held-out documents, drawn by the seed as the answers are. With p the teacher and q the student,
 
     reverse    KL(q || p) a token, on what the student writes behind the prompts
     forward    KL(p || q) a token, on what the teacher wrote there
@@ -12,7 +12,6 @@ ROUGE-L with the document's own continuation is reported and decides nothing: fo
 prefers whoever writes common words. A line of function words scores .13, the teacher .08, the student .07.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -38,36 +37,43 @@ METRICS = {
     "jeffreys": Metric("lower", "jeffreys"),
     "reverse_kl": Metric("lower", "reverse"),
     "forward_kl": Metric("lower", "forward"),
-    "perplexity": Metric("lower", "perplexity"),
+    "perplexity": Metric("lower", "nll", "exp_mean"),
     "rouge_l": Metric("higher", "rouge"),
 }
 PAIRED_BY = "seeds"
-COST = {"quick": 500, "full": 6000}
-ARM_SECONDS = {"abstracts-mini": 18}
+COST = {"quick": 900, "full": 8000}
+ARM_SECONDS = {"abstracts-mini": 10}
 SEEDS = {"quick": 5, "full": 5, "gpu": 5}
 MODELS = ("abstracts-mini",)
 TEACHER = "abstracts-lm"
 DATA = {"abstracts": "arXiv titles and abstracts, bundled, CC0: both models saw those that arms train on; 482 held out"}
 
 STEPS = {"quick": 40, "full": 400, "gpu": 4000}  # each reads 16 windows of 64 tokens
-RATES = (5e-4, 1e-3, 2e-3)  # tried by every arm; the best lies inside
+RATES = (3e-4, 1e-3, 3e-3)  # tried by every arm
 PROMPTS = {"quick": 128, "full": 512, "gpu": 512}
-CHUNK = 64  # windows that are written at once
+DRAWS = True  # prompts, and the answers to them
+CHUNK = 128  # windows that are written at once
 
 
 @dataclass
 class Setting(lm_recover.Setting):
-    """model: the student, where every arm starts. large: its teacher. wrote: the teacher's windows, once written, and
-    its log-probabilities there (n, answer, vocabulary)."""
+    """model: the student, where every arm starts. large: its teacher. rows: held-out windows, of which the seed draws
+    `test`. wrote: by the prompts, the teacher's windows behind them, once written, and its
+    log-probabilities there (n, answer, vocabulary)."""
 
     large: nn.Module | None = None
-    wrote: list[Tensor] = field(default_factory=list)
+    rows: Tensor = field(default_factory=lambda: torch.empty(0))
+    wrote: dict[bytes, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def teacher(self) -> nn.Module:
         """The large model."""
         assert self.large is not None
         return self.large
+
+    def validate(self, model: nn.Module) -> float:
+        """Minus the Jeffreys divergence on the validation prompts."""
+        return -torch.stack(divergences(model, self, self.validation)[:2]).sum(0).mean().item()
 
 
 def make(seed: int, scale: str, *, model: str | None = None, data: str | None = None) -> Setting:
@@ -81,15 +87,15 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
         raise ModelError(f"{provenance['id']} reads other tokens than its teacher here, {TEACHER}")
     given: dict[str, Any] = {f.name: getattr(base, f.name) for f in fields(base)}
     rows = lm_recover.rows_of(base.tokenizer, lm_recover.split_documents(base.text, "held-out"))
-    count = min(PROMPTS[scale], len(rows))
-    test = rows[torch.arange(count) * (len(rows) // count)]
     given |= {"model": student, "provenance": {**provenance, "teacher": base.provenance}, "large": base.model}
-    return Setting(**{**given, "test": test, "other": None, "steps": STEPS[scale], "rates": RATES})
+    given |= {"rows": rows, "other": None, "steps": STEPS[scale], "rates": RATES}
+    return remake(Setting(**given), seed)
 
 
 def remake(setting: Setting, seed: int) -> Setting:
-    """The setting for another seed; prompts, and what the teacher wrote behind them, are the same."""
-    return replace(setting, seed=seed)
+    """The setting for another seed: other prompts, and other answers to them."""
+    order = torch.randperm(len(setting.rows), generator=torch.Generator().manual_seed(seed))
+    return replace(setting, seed=seed, test=setting.rows[order[: PROMPTS[setting.scale]]], wrote={})
 
 
 def describe(setting: Setting) -> dict[str, Any]:
@@ -99,47 +105,54 @@ def describe(setting: Setting) -> dict[str, Any]:
 
 
 def items(setting: Setting) -> int:
-    """One: the prompts as a whole. A seed is what is sampled here."""
-    return 1
+    """The prompts, other ones for each seed."""
+    return len(setting.test)
 
 
 def totals(arm: Tuned | Compressed, setting: Setting) -> dict[str, float]:
-    """parameters; nonzero ones; bytes; optimizer steps, parameters that they trained, the learning rate chosen."""
+    """parameters; nonzero ones; bytes; optimizer steps, parameters that they trained, the learning rate chosen; what
+    the recipe noted."""
     compressed = arm if isinstance(arm, Compressed) else arm.compressed
     count = sum(parameter.numel() for parameter in arm.model.parameters())
     size = compressed.totals()["bytes"] if compressed is not None else count * UNTOUCHED_BITS / 8
     nonzero = sum(int(parameter.count_nonzero()) for parameter in arm.model.parameters())
     trained = arm if isinstance(arm, Tuned) else Tuned(arm.model, 0.0)
     found = {"parameters": float(count), "bytes": size, "nonzero": float(nonzero), "steps": float(trained.steps)}
-    return {**found, "trained": float(trained.trained)} | ({"rate": trained.rate} if trained.steps else {})
+    found |= {"trained": float(trained.trained), **getattr(arm, "notes", {})}
+    return {**found, "rate": trained.rate} if trained.steps else found
 
 
 def score(arm: Tuned | Compressed, setting: Setting, start: int = 0) -> Iterator[dict[str, float]]:
-    """reverse, forward, jeffreys: nats a token, see above. perplexity: of the documents' own continuations. rouge: of
-    what the student writes, with these."""
-    if start:
-        return
-    model = arm.model.eval()
-    if not setting.wrote:
-        written = answers(setting.teacher, setting.test)
-        setting.wrote += [written, said(setting.teacher, written)]
-    own = answers(model, setting.test)
-    reverse = divergence(said(model, own), said(setting.teacher, own))
-    forward = divergence(setting.wrote[1], said(model, setting.wrote[0]))
-    asked = setting.test[:, answer(setting.test) :, None]
-    nll = -said(model, setting.test).gather(-1, asked).double().mean().item()
-    told = [[words(setting.tokenizer.decode(row.tolist())) for row in ids[:, answer(ids) :]]
-            for ids in (own, setting.test)]  # fmt: skip
-    rouge = sum(rouge_l(*pair) for pair in zip(*told, strict=True)) / len(own)
-    yield {
-        "reverse": reverse, "forward": forward, "jeffreys": reverse + forward,
-        "perplexity": math.exp(min(nll, 700.0)), "rouge": rouge,
-    }  # fmt: skip
+    """Of each prompt: reverse, forward, jeffreys, nats a token, see above; nll, nats a token of the document's own
+    continuation; rouge of what the student writes, with that."""
+    model, test = arm.model.eval(), setting.test
+    reverse, forward, own = divergences(model, setting, test)
+    asked = test[:, answer(test) :, None]
+    nll = -said(model, test).gather(-1, asked)[..., 0].double().mean(-1)
+    for row in range(start, len(test)):
+        told = [words(setting.tokenizer.decode(ids[row, answer(ids) :].tolist())) for ids in (own, test)]
+        yield {
+            "reverse": reverse[row].item(), "forward": forward[row].item(),
+            "jeffreys": (reverse[row] + forward[row]).item(), "nll": nll[row].item(), "rouge": rouge_l(*told),
+        }  # fmt: skip
 
 
-def answers(model: nn.Module, ids: Tensor) -> Tensor:
-    """Windows (n, time + 1) with the answers that a model writes at temperature 1; the same draws for every model."""
-    begin, draw = answer(ids), torch.Generator().manual_seed(0)
+def divergences(model: nn.Module, setting: Setting, prompts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each window (n, time + 1): reverse and forward KL of the model and the setting's teacher, (n,) both, behind
+    its prompt; and the windows with what the model wrote."""
+    model.eval()
+    teacher, key = setting.teacher, prompts.numpy().tobytes()
+    if key not in setting.wrote:
+        written = answers(teacher, prompts, setting.seed)
+        setting.wrote[key] = written, said(teacher, written)
+    written, known = setting.wrote[key]
+    own = answers(model, prompts, setting.seed)
+    return divergence(said(model, own), said(teacher, own)), divergence(known, said(model, written)), own
+
+
+def answers(model: nn.Module, ids: Tensor, seed: int) -> Tensor:
+    """Windows (n, time + 1) with the answers that a model writes at temperature 1; the seed's draws for every model."""
+    begin, draw = answer(ids), torch.Generator().manual_seed(seed)
     parts = [continued(model, part[:, :begin], ids.shape[1] - begin, draw) for part in ids.split(CHUNK)]
     return torch.cat(parts)
 
@@ -150,9 +163,9 @@ def said(model: nn.Module, ids: Tensor) -> Tensor:
     return torch.cat([on_answers(model, part).log_softmax(-1) for part in ids.split(CHUNK)])
 
 
-def divergence(first: Tensor, second: Tensor) -> float:
-    """KL(first || second) of log-probabilities (..., vocabulary), nats, averaged over the rest."""
-    return (first.exp() * (first - second)).sum(-1).double().mean().item()
+def divergence(first: Tensor, second: Tensor) -> Tensor:
+    """KL(first || second) of log-probabilities (n, time, vocabulary) -> (n,), nats a token."""
+    return (first.exp() * (first - second)).sum(-1).double().mean(-1)
 
 
 def words(text: str) -> list[str]:

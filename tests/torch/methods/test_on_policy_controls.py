@@ -21,7 +21,7 @@ def test_every_role_is_there_and_every_arm_can_be_built() -> None:
 
 def test_without_weight_the_teacher_decides_nothing() -> None:
     checks = {check.claim: check for check in find_method("on-policy-controls").card.checks}
-    arm = checks["half-the-tokens-without-a-teacher"].method
+    arm = checks["no-weight-on-the-teacher"].method
     (recipe,) = functions_of(arm).values()
     made = []
     for teacher in (tiny("Llama"), copy.deepcopy(tiny("Llama"))):

@@ -22,6 +22,8 @@ def test_skew_kl_is_its_formula_and_bounded() -> None:
     expected = F.kl_div(mixed.log(), p, reduction="none").sum(-1).mean()
     torch.testing.assert_close(method.skew_kl(student, teacher), expected)
     assert method.skew_kl(student * 100, -student * 100) <= -math.log(0.1) + 1e-9
+    reverse = F.kl_div((0.9 * p + 0.1 * q).log(), q, reduction="none").sum(-1).mean()
+    torch.testing.assert_close(method.skew_kl(teacher, student), reverse)
     torch.testing.assert_close(method.skew_kl(student, student), torch.zeros((), dtype=torch.float64))
 
 
