@@ -36,7 +36,7 @@ METRICS = {
 }
 PAIRED_BY = "seeds"
 DRAWS = True  # all questions, those of the test too, and what the teacher says of them
-COST = {"quick": 800, "full": 4500}
+COST = {"quick": 120, "full": 960}  # of two plain arms; five with a judge and a second writing took 800 CPU seconds
 ARM_SECONDS = {"": 25}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
 MODELS: tuple[str, ...] = ()  # the task trains its own

@@ -42,13 +42,13 @@ CARD = Card(
     "common words where texts may go on in many ways. Half of that measure is a forward KL, which a method that "
     "minimises one may please; both halves are in the record. A pass says nothing of instructions or whole students. "
     "Clipping is our reading, which rewards dropping classes, and the span term has 1 % of the KL's gradient here: "
-    "neither can be credited or blamed. Steps are equal, work is not: revising costs a second writing and a pass of both "
-    "models (`student_tokens` and `teacher_tokens` in the record).",
+    "neither can be credited or blamed. Steps are equal, work is not: revising costs a second writing and a pass of "
+    "both models (`student_tokens` and `teacher_tokens` in the record).",
     checks=(
         Check(
             claim="better-than-skew-kl-on-own-samples",
-            says="All three revisions together repair a cut student further than earlier objectives on own samples: the "
-            "skewed KL of DistiLLM, and the Jensen-Shannon divergence of GKD.",
+            says="All three revisions together repair a cut student further than earlier objectives on own samples: "
+            "the skewed KL of DistiLLM, and the Jensen-Shannon divergence of GKD.",
             baseline=Arm("sampled-distillation", divergence="skew-kl", after=Arm("magnitude", sparsity=0.6)),
             rivals=(Arm("sampled-distillation", divergence="js", after=Arm("magnitude", sparsity=0.6)),),
         ),
