@@ -80,7 +80,8 @@ CARD = Card(
         "the judge learns by an optimizer of its own at one rate that does not fall, 1e-3, four steps an epoch and 60 "
         "before (theirs: 500), so that the falling weight of its loss in the paper's total has no counterpart; before "
         "the student writes, its bad examples are the teacher's others and good ones with a quarter of the tokens "
-        "replaced. `judge_auc` in the record is on questions that nobody trains on",
+        "replaced. `judge_auc` in the record is on questions that nobody trains on; by it, in trial runs of one seed, "
+        "the judge's rate was raised from 5e-4, which gained nothing (.65 both)",
         "sums of three digits and 400 steps were settled by trial runs; of sums of four no arm learned much",
     ),
 )
