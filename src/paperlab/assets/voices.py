@@ -53,7 +53,7 @@ def say(phonemes: str, *, seed: int, speed: float = 1.0, pitch: float = 1.0) -> 
 
 @cache
 def _voice() -> tuple[dict[str, int], Network]:
-    """What number each sign has, and the network: numbers, speed -> h, theta, n, r, phi (bins, frames), f0 (frames,)."""
+    """The number of each sign, and the network: numbers, speed -> h, theta, n, r, phi (bins, frames), f0 (frames,)."""
     with needs("site"):  # OpenVINO comes with it
         import openvino
     import numpy as np
@@ -98,7 +98,7 @@ def synthesise(
 
 
 def pulses(f0: "Tensor") -> "Tensor":
-    """f0 in Hz of each frame (frames,) -> all harmonics up to HIGHEST at amplitude 1 (frames * FRAME,), 0 where unvoiced.
+    """f0 in Hz (frames,) -> all harmonics up to HIGHEST at amplitude 1 (frames * FRAME,), 0 where unvoiced.
 
     The sum of cos(h t) for h = 1 to H is sin((H + 1/2) t) / (2 sin(t / 2)) - 1/2, and H where t is a whole turn.
     """
