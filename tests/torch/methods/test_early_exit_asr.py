@@ -17,7 +17,9 @@ def alignments(log_probs: Tensor, labels: list[int]) -> Tensor:
     extended = [0]
     for label in labels:
         extended += [label, 0]
-    ways = [log_probs[0, symbol] if place < 2 else torch.tensor(-1e30).double() for place, symbol in enumerate(extended)]
+    ways = [
+        log_probs[0, symbol] if place < 2 else torch.tensor(-1e30).double() for place, symbol in enumerate(extended)
+    ]
     for frame in log_probs[1:]:
         before = ways
         ways = []
