@@ -16,6 +16,7 @@ name, a tab, its words (at most 60 different ones in all).
     error_early     mean of error_2 and error_4
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,8 @@ class Conformer(nn.Module):
         self.gates = nn.Linear(width, 2 * width)
         self.convolution = nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2, groups=width)
         self.mixes = nn.Linear(width, width)
-        for last in (self.before[-1], self.joins, self.mixes, self.after[-1]):
+        lasts: Any = (self.before[-1], self.joins, self.mixes, self.after[-1])
+        for last in lasts:
             nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -223,8 +225,8 @@ def log_mel(waves: Tensor) -> Tensor:
 
 def mel_filters() -> Tensor:
     """(FFT / 2 + 1, MELS): triangles whose corners are evenly spaced in mel = 2595 log10(1 + Hz / 700)."""
-    ends = [2595 * torch.tensor(1 + hertz / 700).log10().item() for hertz in (LOWEST, HIGHEST)]
-    corners = 700 * (10 ** (torch.linspace(*ends, MELS + 2) / 2595) - 1)
+    low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (LOWEST, HIGHEST))
+    corners = 700 * (10 ** (torch.linspace(low, high, MELS + 2) / 2595) - 1)
     bins = torch.linspace(0, RATE / 2, FFT // 2 + 1)[:, None]
     rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
     falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
