@@ -36,10 +36,11 @@ CARD = Card(
     equal={"steps": 0.0},
     gap="LibriSpeech, TED-LIUM and VoxPopuli, twelve Conformer layers of 31M parameters in all, subwords and a beam "
     "with a lexicon became strings of two to four digits, said by one synthetic voice in noise, six blocks of 0.2M, "
-    "whole words and the best path; 12 minutes of speech and 600 steps, far from convergence. The "
-    "pretrained models, wav2vec 2.0 and WavLM, saw thousands of hours of other speech; here pretraining is the first "
-    "half of the same steps on the same strings. Decoders with attention are not tested. Blocks are counted, not "
-    "time; a rule's own cost is not.",
+    "whole words and the best path; 12 minutes of speech. At quick scale 600 steps are far from convergence, so that "
+    "a model that starts to learn later looks worse: on seed 100, which no record uses, it had 19 % errors at the "
+    "last exit against 17 then, and 8.1 against 7.9 after 2,400 steps. The pretrained models, wav2vec 2.0 and WavLM, "
+    "saw thousands of hours of other speech; here pretraining is the first half of the same steps on the same "
+    "strings. Decoders with attention are not tested. Blocks are counted, not time; a rule's own cost is not.",
     checks=(
         Check(
             claim="last-exit-better-than-single-exit-model",
