@@ -56,6 +56,16 @@ def gptq_llmcompressor(weight: Tensor, hessian: Tensor, inputs: Tensor | None = 
     return stacked_llmcompressor(weight[None], hessian[None], **grid)[0]  # type: ignore[arg-type]
 
 
+def sparsegpt_llmcompressor(weight: Tensor, hessian: Tensor, *, sparsity: float) -> Tensor:
+    """SparseGPT of llm-compressor: the kept weights, refitted, in float32."""
+    from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import sparsify_weight
+
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight.data = weight.clone()
+    with torch.no_grad():
+        return sparsify_weight(layer, {layer: hessian.clone()}, sparsity, 0, 0, 128, 0.01, False)[1]
+
+
 def gptq_gptqmodel(
     weight: Tensor, hessian: Tensor, inputs: Tensor | None = None, *, bits: int, group: int | None, symmetric: bool
 ) -> Tensor:

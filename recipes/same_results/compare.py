@@ -1,33 +1,40 @@
 """Show that a change of code changed no result: a line of data/same_results.jsonl, which keeps verdicts from ageing.
 
-    python recipes/same_results/compare.py COMMIT
+    python recipes/same_results/compare.py COMMIT [--without TASK]...
 
 Every arm of a published verdict that reaches changed code is built and scored twice on one seed: with COMMIT's code,
 and with the present commit's. Weights and values must have the same bits. Each arm runs on the smallest model of its
 task, with two batches of calibration, four steps of training and two scored items, one thread for each of the two
 processes; what is done is kept in a temporary folder, and a repeated call at the same commit goes on from there. Arms
-whose bits differ are named and left out: their verdicts are outdated.
+whose bits differ are named and left out: their verdicts are outdated. --without: a task whose results are known to
+change in what this does not see, such as which of several learning rates is taken.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
+from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FEW = {"calibration": 2, "steps": 4, "rates": 1, "scales": 1}  # of a setting's fields: so many are enough to compare
 ITEMS = 2  # scored
 SMALL = ("abstracts-lm", "minilm-l6")  # built on these rather than on a task's larger models, with the same code
+
+PLAIN = str | bytes | int | float | complex | Enum | PurePath | range | slice  # whose repr says all
 
 
 def hashes(package: Path) -> dict[str, str]:
@@ -105,29 +112,74 @@ def smaller(setting: Any) -> Any:
 
 
 def bits(value: Any) -> Iterator[bytes]:
-    """The bits of all tensors and numbers in what a driver built or a task scored."""
+    """The bits of all tensors and numbers in what a driver built or a task scored.
+
+    Of functions the name counts and what they hold: partial's arguments, a closure's cells. Raises TypeError for a kind
+    of value that this does not know: passed over, it could differ unseen.
+    """
+    yield from _bits(value, ())
+
+
+def _bits(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
+    """above: ids of what this value is part of, so that what holds itself ends."""
+    import numpy as np
     import torch
 
+    if id(value) in above:
+        yield f"again {len(above) - above.index(id(value))}".encode()
+        return
+    inner = (*above, id(value))
+
+    def named(parts: Iterable[tuple[Any, Any]]) -> Iterator[bytes]:
+        for name, one in parts:
+            yield from _bits(name, inner)
+            yield from _bits(one, inner)
+
+    yield type(value).__qualname__.encode()
     if isinstance(value, torch.Tensor):
         yield repr((value.dtype, tuple(value.shape))).encode()
-        yield (
-            value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
-            if value.dim()
-            else repr(value.item()).encode()
-        )
+        flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().tobytes()
     elif isinstance(value, torch.nn.Module):
-        yield from bits(dict(value.state_dict()))
-    elif is_dataclass(value):
-        yield from bits({field.name: getattr(value, field.name) for field in fields(value)})
-    elif isinstance(value, dict):
-        for name, one in value.items():
-            yield repr(name).encode()
-            yield from bits(one)
+        yield from named(value.state_dict(keep_vars=True).items())
+    elif isinstance(value, torch.Generator):
+        yield from _bits(value.get_state(), inner)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from named((field.name, getattr(value, field.name)) for field in fields(value))
+    elif isinstance(value, Mapping):
+        yield str(len(value)).encode()
+        yield from named(value.items())
     elif isinstance(value, list | tuple):
+        yield str(len(value)).encode()
         for one in value:
-            yield from bits(one)
-    elif isinstance(value, str | int | float | bool | None):
+            yield from _bits(one, inner)
+    elif isinstance(value, np.ndarray | np.generic):
+        yield repr((value.dtype, value.shape)).encode()
+        yield from _bits(value.tolist(), inner) if value.dtype.hasobject else [value.tobytes()]
+    elif isinstance(value, random.Random):
+        yield from _bits(value.getstate(), inner)
+    elif isinstance(value, SimpleNamespace):
+        yield from named(vars(value).items())
+    elif isinstance(value, set | frozenset):
+        yield from sorted(b"".join(_bits(one, inner)) for one in value)
+    elif value is None or isinstance(value, PLAIN | torch.dtype | torch.device):
         yield repr(value).encode()
+    elif isinstance(value, type):
+        yield f"{value.__module__}.{value.__qualname__}".encode()
+    elif isinstance(value, partial):
+        yield from _bits([value.func, value.args, value.keywords], inner)
+    elif isinstance(value, MethodType):
+        yield value.__func__.__qualname__.encode()
+        yield from _bits(value.__self__, inner)
+    elif isinstance(value, BuiltinFunctionType | FunctionType):
+        yield f"{value.__module__}.{value.__qualname__}".encode()
+        if not isinstance(held := getattr(value, "__self__", None), ModuleType):
+            yield from _bits(held, inner)
+        for cell in getattr(value, "__closure__", None) or ():
+            yield from _bits(cell.cell_contents, inner)
+    else:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TypeError(f"a {kind} among the results: say in `bits` what of it must stay the same")
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -155,7 +207,9 @@ def main() -> int:
     """Compare, name what differs, append the line; 1 where an arm differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit")
-    commit = git("rev-parse", parser.parse_args().commit)
+    parser.add_argument("--without", metavar="TASK", action="append", default=[])
+    given = parser.parse_args()
+    commit = git("rev-parse", given.commit)
     if git("status", "--porcelain", "--", "src"):
         print("the code has changes that are in no commit; commit them first", file=sys.stderr)
         return 2
@@ -167,7 +221,7 @@ def main() -> int:
             git("worktree", "add", "--detach", str(tree), at)
     old, new = (hashes(tree / "src" / "paperlab") for tree in trees.values())
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
-    rows = wanted(changed)
+    rows = [row for row in wanted(changed) if row["task"] not in given.without]
     print(f"{len(changed)} files differ; {len(rows)} arms to build twice; results in {folder}")
     if not rows:
         return cleared(trees.values())

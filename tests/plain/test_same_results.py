@@ -52,6 +52,17 @@ def test_changes_follow_one_another() -> None:
     assert carried(MADE, ["gptq(bits=4)"], "lm_compress", [again]) == MADE
 
 
+def test_a_file_that_was_only_compared_along_does_not_stop_the_next_comparison() -> None:
+    again = SameResults(
+        "c" * 40, "d" * 40, {"kit/fold.py": ("2", "7"), "kit/layouts.py": ("6", "6")}, MOVED.arms, "m", "2026-01-02"
+    )  # kit/layouts.py has changed between the two
+    arms = ["gptq(bits=4)"]
+    unused = carried(MADE, arms, "lm_compress", [MOVED, again], reached={"kit/fold.py"})
+    assert unused["kit/fold.py"] == "7"
+    used = carried(MADE, arms, "lm_compress", [MOVED, again], reached={"kit/fold.py", "kit/layouts.py"})
+    assert used["kit/fold.py"] == "2"
+
+
 def test_lines_are_read_back_and_others_are_named_with_their_number() -> None:
     line = json.dumps(asdict(MOVED))
     assert parse(f"{line}\n") == (MOVED,)

@@ -35,7 +35,7 @@ from paperlab.assets.texts import Text
 from paperlab.cli import app
 from paperlab.lab import recovery
 from paperlab.lab.compress import Settings, budget_of, compress, share_of, target_of, work
-from paperlab.lab.compress.levels import LEVELS, Solver, dense, from_tensors, to_tensors
+from paperlab.lab.compress.levels import DROPPED, LEVELS, RANKS, Solver, dense, from_tensors, to_tensors
 from paperlab.lab.compress.search import Costs, Found, allocate, evolve, mutated
 from paperlab.lab.compress.windows import Judge, start_of, windows_of
 from paperlab.lab.errors import RunError
@@ -146,6 +146,17 @@ def test_weights_on_the_grid_are_kept_exactly() -> None:
     assert torch.allclose(dense(codes), weight, atol=1e-3)
 
 
+def test_thin_matrices_give_back_as_much_as_any_of_their_rank_can() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(24, 96), torch.randn(400, 96) @ torch.randn(96, 96)
+    made = Solver.of(x.T @ x).codes(weight, LEVELS)
+    for level, (base, rank) in RANKS.items():
+        values = torch.linalg.svdvals((weight - dense(made[base][0])).double() @ x.double().T)
+        best = float(values[rank:].square().sum() / (x @ weight.T).square().sum())
+        assert made[level][1] == pytest.approx(best, rel=0.02)
+        assert made[level][1] < 0.9 * made[base][1]
+
+
 # ── the search ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -249,6 +260,48 @@ def test_a_recipe_repeats_it(folder: Path, tmp_path: Path) -> None:
     found = compress(folder, tmp_path / "b", again)
     assert found.met
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
+
+
+def idle(tmp_path: Path, which: int) -> Path:
+    """A model of four blocks, one of which adds nothing."""
+    torch.manual_seed(0)
+    folder = make(tmp_path / "model")
+    config = LlamaConfig.from_pretrained(folder)
+    config.num_hidden_layers = 4
+    model = LlamaForCausalLM(config)
+    for layer in (model.model.layers[which].self_attn.o_proj, model.model.layers[which].mlp.down_proj):
+        layer.weight.data.zero_()
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_block_that_adds_nothing_is_dropped(tmp_path: Path) -> None:
+    folder, out = idle(tmp_path, 1), tmp_path / "small"
+    found = compress(folder, out, settings(exports=("hf",), recover=budget_of("4steps"), target=target_of("3.5x")))
+    assert {name for name, level in found.figures["levels"].items() if level == DROPPED} == {
+        name for name in found.figures["levels"] if ".layers.1." in name
+    }
+    assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 3
+    loaded, ids = engine.load(out), list(range(1, 40))
+    assert loaded.about["layers"] == 3
+    mine = loaded.forward([(loaded.session(cache_bits=32), ids)], every=True)
+    plain = AutoModelForCausalLM.from_pretrained(out / "hf", dtype=torch.float32)
+    with torch.no_grad():
+        theirs = plain(input_ids=torch.tensor([ids])).logits[0].numpy()
+    assert np.abs(mine - theirs).max() < 2e-3 * np.abs(theirs).max()
+    assert "left out with its block" in (out / "report.html").read_text(encoding="utf-8")
+    again = settings(target=None, recipe=out / "recipe.json", recover=budget_of("4steps"))
+    compress(folder, tmp_path / "again", again)
+    assert weights_of(out) == weights_of(tmp_path / "again")
+
+
+def test_a_recipe_that_drops_half_a_block_is_refused(tmp_path: Path) -> None:
+    folder, out = idle(tmp_path, 1), tmp_path / "small"
+    levels = dict(compress(folder, out, settings(target=target_of("3.5x"))).figures["levels"])
+    levels["model.layers.1.mlp.down_proj"] = "3"
+    (tmp_path / "recipe.json").write_text(json.dumps({"levels": levels}))
+    with pytest.raises(RunError, match=r"does not fit.*'dropped'"):
+        compress(folder, tmp_path / "b", settings(target=None, recipe=tmp_path / "recipe.json"))
 
 
 def test_a_recipe_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ def test_a_layout_in_which_a_fold_would_change_the_function_is_refused(name: str
         ([], "pass calibration"),
         ("one text", "calibration is a list"),
         ({"input_ids": IDS}, "calibration is a list"),
+        (IDS, "calibration is a list"),
         (["a text"], "no tokenizer in the folder of the model"),
         ([[3, 4, 5]], "calibration\\[0\\] is a list: pass a text"),
         ([{"input_ids": [[3, 4]]}], "calibration\\[0\\]\\['input_ids'\\] is no tensor; .*return_tensors='pt'"),

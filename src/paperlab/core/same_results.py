@@ -6,7 +6,7 @@ one that differed. A line holds for those arms alone, and for files whose code i
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -61,20 +61,28 @@ def same_results() -> tuple[SameResults, ...]:
 
 
 def carried(
-    sources: Mapping[str, str], arms: Iterable[str], task: str, known: Iterable[SameResults] | None = None
+    sources: Mapping[str, str],
+    arms: Iterable[str],
+    task: str,
+    known: Iterable[SameResults] | None = None,
+    reached: Collection[str] | None = None,
 ) -> dict[str, str]:
     """The hashes that the files of some arms have after all changes that changed no result of any of them; files that
     a comparison added are among them, whether or not these arms use them.
 
     sources: name -> hash of the code that made the arms' results. arms: as `name_of` has them. known: the comparisons,
-    first to last; the shipped ones unless given. Files that differ from both sides of a comparison stay as they are.
+    first to last; the shipped ones unless given. reached: the files that the arms use today, if that is known: other
+    ones that an earlier comparison added say nothing, whatever became of them, so that a file which the arms used only
+    between two comparisons can have changed there unseen. Files that differ from both sides of a comparison stay as
+    they are.
     """
     wanted, now = set(arms), dict(sources)
+    counts = lambda name: reached is None or name in sources or name in reached  # noqa: E731
     for one in same_results() if known is None else known:
         if not wanted <= one.arms.get(task, {}).keys():
             continue
         touched = {name: pair for name, pair in one.files.items() if now.get(name) != pair[1]}
-        if any(now.get(name) != before for name, (before, _) in touched.items() if name in now):
+        if any(now[name] != before for name, (before, _) in touched.items() if name in now and counts(name)):
             continue  # made by code that neither commit had
         for name, (_, after) in touched.items():
             if after is None:

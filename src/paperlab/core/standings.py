@@ -157,7 +157,7 @@ def outdated(entry: Row, check: Check) -> tuple[str, ...]:
     if entry.sources:
         try:
             now = _check_sources(check, entry.task)
-            then = carried(entry.sources, [name_of(arm) for arm in check.arms], entry.task)
+            then = carried(entry.sources, [name_of(arm) for arm in check.arms], entry.task, reached=now)
             # A file that a comparison added may be one that these arms do not use.
             then = {name: sha for name, sha in then.items() if name in entry.sources or name in now}
             found += [f"{name} changed" for name in changed(then, now)]

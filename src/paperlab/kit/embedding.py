@@ -97,6 +97,9 @@ class Setting(Protocol):
     def network(self) -> nn.Module:
         """The path beside the encoder, freshly drawn from torch's global generator."""
 
+    def validate(self, arm: "Embedder") -> float:
+        """How good an arm is on validation data; higher is better."""
+
 
 @dataclass
 class Embedder:

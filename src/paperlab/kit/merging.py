@@ -47,7 +47,7 @@ def deltas(base: State, models: Sequence[State], name: str) -> Iterator[Tensor]:
         found = model[name]
         if found.shape != start.shape:
             raise ValueError(f"{name} is {tuple(found.shape)} in model {number}, {tuple(start.shape)} in the base")
-        tensor = found.to(torch.float32, copy=True)
+        tensor = found.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         yield tensor.sub_(start)
 
 
@@ -69,12 +69,29 @@ def agreed(changes: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
     totals: list[Tensor] = []  # of positive changes, of negative ones, and of the weights of either
     for change, weight in zip(changes, weights, strict=True):
         change.mul_(weight)
-        parts = [change.clamp(min=0), change.clamp(max=0), (change > 0) * weight, (change < 0) * weight]
-        totals = [total.add_(part) for total, part in zip(totals, parts, strict=True)] if totals else parts
-    up, down, of_up, of_down = totals
-    positive = up + down >= 0
-    divisor = torch.where(positive, of_up, of_down)
-    return torch.where(positive, up, down).div_(divisor.masked_fill_(divisor == 0, 1.0))
+        first = not totals
+        totals = totals or [torch.empty_like(change) for _ in range(4)]
+        for part, up, down, of_up, of_down in _pieces(change, *totals):
+            if first:
+                torch.clamp(part, min=0, out=up)
+                torch.clamp(part, max=0, out=down)
+                torch.mul(part > 0, weight, out=of_up)
+                torch.mul(part < 0, weight, out=of_down)
+            else:
+                up.add_(part.clamp(min=0))
+                down.add_(part.clamp(max=0))
+                of_up.add_((part > 0) * weight)
+                of_down.add_((part < 0) * weight)
+    for up, down, of_up, of_down in _pieces(*totals):
+        positive = up + down >= 0
+        divisor = torch.where(positive, of_up, of_down)
+        up.copy_(torch.where(positive, up, down).div_(divisor.masked_fill_(divisor == 0, 1.0)))
+    return totals[0]
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of alike tensors, a megabyte each: what is computed between two of them stays in the cache."""
+    return zip(*(tensor.view(-1).split(1 << 18) for tensor in tensors), strict=True)
 
 
 def weights_of(text: str, models: int) -> list[float]:

@@ -75,16 +75,19 @@ def gather(
     if unknown:
         raise ValueError(f"no statistic {sorted(unknown)}; known: {', '.join(STATISTICS)}")
     shared: dict[str, _Inputs] = {}
-    seen: dict[str, tuple[int, int]] = {}  # layer -> (address, version) of the input it met in this call
+    # What each layer met first in this call, with its version then. The tensor is held, so that no other one can take
+    # its address while the call lasts; once the call is over, an address says nothing.
+    met: dict[str, tuple[Tensor, int]] = {}
     done: set[int] = set()
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0]
-            if name not in shared:  # the first call decides who shares with whom
-                twin = next((n for n, met in seen.items() if met == (x.data_ptr(), x._version)), None)
-                seen[name] = (x.data_ptr(), x._version)
-                alive.append(x)  # an address is not reused while its tensor lives
+            if not x.numel():
+                return  # an expert that no token of this call was sent to
+            if name not in shared:  # the first call that reaches a layer decides with whom it shares
+                twin = next((n for n, (other, version) in met.items() if _same(x, other, version)), None)
+                met[name] = (x, x._version)
                 shared[name] = shared[twin] if twin else _Inputs(needs)
             if id(shared[name]) not in done:
                 done.add(id(shared[name]))
@@ -92,14 +95,13 @@ def gather(
 
         return add
 
-    alive: list[Tensor] = []
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     try:
         with torch.no_grad():
             for call in calls:
                 done.clear()
+                met.clear()
                 call.through(block)
-                alive.clear()
     finally:
         for handle in handles:
             handle.remove()
@@ -114,3 +116,12 @@ def gather(
         return get
 
     return {name: shared[name].get if name in shared else missing(name) for name in layers}
+
+
+def _same(x: Tensor, other: Tensor, version: int) -> bool:
+    """Whether x is what `other` was when it had that version: the same memory, seen the same way, not written since."""
+    return (
+        x.data_ptr() == other.data_ptr()
+        and x._version == version
+        and (x.shape, x.stride()) == (other.shape, other.stride())
+    )

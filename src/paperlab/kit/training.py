@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
@@ -99,6 +100,34 @@ def fit(
             done += 1
     network.eval()
     return done
+
+
+def fit_split(network: nn.Module, split: Split, epochs: int, batch: int, *, rate: float, seed: int) -> int:
+    """`fit` of a classifier on examples alone, with the parts that stand where a method brings none."""
+    plan: Any = SimpleNamespace(train=split, epochs=epochs, batch=batch)
+    return fit(network, plan, PARTS, rate=rate, seed=seed)
+
+
+def held_out(labels: Tensor, seed: int, test: int, validation: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows to test on, to validate on, and the rest, from the classes of all examples (n,).
+
+    test, validation: rows of each class. The test rows are the same for all seeds; the seed draws the validation rows
+    and the order of the rest.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    tested, order = _first(order, labels, test)
+    order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))]
+    validated, order = _first(order, labels, validation)
+    return tested, validated, order
+
+
+def _first(order: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The first `count` rows of each class in `order`, and the rest."""
+    rank = torch.zeros(len(order), dtype=torch.int64)
+    for label in labels.unique():
+        mine = labels[order] == label
+        rank[mine] = torch.arange(int(mine.sum()))
+    return order[rank < count], order[rank >= count]
 
 
 @torch.no_grad()

@@ -60,11 +60,9 @@ def on_own_model(
         progress: Progress = silent,
     ) -> nn.Module:
         _refuse(model)
-        if needs and not calibration:
+        if needs and (calibration is None or len(calibration) == 0):  # a tensor has no truth value
             raise RunError(f"{method.slug} looks at data ({', '.join(needs)}): pass calibration=[texts]")
-        batches = _batches(model, calibration or [], tokenizer)
-        if any(isinstance(getattr(module, "gate_up_proj", None), nn.Parameter) for module in model.modules()):
-            batches = _at_once(batches)
+        batches = _batches(model, [] if calibration is None else calibration, tokenizer)
         start, here = getattr(model, "compressed", None), model
         if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in model.parameters()):
             here = copy.deepcopy(model).to("cpu", torch.float32)
@@ -110,20 +108,6 @@ def _refuse(model: nn.Module) -> None:
         raise RunError(
             f"{packed[0]} holds codes, not weights: the model is quantized already; load it in full precision"
         )
-
-
-def _at_once(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """All batches as one, cut to the shortest: each expert of a mixture is then reached in the first call, where it is
-    decided which layers share their statistics. Raises RunError for batches that cannot be joined."""
-    if len(batches) < 2:
-        return batches
-    shortest = min(tensor.shape[1] for batch in batches for tensor in batch.values() if tensor.dim() > 1)
-    try:
-        return [{name: torch.cat([batch[name][:, :shortest] for batch in batches]) for name in batches[0]}]
-    except (KeyError, RuntimeError, IndexError):
-        raise RunError(
-            "a mixture of experts is calibrated on batches with the same inputs, all of them tokens"
-        ) from None
 
 
 def _batches(model: nn.Module, calibration: Sequence[Any], tokenizer: Any) -> list[Batch]:

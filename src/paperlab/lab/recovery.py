@@ -79,9 +79,11 @@ class Recovered:
 
 
 class Stored(nn.Module):
-    """A linear layer whose weights are codes; what is trained are relative changes of its scales and minima.
+    """A linear layer whose weights are codes; what is trained are relative changes of its scales and minima, and of
+    its thin matrices where it has them.
 
-    W = s (1 + a) (codes - 2^(b-1)), or s (1 + a) codes + m + |s| c with minima; a, c (out, groups) start at 0.
+    W = s (1 + a) (codes - 2^(b-1)), or s (1 + a) codes + m + |s| c with minima; a, c (out, groups) start at 0;
+    + (L + l dL) (R + r dR) with thin matrices, whose root mean squares are l and r.
     """
 
     def __init__(self, codes: Codes, bias: Tensor | None) -> None:
@@ -99,6 +101,8 @@ class Stored(nn.Module):
         self.mins = None if codes.mins is None else torch.from_numpy(codes.mins.astype(np.float32))
         self.change = nn.Parameter(torch.zeros_like(self.scales))
         self.shift = None if self.mins is None else nn.Parameter(torch.zeros_like(self.scales))
+        self.thin = None if codes.low_rank is None else tuple(torch.from_numpy(part).float() for part in codes.low_rank)
+        self.turns = nn.ParameterList([torch.zeros_like(part) for part in self.thin or ()])
         self.bias = bias
         self.raw = codes.codes
 
@@ -113,17 +117,25 @@ class Stored(nn.Module):
         scales, mins = self.grids()
         spread = lambda part: part.repeat_interleave(self.group, 1)[:, : self.columns]  # noqa: E731
         weight = self.codes * spread(scales)
-        return weight if mins is None else weight + spread(mins)
+        weight = weight if mins is None else weight + spread(mins)
+        return weight if self.thin is None else torch.addmm(weight, *self.factors())
+
+    def factors(self) -> list[Tensor]:
+        """The thin matrices as they are now, (out, rank) and (rank, in); none where there are none."""
+        pairs = zip(self.thin or (), self.turns, strict=True)
+        return [part + part.square().mean().sqrt() * turn for part, turn in pairs]
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
         return F.linear(x, self.weight, self.bias)
 
     def stored(self) -> Codes:
-        """The codes with the scales and minima as they are now, in float16."""
+        """The codes with scales, minima and thin matrices as they are now, in float16."""
         scales, mins = (None if part is None else part.detach().numpy().astype(np.float16) for part in self.grids())
         assert scales is not None
-        return Codes(self.bits, self.raw, scales, mins, mask=self.mask_np, group=self.plain)
+        thin = [part.detach().half().float().numpy() for part in self.factors()]
+        low_rank = (thin[0], thin[1]) if thin else None
+        return Codes(self.bits, self.raw, scales, mins, mask=self.mask_np, low_rank=low_rank, group=self.plain)
 
 
 def put_in(model: nn.Module, codes: Mapping[str, Codes]) -> dict[str, Stored]:

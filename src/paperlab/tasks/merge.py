@@ -6,10 +6,8 @@ digits an image shows.
 """
 
 import copy
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlab.assets.cache import cached_tensors
+from paperlab.assets.digits import small_digits
 from paperlab.core.task import Metric
 from paperlab.kit.merging import Merged
-from paperlab.kit.training import PARTS, Split, accuracy, fit
+from paperlab.kit.training import Split, accuracy, fit_split, held_out
 
 VERSION = 1
 SCORES = ("Merged",)
@@ -98,21 +97,21 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     """
     if model is not None or data is not None:
         raise ValueError("this task trains its own small models on digits; it takes neither --model nor --data")
-    images, labels, digest = _digits()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    test, order = _first(order, labels, TEST)
-    order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))]
-    validation, order = _first(order, labels, VALIDATION)
-    few, own = order[:FEW], order[FEW:]
+    images, labels, digest = small_digits()
+    images = images.flatten(1)
+    images = images + NOISE * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    test, validation, rest = held_out(labels, seed, TEST, VALIDATION)
+    few, own = rest[:FEW], rest[FEW:]
 
     def train() -> dict[str, Tensor]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             base = network()
-            _fit(base, Split((images[few],), labels[few]), EPOCHS["base"], seed)
+            fit_split(base, Split((images[few],), labels[few]), EPOCHS["base"], BATCH, rate=RATE, seed=seed)
             siblings = [copy.deepcopy(base) for _ in PAIRS]
             for number, (pair, split) in enumerate(zip(PAIRS, _by_pair(images, labels, own), strict=True)):
-                _fit(Pair(siblings[number], pair), split, EPOCHS["sibling"], 100 * seed + number)
+                one = Pair(siblings[number], pair)
+                fit_split(one, split, EPOCHS["sibling"], BATCH, rate=RATE, seed=100 * seed + number)
         states = {"base": base.state_dict(), **{str(n): s.state_dict() for n, s in enumerate(siblings)}}
         return {f"{which}/{name}": tensor for which, state in states.items() for name, tensor in state.items()}
 
@@ -131,26 +130,6 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     )
 
 
-def _digits() -> tuple[Tensor, Tensor, str]:
-    """Noisy images (n, 64), labels (n,), and the hash of what scikit-learn carries."""
-    from sklearn.datasets import load_digits
-
-    table = load_digits()
-    digest = hashlib.sha256(table.data.tobytes() + table.target.astype("int64").tobytes()).hexdigest()
-    images = torch.tensor(table.data / 16, dtype=torch.float32)
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    return images + NOISE * noise, torch.tensor(table.target), digest
-
-
-def _first(order: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` rows of each digit in `order`, and the rest."""
-    rank = torch.zeros(len(order), dtype=torch.int64)
-    for digit in range(10):
-        mine = labels[order] == digit
-        rank[mine] = torch.arange(int(mine.sum()))
-    return order[rank < count], order[rank >= count]
-
-
 def _by_pair(images: Tensor, labels: Tensor, rows: Tensor) -> list[Split]:
     """For each pair its images among `rows`, labelled 0 and 1."""
     found = []
@@ -158,11 +137,6 @@ def _by_pair(images: Tensor, labels: Tensor, rows: Tensor) -> list[Split]:
         mine = rows[(labels[rows] == first) | (labels[rows] == second)]
         found.append(Split((images[mine],), (labels[mine] == second).long()))
     return found
-
-
-def _fit(model: nn.Module, split: Split, epochs: int, seed: int) -> None:
-    plan: Any = SimpleNamespace(train=split, epochs=epochs, batch=BATCH)
-    fit(model, plan, PARTS, rate=RATE, seed=seed)
 
 
 def describe(setting: Setting) -> dict[str, Any]:

@@ -13,10 +13,8 @@ A network is asked which of its own five digits an image shows. An item is a tes
 """
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlab.assets.cache import cached_tensors
+from paperlab.assets.digits import small_digits
 from paperlab.core.task import Metric
 from paperlab.kit.merging import Merged
-from paperlab.kit.training import PARTS, Split, fit
+from paperlab.kit.training import Split, fit_split, held_out
 
 VERSION = 1
 SCORES = ("Merged",)
@@ -118,25 +117,24 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     data = data or "other"
     if model is not None or data not in DATASETS:
         raise ValueError(f"this task trains its own small networks on digits: no --model, --data {', '.join(DATASETS)}")
-    images, labels, digest = _digits()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    test, order = _first(order, labels, TEST)
-    order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))]
-    validation, order = _first(order, labels, VALIDATION)
-    few, own = order[:FEW], order[FEW:]
+    images, labels, digest = small_digits()
+    images = images[:, None]
+    test, validation, rest = held_out(labels, seed, TEST, VALIDATION)
+    few, own = rest[:FEW], rest[FEW:]
 
     def train() -> dict[str, Tensor]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             base = network()
-            _fit(base, Split((images[few],), labels[few]), EPOCHS["base"], seed)
+            fit_split(base, Split((images[few],), labels[few]), EPOCHS["base"], BATCH, rate=RATE, seed=seed)
             made = {"base": base}
             for number, (name, digits, corruption) in enumerate(_siblings()):
                 mine = _of(own, labels, digits)
                 draw = torch.Generator().manual_seed(1000 * seed + number)
                 seen = corruption(images[mine], draw) if corruption else images[mine]
                 made[name] = copy.deepcopy(base)
-                _fit(made[name], Split((seen,), labels[mine]), EPOCHS["sibling"], 100 * seed + number)
+                part, own_seed = Split((seen,), labels[mine]), 100 * seed + number
+                fit_split(made[name], part, EPOCHS["sibling"], BATCH, rate=RATE, seed=own_seed)
         return {f"{name}/{key}": value for name, one in made.items() for key, value in one.state_dict().items()}
 
     key = {"data": digest, "seed": seed, "threads": torch.get_num_threads()}
@@ -171,32 +169,9 @@ def _siblings() -> list[tuple[str, tuple[int, ...], Callable[[Tensor, torch.Gene
     return [("first", FIRST, None), ("second", SECOND, None), *((n, FIRST, c) for n, c in CORRUPTIONS.items())]
 
 
-def _digits() -> tuple[Tensor, Tensor, str]:
-    """Images (n, 1, 8, 8) from 0 to 1, labels (n,), and the hash of what scikit-learn carries."""
-    from sklearn.datasets import load_digits
-
-    table = load_digits()
-    digest = hashlib.sha256(table.data.tobytes() + table.target.astype("int64").tobytes()).hexdigest()
-    return torch.tensor(table.images / 16, dtype=torch.float32)[:, None], torch.tensor(table.target), digest
-
-
-def _first(order: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` rows of each digit in `order`, and the rest."""
-    rank = torch.zeros(len(order), dtype=torch.int64)
-    for digit in range(10):
-        mine = labels[order] == digit
-        rank[mine] = torch.arange(int(mine.sum()))
-    return order[rank < count], order[rank >= count]
-
-
 def _of(rows: Tensor, labels: Tensor, digits: tuple[int, ...]) -> Tensor:
     """Those rows that show one of the digits."""
     return rows[torch.isin(labels[rows], torch.tensor(digits))]
-
-
-def _fit(model: nn.Module, split: Split, epochs: int, seed: int) -> None:
-    plan: Any = SimpleNamespace(train=split, epochs=epochs, batch=BATCH)
-    fit(model, plan, PARTS, rate=RATE, seed=seed)
 
 
 def describe(setting: Setting) -> dict[str, Any]:

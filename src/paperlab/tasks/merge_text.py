@@ -62,6 +62,7 @@ DATA = {
 
 TASKS = ("movie-reviews", "questions", "messages")
 SHIFTED = "product-reviews"
+CARRIED = {"messages": "sms", "product-reviews": "amazon-reviews"}  # the package's names, where records have another
 TUNED = 2  # upper blocks
 LENGTH = 32  # tokens of a text that are read
 TEST, VALIDATION = 300, 150  # texts of each task
@@ -197,7 +198,7 @@ class _Maker:
     def texts(self, name: str) -> tuple[Texts, int]:
         """The first texts of a data set, in an order that is always the same, as the frozen blocks leave them; and how
         many classes there are."""
-        known = labelled(name)
+        known = labelled(CARRIED.get(name, name))
         kinds = [label.split(":")[0] for label in known.labels]
         names = sorted(set(kinds))
         count = TEST + (0 if name == SHIFTED else VALIDATION + TRAIN[self.scale])

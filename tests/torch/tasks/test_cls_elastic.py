@@ -4,48 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from text_settings import make_small
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 
-from paperlab.assets.labelled import Labelled
 from paperlab.kit.elastic import Front, Member, Space, active, sizes_of
 from paperlab.kit.tuning import Tuned, cross_entropy, fit
 from paperlab.tasks import cls, cls_elastic
 
-WORDS = ("good", "bad", "film", "plot", "was", "the", "a", "very", "slow", "fine")
-
-
-def encoder() -> BertModel:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=6, num_attention_heads=2,
-        max_position_embeddings=40,
-    )  # fmt: skip
-    return BertModel(config, add_pooling_layer=False).eval()
-
-
-def tokenizer(texts: list[str], truncation: bool, max_length: int) -> dict[str, list[list[int]]]:
-    return {"input_ids": [[1, *(3 + WORDS.index(word) for word in text.split())][:max_length] for text in texts]}
-
-
-def texts(name: str) -> Labelled:
-    """Good where there are more of "good" than of "bad"."""
-    draw = torch.Generator().manual_seed(sum(map(ord, name)))
-    found: dict[str, str] = {}
-    while len(found) < 800:
-        words = [WORDS[i] for i in torch.randint(0, len(WORDS), (7,), generator=draw).tolist()]
-        if (more := words.count("good") - words.count("bad")) != 0:
-            found[" ".join(words)] = "good" if more > 0 else "bad"
-    return Labelled(name, tuple(found), tuple(found.values()), name)
-
 
 @pytest.fixture
 def setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> cls_elastic.Setting:
-    monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
-    about = {"id": "small", "sha256": "0", "pooling": "mean"}
-    monkeypatch.setattr(cls, "load_encoder", lambda name: (encoder(), tokenizer, about))
-    monkeypatch.setattr(cls, "labelled", texts)
-    monkeypatch.setattr(cls, "VALIDATION", 100)
+    make_small(monkeypatch, tmp_path)
     monkeypatch.setattr(cls_elastic, "VALIDATION", 60)
     return cls_elastic.make(0, "quick", data="movie-reviews")
 

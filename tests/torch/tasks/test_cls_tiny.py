@@ -4,49 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from text_settings import encoder, make_small
 from torch import Tensor
-from transformers import BertConfig, BertModel
 
-from paperlab.assets.labelled import Labelled
 from paperlab.kit.classifier import Teacher
 from paperlab.lab.drivers.finetune import build
 from paperlab.methods.distillation.compressor_code_3mb import recipe
 from paperlab.tasks import cls, cls_tiny
 
-WORDS = ("good", "bad", "film", "plot", "was", "the", "a", "very", "slow", "fine")
-
-
-def encoder() -> BertModel:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=1100, hidden_size=32, intermediate_size=96, num_hidden_layers=6, num_attention_heads=2,
-        max_position_embeddings=40,
-    )  # fmt: skip
-    return BertModel(config, add_pooling_layer=False).eval()
-
-
-def tokenizer(texts: list[str], truncation: bool, max_length: int) -> dict[str, list[list[int]]]:
-    return {"input_ids": [[1, *(3 + WORDS.index(word) for word in text.split())][:max_length] for text in texts]}
-
-
-def texts(name: str) -> Labelled:
-    """Good where there are more of "good" than of "bad"."""
-    draw = torch.Generator().manual_seed(sum(map(ord, name)))
-    found: dict[str, str] = {}
-    while len(found) < 800:
-        words = [WORDS[i] for i in torch.randint(0, len(WORDS), (7,), generator=draw).tolist()]
-        if (more := words.count("good") - words.count("bad")) != 0:
-            found[" ".join(words)] = "good" if more > 0 else "bad"
-    return Labelled(name, tuple(found), tuple(found.values()), name)
+SIZES = {"vocab_size": 1100, "intermediate_size": 96}
 
 
 @pytest.fixture
 def setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> cls_tiny.Setting:
-    monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
-    about = {"id": "small", "sha256": "0", "pooling": "mean"}
-    monkeypatch.setattr(cls, "load_encoder", lambda name: (encoder(), tokenizer, about))
-    monkeypatch.setattr(cls, "labelled", texts)
-    monkeypatch.setattr(cls, "VALIDATION", 100)
+    make_small(monkeypatch, tmp_path, **SIZES)
     monkeypatch.setattr(cls_tiny, "TEACHER_RATE", 3e-3)
     monkeypatch.setattr(cls_tiny, "LIMIT", 290_000)
     monkeypatch.setitem(cls_tiny.TEACHER_STEPS, "quick", 60)
@@ -80,7 +51,7 @@ def test_the_teacher_was_tuned_on_the_labelled_half_and_says_what_it_said(settin
     with torch.no_grad():
         computed = teacher.model(inputs["input_ids"], inputs["attention_mask"]).logits
     torch.testing.assert_close(teacher(**inputs).logits, computed, atol=1e-4, rtol=1e-4)
-    untouched = encoder().state_dict()
+    untouched = encoder(**SIZES).state_dict()
     assert all(torch.equal(value, untouched[name]) for name, value in setting.corpus.encoder.state_dict().items())
     again = cls_tiny.remake(setting, 0)
     assert isinstance(again.teacher, Teacher)

@@ -94,12 +94,37 @@ def test_ranks_by_hand() -> None:
     assert ranks(torch.ones(3, 2), torch.ones(3, 2)).tolist() == [3, 3, 3]  # level: the right one stands last
 
 
-def test_the_rate_is_the_one_with_the_lowest_loss_of_its_own(setting: embed.Setting) -> None:
+def test_the_rate_is_the_one_that_finds_most_whatever_the_loss_says(setting: embed.Setting) -> None:
     one = replace(embed.remake(setting, 0), rates=(1e-6, 3e-3), steps=20)
-    found = tune({"loss": lambda queries, documents: in_batch(queries, documents)}, {}, setting=one)
+    losses: list[float] = []
+
+    def right(queries: Tensor, documents: Tensor) -> Tensor:
+        return in_batch(queries, documents)
+
+    def wrong(queries: Tensor, documents: Tensor) -> Tensor:
+        value = -in_batch(queries, documents)
+        losses.append(value.item())
+        return value
+
+    found = tune({"loss": right}, {}, setting=one)
     assert found["rate"] == 3e-3
     assert found["validation"]["0.003"] > found["validation"]["1e-06"]
+    assert found == tune({"loss": right}, {}, setting=replace(one, test=one.train))  # no test item decides
+    assert found != tune({"loss": right}, {}, setting=replace(one, validation=one.test))
+    found = tune({"loss": wrong}, {}, setting=one)
+    assert losses[39] < losses[19] - 0.1  # the high rate has the lower loss
+    assert found["rate"] == 1e-6
     assert tune({}, {}, setting=one) == {"rate": 0.0, "validation": {}}
+
+
+def test_what_the_rate_is_chosen_by_is_the_mean_over_layers_and_sizes(setting: embed.Setting) -> None:
+    one = embed.remake(setting, 0)
+    arm = build({}, {}, setting=one)
+    (row,) = embed.score(arm, replace(one, test=one.validation))
+    names = ["mrr", *(f"mrr_{size}" for size in (8, 16, 32, 64, 128, 256)), *(f"mrr_layer_{n}" for n in range(1, 6))]
+    names += ["mrr_layer_1_16", "mrr_layer_2_32", "mrr_layer_3_64", "mrr_layer_4_128", "mrr_layer_5_256"]
+    assert one.validate(arm) == pytest.approx(sum(row[name] for name in names) / 17)
+    assert one.validate(arm) != pytest.approx(sum(next(embed.score(arm, one))[name] for name in names) / 17)
 
 
 def test_functions_are_masked_and_split_by_module() -> None:
@@ -170,8 +195,7 @@ def test_a_record_names_model_and_data(monkeypatch: pytest.MonkeyPatch, tmp_path
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join(json.dumps({"query": f"{n} ask", "document": f"{n} say"}) for n in range(80)))
     monkeypatch.setenv("PAPERLAB_HOME", str(tmp_path))
-    for module in (embed, embed_classify):
-        monkeypatch.setattr(module, "load_encoder", lambda name: (encoder, tokenizer, about))
+    monkeypatch.setattr(embed, "load_encoder", lambda name: (encoder, tokenizer, about))
     own = SimpleNamespace(id="own", texts=("a",) * 50, labels=("x", "y") * 25, sha256="z")
     monkeypatch.setattr(embed_classify, "labelled", lambda name: own)
     for module, data, size in ((embed, str(file), 80), (embed_classify, None, 50)):
@@ -221,6 +245,17 @@ def test_classification_sees_training_and_wrong_labels(labelled: embed_classify.
     bad = figures(replace(labelled, train=spoilt), loss=loss)
     assert good["accuracy"] > bad["accuracy"] + 0.2
     assert good["accuracy_8"] > figures(labelled)["accuracy_8"]
+
+
+def test_the_rate_of_a_classifier_is_chosen_by_accuracy_on_validation_texts(labelled: embed_classify.Setting) -> None:
+    functions = {"loss": lambda queries, documents: in_batch(queries, documents)}
+    one = replace(labelled, rates=(1e-6, 3e-3))
+    found = tune(functions, {}, setting=one)
+    arm = build(functions, {}, setting=one, tuned={"rate": 3e-3, "validation": {}})
+    (row,) = embed_classify.score(arm, replace(one, test=one.validation))
+    assert found["validation"]["0.003"] == row["accuracy_sizes"]
+    assert found["rate"] == 3e-3
+    assert found == tune(functions, {}, setting=replace(one, test=one.train))
 
 
 def test_a_probe_is_logistic_regression() -> None:

@@ -50,7 +50,7 @@ def test_siblings_are_trained_once(home: Path, setting: task.Setting, monkeypatc
         raise AssertionError("trained again")
 
     assert len(list((home / "cache" / "prepared" / "merge").glob("*/*.safetensors"))) >= 1
-    monkeypatch.setattr(task, "_fit", never)
+    monkeypatch.setattr(task, "fit_split", never)
     again = task.make(0, "quick")
     for one, two in zip((setting.base, *setting.models), (again.base, *again.models), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))

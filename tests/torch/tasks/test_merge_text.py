@@ -21,7 +21,7 @@ from paperlab.lab.drivers._common import silent
 from paperlab.tasks import merge_text as task
 
 KINDS = {
-    "movie-reviews": ("bad", "good"), "product-reviews": ("bad", "good"), "messages": ("ham", "spam"),
+    "movie-reviews": ("bad", "good"), "amazon-reviews": ("bad", "good"), "sms": ("ham", "spam"),
     "questions": ("HUM:ind", "LOC:city", "NUM:date"),
 }  # fmt: skip
 WORDS = [f"w{i}" for i in range(60)]

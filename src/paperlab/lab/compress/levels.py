@@ -3,11 +3,12 @@
 A grid (a scale for each group of columns, 4 bits also a minimum) is fitted to the weights by the engine; GPTQ's solver
 (`kit.gptq`, arXiv 2210.17323) then chooses the codes on it, column by column. Sparse levels leave out half of each
 row, the weights with the least w^2 / (U_jj)^2 as in SparseGPT (arXiv 2301.00774), and the same solver answers for
-them. Where plain rounding changes the outputs less, it is taken instead.
+them. Where plain rounding changes the outputs less, it is taken instead. Levels with a rank add two thin matrices
+that give back as much of the outputs' change as any of that rank can (as EoRA does, arXiv 2410.21271).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,14 +17,17 @@ from torch import Tensor
 from paperlab.engine import Codes, Layout
 from paperlab.engine import quantize as nearest
 from paperlab.engine.packing.pack import pack_codes
+from paperlab.kit.factoring import project
 from paperlab.kit.gptq import factor, solve
 
-VERSION = 1  # of what is stored; another one makes stored levels useless
+VERSION = 2  # of what is stored; another one makes stored levels useless
 
 MEASURED = "3"  # the level at which each matrix's sensitivity is measured
 LEVELS: Mapping[str, Layout] = {
     "2": Layout(2, 32, True),
+    "2-rank": Layout(2, 32, True),
     "3": Layout(3, 32, True),
+    "3-rank": Layout(3, 32, True),
     "4-sparse": Layout(4, 64, True, keep=0.5),
     "4": Layout(4, 64, True),
     "4-min": Layout(4, 32, False),
@@ -31,16 +35,24 @@ LEVELS: Mapping[str, Layout] = {
 }
 """Of the linear layers inside the blocks, by the name that recipes use."""
 
+RANKS: Mapping[str, tuple[str, int]] = {"2-rank": ("2", 4), "3-rank": ("3", 4)}
+"""Levels that are another one with two thin matrices added: that one, and their rank."""
+
+DROPPED = "dropped"  # of all matrices of a block that is left out of the model
+
 TABLES: Mapping[str, Layout] = {name: LEVELS[name] for name in ("4", "4-min", "8")}
 """Of embeddings and output head, which are rounded to the nearest code: rows are looked up one by one."""
 
 SAYS = {
     "2": "2 bits, groups of 32",
+    "2-rank": "2 bits, groups of 32, and rank 4",
     "3": "3 bits, groups of 32",
+    "3-rank": "3 bits, groups of 32, and rank 4",
     "4-sparse": "4 bits, half of each row left out",
     "4": "4 bits, groups of 64",
     "4-min": "4 bits, groups of 32 with minima",
     "8": "8 bits, groups of 64",
+    DROPPED: "left out with its block",
 }
 
 
@@ -70,15 +82,27 @@ class Solver:
 
         All levels are solved at once, as rows of one tall matrix: rows do not depend on each other.
         """
+        plain = {RANKS.get(level, (level,))[0]: layout for level, layout in layouts.items()}
         starts = []
-        for layout in layouts.values():
+        for layout in plain.values():
             mask = self._mask(weight, layout.keep) if layout.sparse else None
             starts.append(nearest(weight.numpy(), layout, None if mask is None else mask.numpy()))
         found = {}
-        for level, start, solved in zip(layouts, starts, _solved(weight, self, starts), strict=True):
+        for level, start, solved in zip(plain, starts, _solved(weight, self, starts), strict=True):
             errors = [self.error(weight, one) for one in (start, solved)]
             found[level] = (start, errors[0]) if errors[0] <= errors[1] else (solved, errors[1])
-        return found
+        for level in RANKS.keys() & layouts.keys():
+            base, rank = RANKS[level]
+            found[level] = self._with_rank(weight, found[base][0], rank)
+        return {level: found[level] for level in layouts}
+
+    def _with_rank(self, weight: Tensor, codes: Codes, rank: int) -> tuple[Codes, float]:
+        """Codes with the thin matrices that leave the least change of the outputs: E H E^T has the left singular
+        vectors of E S for every S S^T = H."""
+        change = weight - dense(codes)
+        thin = project(change, change @ self.hessian @ change.T, min(rank, *weight.shape))
+        made = replace(codes, low_rank=(thin.left.float().numpy(), thin.right.float().numpy()))
+        return made, self.error(weight, made)
 
     def _mask(self, weight: Tensor, keep: float) -> Tensor:
         worth = (weight / self.upper.diagonal()).square()
@@ -137,6 +161,8 @@ def dense(codes: Codes) -> Tensor:
         weight += spread(codes.mins)
     if codes.mask is not None:
         weight *= codes.mask
+    if codes.low_rank is not None:
+        weight += codes.low_rank[0] @ codes.low_rank[1]
     return torch.from_numpy(weight)
 
 
@@ -152,11 +178,14 @@ def to_tensors(prefix: str, codes: Codes) -> dict[str, Tensor]:
     packed = np.zeros(len(wide), np.uint8)
     for place in range(per):
         packed |= wide[:, place] << np.uint8(place * 8 // per)
-    out = {"codes": torch.from_numpy(packed), "scales": torch.from_numpy(np.ascontiguousarray(codes.scales))}
+    out = {"codes": torch.from_numpy(packed), "scales": torch.tensor(codes.scales)}  # copied: levels may share them
     if codes.mins is not None:
         out["mins"] = torch.from_numpy(np.ascontiguousarray(codes.mins))
     if codes.mask is not None:
         out["mask"] = torch.from_numpy(np.packbits(codes.mask.reshape(-1)))
+    if codes.low_rank is not None:
+        for name, thin in zip(("left", "right"), codes.low_rank, strict=True):
+            out[name] = torch.from_numpy(np.ascontiguousarray(thin)).half()
     rows, columns = codes.shape
     out["about"] = torch.tensor([codes.bits, rows, columns, codes.group or 0])
     return {f"{prefix}.{name}": tensor for name, tensor in out.items()}
@@ -170,6 +199,7 @@ def from_tensors(prefix: str, tensors: Mapping[str, Tensor]) -> Codes:
     parts = [(packed >> np.uint8(place * width)) & np.uint8((1 << width) - 1) for place in range(per)]
     codes = np.ascontiguousarray(np.stack(parts, 1).reshape(-1)[: rows * columns].reshape(rows, columns))
     mins, mask = tensors.get(f"{prefix}.mins"), tensors.get(f"{prefix}.mask")
+    thin = [tensors[f"{prefix}.{name}"].float().numpy() for name in ("left", "right") if f"{prefix}.{name}" in tensors]
     return Codes(
         bits,
         codes,
@@ -178,5 +208,6 @@ def from_tensors(prefix: str, tensors: Mapping[str, Tensor]) -> Codes:
         mask=None
         if mask is None
         else np.unpackbits(mask.numpy(), count=rows * columns).reshape(rows, columns).astype(bool),
+        low_rank=(thin[0], thin[1]) if thin else None,
         group=group or None,
     )

@@ -22,8 +22,8 @@ from paperlab.lab.compress.work import need_disk, need_memory
 from paperlab.lab.errors import RunError
 from paperlab.lab.machine import memory_left
 
-STORED = 3.4  # bytes for each weight of the linear layers that the stored levels take
-UNIFORM = 2.8  # and the uniform ones that are packed to be compared with
+STORED = 4.4  # bytes for each weight of the linear layers that the stored levels take
+UNIFORM = 3.6  # and the uniform ones that are packed to be compared with
 CHILDREN = 4  # of a generation
 LONGEST = 120.0  # seconds for the sensitivities, which take as many windows as fit into them
 
@@ -180,7 +180,8 @@ def _times(
     if free:
         each = 0.6 * forward * len(layers)
         sensitive = max(1, min(sensitive, int(LONGEST / each)))
-        seconds["sensitivities"] = each * sensitive + 4 * measure
+        count = len(blocks(model)[1])
+        seconds["sensitivities"] = each * sensitive + 0.5 * forward * count * sensitive + (4 + count // 3) * measure
         generations = max(1, round(settings.search / (measure * CHILDREN))) if settings.search else 0
         seconds["search"] = generations * measure * CHILDREN
     seconds["solving in turn"] = 2.5 * forward * len(windows.calibration) + solving / 3

@@ -9,7 +9,7 @@ from paperlab.core.charts import Chart, Spot, pareto
 from paperlab.core.words import megabytes, number, percent, span
 from paperlab.engine.measure import Measured
 from paperlab.lab import pages
-from paperlab.lab.compress.levels import SAYS
+from paperlab.lab.compress.levels import DROPPED, SAYS
 from paperlab.lab.compress.result import Figures
 
 BROKEN = 1000.0  # per cent of rise, from which a model counts as broken
@@ -72,6 +72,8 @@ def grid(layers: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[tuple
 
 def why(one: Mapping[str, Any]) -> str:
     """Why a matrix has its level, in a sentence."""
+    if one["level"] == DROPPED:
+        return f"{SAYS[DROPPED]}: without it the others could have finer levels in the same bytes, which was nearer"
     if one["sensitivity"] is None:
         return f"{SAYS[one['level']]}: as the recipe says"
     return (

@@ -1,9 +1,10 @@
 """What a choice of levels comes to: packed, measured on the engine beside the original, exported."""
 
+import copy
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ from paperlab.engine import Codes, EngineError, export, load
 from paperlab.engine import pack as pack_model
 from paperlab.engine.language import LanguageModel
 from paperlab.engine.measure import Measured, compare
-from paperlab.lab.compress.levels import MEASURED, SAYS
+from paperlab.kit.depth import without_blocks
+from paperlab.kit.walk import blocks
+from paperlab.lab.compress.levels import DROPPED, MEASURED, SAYS
 from paperlab.lab.compress.work import need_memory
 from paperlab.lab.ship import tensors_of
 
@@ -27,8 +30,30 @@ SAMPLES, PROMPT, ANSWER = 3, 12, 40  # texts that are shown side by side: how ma
 SPEED_TOKENS = 256  # of text on which uniform models are timed, where a speed is the target
 
 
-def pack(model: nn.Module, source: Path, out: Path, codes: Mapping[str, Codes], changed: Mapping[str, Tensor]) -> None:
-    """Write a packed model. changed: other parameters than the codes' that take the place of the model's, by name."""
+def pack(
+    model: nn.Module,
+    source: Path,
+    out: Path,
+    codes: Mapping[str, Codes],
+    changed: Mapping[str, Tensor],
+    dropped: Collection[int] = (),
+) -> None:
+    """Write a packed model. changed: other parameters than the codes' that take the place of the model's, by name.
+    dropped: the numbers of blocks that it has no more; the others move up."""
+    if dropped:
+        stem, stack = blocks(model)
+        kept = [index for index in range(len(stack)) if index not in dropped]
+        places = {f"{stem}.{old}.": f"{stem}.{new}." for new, old in enumerate(kept)}
+        lost = tuple(f"{stem}.{index}." for index in dropped)
+
+        def moved(name: str) -> str:
+            start = next((start for start in places if name.startswith(start)), "")
+            return places.get(start, "") + name.removeprefix(start)
+
+        shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
+        model = without_blocks(copy.deepcopy(model, shared), dropped)
+        codes = {moved(name): one for name, one in codes.items()}
+        changed = {moved(name): one for name, one in changed.items() if not name.startswith(lost)}
     tensors = tensors_of(model, source)
     if changed:
         arrays = dict(tensors.arrays) | {name: tensor.float().contiguous().numpy() for name, tensor in changed.items()}
@@ -178,14 +203,15 @@ def figures(
         names = [name for name in more["sensitive"] if (MEASURED in more["sensitive"][name]) is alike]
         names.sort(key=lambda name: -max(more["sensitive"][name].values()))
         rank |= {name: place for place, name in enumerate(names, 1)}
+    gone = {DROPPED: {"bytes": 0, "error": 1.0}}
     layers = {
         name: {
             "level": level,
-            "bytes": int(more["about"][name][level]["bytes"]),
-            "error": more["about"][name][level]["error"],
+            "bytes": int((more["about"].get(name, {}) | gone)[level]["bytes"]),
+            "error": (more["about"].get(name, {}) | gone)[level]["error"],
             "sensitivity": max(more["sensitive"][name].values()) if name in rank else None,
             "rank": rank.get(name),
-            "loss": costs.loss[name][level] if costs else None,
+            "loss": costs.loss[name].get(level) if costs else None,
         }
         for name, level in attempt.choice.items()
     }

@@ -3,12 +3,13 @@
 Sensitivity: the KL divergence of the whole model with one matrix alone at a level. One level is measured for each
 matrix (tables: all); the others follow by the squared change of the matrix's outputs, to which KL is proportional as
 long as it is small. The allocation adds these up, which ignores how errors meet; the evolution does not, as it measures
-whole models.
+whole models. Blocks are dropped one after the other, that of the least KL alone first, as long as the whole model, its
+other matrices allocated the bytes that this frees, comes nearer to the original.
 """
 
 import heapq
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,11 @@ class Costs:
     def most(self) -> int:
         """Bytes of the largest file."""
         return self.fixed + sum(max(by.values()) for by in self.bytes.values())
+
+    def without(self, names: Collection[str]) -> "Costs":
+        """Of a model that has these matrices no more."""
+        left = [name for name in self.loss if name not in names]
+        return Costs({name: self.loss[name] for name in left}, {name: self.bytes[name] for name in left}, self.fixed)
 
     def hull(self, name: str) -> list[str]:
         """A matrix's levels on the lower convex hull of loss over bytes, from the smallest up."""

@@ -19,9 +19,10 @@ from paperlab.core.words import megabytes, number, percent
 from paperlab.engine import Codes
 from paperlab.engine import quantize as nearest
 from paperlab.kit.stats import gather
-from paperlab.kit.walk import blocks, linears, walk
+from paperlab.kit.walk import Call, blocks, linears, walk
 from paperlab.lab.compress import result
 from paperlab.lab.compress.levels import (
+    DROPPED,
     LEVELS,
     MEASURED,
     TABLES,
@@ -35,7 +36,7 @@ from paperlab.lab.compress.levels import (
 from paperlab.lab.compress.preflight import CHILDREN, Preflight, check_source, preflight
 from paperlab.lab.compress.search import Choice, Costs, Found, allocate, evolve
 from paperlab.lab.compress.settings import Settings
-from paperlab.lab.compress.windows import Judge, Windows, tables_of, windows_of
+from paperlab.lab.compress.windows import Judge, Windows, leave_out, left_out, tables_of, windows_of
 from paperlab.lab.compress.work import Work, described, key_of, need_empty, need_memory, opened
 from paperlab.lab.errors import RunError
 from paperlab.lab.recovery import Recovered, put_in, recover
@@ -46,6 +47,7 @@ Progress = Callable[[str, str, int, int], None]
 About = Mapping[str, Mapping[str, Mapping[str, float]]]  # by matrix and level: error, bytes
 
 BROKEN = 1e4  # nats a token: a loss that is not finite counts as so much, and its finer levels as their share of it
+MISSES = 2  # blocks whose loss does not help, after which no other is tried
 TRIES = 3  # of budgets, where a limit or a speed is not met at once
 SAFE = 0.9  # of the limit that is asked for on the search windows, as they are not the text that decides
 _SEQUENTIAL, _ALONE = "in turn", "alone"
@@ -272,8 +274,9 @@ class _Mixed:
     @torch.no_grad()
     def measure(self, choice: Mapping[str, str]) -> Any:
         """The change of the whole model at a choice."""
+        self.judge.dropped = _blocks_dropped(self.run, choice)
         for name, level in choice.items():
-            if self.now.get(name) != level:
+            if level not in (self.now.get(name), DROPPED):
                 self.judge.linears[name].weight.copy_(dense(_stored(self.run, name, level)))
         self.now = dict(choice)
         return self.judge.now()
@@ -281,11 +284,56 @@ class _Mixed:
     def done(self) -> None:
         """Put the original's weights back."""
         self.judge.reset(self.now)
+        self.judge.dropped = frozenset()
         self.now = {}
 
 
+def _block_of(run: _Run) -> dict[str, int]:
+    """The number of the block that a matrix is in, by its name; tables are in none."""
+    return run.judged().block_of
+
+
+def _blocks_dropped(run: _Run, choice: Mapping[str, str]) -> frozenset[int]:
+    return frozenset(_block_of(run)[name] for name, level in choice.items() if level == DROPPED)
+
+
+def _blocks_alone(run: _Run) -> list[int]:
+    """The blocks by the KL of the whole model without one of them, the least first."""
+    piece = f"blocks-{run.key}-{run.plan.sensitive}"
+    known: dict[str, float] = run.work.json(piece) or {}
+    judge = run.judged()
+    for index in range(len(judge.blocks)):
+        if str(index) not in known:
+            judge.dropped = frozenset({index})
+            known[str(index)] = judge.now(index, run.plan.sensitive).kl
+            judge.dropped = frozenset()
+            run.work.keep_json(piece, known)
+        run.progress("sensitivities", f"without block {index}", index + 1, len(judge.blocks))
+    return sorted(map(int, known), key=lambda index: known[str(index)])
+
+
+def _fewer_blocks(run: _Run, costs: Costs, budget: int, start: Choice, mixed: _Mixed) -> Found:
+    """`start`, or fewer blocks and finer levels in the same bytes, as long as whole models say that it is nearer to the
+    original; MISSES blocks that do not help end it, and at most a third goes."""
+    order = _blocks_alone(run)  # of the original, so before anything is changed
+    found, gone, missed = Found(start, mixed.measure(start).kl), set[int](), 0
+    for index in order[: len(order) // 3]:
+        names = {name for name, block in _block_of(run).items() if block in gone | {index}}
+        rest = allocate(costs.without(names), budget) or {}
+        choice = {name: DROPPED if name in names else rest[name] for name in start}
+        kl = mixed.measure(choice).kl
+        if kl < found.kl:
+            found, missed = Found(choice, kl), 0
+            gone.add(index)
+        else:
+            missed += 1
+        if missed == MISSES:
+            break
+    return found
+
+
 def _search(run: _Run, costs: Costs, budget: int) -> Found:
-    """The choice for a budget: allocated, then evolved."""
+    """The choice for a budget: allocated, with fewer blocks where that helps, then evolved."""
     start = allocate(costs, budget)
     if start is None:
         smallest = costs.least()
@@ -299,18 +347,22 @@ def _search(run: _Run, costs: Costs, budget: int) -> Found:
     piece = f"search-{key_of(run.key, budget, generations, CHILDREN, run.settings.seed, start)}"
     mixed = _Mixed(run)
     known = run.work.json(piece)
-    found = Found(**known) if known else Found(start, mixed.measure(start).kl)
+    found = Found(**known) if known else _fewer_blocks(run, costs, budget, start, mixed)
+    gone = {name: level for name, level in found.choice.items() if level == DROPPED}
+    whole = lambda choice: {name: gone.get(name) or choice[name] for name in costs.loss}  # noqa: E731
 
     def kept(now: Found) -> None:
-        run.work.keep_json(piece, now.state())
+        run.work.keep_json(piece, now.state() | {"choice": whole(now.choice)})
         run.progress("search", f"KL {now.kl:.4f}", now.generation, generations)
 
+    found.choice = {name: level for name, level in found.choice.items() if name not in gone}
     if not known:
         kept(found)
     found = evolve(
-        costs, found, lambda choice: mixed.measure(choice).kl, budget=budget, generations=generations,
-        children=CHILDREN, seed=run.settings.seed, kept=kept,
+        costs.without(gone), found, lambda choice: mixed.measure(whole(choice)).kl, budget=budget,
+        generations=generations, children=CHILDREN, seed=run.settings.seed, kept=kept,
     )  # fmt: skip
+    found.choice = whole(found.choice)
     mixed.done()
     return found
 
@@ -355,9 +407,9 @@ def _solved(run: _Run, choice: Choice) -> tuple[dict[str, Codes], str, float]:
     """
     piece = f"solved-{key_of(run.key, choice)}"
     tables = tables_of(run.model)
-    alone = {name: _stored(run, name, level) for name, level in choice.items()}
+    alone = {name: _stored(run, name, level) for name, level in choice.items() if level != DROPPED}
     known = run.work.json(piece)
-    judge = run.judged()
+    judge, gone = run.judged(), _blocks_dropped(run, choice)
     if known is None:
         mixed = _Mixed(run)
         before = mixed.measure(choice).kl
@@ -369,25 +421,14 @@ def _solved(run: _Run, choice: Choice) -> tuple[dict[str, Codes], str, float]:
                 put.append(name)
         batches = [{"input_ids": row[None]} for row in run.windows.calibration]
         count = len(blocks(run.model)[1])
-        for index, (stem, block, calls) in enumerate(walk(run.model, batches)):
-            inside = linears(block)
-            part = f"{piece}/{stem}"
-            tensors = run.work.tensors(part)
-            if tensors is None:
-                statistics, tensors = gather(block, inside, calls, {"hessian"}), {}
-                for short, layer in inside.items():
-                    level = choice[f"{stem}.{short}"]
-                    solver = Solver.of(statistics[short]("hessian"))
-                    codes, _ = solver.codes(layer.weight.detach(), {level: LEVELS[level]})[level]
-                    tensors |= to_tensors(f"{stem}.{short}", codes)
-                run.work.keep_tensors(part, tensors)
-            for short, layer in inside.items():
-                name = f"{stem}.{short}"
-                put.append(name)
-                with torch.no_grad():
-                    layer.weight.copy_(dense(from_tensors(name, tensors)))
-            run.progress("solving in turn", stem, index + 1, count)
+        with left_out(judge.blocks, gone):
+            for index, (stem, block, calls) in enumerate(walk(run.model, batches)):
+                if index not in gone:
+                    put += _solve_block(run, choice, f"{piece}/{stem}", stem, block, calls)
+                run.progress("solving in turn", stem, index + 1, count)
+        judge.dropped = gone
         after = judge.now().kl
+        judge.dropped = frozenset()
         judge.reset(put)
         known = {"how": _SEQUENTIAL if after < before else _ALONE, _SEQUENTIAL: after, _ALONE: before}
         run.work.keep_json(piece, known)
@@ -396,12 +437,32 @@ def _solved(run: _Run, choice: Choice) -> tuple[dict[str, Codes], str, float]:
     chosen = {name: alone[name] for name in tables}
     stem, stack = blocks(run.model)
     for index, block in enumerate(stack):
+        if index in gone:
+            continue
         tensors = run.work.tensors(f"{piece}/{stem}.{index}")
         if tensors is None:
             raise RunError(f"a piece of {run.work.folder} is gone or damaged; remove that folder and start again")
         for short in linears(block):
             chosen[f"{stem}.{index}.{short}"] = from_tensors(f"{stem}.{index}.{short}", tensors)
     return chosen, _SEQUENTIAL, known[_SEQUENTIAL]
+
+
+def _solve_block(run: _Run, choice: Choice, piece: str, stem: str, block: nn.Module, calls: list[Call]) -> list[str]:
+    """Round a block's layers to their levels for the inputs that they have now, and put the result in. Their names."""
+    inside = linears(block)
+    tensors = run.work.tensors(piece)
+    if tensors is None:
+        statistics, tensors = gather(block, inside, calls, {"hessian"}), {}
+        for short, layer in inside.items():
+            level = choice[f"{stem}.{short}"]
+            solver = Solver.of(statistics[short]("hessian"))
+            codes, _ = solver.codes(layer.weight.detach(), {level: LEVELS[level]})[level]
+            tensors |= to_tensors(f"{stem}.{short}", codes)
+        run.work.keep_tensors(piece, tensors)
+    with torch.no_grad():
+        for short, layer in inside.items():
+            layer.weight.copy_(dense(from_tensors(f"{stem}.{short}", tensors)))
+    return [f"{stem}.{short}" for short in inside]
 
 
 def _recovery_of(run: _Run, choice: Choice) -> Path:
@@ -422,6 +483,10 @@ def _recovered(
         for name in tables:
             student.get_submodule(name).weight.copy_(dense(codes[name]))
     put = put_in(student, {name: one for name, one in codes.items() if name not in tables})
+    for index in _blocks_dropped(run, choice):
+        gone = blocks(student)[1][index]
+        leave_out(gone)
+        gone.requires_grad_(False)
     found = recover(
         student,
         run.model,
@@ -466,7 +531,11 @@ def _recipe_of(run: _Run, file: Path) -> Choice:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(f"{file} is no recipe of paperlab compress: it has no levels") from None
     wanted = _all_levels(run)
+    parts = _block_of(run)
+    gone = {block: {choice.get(name) for name in parts if parts[name] == block} for block in set(parts.values())}
     for name, levels in wanted.items():
+        if choice.get(name) == DROPPED and name in parts and gone[parts[name]] == {DROPPED}:
+            continue
         if choice.get(name) not in levels:
             raise RunError(
                 f"{file} does not fit {run.name}: {name} has "
@@ -482,7 +551,7 @@ def _attempts(run: _Run) -> tuple[_Attempt, Costs | None, dict[str, Any]]:
     settings = run.settings
     if settings.recipe is not None:
         choice = _recipe_of(run, settings.recipe)
-        about = _levels(run, {name: (level,) for name, level in choice.items()})
+        about = _levels(run, {name: (level,) for name, level in choice.items() if level != DROPPED})
         more: dict[str, Any] = {"about": about, "sensitive": {}, "uniform": {}}
         return _attempt(run, choice, [], None, {}), None, more
     wanted = _all_levels(run)
@@ -557,7 +626,7 @@ def _attempt(
     folder = run.work.folder / f"result-{key}"
     if not (folder / "config.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        result.pack(run.model, run.source, folder, codes, changed)
+        result.pack(run.model, run.source, folder, codes, changed, _blocks_dropped(run, choice))
     piece = f"measured-{key_of(key, run.settings.tokens, sorted(uniform))}"
     known = run.work.json(piece)
     if known is None:

@@ -1,7 +1,7 @@
 """The text of a compression in parts that no two purposes share, and a whole model's change measured on one of them."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,12 +91,13 @@ class Judge:
     """The original's predictions on a few windows, and how far from them the model is with some weights changed.
 
     model: changed in place while it is measured; `reset` puts it back. Its blocks' inputs are kept, so that a change
-    in a late block costs the blocks after it alone.
+    in a late block costs the blocks after it alone. dropped: the numbers of blocks that are left out while measuring.
     """
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, ids: Tensor) -> None:
         self.model, self.ids = model, ids
+        self.dropped: frozenset[int] = frozenset()
         self.blocks = list(blocks(model)[1])
         self.linears: dict[str, Any] = dict(block_linears(model))
         self.linears |= tables_of(model)
@@ -127,7 +128,8 @@ class Judge:
         self.nats = sum(nats) / len(nats)
 
     def _logits(self, row: Tensor) -> Tensor:
-        out = self.model(input_ids=row[None], use_cache=False).logits[0, :-1]
+        with left_out(self.blocks, self.dropped):
+            out = self.model(input_ids=row[None], use_cache=False).logits[0, :-1]
         return out.float()
 
     @torch.no_grad()
@@ -169,6 +171,23 @@ class Judge:
         """Put the original's weights back."""
         for name in names:
             self.linears[name].weight.copy_(self.original[name])
+
+
+@contextmanager
+def left_out(stack: Sequence[nn.Module], which: Collection[int]) -> Iterator[None]:
+    """The model without some of its blocks: each gives on what it was given."""
+    for index in which:
+        leave_out(stack[index])
+    try:
+        yield
+    finally:
+        for index in which:
+            stack[index].__dict__.pop("forward", None)
+
+
+def leave_out(block: nn.Module) -> None:
+    """A block that gives on the hidden states that it was given, as a tensor: all that the engine runs give one."""
+    block.forward = lambda hidden_states, *_, **__: hidden_states
 
 
 def tables_of(model: nn.Module) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 Everything else is equal between arms: the states, the path beside the encoder and its first weights
 (`paperlab.kit.embedding`), the order of examples, the number of steps, and tuning: each arm tries the setting's
-learning rates on the first seed and keeps the one whose own loss is lowest on validation data. A method without a
-loss is not trained: it is the encoder as it is.
+learning rates on the first seed and keeps the one that is best on validation data by the task's own figure, never by
+the arm's loss: losses of different arms are different things, and a loss may fall while the embeddings get worse. A
+method without a loss is not trained: it is the encoder as it is.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 from paperlab.core.methods import Method
 from paperlab.kit.embedding import Embedder, Labelled, Pairs, Setting, fit
 from paperlab.lab.drivers._common import Progress, in_order, silent, takes
+from paperlab.lab.drivers._rates import best_rate
 
 SAYS = "trains embeddings on the states of a frozen encoder"
 BUILDS = "Embedder"
 STARTS_FROM = ()
 DRAWS = True  # first weights, order of examples, dropout: from the seed, whatever a method asks for
-DRAWN = 4  # times that a loss which draws is asked for its value on validation data
 
 VERBS = {
     "loss": {
@@ -109,20 +110,19 @@ def tune(
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """{"rate": the learning rate whose own loss is lowest on validation data, "validation": minus that, by rate}.
+    """{"rate": the learning rate that is best on validation data, "validation": the task's figure by rate}.
 
     Run once per arm, on the first seed; a tie goes to the smaller rate. Raises ValueError for a setting without rates.
     """
-    if not setting.rates:
-        raise ValueError("the setting names no learning rate")
     if not _trains(functions, setting):
         return {"rate": 0.0, "validation": {}}
-    scores: dict[float, float] = {}
-    for done, rate in enumerate(setting.rates, 1):
-        scores[rate] = -_train(functions, params, setting, rate, seed)[1] if len(setting.rates) > 1 else 0.0
-        progress("learning rates", done, len(setting.rates))
-    best = max(sorted(scores), key=lambda rate: (scores[rate] == scores[rate], scores[rate], -rate))
-    return {"rate": best, "validation": {str(rate): value for rate, value in scores.items()}}
+
+    def figure(rate: float) -> float:
+        arm = _train(functions, params, setting, rate, seed)
+        with torch.random.fork_rng(devices=[]):
+            return setting.validate(arm)
+
+    return best_rate(setting.rates, figure, progress)
 
 
 def build(
@@ -139,7 +139,7 @@ def build(
     none is given). The global random state is left as it was."""
     if tuned is None:
         tuned = tune(functions, params, setting=setting, seed=seed, progress=progress)
-    arm, _ = _train(functions, params, setting, tuned["rate"], seed)
+    arm = _train(functions, params, setting, tuned["rate"], seed)
     arm.validation = dict(tuned["validation"])
     progress("training", 1, 1)
     return arm
@@ -147,8 +147,8 @@ def build(
 
 def _train(
     functions: Mapping[str, Callable[..., Any]], params: Mapping[str, Any], setting: Setting, rate: float, seed: int
-) -> tuple[Embedder, float]:
-    """The arm, and its own loss on validation data."""
+) -> Embedder:
+    """The arm, trained and in evaluation mode."""
     verbs = _bound(functions, params)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -163,7 +163,6 @@ def _train(
             classifiers = verbs.get("classifiers", Whole)(setting.width, setting.classes)
             takes(classifiers, nn.Module, "classifiers")
         arm = Embedder(network.eval(), None, classifiers, rate)
-        worth = 0.0
         if _trains(functions, setting):
             objective = _of_classes(arm) if classifiers is not None else _of_pairs(network, verbs["loss"])
             parts = nn.ModuleList([network] if classifiers is None else [network, classifiers])
@@ -172,14 +171,11 @@ def _train(
                 parts, setting.train, objective, steps=setting.steps, batch=setting.batch, rate=rate, seed=seed
             )
             arm.steps = setting.steps
-            torch.manual_seed(seed)
-            with torch.no_grad():
-                worth = sum(objective(setting.validation).item() for _ in range(DRAWN)) / DRAWN
         if "project" in verbs:
             arm.project = verbs["project"](_embeddings(arm, setting.train))
             takes(arm.project, nn.Module, "project")
             arm.classifiers = None  # they were trained on what is projected no longer
-        return arm, worth
+        return arm
 
 
 def _trains(functions: Mapping[str, Callable[..., Any]], setting: Setting) -> bool:

@@ -18,6 +18,7 @@ from paperlab.kit.matrix import Dense, Matrix, Sparse
 from paperlab.kit.tuning import Setting, Tuned, cross_entropy, fit
 from paperlab.kit.walk import block_linears
 from paperlab.lab.drivers._common import Progress, in_order, silent, supplied, takes
+from paperlab.lab.drivers._rates import best_rate
 
 SAYS = "trains a finished model further"
 BUILDS = "Tuned"
@@ -77,15 +78,11 @@ def tune(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """{"rate": the learning rate that is best on validation data, "validation": figure by rate}; the first seed's."""
-    if not setting.rates:
-        raise ValueError("the setting names no learning rate")
-    scores: dict[float, float] = {}
-    for done, rate in enumerate(setting.rates, 1):
-        alone = len(setting.rates) == 1
-        scores[rate] = 0.0 if alone else setting.validate(_train(functions, params, setting, rate, seed, start).model)
-        progress("learning rates", done, len(setting.rates))
-    best = max(sorted(scores), key=lambda rate: (scores[rate] == scores[rate], scores[rate], -rate))
-    return {"rate": best, "validation": {str(rate): value for rate, value in scores.items()}}
+
+    def figure(rate: float) -> float:
+        return setting.validate(_train(functions, params, setting, rate, seed, start).model)
+
+    return best_rate(setting.rates, figure, progress)
 
 
 def build(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from paperlab.core.methods import Method
 from paperlab.kit.tuning import Batch, Setting, Training, Tuned, cross_entropy
 from paperlab.lab.drivers._common import Progress, in_order, silent, takes
+from paperlab.lab.drivers._rates import best_rate
 
 SAYS = "trains a fresh network by an objective that may have layers of its own"
 BUILDS = "Tuned"
@@ -62,15 +63,11 @@ def tune(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """{"rate": the learning rate that is best on validation data, "validation": figure by rate}; the first seed's."""
-    if not setting.rates:
-        raise ValueError("the setting names no learning rate")
-    scores: dict[float, float] = {}
-    for done, rate in enumerate(setting.rates, 1):
-        alone = len(setting.rates) == 1
-        scores[rate] = 0.0 if alone else setting.validate(_train(functions, params, setting, rate, seed)[0])
-        progress("learning rates", done, len(setting.rates))
-    best = max(sorted(scores), key=lambda rate: (scores[rate] == scores[rate], scores[rate], -rate))
-    return {"rate": best, "validation": {str(rate): value for rate, value in scores.items()}}
+
+    def figure(rate: float) -> float:
+        return setting.validate(_train(functions, params, setting, rate, seed)[0])
+
+    return best_rate(setting.rates, figure, progress)
 
 
 def build(

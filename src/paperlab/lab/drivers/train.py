@@ -16,6 +16,7 @@ import torch
 from paperlab.core.methods import Method
 from paperlab.kit.training import PARTS, Setting, Trained, fit
 from paperlab.lab.drivers._common import Progress, in_order, silent
+from paperlab.lab.drivers._rates import best_rate
 
 SAYS = "trains a small network from scratch with the method's part in it"
 BUILDS = "Trained"
@@ -181,16 +182,11 @@ def tune(
 
     Run once per arm, on the first seed; a tie goes to the smaller rate. Raises ValueError for a setting without rates.
     """
-    if not setting.rates:
-        raise ValueError("the setting names no learning rate")
-    scores: dict[float, float] = {}
-    for done, rate in enumerate(setting.rates, 1):
-        scores[rate] = (
-            setting.validate(_train(functions, params, setting, rate, seed)[0]) if len(setting.rates) > 1 else 0.0
-        )
-        progress("learning rates", done, len(setting.rates))
-    best = max(sorted(scores), key=lambda rate: (scores[rate] == scores[rate], scores[rate], -rate))
-    return {"rate": best, "validation": {str(rate): value for rate, value in scores.items()}}
+
+    def figure(rate: float) -> float:
+        return setting.validate(_train(functions, params, setting, rate, seed)[0])
+
+    return best_rate(setting.rates, figure, progress)
 
 
 def build(

@@ -66,9 +66,10 @@ def smallest_kept(base: Mapping[str, Tensor], model: Mapping[str, Tensor], densi
         counts = torch.zeros(1 << 16, dtype=torch.int64)
         for name in base:
             if base[name].is_floating_point():
-                bits = next(deltas(base, [model], name)).abs().flatten().cpu().view(torch.int32)
-                part = bits >> 16 if upper is None else bits[bits >> 16 == upper] & 0xFFFF
-                counts += torch.bincount(part, minlength=1 << 16)
+                for change in next(deltas(base, [model], name)).cpu().view(-1).split(1 << 18):  # fits into the cache
+                    bits = change.abs_().view(torch.int32)
+                    part = bits >> 16 if upper is None else bits[bits >> 16 == upper] & 0xFFFF
+                    counts += torch.bincount(part, minlength=1 << 16)
         return counts
 
     def place(counts: Tensor, rank: int) -> tuple[int, int]:
