@@ -548,6 +548,20 @@ def test_an_arm_that_draws_nothing_has_one_seed():
     assert verdict(two).word == "not comparable"
 
 
+@pytest.mark.parametrize("shift", [-0.05, 0.05])
+def test_below_its_least_scale_a_check_gives_figures_and_no_verdict(shift: float):
+    made = second(shift=shift)
+    word = {-0.05: "holds", 0.05: "fails"}[shift]
+    late = replace(made, check=replace(made.check, least_scale="full"))
+    found = verdict(replace(late, scale="quick"))
+    assert found.word == "undecided"
+    assert "Judged from full scale on" in found.reason
+    assert found.gain == verdict(made).gain
+    assert [verdict(replace(late, scale=scale)).word for scale in ("full", "gpu")] == [word, word]
+    assert late.check.hash != made.check.hash == replace(made.check, least_scale="").hash
+    assert from_json(to_json(late)).check == late.check
+
+
 def test_from_an_abstract_nothing_fails():
     assert verdict(second(shift=0.05, card_sources=("paper",))).word == "fails"
     found = verdict(second(shift=0.05, card_sources=("abstract",)))

@@ -91,6 +91,7 @@ def _check(method: Method, check: Check) -> dict[str, Any]:
         "expect": check.expect,
         "margin": check.margin,
         "equal": check.equal,
+        "least_scale": check.least_scale,
         "gap": check.gap,
     }
 

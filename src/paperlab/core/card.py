@@ -67,7 +67,7 @@ class Gate:
 _REQUIRED = ("task", "metric", "expect", "margin", "method", "baseline", "gap")
 # Fields that came later: left out of the hash where they say nothing, so that older records keep the hash of their
 # check.
-_LATER = ("data", "trivial", "ablation", "gates", "rivals")
+_LATER = ("data", "trivial", "ablation", "gates", "rivals", "least_scale")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class Check:
     gap: the paper's setting next to ours, and what a pass here would not show.
     models: the task's default models, unless named here. data: the task's default data set, unless named here.
     role: "claim" is the paper's, "question" ours; the rest are controls (see `standings.control_ok`).
+    least_scale: the smallest scale at which there is a verdict, where less training cannot show what is claimed (`gap`
+    says why). Smaller ones give figures, and "undecided".
     rivals: other variants of a plain baseline, from the family's table (`core.baselines`): a claim that something is
     better is judged against the strongest of them. No card writes it.
 
@@ -111,6 +113,7 @@ class Check:
     ablation: Arm | None = None
     gates: tuple[Gate, ...] = ()
     rivals: tuple[Arm, ...] = ()
+    least_scale: Literal["", "full", "gpu"] = ""
 
     def completed(self, card: "Card") -> "Check":
         """The check with what its card says for all of them. Raises CardError naming what is missing."""

@@ -21,7 +21,7 @@ from paperlab.core.statistics import (
     relative_gain,
     relative_gain_over_draws,
 )
-from paperlab.core.task import Metric
+from paperlab.core.task import SCALES, Metric
 
 Table = list[list[float]]  # values of an arm by draw and item
 
@@ -108,7 +108,8 @@ def verdict(record: Record) -> Verdict:
                                       impossible, the baseline being that near to the original
     weaker than claimed               the interval lies between 0 and the margin; holds in direction then means that it
                                       straddles the margin
-    undecided                         instead of fails, where nothing but the paper's abstract was read
+    undecided                         instead of fails, where nothing but the paper's abstract was read; and whatever
+                                      the interval, below the check's least scale
 
     and the margin of a claim is 2 % at least. A plain baseline is the strongest of its variants (`baseline_index`).
     The interval covers draws (seeds) and items.
@@ -161,7 +162,7 @@ def verdict(record: Record) -> Verdict:
         aim = ", as the claim says, by no finite amount" if harm else ""
         reason = f"{method.arm} diverged: its {record.metric} is not finite{aim}; {where}."
         word: Word = "holds in direction" if harm else "fails"
-        return _unless_abstract(record, Verdict(word, reason, margin, **known))
+        return _as_far_as_it_goes(record, Verdict(word, reason, margin, **known))
     if broken := _broken(record, metric, figures, original) if second else None:
         return Verdict("not comparable", f"{broken}; {where}.", margin, **known)
 
@@ -187,11 +188,16 @@ def verdict(record: Record) -> Verdict:
     ours = _worse_than_trivial(record, metric)
     if ours:
         reason += f"; it is worse than the trivial {check.trivial} too, so the fault is likely ours"
-    return _unless_abstract(record, Verdict(word, f"{reason}; {where}.", margin, **known, likely_ours=ours))
+    return _as_far_as_it_goes(record, Verdict(word, f"{reason}; {where}.", margin, **known, likely_ours=ours))
 
 
-def _unless_abstract(record: Record, found: Verdict) -> Verdict:
-    """The verdict, but "undecided" instead of "fails" where only the paper's abstract was read."""
+def _as_far_as_it_goes(record: Record, found: Verdict) -> Verdict:
+    """The verdict, but "undecided" below the check's least scale, and instead of "fails" where only the paper's
+    abstract was read."""
+    least = record.check.least_scale
+    if least and SCALES.index(record.scale) < SCALES.index(least):
+        reason = f"Judged from {least} scale on; at {record.scale} these are figures only, see the gap. " + found.reason
+        return replace(found, word="undecided", reason=reason)
     if found.word != "fails" or record.card_sources != ("abstract",):
         return found
     reason = "Only the abstract was read, so what fails here may be our reading of it. " + found.reason

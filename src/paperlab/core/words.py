@@ -153,7 +153,8 @@ def check_sentence(check: Check, metric: str) -> str:
         body = f"the {metric} of {check.method} should be {how} that of {against}"
         body += f" by at least {_hundredths(check.margin)}" if check.margin else ""
     equal = ", ".join(f"{name.replace('_', ' ')} (±{_hundredths(share)})" for name, share in check.equal.items())
-    return f"{body}{f', at equal {equal}' if equal else ''}."
+    later = f"; judged from {check.least_scale} scale on" if check.least_scale else ""
+    return f"{body}{f', at equal {equal}' if equal else ''}{later}."
 
 
 def _hundredths(share: float) -> str:
