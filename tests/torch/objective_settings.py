@@ -9,7 +9,7 @@ import torch
 from paperlab.kit.nested import Nested
 from paperlab.kit.training import Split
 from paperlab.tasks import lm_nested
-from paperlab.tasks.asr import Recogniser, log_mel
+from paperlab.tasks.asr import Recogniser, frames_of, log_mel
 from paperlab.tasks.asr import Setting as Speech
 from paperlab.tasks.image import Convolutional
 from paperlab.tasks.image import Setting as Image
@@ -73,7 +73,7 @@ def recogniser() -> Speech:
     waves, labels = torch.randn(24, 4_000, generator=draw), torch.randint(1, 5, (24, 3), generator=draw)
     labels[torch.arange(24) % 2 == 0, 2:] = 0
     labels[torch.arange(24) % 4 == 0, 1:] = 0
-    judged = Split((log_mel(waves),), labels)
+    judged = Split((log_mel(waves), frames_of(waves)), labels)
     torch.manual_seed(0)
     network = Recogniser(6, 8, 5).eval()
     return Speech(network, Split((waves,), labels), judged, judged, 2, rates=(1e-2,), batch=8)

@@ -51,13 +51,25 @@ def wrong(log_probs: Tensor, labels: Tensor) -> Tensor:
     return torch.tensor([float(edits(*([s for s in row if s != BLANK] for row in pair))) for pair in rows]).double()
 
 
-def posterior(log_probs: Tensor) -> Tensor:
-    """(n,), 0 to 1: the probability of the transcript that `best_path` gives, all its alignments summed."""
+def silenced(log_probs: Tensor, frames: Tensor) -> Tensor:
+    """The same, with nothing but blanks from frame `frames` (n,) of each on: what follows is padding."""
+    padding = torch.arange(log_probs.shape[1]) >= frames[:, None]
+    nothing = torch.full((log_probs.shape[-1],), -100.0, dtype=log_probs.dtype)
+    nothing[BLANK] = 0.0
+    return torch.where(padding[..., None], nothing, log_probs)
+
+
+def posterior(log_probs: Tensor, frames: Tensor) -> Tensor:
+    """(n,), 0 to 1: the probability of the transcript that `best_path` gives of the first `frames` (n,) of each, all
+    its alignments summed."""
+    log_probs = silenced(log_probs, frames)
     found = best_path(log_probs)
     return (-nats(log_probs, found[:, : max(1, int((found != BLANK).sum(1).max()))])).exp()
 
 
-def certainty(log_probs: Tensor) -> Tensor:
-    """(n,), 0 to 1: one less the mean entropy of a frame, as a share of the largest that there can be."""
-    entropy = -(log_probs.exp() * log_probs).sum(-1).mean(1)
+def certainty(log_probs: Tensor, frames: Tensor) -> Tensor:
+    """(n,), 0 to 1: one less the mean entropy of the first `frames` (n,) of each, as a share of the largest that there
+    can be."""
+    log_probs = silenced(log_probs, frames)
+    entropy = -(log_probs.exp() * log_probs).sum((1, 2)) / frames
     return 1 - entropy / torch.tensor(float(log_probs.shape[-1])).log()

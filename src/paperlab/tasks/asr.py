@@ -3,16 +3,16 @@
 Default: strings of two to four digits, said by one synthetic voice (`paperlab.assets.speech`) at drawn speed and pitch,
 resampled so that its formants move as those of shorter and longer vocal tracts do, 8 kHz; pink noise of a strength that
 differs from string to string, so that some are easy and some are not. The strings are spoken once, and kept. Test
-strings and their noise are the same for all seeds, and are one item; a seed draws which of the others train, the
-network and all training, in which the noise is new at every step, and weaker at first (EASE): without that no network
-learned anything in the steps of `quick`. Intervals are over seeds: they say nothing about other test strings, or other
-voices. `--data FOLDER` takes recordings: .wav files (16 bits, 6 s at most) and `transcripts.tsv`, a line for each: its
-name, a tab, its words (at most 60 different ones in all).
+strings and their noise are the same for all seeds, each an item; a seed draws which of the others train, the network
+and all training, in which the noise is new at every step, and weaker at first (EASE): without that no network learned
+anything in the steps of `quick`. Intervals are over seeds and strings: they say nothing about other voices. `--data
+FOLDER` takes recordings: .wav files (16 bits, 6 s at most) and `transcripts.tsv`, a line for each: its name, a tab, its
+words (at most 60 different ones in all).
 
-    error           words wrong, of all words: edits of the CTC best path to what was said, at the exit that the network
-                    chooses for each string (`policy`: shares of its exits, of which this is the expectation), else at
-                    its last
-    error_2, 4, 6   at the deepest of its exits that is within so many blocks; 1, nothing said, where it has none there
+    error           words wrong, of all words (an item: a string's edits over the mean number of words), on the CTC best
+                    path, at the exit that the network chooses for each string (`policy`: shares of its exits, of which
+                    this is the expectation), else at its last
+    error_2, 4, 6   at the deepest of its exits that is within so many blocks; where it has none there, nothing said
     error_early     mean of error_2 and error_4
 """
 
@@ -45,7 +45,7 @@ METRICS = {
     "error_6": Metric("lower", "wrong_6"),
     "error_early": Metric("lower", "wrong_early"),
 }
-PAIRED_BY = "seeds"
+PAIRED_BY = "items"
 COST = {"quick": 240, "full": 2_400}  # of two arms
 ARM_SECONDS = {"": 18}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
@@ -68,13 +68,13 @@ TEST, VALIDATION = 0.3, 0.15  # shares of all strings
 
 class Recogniser(nn.Module):
     """Log-mel frames to symbols: three convolutions that leave an eighth of the frames (`front`), Conformer blocks
-    (`blocks`), a linear map to the symbols, the first being the blank (`output`)."""
+    (`blocks`), layer norm and a linear map to the symbols, the first being the blank (`output`)."""
 
     def __init__(self, blocks: int, width: int, symbols: int) -> None:
         super().__init__()
         self.front = Front(width)
         self.blocks = nn.ModuleList(Conformer(width) for _ in range(blocks))
-        self.output = nn.Linear(width, symbols)
+        self.output = exit_of(width, symbols)
 
     def forward(self, features: Tensor) -> Tensor:
         """(n, frames, MELS) -> logits (n, frames / 8, symbols)."""
@@ -82,6 +82,11 @@ class Recogniser(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         return self.output(hidden)
+
+
+def exit_of(width: int, symbols: int) -> nn.Sequential:
+    """What reads the symbols off a block."""
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, symbols))
 
 
 class Front(nn.Module):
@@ -139,7 +144,8 @@ class Conformer(nn.Module):
 @dataclass
 class Setting:
     """A fresh network (`model`) where every arm starts; waves (n, samples) and labels (n, most) to train with, which
-    get new noise in every batch; features and labels to validate and to test. Labels count from 1, 0 is padding."""
+    get new noise in every batch; to validate and to test features, the number of frames that are not padding, and
+    labels. Labels count from 1, 0 is padding."""
 
     model: nn.Module
     train: Split
@@ -165,8 +171,8 @@ class Setting:
         return ctc.nats(logits.log_softmax(-1), labels) / (labels != ctc.BLANK).sum(1)
 
     def validate(self, model: nn.Module) -> float:
-        """One less the share of words wrong in the validation strings, the mean over the network's own exits."""
-        return 1 - rates_of(model, self.validation).mean().item()
+        """One less the share of words wrong in the validation strings at the network's last exit."""
+        return 1 - rates_of(model, self.validation)[-1].item()
 
 
 @torch.no_grad()
@@ -174,7 +180,7 @@ def edits_of(model: Any, split: Split) -> Tensor:
     """(n, exits) in double precision: edits of each string at each exit of the network, which is its end where it has
     no `exits(features)`."""
     rows = []
-    for (features,), labels in split.batches(100):
+    for (features, _), labels in split.batches(100):
         told = model.exits(features) if hasattr(model, "exits") else [model(features)]
         rows.append(torch.stack([ctc.wrong(logits.log_softmax(-1), labels) for logits in told], 1))
     return torch.cat(rows)
@@ -194,7 +200,7 @@ def depths_of(model: nn.Module) -> tuple[int, ...]:
 def policy(model: Any, split: Split) -> Tensor:
     """(n, exits): the share that each exit gets of each string, as the network says; else all at the last."""
     if hasattr(model, "policy"):
-        return model.policy(split.inputs[0]).double()
+        return model.policy(*split.inputs).double()
     count = len(depths_of(model))
     return F.one_hot(torch.full((len(split),), count - 1), count).double()
 
@@ -210,6 +216,12 @@ def noisy(waves: Tensor, draw: torch.Generator, ease: float = 0.0) -> Tensor:
     white = torch.fft.rfft(torch.randn(count, length, generator=draw))
     noise = torch.fft.irfft(white / frequency.sqrt(), length)[:, :samples]
     return waves + noise / noise.square().mean(1, keepdim=True).sqrt() * 10 ** (-level / 20)
+
+
+def frames_of(waves: Tensor) -> Tensor:
+    """(n, samples), zeros behind -> (n,): how many frames behind `Front` are not padding."""
+    samples = ((waves != 0) * torch.arange(1, waves.shape[1] + 1)).amax(1)
+    return (samples / (8 * HOP)).ceil().clamp(min=1).long()
 
 
 def log_mel(waves: Tensor) -> Tensor:
@@ -241,7 +253,7 @@ def make(seed: int, scale: str, *, model: str | None = None, data: str | None = 
     tested, held = round(TEST * len(labels)), round(VALIDATION * len(labels))
     rest = order[tested:][torch.randperm(len(order) - tested, generator=own)]
     test, validation = (
-        Split((log_mel(noisy(waves[rows], draw)),), labels[rows])
+        Split((log_mel(noisy(waves[rows], draw)), frames_of(waves[rows])), labels[rows])
         for rows, draw in ((order[:tested], fixed), (rest[:held], own))
     )
     training = Split((waves[rest[held:]],), labels[rest[held:]])
@@ -266,8 +278,8 @@ def describe(setting: Setting) -> dict[str, Any]:
 
 
 def items(setting: Setting) -> int:
-    """One: the test strings as a whole. A seed is what is sampled here."""
-    return 1
+    """The test strings."""
+    return len(setting.test)
 
 
 def totals(arm: Tuned, setting: Setting) -> dict[str, float]:
@@ -280,18 +292,16 @@ def totals(arm: Tuned, setting: Setting) -> dict[str, float]:
 
 
 def score(arm: Tuned, setting: Setting, start: int = 0) -> Iterator[dict[str, float]]:
-    """Shares of the words of the test strings that are wrong; see the head of this file."""
-    if start:
-        return
-    edits, words = edits_of(arm.model, setting.test), (setting.test.labels != ctc.BLANK).sum().item()
-    within = {
-        most: [rate for depth, rate in zip(depths_of(arm.model), (edits.sum(0) / words).tolist(), strict=True)
-               if depth <= most]
-        for most in (2, 4, 6)
-    }  # fmt: skip
-    found = {most: rates[-1] if rates else 1.0 for most, rates in within.items()}
-    yield {
-        "wrong": (edits * policy(arm.model, setting.test)).sum().item() / words,
-        **{f"wrong_{most}": rate for most, rate in found.items()},
+    """For each test string its edits over the mean number of words; see the head of this file."""
+    test = setting.test
+    words = (test.labels != ctc.BLANK).sum(1, keepdim=True).double()
+    edits = edits_of(arm.model, test) / words.mean()
+    columns = torch.cat([words / words.mean(), edits], 1)  # the first: nothing said, every word missing
+    found = {most: columns[:, sum(depth <= most for depth in depths_of(arm.model))] for most in (2, 4, 6)}
+    rows = {
+        "wrong": (edits * policy(arm.model, test)).sum(1),
+        **{f"wrong_{most}": column for most, column in found.items()},
         "wrong_early": (found[2] + found[4]) / 2,
     }
+    for item in range(start, len(test)):
+        yield {name: column[item].item() for name, column in rows.items()}

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paperlab.methods.elastic.early_exit_asr import EarlyExits, Objective, between
+from paperlab.kit import ctc
+from paperlab.kit.exits import stops
+from paperlab.methods.elastic.early_exit_asr import EarlyExits, Objective, between, first_sure
 
 
 def alignments(log_probs: Tensor, labels: list[int]) -> Tensor:
@@ -42,7 +44,10 @@ def test_the_losses_of_all_exits_are_summed_with_equal_weights() -> None:
     for number, block in enumerate(network.blocks, 1):
         hidden = block(hidden)
         if number % 2 == 0:
-            logits = hidden @ network.outputs[number // 2 - 1].weight.T + network.outputs[number // 2 - 1].bias
+            norm, output = network.outputs[number // 2 - 1]
+            centred = hidden - hidden.mean(-1, keepdim=True)
+            scaled = centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()
+            logits = (scaled * norm.weight + norm.bias) @ output.weight.T + output.bias
             for one, row in zip(logits.log_softmax(-1), labels.tolist(), strict=True):
                 said = [label for label in row if label]
                 wanted = wanted + alignments(one, said) / len(said) / 3
@@ -80,10 +85,10 @@ def test_exits_are_added_in_the_middle_of_the_training(start: str) -> None:
     assert not any(name.startswith(("outputs.0", "outputs.1")) for name in early)
     assert any(name.startswith("blocks.5") for name in early)
     late, objective = gradients(start, 0.5)
-    assert {"outputs.0.weight", "outputs.1.weight"} <= late
+    assert {"outputs.0.1.weight", "outputs.1.1.weight"} <= late
     outputs: Any = objective.network.outputs
-    assert torch.equal(outputs[0].weight, outputs[2].weight)  # they begin as the last exit's
-    assert outputs[0].weight is not outputs[2].weight
+    assert torch.equal(outputs[0][1].weight, outputs[2][1].weight)  # they begin as the last exit's
+    assert outputs[0][1].weight is not outputs[2][1].weight
     assert any(name.startswith("blocks") for name in late) == (start == "pretrained")
 
 
@@ -98,7 +103,9 @@ def test_frozen_blocks_stay_as_they_are_and_early_exits_alone_learn() -> None:
         objective(inputs, labels, 0.6).backward()
         optimizer.step()
     changed = {name for name, tensor in objective.network.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == {f"outputs.{number}.{kind}" for number in (0, 1) for kind in ("weight", "bias")}
+    assert changed == {
+        f"outputs.{number}.{part}.{kind}" for number in (0, 1) for part in (0, 1) for kind in ("weight", "bias")
+    }
 
 
 class Said(EarlyExits):
@@ -115,21 +122,40 @@ class Said(EarlyExits):
 
 
 SURE = torch.tensor([[0.95, 0.96, 0.97], [0.6, 0.9, 0.95], [0.55, 0.6, 0.7], [0.94, 0.8, 0.9]])
-UTTERANCES = torch.arange(4.0)[:, None, None]
+UTTERANCES, ONE = torch.arange(4.0)[:, None, None], torch.ones(4).long()
 
 
 @pytest.mark.parametrize("choose", ["posterior", "entropy"])
 def test_an_utterance_leaves_at_the_first_exit_that_is_sure_enough(choose: str) -> None:
     # thresholds from 0.90 down let 1 and 4 go at once, 2 after four blocks, 3 never: (2 + 4 + 6 + 2) / 4 blocks
-    assert Said(SURE, choose, 3.5).policy(UTTERANCES).argmax(1).tolist() == [0, 1, 2, 0]
-    assert Said(SURE, choose, 6.0).policy(UTTERANCES).argmax(1).float().mean() <= 2
-    assert Said(SURE, choose, 2.0).policy(UTTERANCES).argmax(1).tolist() == [0, 0, 0, 0]
+    for layers, wanted in ((3.5, [0, 1, 2, 0]), (2.0, [0, 0, 0, 0]), (6.0, [1, 2, 2, 2])):
+        assert Said(SURE, choose, layers).policy(UTTERANCES, ONE).argmax(1).tolist() == wanted
+
+
+def test_depths_that_are_not_evenly_spaced_keep_to_the_mean() -> None:
+    """Half at the first exit and half at the last would be 3.5 of 3 blocks, though the mean index would do."""
+    sure = torch.tensor([[0.9, 0.95, 1.0], [0.8, 0.9, 1.0], [0.2, 0.3, 1.0], [0.1, 0.2, 1.0]])
+    depths = torch.tensor([1.0, 2.0, 6.0]).double()
+    found = first_sure(sure, depths, 3.0)
+    assert depths[found].mean() <= 3
+    brute = [stops(sure, value) for value in sure[:, :2].flatten()]
+    assert depths[found].mean() == max(mean for one in brute if (mean := depths[one].mean()) <= 3)
+
+
+def test_padding_does_not_change_how_sure_an_exit_is() -> None:
+    told = torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    frames = torch.tensor([9, 5, 2])
+    for rule in (ctc.posterior, ctc.certainty):
+        found = rule(told, frames)
+        for row, length in enumerate(frames.tolist()):
+            alone = rule(told[row : row + 1, :length], torch.tensor([length]))
+            torch.testing.assert_close(found[row], alone[0])
 
 
 def test_other_choices_take_as_many_blocks() -> None:
     depths = torch.tensor([2.0, 4.0, 6.0]).double()
     for choose in ("random", "fixed"):
-        shares = Said(SURE, choose, 3.5).policy(UTTERANCES)
+        shares = Said(SURE, choose, 3.5).policy(UTTERANCES, ONE)
         torch.testing.assert_close(shares.sum(1), torch.ones(4).double())
         assert (shares @ depths).mean().item() == pytest.approx(3.5)
         assert torch.equal(shares[0], shares[3])
