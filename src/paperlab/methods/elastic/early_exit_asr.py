@@ -240,7 +240,7 @@ class EarlyExits(nn.Module):
 
 def fresh(output: nn.Module) -> nn.Module:
     """Another exit of the same kind, newly drawn."""
-    made = copy.deepcopy(output)
+    made: Any = copy.deepcopy(output)
     for module in made.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
