@@ -10,6 +10,8 @@ from paperlab.kit.encoder_decoder import EncoderDecoder
 from paperlab.kit.nested import Nested
 from paperlab.kit.training import Split
 from paperlab.tasks import caption, lm_nested
+from paperlab.tasks.asr import Recogniser, frames_of, log_mel
+from paperlab.tasks.asr import Setting as Speech
 from paperlab.tasks.image import Convolutional
 from paperlab.tasks.image import Setting as Image
 from paperlab.tasks.image_multitask import Setting as Multitask
@@ -76,6 +78,18 @@ def nested() -> lm_nested.Setting:
     return lm_nested.Setting(model, train, rows, rows, 2, {}, batch=4, rates=(1e-2,))
 
 
+def recogniser() -> Speech:
+    """Half a second of random sound with one to three of four words, a recogniser of six blocks; two steps."""
+    draw = torch.Generator().manual_seed(0)
+    waves, labels = torch.randn(24, 4_000, generator=draw), torch.randint(1, 5, (24, 3), generator=draw)
+    labels[torch.arange(24) % 2 == 0, 2:] = 0
+    labels[torch.arange(24) % 4 == 0, 1:] = 0
+    judged = Split((log_mel(waves), frames_of(waves)), labels)
+    torch.manual_seed(0)
+    network = Recogniser(6, 8, 5).eval()
+    return Speech(network, Split((waves,), labels), judged, judged, 2, rates=(1e-2,), batch=8)
+
+
 SETTINGS: dict[str, Callable[[], Any]] = {
     "convolutional": convolutional,
     "recurrent": recurrent,
@@ -83,6 +97,7 @@ SETTINGS: dict[str, Callable[[], Any]] = {
     "layered": layered,
     "captioning": captioning,
     "nested": nested,
+    "recogniser": recogniser,
 }
 
 
