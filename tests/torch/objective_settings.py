@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 
+from paperlab.kit.encoder_decoder import EncoderDecoder
 from paperlab.kit.nested import Nested
 from paperlab.kit.training import Split
-from paperlab.tasks import lm_nested
+from paperlab.tasks import caption, lm_nested
+from paperlab.tasks.asr import Recogniser, frames_of, log_mel
+from paperlab.tasks.asr import Setting as Speech
 from paperlab.tasks.image import Convolutional
 from paperlab.tasks.image import Setting as Image
 from paperlab.tasks.image_multitask import Setting as Multitask
@@ -55,6 +58,16 @@ def layered() -> Segmentation:
     return Segmentation(Layered(3, 8).eval(), digits, split, split, split, strength, 2, rates=(1e-2,), batch=8)
 
 
+def captioning() -> caption.Setting:
+    """Digits of 9 x 9 random pixels, captions of their scenes and statements, three layers of each half; two steps."""
+    draw = torch.Generator().manual_seed(0)
+    digits = Split((torch.rand(6, 9, 9, generator=draw),), torch.arange(6))
+    judged = caption.draw_items(digits, 12, 12, draw)
+    torch.manual_seed(0)
+    network = EncoderDecoder(len(caption.WORDS), 16, 2, 3, side=20, patch=5, time=caption.LENGTH).eval()
+    return caption.Setting(network, digits, judged, judged, 2, rates=(1e-2,), batch=8)
+
+
 def nested() -> lm_nested.Setting:
     """A decoder of two blocks on bytes that count up and down; two steps."""
     stream = torch.arange(600) % 30 + torch.arange(600) // 60
@@ -65,12 +78,26 @@ def nested() -> lm_nested.Setting:
     return lm_nested.Setting(model, train, rows, rows, 2, {}, batch=4, rates=(1e-2,))
 
 
+def recogniser() -> Speech:
+    """Half a second of random sound with one to three of four words, a recogniser of six blocks; two steps."""
+    draw = torch.Generator().manual_seed(0)
+    waves, labels = torch.randn(24, 4_000, generator=draw), torch.randint(1, 5, (24, 3), generator=draw)
+    labels[torch.arange(24) % 2 == 0, 2:] = 0
+    labels[torch.arange(24) % 4 == 0, 1:] = 0
+    judged = Split((log_mel(waves), frames_of(waves)), labels)
+    torch.manual_seed(0)
+    network = Recogniser(6, 8, 5).eval()
+    return Speech(network, Split((waves,), labels), judged, judged, 2, rates=(1e-2,), batch=8)
+
+
 SETTINGS: dict[str, Callable[[], Any]] = {
     "convolutional": convolutional,
     "recurrent": recurrent,
     "slimmable": slimmable,
     "layered": layered,
+    "captioning": captioning,
     "nested": nested,
+    "recogniser": recogniser,
 }
 
 

@@ -88,8 +88,8 @@ class Check:
     role: "claim" is the paper's, "question" ours; the rest are controls (see `standings.control_ok`).
     least_scale: the smallest scale at which there is a verdict, where less training cannot show what is claimed (`gap`
     says why). Smaller ones give figures, and "undecided".
-    rivals: other variants of a plain baseline, from the family's table (`core.baselines`): a claim that something is
-    better is judged against the strongest of them. No card writes it.
+    rivals: other variants of the baseline: a claim that something is better is judged against the strongest of them.
+    Those of plain baselines come from the family's table (`core.baselines`), and no card writes them.
 
     Whatever several checks of a card share stands once, in the card.
     """
