@@ -63,6 +63,7 @@ class Encoder:
         if pooling is not None:
             poolings = sentence.check_poolings([pooling] if isinstance(pooling, str) else pooling)
         steps, kinds = self.sentence.steps, sum(1 << sentence.POOLINGS.index(name) for name in poolings)
+        kinds = 0 if poolings == ("mean",) else kinds  # as paperlab.h has it
         if not poolings or (
             len(poolings) != len(self.sentence.poolings) and any(isinstance(s, sentence.Dense) for s in steps)
         ):
