@@ -200,7 +200,7 @@ REFUSED = {
     "two": ([("Transformer", ""), ("Pooling", "1_Pooling"), ("Pooling", "1_Pooling")], {}, "the module Pooling"),
     "elsewhere": ([("Transformer", "0_Transformer"), ("Pooling", "1_Pooling")], {}, "has its Transformer in"),
     "outside": ([("Transformer", ""), ("Pooling", "../x")], {}, "a folder outside its own"),
-    "missing": ([("Transformer", ""), ("Pooling", "7_Pooling")], {}, "is missing or empty"),
+    "missing": ([("Transformer", ""), ("Pooling", "7_Pooling")], {}, "is missing: nothing says"),
     "mode": (
         [("Transformer", ""), ("Pooling", "1_Pooling")],
         {"pooling_mode_new": True},

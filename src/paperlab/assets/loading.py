@@ -187,12 +187,11 @@ def _pooling(folder: Path) -> str:
 
     Raises ModelError for another pooling, and for modules that change vectors and are not run here.
     """
-    from paperlab.engine import EngineError
-    from paperlab.engine.formats import sentence
+    from paperlab.core.sentence import SentenceError, describe
 
     try:
-        poolings = sentence.of(folder, layers=False).poolings
-    except EngineError as error:
+        poolings = describe(folder).poolings
+    except SentenceError as error:
         raise ModelError(str(error)) from None
     if poolings not in (("mean",), ("cls",)):
         raise ModelError(f"{folder} pools by {' and '.join(poolings)}; mean and cls are known")
