@@ -200,7 +200,7 @@ REFUSED = {
     "two": ([("Transformer", ""), ("Pooling", "1_Pooling"), ("Pooling", "1_Pooling")], {}, "the module Pooling"),
     "elsewhere": ([("Transformer", "0_Transformer"), ("Pooling", "1_Pooling")], {}, "has its Transformer in"),
     "outside": ([("Transformer", ""), ("Pooling", "../x")], {}, "a folder outside its own"),
-    "missing": ([("Transformer", ""), ("Pooling", "7_Pooling")], {}, "is missing or empty"),
+    "missing": ([("Transformer", ""), ("Pooling", "7_Pooling")], {}, "is missing: nothing says"),
     "mode": (
         [("Transformer", ""), ("Pooling", "1_Pooling")],
         {"pooling_mode_new": True},
@@ -258,3 +258,18 @@ def test_a_damaged_list_of_modules(folder):
     (folder / "config_sentence_transformers.json").write_text('{"default_prompt_name": "x", "prompts": {}}')
     with pytest.raises(EngineError, match="default prompt 'x' is not among its prompts"):
         engine.load(folder)
+
+
+def test_the_lab_refuses_what_it_does_not_run(folder):
+    from paperlab.assets.loading import ModelError, _pooling
+
+    assert _pooling(folder) == "mean"
+    pooling(folder, "2_Pooling", "cls")
+    modules(folder, ("Transformer", ""), ("Pooling", "2_Pooling"), ("Normalize", "n"))
+    assert _pooling(folder) == "cls"
+    pooling(folder, "2_Pooling", "cls", "max")
+    with pytest.raises(ModelError, match="pools by cls and max; mean and cls are known"):
+        _pooling(folder)
+    modules(folder, ("Transformer", ""), ("Pooling", "2_Pooling"), ("Dense", "3_Dense"))
+    with pytest.raises(ModelError, match="names the module Dense"):
+        _pooling(folder)

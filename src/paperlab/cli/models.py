@@ -146,8 +146,8 @@ def pack(model: str, out: Path, recipe: "Recipe", applied: Applied | None, table
 
     from paperlab.engine import Layout
     from paperlab.engine import pack as work
+    from paperlab.engine.formats.pack import check
     from paperlab.engine.packing.output import check_place
-    from paperlab.engine.packing.pack import check
 
     check_place(out)
     source = place(model)

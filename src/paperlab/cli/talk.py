@@ -35,7 +35,10 @@ class Talk:
         from paperlab.engine.native import sampling
 
         sampling(**how)
-        self.template = {"chat_template_kwargs": chat_template_kwargs or {}, "control_tokens": control_tokens}
+        self.template: dict[str, Any] = {
+            "chat_template_kwargs": chat_template_kwargs or {},
+            "control_tokens": control_tokens,
+        }
         self.first = [] if system is None else [{"role": "system", "content": system}]
         self.model, self.max_tokens, self.how = model, max_tokens, how
         self.context = min(model.about["context"], CONTEXT)

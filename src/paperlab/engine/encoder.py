@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from paperlab.core.sentence import POOLINGS, SentenceError, check_poolings
 from paperlab.engine.formats import sentence
 from paperlab.engine.formats.sentence import Sentence
 from paperlab.engine.formats.tokenizer import Tokens
@@ -61,8 +62,12 @@ class Encoder:
         """As `embed`, for token ids. A text's vector does not depend on the other texts."""
         poolings = self.sentence.poolings
         if pooling is not None:
-            poolings = sentence.check_poolings([pooling] if isinstance(pooling, str) else pooling)
-        steps, kinds = self.sentence.steps, sum(1 << sentence.POOLINGS.index(name) for name in poolings)
+            try:
+                poolings = check_poolings([pooling] if isinstance(pooling, str) else pooling)
+            except SentenceError as error:
+                raise EngineError(str(error)) from None
+        steps, kinds = self.sentence.steps, sum(1 << POOLINGS.index(name) for name in poolings)
+        kinds = 0 if poolings == ("mean",) else kinds  # as paperlab.h has it
         if not poolings or (
             len(poolings) != len(self.sentence.poolings) and any(isinstance(s, sentence.Dense) for s in steps)
         ):

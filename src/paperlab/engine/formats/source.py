@@ -2,7 +2,7 @@
 
 import json
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -230,10 +230,16 @@ class Source:
 
 
 class GgufWeights:
-    """The tensors of a GGUF file in transformers' names and order, as `pack` takes them."""
+    """The tensors of a GGUF file in transformers' names and order, as `pack` takes them. Raises EngineError."""
 
     def __init__(self, source: Source) -> None:
-        self.source = source
+        self.source, self.path = source, source.path
+        self.config: Mapping[str, Any] = source.config
+        Tokens.of(source.path).tokenizer  # noqa: B018  a damaged one is told before any work
+
+    def write_files(self, place: Path) -> None:
+        """Write the tokenizer and its settings into a folder."""
+        write_tokenizer(self.source, place)
 
     def names(self) -> list[str]:
         """Every tensor's name, in order."""

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from paperlab.core.files import replacing
+from paperlab.core.sentence import SentenceError, modules
 from paperlab.engine.native import EngineError
 
 KINDS = {
@@ -81,10 +82,12 @@ FILL = "paperlab.fill."  # prefix of tensors that only align the next one
 def model_files(folder: Path) -> list[str]:
     """The files of a model folder in addition to its weights, those that are there: `MODEL_FILES`, further chat
     templates, and what modules.json names. Raises EngineError."""
-    from paperlab.engine.formats.sentence import modules
-
     more = [f"additional_chat_templates/{file.name}" for file in folder.glob("additional_chat_templates/*.jinja")]
-    for _, place in modules(folder):
+    try:
+        places = [place for _, place in modules(folder)]
+    except SentenceError as error:
+        raise EngineError(str(error)) from None
+    for place in places:
         if place != folder:
             more += [f"{place.relative_to(folder)}/{name}" for name in ("config.json", "model.safetensors")]
     return [name for name in dict.fromkeys((*MODEL_FILES, *sorted(more))) if (folder / name).is_file()]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -29,17 +29,44 @@ from paperlab.engine.packing.outline import check_runs
 from paperlab.engine.packing.output import check_place, check_space, staged
 from paperlab.engine.packing.tensors import Tensors
 
-if TYPE_CHECKING:
-    from paperlab.engine.formats.source import GgufWeights, Source
-
 PRUNED = 1 / 3  # share of zeros from which a bitmask and the other weights take fewer bytes, in 8 and in 4 bits
 Progress = Callable[[str, int, int], None]
-_Opened = Union[Weights, Tensors, "GgufWeights"]
 _Choice = Layout | Literal["given"] | None  # to be rounded; quantized elsewhere; stored as it is
 
 
+class Opened(Protocol):
+    """An opened model of another format. config: as config.json has it; path: what errors call it."""
+
+    config: Mapping[str, Any]
+    path: Path
+
+    def names(self) -> list[str]:
+        """Every tensor's name, in order."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+
+    def kind(self, name: str) -> str:
+        """The type as safetensors spells it."""
+
+    def raw(self, name: str) -> np.ndarray:
+        """The tensor in that type."""
+
+    def floats(self, name: str) -> np.ndarray:
+        """The tensor as float32."""
+
+    def check(self, name: str) -> None:
+        """Refuse to round a matrix that is in few bits already. Raises EngineError."""
+
+    def write_files(self, place: Path) -> None:
+        """Write the tokenizer and its settings into a folder."""
+
+
+_Opened = Weights | Tensors | Opened
+
+
 def pack(
-    source: str | Path | Tensors,
+    source: str | Path | Tensors | Opened,
     out: str | Path,
     recipe: Layout | Recipe,
     given: Mapping[str, Codes] | None = None,
@@ -47,7 +74,8 @@ def pack(
 ) -> dict[str, float]:
     """Pack a model into the folder `out`, which must not contain a model yet.
 
-    source: a model folder, a GGUF file, or `Tensors` in memory; the same weights give the same bytes.
+    source: a model folder, `Tensors` in memory, or a model of another format that is opened already (`engine.pack`
+    opens GGUF files); the same weights give the same bytes.
     recipe: one layout for all matrices, or (pattern, layout) pairs over their names, the last match counting:
     [("*", Layout(4)), ("lm_head", Layout(8))]. Weights are rounded to the nearest codes, except for the matrices in
     `given`, by name (without ".weight"), whose codes are stored and whose weights in `source` are not read; any mapping
@@ -97,9 +125,7 @@ def pack(
         if isinstance(files, Path):
             copy_model_files(files, place)
         elif files:
-            from paperlab.engine.formats.source import write_tokenizer
-
-            write_tokenizer(files, place)
+            files.write_files(place)
         (place / "config.json").write_text(config_json(dict(config) | PACKED), encoding="utf-8")
         write(place / "model.safetensors", tensors, metadata)
         size = (place / "model.safetensors").stat().st_size
@@ -108,15 +134,15 @@ def pack(
     return {"bytes": size, "weights": count, "bits_per_weight": bits / count, "left": left}
 
 
-def check(source: str | Path, out: str | Path, recipe: Layout | Recipe) -> None:
+def check(source: str | Path | Tensors | Opened, out: str | Path, recipe: Layout | Recipe) -> None:
     """Refuse at once what `pack` would refuse: raise EngineError for a model that the engine cannot run, a recipe that
     matches nothing, an `out` that cannot be written, a disk too small. Nothing of the weights is read."""
     _planned(source, Path(out), recipe, {})
 
 
 def _planned(
-    source: str | Path | Tensors, out: Path, recipe: Layout | Recipe, given: Mapping[str, Codes]
-) -> "tuple[_Opened, Mapping[str, Any], Path | Source | None, dict[str, _Choice]]":
+    source: str | Path | Tensors | Opened, out: Path, recipe: Layout | Recipe, given: Mapping[str, Codes]
+) -> tuple[_Opened, Mapping[str, Any], Path | Opened | None, dict[str, _Choice]]:
     """Tensors, configuration, where the other files come from, how each tensor is stored. Raises EngineError."""
     check_place(out)
     weights, config, files, origin = _opened(source)
@@ -143,7 +169,7 @@ def _planned(
     return weights, config, files, choices
 
 
-def repeats_table(weights: "_Opened") -> bool:
+def repeats_table(weights: _Opened) -> bool:
     """Whether the output head is there and is the embeddings once more."""
     head, table = ends_of(weights.names())
     if not (head and table):
@@ -155,7 +181,7 @@ def repeats_table(weights: "_Opened") -> bool:
     )
 
 
-def _at_least(weights: "_Opened", name: str, choice: _Choice) -> int:
+def _at_least(weights: _Opened, name: str, choice: _Choice) -> int:
     """Bytes that a tensor takes at the least; of codes made elsewhere those of 2 bits."""
     count = math.prod(weights.shape(name))
     if choice is None:
@@ -166,26 +192,21 @@ def _at_least(weights: "_Opened", name: str, choice: _Choice) -> int:
     return int(count * (kept + choice.sparse) / 8)
 
 
-def _opened(source: str | Path | Tensors) -> "tuple[_Opened, Mapping[str, Any], Path | Source | None, str]":
+def _opened(source: str | Path | Tensors | Opened) -> tuple[_Opened, Mapping[str, Any], Path | Opened | None, str]:
     """Tensors, configuration, where the other files come from, and what errors call the model."""
     if isinstance(source, Tensors):
         return source, source.config, Path(source.files) if source.files else None, "the model"
+    if not isinstance(source, str | Path):
+        return source, source.config, source, str(source.path)
     folder = Path(source)
-    if folder.is_file() and folder.suffix == ".gguf":
-        from paperlab.engine.formats.source import GgufWeights, Source
-        from paperlab.engine.formats.tokenizer import Tokens
-
-        opened = Source(folder)
-        Tokens.of(folder).tokenizer  # noqa: B018  a damaged one is told before any work
-        return GgufWeights(opened), opened.config, opened, str(folder)
     if not (folder / "config.json").is_file():
-        raise EngineError(f"no config.json in {folder}; give the folder of a model, or a .gguf file")
+        raise EngineError(f"no config.json in {folder}; give the folder of a model")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return Weights(folder), config, folder, str(folder)
 
 
 def _choices(
-    weights: "_Opened", recipe: Recipe, given: Mapping[str, Codes], config: Mapping[str, Any], origin: str
+    weights: _Opened, recipe: Recipe, given: Mapping[str, Codes], config: Mapping[str, Any], origin: str
 ) -> dict[str, _Choice]:
     """How each tensor of the packed model is stored. Raises EngineError for matrices of `given` that are not there."""
     bert, tied = config.get("model_type") in ENCODERS, bool(config.get("tie_word_embeddings"))

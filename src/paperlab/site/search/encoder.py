@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from paperlab.core.home import home
+from paperlab.core.sentence import SentenceError, describe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -254,12 +255,9 @@ def load(named: str | None = None) -> Encoder:
 
 def _first_token(folder: Path) -> bool:
     """Whether a folder's vectors are those of the first token, not the mean. Raises EncoderError for any others."""
-    from paperlab.engine import EngineError
-    from paperlab.engine.formats import sentence
-
     try:
-        poolings = sentence.of(folder, layers=False).poolings
-    except EngineError as error:
+        poolings = describe(folder).poolings
+    except SentenceError as error:
         raise EncoderError(f"PAPERLAB_ENCODER: {error}") from None
     if poolings not in (("mean",), ("cls",)):
         raise EncoderError(f"PAPERLAB_ENCODER: {folder} pools by {' and '.join(poolings)}; mean or cls is needed")
