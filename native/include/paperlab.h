@@ -56,7 +56,8 @@ PL_API int pl_next(pl_session* session, const int32_t* tokens, int count, const 
 PL_API int pl_sample(float* logits, int64_t n, const pl_sampling* how, uint64_t step, const int32_t* seen,
                      int64_t seen_count);
 
-/* pooling: 0 mean, 1 first token. out: (count, hidden). */
+/* pooling: 1 the first token, 2 the largest of each column, 4 (or 0) the mean, 8 the sum over the root of the length,
+ * 16 the mean with weights 1, 2, 3 …, 32 the last token; added up: one after another. out: (count, hidden times how many). */
 PL_API int pl_embed(pl_model* model, const int32_t* tokens, const int32_t* lengths, int count, int pooling,
                     int normalize, float* out);
 

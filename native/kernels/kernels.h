@@ -115,6 +115,9 @@ struct Attention {
   float* total = nullptr;
   const void* next_keys = nullptr;  // what comes after: asked for meanwhile
   const void* next_values = nullptr;
+  float cap = 0;       // scores are cap * tanh(score / cap); 0: as they are
+  int hidden = 0;      // the first positions that the first query does not see, if above 0; later ones see `step` less each
+  int step = 0;
 };
 
 // One head's attention of a whole text over itself.

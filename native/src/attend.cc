@@ -46,11 +46,11 @@ std::vector<AttendJob> attend_jobs(const std::vector<Part>& parts, const LlamaCo
       last = std::min((first / kTogether + 1) * kTogether, end);  // none reaches over the end of a stretch
       const int64_t at = row + first - before;
       if (last - first > 1)
-        for (int64_t head = 0; head < config.heads; ++head) jobs.push_back({part.session, at, head, last - first, 1, 0, last, 0});
+        for (int64_t head = 0; head < config.heads; ++head) jobs.push_back({part.session, at, head, last - first, 1, 0, last, 0, last});
       else
         for (int64_t head = 0; head < config.heads; head += together)
           for (int from = 0; from < last; from += kStretch)
-            jobs.push_back({part.session, at, head, 1, together, from, std::min(from + kStretch, last), stretches++});
+            jobs.push_back({part.session, at, head, 1, together, from, std::min(from + kStretch, last), stretches++, last});
     }
     row += part.count;
   }
@@ -64,9 +64,15 @@ void attend_fetch(const AttendJob& job, const LlamaConfig& config, int64_t layer
 // qkv: (token, heads + 2 kv_heads, head) with turned queries; attended: (token, heads, head).
 void Llama::attend(const std::vector<AttendJob>& jobs, int stretches, int64_t layer, float* qkv, float* attended) {
   const int64_t head = c_.head, all = (c_.heads + 2 * c_.kv_heads) * head, width = c_.heads * head, together = c_.heads / c_.kv_heads;
-  const float scale = float(1 / std::sqrt(double(head)));
+  const float scale = c_.attention_scale, cap = c_.attention_cap;
+  const int64_t window = c_.windows[size_t(layer)];
   const size_t places = size_t(stretches * together);
   float *const outs = stretches_.get<float>(places * size_t(head + 2)), *const most = outs + places * size_t(head), *const total = most + places;
+  const auto unseen = [&](int queries, float* out, float* m, float* t) {
+    std::fill(out, out + queries * head, 0.0f);
+    std::fill(m, m + queries, -INFINITY);
+    std::fill(t, t + queries, 0.0f);
+  };
   const auto finish = [&](const AttendJob& job, const float* from, const float* m, const float* t, int count, int64_t step, float* out) {
     join(from, m, t, count, step, head, out);
     if (job.session->rotated()) rotate(out, head);
@@ -78,8 +84,11 @@ void Llama::attend(const std::vector<AttendJob>& jobs, int stretches, int64_t la
     if (job.tokens == 1) {
       scratch.resize(size_t(job.heads * kStretch));
       const int64_t at = job.place * together;
+      // Where the last position is that the window has left behind, seen from the stretch.
+      const int hidden = window ? int(std::clamp<int64_t>(job.last - window - job.from, 0, job.to - job.from)) : 0;
+      if (hidden == job.to - job.from) return unseen(job.heads, outs + at * head, most + at, total + at);
       Attention work{q, head, job.heads, scale, stretch(job, c_, layer, job.from), job.to - job.from, false, scratch.data(), outs + at * head,
-                     head, most + at, total + at};
+                     head, most + at, total + at, nullptr, nullptr, cap, hidden, 0};
       if (i + 1 < int64_t(jobs.size())) {
         const CacheView next = stretch(jobs[size_t(i) + 1], c_, layer, jobs[size_t(i) + 1].from);
         work.next_keys = next.keys, work.next_values = next.values;
@@ -92,8 +101,12 @@ void Llama::attend(const std::vector<AttendJob>& jobs, int stretches, int64_t la
     float *const results = scratch.data() + job.tokens * kStretch, *const m = results + queries * head, *const t = m + queries;
     for (int j = 0; j < count; ++j) {
       const int positions = std::min(kStretch, job.to - j * kStretch), at = j * job.tokens;
-      runtime.k.attend({q, all, job.tokens, scale, stretch(job, c_, layer, j * kStretch), positions, j == count - 1, scratch.data(),
-                        results + at * head, head, m + at, t + at});
+      // Of the first query; each later one leaves one more behind.
+      const int hidden = window ? int(std::max<int64_t>(job.to - (job.tokens - 1) - window - j * kStretch, -kStretch)) : -kStretch;
+      if (hidden >= positions) unseen(job.tokens, results + at * head, m + at, t + at);
+      else
+        runtime.k.attend({q, all, job.tokens, scale, stretch(job, c_, layer, j * kStretch), positions, j == count - 1, scratch.data(),
+                          results + at * head, head, m + at, t + at, nullptr, nullptr, cap, hidden, 1});
     }
     for (int token = 0; token < job.tokens; ++token)
       finish(job, results + token * head, m + token, t + token, count, job.tokens, attended + (job.row + token) * width + job.head * head);

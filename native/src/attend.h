@@ -14,6 +14,7 @@ struct AttendJob {
   int tokens, heads;  // one of them is 1
   int from, to;       // the positions seen by the last token; each before sees one less
   int place;          // of a single token's stretch among all such
+  int last;           // positions that the last token sees in all
 };
 
 // The jobs of one layer; the stretches of a token and head one after another. stretches: how many have a place.

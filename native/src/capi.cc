@@ -167,8 +167,8 @@ int pl_embed(pl_model* model, const int32_t* tokens, const int32_t* lengths, int
   return guarded(-1, [&] {
     auto* bert = dynamic_cast<Bert*>(model->model.get());
     if (!bert) fail("this model is a language model, not an encoder of texts");
-    if (pooling != 0 && pooling != 1) fail("no pooling of the kind %d", pooling);
-    bert->embed(tokens, lengths, count, pooling == 0 ? Pooling::Mean : Pooling::Cls, normalize != 0, out);
+    if (pooling < 0 || pooling > 63) fail("no pooling of the kind %d", pooling);
+    bert->embed(tokens, lengths, count, pooling ? pooling : int(kMean), normalize != 0, out);
     return 0;
   });
 }

@@ -2,8 +2,11 @@
 
 #include <cstdlib>
 
-#if PAPERLAB_HAS_AMX
+#if PAPERLAB_HAS_AVXVNNI || PAPERLAB_HAS_AMX
 #include <cpuid.h>
+#endif
+
+#if PAPERLAB_HAS_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -25,6 +28,9 @@ namespace pl {
 #define PAPERLAB_ROWS(isa) rms_norm_##isa, layer_norm_##isa, silu_mul_##isa, gelu_##isa, gelu_tanh_##isa, softmax_##isa
 #define PAPERLAB_TABLE(isa) \
   Kernels { #isa, matmul_q_##isa, matmul_f_##isa, quantize_##isa, attend_##isa, add_beside_##isa, PAPERLAB_ROWS(isa) }
+// AVX-VNNI beside AVX2, as laptops have it that have no AVX-512: only products differ
+#define PAPERLAB_AVXVNNI                                                                                         \
+  Kernels { "avxvnni", matmul_q_avxvnni, matmul_f_avx2, quantize_avx2, attend_avx2, add_beside_avx2, PAPERLAB_ROWS(avx2) }
 // AMX beside AVX-512: only products of many tokens differ, and attention over whole texts
 #define PAPERLAB_AMX                                                                                                \
   Kernels {                                                                                                         \
@@ -33,6 +39,19 @@ namespace pl {
   }
 
 namespace {
+
+#if PAPERLAB_HAS_AVX2
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
+
+#if PAPERLAB_HAS_AVXVNNI
+bool has_avxvnni() {
+  unsigned a, b, c, d;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
 
 #if PAPERLAB_HAS_AVX512
 bool has_avx512() {
@@ -66,10 +85,10 @@ struct Choice {
 const Choice kChoices[] = {
     {PAPERLAB_TABLE(ref), [] { return true; }},
 #if PAPERLAB_HAS_AVX2
-    {PAPERLAB_TABLE(avx2),
-     [] {
-       return bool(__builtin_cpu_supports("avx2")) && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-     }},
+    {PAPERLAB_TABLE(avx2), has_avx2},
+#endif
+#if PAPERLAB_HAS_AVXVNNI
+    {PAPERLAB_AVXVNNI, has_avxvnni},
 #endif
 #if PAPERLAB_HAS_AVX512
     {PAPERLAB_TABLE(avx512), has_avx512},

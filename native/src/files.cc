@@ -108,6 +108,7 @@ void Files::read(const std::string& name, int64_t first, int64_t last, float* ou
     return to_float(tensor, 0, tensor.count(), out);
   }
   if (first < 0 || last < first || last > what.shape[0]) fail("%s has no rows %lld to %lld", name.c_str(), (long long)first, (long long)last);
+  if (const Tensor* whole = tensors_.find(name)) return to_float(*whole, first * what.shape[1], (last - first) * what.shape[1], out);  // exact
   const Matrix& from = matrix(name);
   for (int64_t row = first; row < last; ++row) from.row(row, out + (row - first) * what.shape[1]);
 }

@@ -1,24 +1,21 @@
 // GGUF, versions 2 and 3, little-endian: fields, tensors, and the block types that are turned into floats or tiles.
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <set>
 
-#include "tensors.h"
+#include "blocks.h"
 
 namespace pl {
 namespace {
 
-struct Block {
+struct Plain {
   const char* name;
-  int64_t values, bytes;
+  uint32_t number;
+  int64_t bytes;
 };
 
-// By GGML's type number; those that are not here are refused by name or number.
-const std::map<uint32_t, Block> kBlocks = {{0, {"F32", 1, 4}},    {1, {"F16", 1, 2}},    {2, {"Q4_0", 32, 18}},
-                                           {3, {"Q4_1", 32, 20}}, {8, {"Q8_0", 32, 34}}, {12, {"Q4_K", 256, 144}},
-                                           {13, {"Q5_K", 256, 176}}, {14, {"Q6_K", 256, 210}},
-                                           {30, {"BF16", 1, 2}}};
-const std::map<uint32_t, const char*> kOther = {{6, "Q5_0"},  {7, "Q5_1"},  {9, "Q8_1"},  {10, "Q2_K"},
-                                                {11, "Q3_K"}, {15, "Q8_K"}};
+constexpr Plain kPlain[] = {{"F32", 0, 4}, {"F16", 1, 2}, {"BF16", 30, 2}};
 
 struct Reader {
   const Mapped& file;
@@ -132,6 +129,82 @@ Json truth(bool is) {
   return value;
 }
 
+// A number among the fields; `otherwise` where there is none. Lists that llama.cpp has one for each layer are numbers
+// where they say the same everywhere.
+double number_of(const std::map<std::string, Json>& fields, const std::string& name, double otherwise, const std::string& path) {
+  const auto at = fields.find(name);
+  if (at == fields.end()) return otherwise;
+  if (at->second.kind == Json::Array && !at->second.items.empty()) return at->second.items[0].number;
+  if (at->second.kind != Json::Number) fail("%s: %s should be a number", path.c_str(), name.c_str());
+  return at->second.number;
+}
+
+// Fields that llama.cpp's loader reads and that change what is computed: obeyed, or refused by name.
+void check_fields(const std::map<std::string, Json>& fields, const std::string& kind, const std::string& path) {
+  const auto refuse = [&](const std::string& name) {
+    fail("%s has the field %s, which is not obeyed here: it changes what the model computes", path.c_str(), name.substr(0, 80).c_str());
+  };
+  if (const auto at = fields.find("general.type"); at != fields.end() && at->second.text != "model")
+    fail("%s is no model: its general.type is \"%s\"", path.c_str(), at->second.text.substr(0, 40).c_str());
+  if (number_of(fields, "split.count", 0, path) > 1)
+    fail("%s is one of %g parts of a model; join them first (llama-gguf-split --merge)", path.c_str(), number_of(fields, "split.count", 0, path));
+  const double heads = number_of(fields, kind + ".attention.head_count", 0, path);
+  const double head = number_of(fields, kind + ".attention.key_length", heads > 0 ? std::floor(number_of(fields, kind + ".embedding_length", 0, path) / heads) : 0, path);
+  for (const char* name : {".rope.dimension_count", ".attention.value_length"})
+    if (const double is = number_of(fields, kind + name, head, path); is != head)
+      fail("%s: %s%s is %g where heads have %g columns; other sizes are not known here", path.c_str(), kind.c_str(), name, is, head);
+  static const std::set<std::string> known = {
+      "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
+      "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.causal",
+      "attention.sliding_window",  // of these architectures llama.cpp does not read it
+      "rope.dimension_count", "rope.freq_base", "rope.scale_linear", "rope.scaling.type", "rope.scaling.factor",
+      "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.attn_factor",
+      "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"};
+  static const std::set<std::string> others = {
+      "attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "residual_scale", "embedding_scale",
+      "expert_count", "expert_used_count", "use_parallel_residual", "nextn_predict_layers", "swin_norm"};
+  for (const auto& [name, value] : fields) {
+    if (name.rfind(kind + ".", 0) != 0) continue;
+    const std::string field = name.substr(kind.size() + 1);
+    const bool zero = (value.kind == Json::Number && value.number == 0) || (value.kind == Json::Bool && !value.truth);
+    const bool scale = field.ends_with("_scale") && value.kind == Json::Number && value.number == 1;
+    const bool listed = (field.rfind("attention.", 0) == 0 || field.rfind("rope.", 0) == 0) ? !known.count(field) : others.count(field) > 0;
+    if (listed && !zero && !scale) refuse(name);
+    if (field == "hidden_activation" && value.text != "silu") refuse(name);
+    if (field == "attention.causal" && !value.truth) refuse(name);
+  }
+}
+
+// How rotary positions are scaled, with llama.cpp's defaults: linear, by a factor that has two names.
+void put_scaling(Json& config, const std::map<std::string, Json>& fields, const std::string& rope, const std::string& path) {
+  std::string type = "linear";
+  if (const auto at = fields.find(rope + "scaling.type"); at != fields.end() && !at->second.text.empty()) type = at->second.text;
+  if (type == "none") return;
+  if (type != "linear" && type != "yarn")
+    fail("%s scales its rotary positions (%s); linear and yarn are known in GGUF", path.c_str(), type.substr(0, 40).c_str());
+  Json scaling;
+  scaling.kind = Json::Object;
+  put(scaling, "rope_type", text_value(type));
+  double factor = number_of(fields, rope + "scaling.factor", number_of(fields, rope + "scale_linear", 0, path), path);
+  if (factor == 0) factor = 1;
+  Json value;
+  value.kind = Json::Number;
+  value.number = factor;
+  put(scaling, "factor", value);
+  const std::pair<const char*, const char*> parts[] = {{"original_context_length", "original_max_position_embeddings"},
+                                                       {"attn_factor", "attn_factor"},
+                                                       {"yarn_attn_factor", "attn_factor"},
+                                                       {"yarn_beta_fast", "beta_fast"},
+                                                       {"yarn_beta_slow", "beta_slow"}};
+  for (const auto& [field, name] : parts)
+    if (const auto at = fields.find(rope + "scaling." + field); at != fields.end()) {
+      put(scaling, name, at->second);
+      if (type == "linear" && std::string(name) == "attn_factor" && at->second.number != 1)
+        fail("%s has the field %sscaling.%s, which is obeyed with yarn alone", path.c_str(), rope.c_str(), field);
+    }
+  if (type == "yarn" || factor != 1) put(config, "rope_scaling", scaling);
+}
+
 // The fields under the names of config.json.
 Json make_config(const std::map<std::string, Json>& fields, const std::string& path, bool tied) {
   const auto architecture = fields.find("general.architecture");
@@ -153,24 +226,15 @@ Json make_config(const std::map<std::string, Json>& fields, const std::string& p
                                                        {"attention.layer_norm_rms_epsilon", "rms_norm_eps"},
                                                        {"rope.freq_base", "rope_theta"}};
   for (const auto& [field, name] : names)
-    if (const auto at = fields.find(kind + "." + field); at != fields.end()) put(config, name, at->second);
-  Json scaling;
-  scaling.kind = Json::Object;
-  const std::string from = kind + ".rope.scaling.";
-  if (const auto at = fields.find(from + "type"); at != fields.end() && at->second.text != "none" && !at->second.text.empty()) {
-    if (at->second.text != "linear" && at->second.text != "yarn")
-      fail("%s scales its rotary positions (%s); linear and yarn are known in GGUF", path.c_str(), at->second.text.substr(0, 40).c_str());
-    put(scaling, "rope_type", at->second);
-    const std::pair<const char*, const char*> parts[] = {{"factor", "factor"},
-                                                         {"original_context_length", "original_max_position_embeddings"},
-                                                         {"attn_factor", "attn_factor"},
-                                                         {"yarn_attn_factor", "attn_factor"},
-                                                         {"yarn_beta_fast", "beta_fast"},
-                                                         {"yarn_beta_slow", "beta_slow"}};
-    for (const auto& [field, name] : parts)
-      if (const auto value = fields.find(from + field); value != fields.end()) put(scaling, name, value->second);
-    put(config, "rope_scaling", scaling);
-  }
+    if (const auto at = fields.find(kind + "." + field); at != fields.end()) {
+      const auto& items = at->second.items;  // one for each layer: they are to be the same
+      for (const Json& item : items)
+        if (item.kind != Json::Number || item.number != items[0].number)
+          fail("%s: %s.%s differs from layer to layer, which is not known here", path.c_str(), kind.c_str(), field);
+      put(config, name, items.empty() ? at->second : items[0]);
+    }
+  check_fields(fields, kind, path);
+  put_scaling(config, fields, kind + ".rope.", path);
   const auto special = [&](const char* field, const char* name) {
     if (const auto at = fields.find(std::string("tokenizer.ggml.") + field); at != fields.end())
       put(config, name, at->second);
@@ -220,16 +284,15 @@ Tensors read_gguf(const std::string& path) {
       tensor.shape.insert(tensor.shape.begin(), int64_t(n));  // GGUF writes the innermost first
     }
     const uint32_t type = reader.get<uint32_t>();
-    const auto block = kBlocks.find(type);
-    if (block == kBlocks.end()) {
-      const auto other = kOther.find(type);
-      fail("%s: %s is stored as %s; known are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K and Q6_K", path.c_str(), name.c_str(),
-           other == kOther.end() ? ("type " + std::to_string(type)).c_str() : other->second);
-    }
-    if (tensor.shape.empty() || tensor.shape.back() % block->second.values)
-      fail("%s: rows of %s are no whole number of %s blocks", path.c_str(), name.c_str(), block->second.name);
-    tensor.dtype = block->second.name;
-    tensor.bytes = times(values / uint64_t(block->second.values), uint64_t(block->second.bytes));
+    const Plain* plain = std::find_if(std::begin(kPlain), std::end(kPlain), [&](const Plain& one) { return one.number == type; });
+    const BlockKind* kind = block_kind(type);
+    const bool floats = plain != std::end(kPlain);
+    if (!floats && !kind)
+      fail("%s: %s is stored as type %u; known are F32, F16, BF16, %s", path.c_str(), name.c_str(), type, block_names().c_str());
+    if (tensor.shape.empty() || (kind && tensor.shape.back() % kind->values))
+      fail("%s: rows of %s are no whole number of %s blocks", path.c_str(), name.c_str(), kind ? kind->name : plain->name);
+    tensor.dtype = floats ? plain->name : kind->name;
+    tensor.bytes = floats ? times(values, uint64_t(plain->bytes)) : times(values / uint64_t(kind->values), uint64_t(kind->bytes));
     const uint64_t offset = reader.get<uint64_t>();
     if (offset % alignment) fail("%s: %s is not aligned", path.c_str(), name.c_str());
     placed.emplace_back(hf_name(name), offset);
@@ -268,41 +331,18 @@ void to_float(const Tensor& tensor, int64_t first, int64_t count, float* out) {
       std::memcpy(&b, tensor.data + (first + i) * 2, 2);
       out[i] = bf16_to_float(b);
     }
-  } else if (type == "Q8_0" || type == "Q4_0" || type == "Q4_1") {
-    const bool minimum = type == "Q4_1", whole = type == "Q8_0";
-    const int64_t bytes = whole ? 34 : minimum ? 20 : 18;
-    for (int64_t i = first; i < first + count; ++i) {
-      const uint8_t* block = tensor.data + i / 32 * bytes;
-      const int place = int(i % 32);
-      const float scale = half(block);
-      if (whole) {
-        out[i - first] = scale * int8_t(block[2 + place]);
-      } else {
-        const int code = block[(minimum ? 4 : 2) + place % 16] >> (place / 16 * 4) & 15;
-        out[i - first] = minimum ? scale * float(code) + half(block + 2) : scale * float(code - 8);
+  } else if (const BlockKind* kind = block_kind(type)) {
+    uint8_t codes[256];
+    float scales[16], mins[16] = {};
+    const int64_t end = first + count;
+    for (int64_t i = first; i < end;) {
+      const int64_t begin = i / kind->values * kind->values;
+      open_block(*kind, tensor.data + i / kind->values * kind->bytes, codes, scales, mins);
+      for (; i < end && i < begin + kind->values; ++i) {
+        const int64_t at = i - begin;
+        const int value = kind->book ? kIq4Values[codes[at]] : codes[at] - kind->zero();
+        out[i - first] = scales[at / kind->group] * float(value) + (kind->mins ? mins[at / kind->group] : 0);
       }
-    }
-  } else if (type == "Q4_K" || type == "Q5_K") {
-    // 8 parts of 32 values, each with a scale and a minimum of 6 bits: the first four pairs in bytes of their own, of
-    // the last four the low halves in four more bytes and the rest in the first eight's upper two bits.
-    const int fifth = type == "Q5_K" ? 32 : 0;
-    for (int64_t i = first; i < first + count; ++i) {
-      const uint8_t *block = tensor.data + i / 256 * (144 + fifth), *six = block + 4;
-      const int place = int(i % 256), part = place / 32, column = place % 32;
-      const int scale = part < 4 ? six[part] & 63 : (six[part + 4] & 15) | six[part - 4] >> 6 << 4;
-      const int minimum = part < 4 ? six[part + 4] & 63 : six[part + 4] >> 4 | six[part] >> 6 << 4;
-      int code = block[16 + fifth + part / 2 * 32 + column] >> (part % 2 * 4) & 15;
-      if (fifth) code |= (block[16 + column] >> part & 1) << 4;
-      out[i - first] = half(block) * float(scale) * float(code) - half(block + 2) * float(minimum);
-    }
-  } else if (type == "Q6_K") {
-    for (int64_t i = first; i < first + count; ++i) {
-      const uint8_t* block = tensor.data + i / 256 * 210;
-      const int place = int(i % 256), side = place / 128, rest = place % 128, quarter = rest / 32, column = rest % 32;
-      const uint8_t low = block[side * 64 + quarter % 2 * 32 + column];
-      const uint8_t high = block[128 + side * 32 + column];
-      const int code = (quarter < 2 ? low & 15 : low >> 4) | (high >> (quarter * 2) & 3) << 4;
-      out[i - first] = half(block + 208) * float(int8_t(block[192 + place / 16])) * float(code - 32);
     }
   } else {
     fail("a tensor of type %s cannot be read as numbers here", type.c_str());

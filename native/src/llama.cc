@@ -1,179 +1,137 @@
-// The Llama layout: RMS norms, rotary positions, grouped query attention, a gated MLP; with Qwen's biases and norms of
-// queries and keys where the configuration or the files have them.
+// Decoders: norms, attention over rotary or learned positions, an MLP or experts, as style.h has them for each
+// architecture.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <numeric>
+#include <set>
 
 #include "attend.h"
+#include "style.h"
 
 namespace pl {
-namespace {
-
-int64_t sized(const Json& config, const char* name, int64_t otherwise, int64_t most) {
-  const int64_t value = config.get_int(name, otherwise);
-  if (value < 1 || value > most) fail("config.json: %s is %lld; 1 to %lld is possible", name, (long long)value, (long long)most);
-  return value;
-}
-
-// Inverse frequencies of the rotary pairs, in float32 as transformers has them; `turn` is what cosines and sines are
-// multiplied with.
-std::vector<float> frequencies(const Json& config, int64_t head, double theta, float& turn) {
-  const Json* scaling = config.find("rope_scaling");
-  if (!scaling || scaling->is_null()) scaling = config.find("rope_parameters");
-  std::string type = "default";
-  if (scaling && !scaling->is_null()) type = scaling->get_text("rope_type", scaling->get_text("type", "default"));
-  std::vector<float> out(size_t(head / 2));
-  for (int64_t i = 0; i < head / 2; ++i) out[size_t(i)] = float(1.0 / std::pow(theta, double(2 * i) / double(head)));
-  turn = 1;
-  if (type == "default") return out;
-  const auto positive = [&](const char* name, double otherwise) {
-    const Json* value = scaling->find(name);
-    const double number = value && value->is_null() ? otherwise : scaling->get_number(name, otherwise);
-    if (!(number > 0) || !std::isfinite(number)) fail("config.json: the rotary %s should be above 0", name);
-    return number;
-  };
-  const double factor = positive("factor", 1);
-  if (type == "linear") {
-    for (float& f : out) f = float(f / factor);
-  } else if (type == "llama3") {
-    const double low = positive("low_freq_factor", 1), high = positive("high_freq_factor", 4);
-    const double original = positive("original_max_position_embeddings", 8192);
-    for (float& f : out) {
-      const double wave = 2 * M_PI / f;
-      if (wave > original / low) {
-        f = float(f / factor);
-      } else if (wave >= original / high) {
-        const double smooth = (original / wave - low) / (high - low);
-        f = float((1 - smooth) * f / factor + smooth * f);
-      }
-    }
-  } else if (type == "yarn") {
-    // Pairs that turn often within the original context stay, those that turn hardly once are stretched, and between
-    // the two lies a ramp; attention is sharpened by what cosines and sines gain.
-    const double original = positive("original_max_position_embeddings", double(config.get_int("max_position_embeddings", 2048)));
-    const auto place = [&](double turns) { return double(head) * std::log(original / (turns * 2 * M_PI)) / (2 * std::log(theta)); };
-    double low = place(positive("beta_fast", 32)), high = place(positive("beta_slow", 1));
-    if (scaling->get_bool("truncate", true)) low = std::floor(low), high = std::ceil(high);
-    low = std::max(low, 0.0), high = std::min(high, double(head - 1));
-    if (low == high) high += 0.001;
-    for (size_t i = 0; i < out.size(); ++i) {
-      const double stretched = std::min(std::max((double(i) - low) / (high - low), 0.0), 1.0);
-      out[i] = float(out[i] / factor * stretched + out[i] * (1 - stretched));
-    }
-    const auto gain = [&](double scale) { return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1; };
-    const Json *one = scaling->find("mscale"), *all = scaling->find("mscale_all_dim");
-    const bool both = one && all && one->number != 0 && all->number != 0;
-    turn = float(positive("attention_factor", both ? gain(one->number) / gain(all->number) : gain(1) * positive("attn_factor", 1)));
-  } else {
-    fail("config.json scales rotary positions by \"%s\"; default, linear, llama3 and yarn are known", type.substr(0, 40).c_str());
-  }
-  return out;
-}
-
-LlamaConfig read_config(const Tensors& tensors) {
-  const Json& json = tensors.config;
-  LlamaConfig c{};
-  const std::string type = json.get_text("model_type", "");
-  if (type != "llama" && type != "qwen2" && type != "qwen3" && type != "mistral")
-    fail("the architecture \"%s\" is not known here; llama, mistral, qwen2, qwen3 and bert are", type.substr(0, 40).c_str());
-  c.hidden = sized(json, "hidden_size", 0, 1 << 16);
-  c.inner = sized(json, "intermediate_size", 0, 1 << 18);
-  c.layers = sized(json, "num_hidden_layers", 0, 1024);
-  c.heads = sized(json, "num_attention_heads", 0, 1024);
-  c.kv_heads = sized(json, "num_key_value_heads", c.heads, 1024);
-  c.head = sized(json, "head_dim", std::max<int64_t>(c.hidden / c.heads, 1), 1024);
-  c.context = sized(json, "max_position_embeddings", 2048, int64_t(1) << 31);
-  const Json* windowed = json.find("use_sliding_window");
-  if ((!windowed && type == "mistral") || (windowed && windowed->truth))
-    c.context = std::min(c.context, sized(json, "sliding_window", c.context, int64_t(1) << 31));  // the same, within it
-  if (c.heads % c.kv_heads) fail("config.json: %lld query heads cannot share %lld key heads", (long long)c.heads, (long long)c.kv_heads);
-  if (c.head % 16) fail("heads of %lld columns; a multiple of 16 is needed", (long long)c.head);
-  const std::string activation = json.get_text("hidden_act", "silu");
-  if (activation != "silu") fail("the activation \"%s\" is not known for this architecture; silu is", activation.substr(0, 40).c_str());
-  c.epsilon = float(json.get_number("rms_norm_eps", 1e-6));
-  double theta = 10000;
-  if (const Json* rope = json.find("rope_parameters")) theta = rope->get_number("rope_theta", theta);
-  c.theta = json.get_number("rope_theta", theta);
-  if (!(c.theta > 1) || !std::isfinite(c.theta)) fail("config.json: impossible rope_theta");
-  c.frequencies = frequencies(json, c.head, c.theta, c.turn);
-  if (const Tensor* factors = tensors.find("rope_freqs.weight"); factors && tensors.gguf) {  // how GGUF scales Llama 3's
-    if (factors->count() != c.head / 2) fail("rope_freqs.weight holds %lld values where heads have %lld pairs", (long long)factors->count(), (long long)c.head / 2);
-    std::vector<float> by(size_t(c.head / 2));
-    to_float(*factors, 0, c.head / 2, by.data());
-    for (size_t i = 0; i < by.size(); ++i) {
-      if (!(by[i] > 0) || !std::isfinite(by[i])) fail("rope_freqs.weight holds an impossible factor");
-      c.frequencies[i] /= by[i];
-    }
-  }
-  c.interleaved = json.get_bool("rope_interleaved", false);
-  c.qkv_bias = json.get_bool("attention_bias", type == "qwen2");
-  c.out_bias = json.get_bool("attention_bias", false) && type != "qwen2";
-  c.mlp_bias = json.get_bool("mlp_bias", false);
-  c.qk_norm = type == "qwen3";
-  const Tensor* table = tensors.find("model.embed_tokens.weight");
-  const auto packed = tensors.metadata.find("paperlab.model.embed_tokens");
-  if (table && table->shape.size() == 2) c.vocabulary = table->shape[0];
-  else if (packed != tensors.metadata.end()) c.vocabulary = Json::parse(packed->second, "the description of the embeddings").get_int("rows", 0);
-  else fail("the tensor model.embed_tokens.weight is missing from the model's files");
-  if (c.vocabulary < 1 || c.vocabulary > (1 << 24)) fail("impossible vocabulary");
-  const int64_t stated = json.get_int("vocab_size", c.vocabulary);
-  if (stated != c.vocabulary) fail("the embeddings have %lld rows, config.json says vocab_size %lld", (long long)c.vocabulary, (long long)stated);
-  return c;
-}
-
-}  // namespace
 
 Llama::Llama(Tensors&& tensors, const Options& options) : Model(options) {
   tensors_ = std::move(tensors);
-  c_ = read_config(tensors_);
+  const Style& style = style_of(tensors_.config);
+  put_in_order(tensors_, style, owns_);
+  c_ = read_config(tensors_, style);
   const Packing& packing = options.packing;
-  const auto norm = [&](const std::string& name, int64_t n) {
+  std::set<std::string, std::less<>> used{"rope_freqs.weight"};
+  const auto vector = [&](const std::string& name, int64_t n) {
     Matrix owner;
-    Norm out;
-    out.weight = load_vector(tensors_, name + ".weight", n, owner);
+    used.insert(name);
+    const float* out = load_vector(tensors_, name, n, owner);
     owns_.push_back(owner.owns[0]);
     return out;
   };
-  const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns, bool bias) {
-    Matrix out = load_matrix(tensors_, name, rows, columns, packing);
-    if (bias) out.set_bias(load_vector(tensors_, name + ".bias", rows, out));
+  const auto norm = [&](const std::string& at, const char* name, int64_t n) {
+    Norm out;
+    if (!name) return out;
+    out.weight = vector(at + name + ".weight", n);
+    if (style.one_more)
+      for (int64_t i = 0; i < n; ++i) const_cast<float*>(out.weight)[i] += 1;  // our own copy
+    if (!c_.layer_norm) return out;
+    if (tensors_.find(at + name + ".bias")) {
+      out.bias = vector(at + name + ".bias", n);
+    } else {
+      auto zeros = std::make_shared<Buffer>(size_t(n) * 4);
+      out.bias = zeros->as<float>();
+      owns_.push_back(std::move(zeros));
+    }
     return out;
   };
-  embedding_ = matrix("model.embed_tokens", c_.vocabulary, c_.hidden, false);
-  const bool own_head = tensors_.find("lm_head.weight") || tensors_.find("lm_head.codes") || tensors_.find("lm_head.weight_packed");
-  if (!own_head && !tensors_.config.get_bool("tie_word_embeddings", false) && tensors_.config.find("tie_word_embeddings"))
-    fail("lm_head.weight is missing and config.json does not tie it to the embeddings");
-  const bool tied = !own_head || tensors_.config.get_bool("tie_word_embeddings", false);
-  if (!tied) head_ = matrix("lm_head", c_.vocabulary, c_.hidden, false);
+  const auto stated = [&](std::initializer_list<const char*> names) {
+    return std::any_of(names.begin(), names.end(), [&](const char* name) {
+      const Json* value = tensors_.config.find(name);
+      return value && value->truth;
+    });
+  };
+  // With its bias where the files have one; `must` where the configuration says that they do.
+  const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns, bool must) {
+    Matrix out = load_matrix(tensors_, name, rows, columns, packing);
+    used.insert({name + ".weight", name + ".bias"});
+    if (must || tensors_.find(name + ".bias")) out.set_bias(load_vector(tensors_, name + ".bias", rows, out));
+    return out;
+  };
+  const std::string type = style.type;
+  const bool qkv_bias = stated({"attention_bias", "use_qkv_bias", "use_bias", "enable_bias"}) || type == "qwen2" || type == "gpt2" || type == "phi";
+  const bool out_bias = (stated({"attention_bias", "use_bias", "enable_bias"}) && type != "qwen2") || type == "gpt2" || type == "phi";
+  const bool mlp_bias = stated({"mlp_bias", "use_bias", "enable_bias"}) || type == "gpt2" || type == "phi" || type == "gpt_neox";
+  embedding_ = matrix(style.embeddings, c_.vocabulary, c_.hidden, false);
+  if (style.places) {
+    places_ = load_matrix(tensors_, style.places, c_.context + c_.first_place, c_.hidden, {});
+    used.insert(std::string(style.places) + ".weight");
+  }
+  const std::string head = style.head;
+  const bool own_head = tensors_.find(head + ".weight") || tensors_.find(head + ".codes") || tensors_.find(head + ".weight_packed");
+  if (!own_head && !c_.tied && tensors_.config.find("tie_word_embeddings"))
+    fail("%s.weight is missing and config.json does not tie it to the embeddings", style.head);
+  // A head that is there is the head, whatever the configuration says, unless it only repeats the embeddings.
+  const Tensor *table = tensors_.find(std::string(style.embeddings) + ".weight"), *own = tensors_.find(head + ".weight");
+  const bool repeated = c_.tied && own && table && own->dtype == table->dtype && own->shape == table->shape &&
+                        std::memcmp(own->data, table->data, own->bytes) == 0;
+  if (repeated) tensors_.release(*own);
+  const bool tied = !own_head || repeated;
+  if (!tied) head_ = matrix(head, c_.vocabulary, c_.hidden, false);
   output_ = tied ? &embedding_ : &head_;
-  last_ = norm("model.norm", c_.hidden);
+  last_ = norm("", style.last, c_.hidden);
+  gated_ = style.gate != nullptr;
+  one_qkv_ = style.qkv != nullptr, one_gate_up_ = style.gate_up != nullptr;
+  const int64_t q_rows = c_.heads * c_.head, kv_rows = c_.kv_heads * c_.head;
   for (int64_t i = 0; i < c_.layers; ++i) {
-    const std::string at = "model.layers." + std::to_string(i) + ".", attention = at + "self_attn.", mlp = at + "mlp.";
+    const std::string at = style.blocks + std::to_string(i) + ".";
     Layer layer;
-    layer.before = norm(at + "input_layernorm", c_.hidden);
-    layer.after = norm(at + "post_attention_layernorm", c_.hidden);
-    if (c_.qk_norm) {
-      layer.q_norm = norm(attention + "q_norm", c_.head);
-      layer.k_norm = norm(attention + "k_norm", c_.head);
+    layer.before = norm(at, style.before, c_.hidden);
+    // A parallel block's MLP may read the first norm too.
+    if (style.after && tensors_.find(at + style.after + ".weight")) layer.after = norm(at, style.after, c_.hidden);
+    else if (style.after && !c_.parallel) layer.after = norm(at, style.after, c_.hidden);
+    layer.of_attention = norm(at, style.of_attention, c_.hidden);
+    layer.of_mlp = norm(at, style.of_mlp, c_.hidden);
+    layer.q_norm = norm(at, style.q_norm, c_.wide_norms ? q_rows : c_.head);
+    layer.k_norm = norm(at, style.k_norm, c_.wide_norms ? kv_rows : c_.head);
+    if (one_qkv_) {
+      layer.q = matrix(at + style.qkv, q_rows + 2 * kv_rows, c_.hidden, qkv_bias);
+    } else {
+      layer.q = matrix(at + style.q, q_rows, c_.hidden, qkv_bias);
+      layer.k = matrix(at + style.k, kv_rows, c_.hidden, qkv_bias);
+      layer.v = matrix(at + style.v, kv_rows, c_.hidden, qkv_bias);
     }
-    layer.q = matrix(attention + "q_proj", c_.heads * c_.head, c_.hidden, c_.qkv_bias);
-    layer.k = matrix(attention + "k_proj", c_.kv_heads * c_.head, c_.hidden, c_.qkv_bias);
-    layer.v = matrix(attention + "v_proj", c_.kv_heads * c_.head, c_.hidden, c_.qkv_bias);
-    layer.out = matrix(attention + "o_proj", c_.hidden, c_.heads * c_.head, c_.out_bias);
-    layer.gate = matrix(mlp + "gate_proj", c_.inner, c_.hidden, c_.mlp_bias);
-    layer.up = matrix(mlp + "up_proj", c_.inner, c_.hidden, c_.mlp_bias);
-    layer.down = matrix(mlp + "down_proj", c_.hidden, c_.inner, c_.mlp_bias);
-    narrow(layer.gate, layer.up, layer.down);
+    layer.out = matrix(at + style.out, c_.hidden, q_rows, out_bias);
+    if (style.router) {
+      layer.router = load_matrix(tensors_, at + style.router, c_.experts, c_.hidden, {});  // small, and choices hang on it
+      used.insert(at + style.router + ".weight");
+      for (int64_t e = 0; e < c_.experts; ++e) {
+        const std::string name = at + style.expert + std::to_string(e) + ".";
+        layer.experts.push_back({matrix(name + style.expert_gate, c_.inner, c_.hidden, false), matrix(name + style.expert_up, c_.inner, c_.hidden, false),
+                                 matrix(name + style.expert_down, c_.hidden, c_.inner, false)});
+      }
+    } else {
+      if (one_gate_up_) layer.gate = matrix(at + style.gate_up, 2 * c_.inner, c_.hidden, mlp_bias);
+      else if (gated_) layer.gate = matrix(at + style.gate, c_.inner, c_.hidden, mlp_bias);
+      if (!one_gate_up_) layer.up = matrix(at + style.up, c_.inner, c_.hidden, mlp_bias);
+      layer.down = matrix(at + style.down, c_.hidden, c_.inner, mlp_bias);
+      if (gated_ && !one_gate_up_) narrow(layer.gate, layer.up, layer.down);
+    }
     layers_.push_back(std::move(layer));
   }
+  if (!tensors_.gguf) return;
+  for (const auto& [name, tensor] : tensors_.by_name)  // a GGUF file has what its architecture reads, and nothing else
+    if (!used.contains(name)) fail("the file holds the tensor %s, which is not obeyed here: it changes what the model computes", name.substr(0, 80).c_str());
 }
 
 std::string Llama::info() const {
   uint64_t bytes = output_->bytes(), weights = uint64_t(output_->rows * output_->columns);
-  for (const Layer& l : layers_)
-    for (const Matrix* m : {&l.q, &l.k, &l.v, &l.out, &l.gate, &l.up, &l.down}) {
-      bytes += m->bytes();
-      weights += uint64_t(m->rows * m->columns);
-    }
+  const auto add = [&](const Matrix& m, int64_t share, int64_t of) {
+    if (!m.rows) return;
+    bytes += m.bytes() * uint64_t(share) / uint64_t(of);
+    weights += uint64_t(m.rows * m.columns * share / of);
+  };
+  for (const Layer& l : layers_) {
+    for (const Matrix* m : {&l.q, &l.k, &l.v, &l.out, &l.gate, &l.up, &l.down, &l.router}) add(*m, 1, 1);
+    for (const Expert& e : l.experts)
+      for (const Matrix* m : {&e.gate, &e.up, &e.down}) add(*m, c_.chosen, c_.experts);
+  }
   char out[512];
   snprintf(out, sizeof out,
            "{\"kind\": \"llama\", \"isa\": \"%s\", \"threads\": %d, \"vocabulary\": %lld, \"hidden\": %lld, \"layers\": %lld, "
@@ -199,15 +157,102 @@ void Llama::check(const std::vector<Part>& parts) const {
   }
 }
 
+void Llama::normed(const Norm& norm, const float* from, float* to) const {
+  if (!norm.weight) {
+    if (from != to) std::copy(from, from + c_.hidden, to);
+  } else if (c_.layer_norm) {
+    runtime.k.layer_norm(from, norm.weight, norm.bias, c_.epsilon, c_.hidden, to);
+  } else {
+    runtime.k.rms_norm(from, norm.weight, c_.epsilon, c_.hidden, to);
+  }
+}
+
+// gate becomes activation(gate) * up; without up, activation(gate).
+void Llama::activate(float* gate, float* up, int64_t count) const {
+  const Kernels& k = runtime.k;
+  if (c_.activation == Activation::Silu && up) return k.silu_mul(gate, up, count, gate);
+  switch (c_.activation) {
+    case Activation::Silu:
+      for (int64_t i = 0; i < count; ++i) gate[i] /= 1 + std::exp(-gate[i]);
+      break;
+    case Activation::Gelu: k.gelu(gate, count); break;
+    case Activation::GeluTanh: k.gelu_tanh(gate, count); break;
+    case Activation::Relu:
+      for (int64_t i = 0; i < count; ++i) gate[i] = std::max(gate[i], 0.0f);
+  }
+  for (int64_t i = 0; up && i < count; ++i) gate[i] *= up[i];
+}
+
+// out: (tokens, hidden)
+void Llama::mlp(const Layer& layer, const Layer* after, const float* h, int tokens, float* inner, float* out) {
+  if (!layer.experts.empty()) return route(layer, h, tokens, out);
+  const int64_t width = c_.hidden, stride = gated_ ? 2 * c_.inner : c_.inner;
+  const Activations x{h, width, width, tokens};
+  if (one_gate_up_) runtime.multiply(x, {{&layer.gate, inner, stride}}, {&layer.down});
+  else if (gated_) runtime.multiply(x, {{&layer.gate, inner, stride}, {&layer.up, inner + c_.inner, stride}}, {&layer.down});
+  else runtime.multiply(x, {{&layer.up, inner, stride}}, {&layer.down});
+  runtime.each(tokens, [&](int t) {
+    float* gate = inner + t * stride;
+    activate(gate, gated_ ? gate + c_.inner : nullptr, layer.down.columns);
+  });
+  const Activations acted{inner, layer.down.columns, stride, tokens};
+  if (!after) runtime.multiply(acted, {{&layer.down, out, width}}, {output_});
+  else if (one_qkv_) runtime.multiply(acted, {{&layer.down, out, width}}, {&after->q});
+  else runtime.multiply(acted, {{&layer.down, out, width}}, {&after->q, &after->k, &after->v});
+}
+
+// Each token's experts, one expert after another for all tokens that it is chosen for, so that a token's sum does not
+// depend on who else is in the batch.
+void Llama::route(const Layer& layer, const float* h, int tokens, float* out) {
+  const int64_t width = c_.hidden, inner = c_.inner;
+  float* const scratch = routed_.get<float>(size_t(tokens) * size_t(c_.experts + 2 * width + 2 * inner));
+  float *const scores = scratch, *const gathered = scores + tokens * c_.experts, *const results = gathered + tokens * width, *const acted = results + tokens * width;
+  runtime.multiply({h, width, width, tokens}, {{&layer.router, scores, c_.experts}});
+  for (int t = 0; t < tokens; ++t) {
+    float* row = scores + t * c_.experts;
+    runtime.k.softmax(row, c_.experts);
+    std::vector<int64_t> order(static_cast<size_t>(c_.experts));
+    std::iota(order.begin(), order.end(), 0);
+    std::partial_sort(order.begin(), order.begin() + c_.chosen, order.end(), [&](int64_t a, int64_t b) { return row[a] > row[b] || (row[a] == row[b] && a < b); });
+    float sum = 0;
+    for (int64_t i = 0; i < c_.chosen; ++i) sum += row[order[size_t(i)]];
+    const float by = c_.weights_sum_to_one ? 1 / sum : 1;
+    for (int64_t i = 0; i < c_.experts; ++i) {
+      float& weight = row[order[size_t(i)]];
+      weight = i < c_.chosen ? weight * by : -1;  // -1: not chosen
+    }
+  }
+  std::fill(out, out + tokens * width, 0.0f);
+  std::vector<int> rows;
+  for (int64_t e = 0; e < c_.experts; ++e) {
+    rows.clear();
+    for (int t = 0; t < tokens; ++t)
+      if (!(scores[t * c_.experts + e] < 0)) rows.push_back(t);
+    if (rows.empty()) continue;
+    const int count = int(rows.size());
+    for (int i = 0; i < count; ++i) std::copy(h + rows[size_t(i)] * width, h + (rows[size_t(i)] + 1) * width, gathered + i * width);
+    const Expert& expert = layer.experts[size_t(e)];
+    runtime.multiply({gathered, width, width, count}, {{&expert.gate, acted, 2 * inner}, {&expert.up, acted + inner, 2 * inner}}, {&expert.down});
+    runtime.each(count, [&](int i) { activate(acted + i * 2 * inner, acted + i * 2 * inner + inner, inner); });
+    runtime.multiply({acted, inner, 2 * inner, count}, {{&expert.down, results, width}});
+    for (int i = 0; i < count; ++i) {
+      const float weight = scores[rows[size_t(i)] * c_.experts + e];
+      float* to = out + rows[size_t(i)] * width;
+      for (int64_t d = 0; d < width; ++d) to[d] += weight * results[i * width + d];
+    }
+  }
+}
+
 void Llama::run(const std::vector<Part>& parts, int tokens) {
   const int64_t width = c_.hidden, head = c_.head, q_width = c_.heads * head, kv_width = c_.kv_heads * head;
-  const int64_t all = q_width + 2 * kv_width, half = head / 2;
+  const int64_t all = q_width + 2 * kv_width, half = c_.rotary / 2, kinds = c_.near_frequencies.empty() ? 1 : 2;
   float* x = x_.get<float>(size_t(tokens * width));
   float* h = h_.get<float>(size_t(tokens * std::max(width, q_width)));
   float* qkv = qkv_.get<float>(size_t(tokens * all));
   float* attended = attended_.get<float>(size_t(tokens * std::max(q_width, width)));
   float* inner = inner_.get<float>(size_t(tokens * c_.inner * 2));
-  float* turn = turn_.get<float>(size_t(tokens * head));  // cosines, then sines
+  float* turn = turn_.get<float>(size_t(tokens * c_.rotary * kinds));  // of each kind cosines, then sines
+  float* branch = c_.parallel ? branch_.get<float>(size_t(tokens * width)) : h;  // what attention returns
   const Kernels& k = runtime.k;
   std::vector<const Part*> part_of(static_cast<size_t>(tokens));
   std::vector<int> place(static_cast<size_t>(tokens));
@@ -219,13 +264,19 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
     }
   runtime.each(tokens, [&](int t) {
     const Part& part = *part_of[size_t(t)];
-    embedding_.row(part.tokens[place[size_t(t)] - part.session->length()], x + t * width);
-    for (int64_t i = 0; i < half; ++i) {
-      const float angle = c_.frequencies[size_t(i)] * float(place[size_t(t)]);
-      turn[t * head + i] = c_.turn * float(std::cos(double(angle)));
-      turn[t * head + half + i] = c_.turn * float(std::sin(double(angle)));
-    }
-    k.rms_norm(x + t * width, layers_[0].before.weight, c_.epsilon, width, h + t * width);
+    float *row = x + t * width, *learned = h + t * width;
+    embedding_.row(part.tokens[place[size_t(t)] - part.session->length()], row);
+    if (places_.rows) places_.row(place[size_t(t)] + c_.first_place, learned);
+    for (int64_t d = 0; places_.rows && d < width; ++d) row[d] += learned[d];
+    for (int64_t d = 0; c_.embedding_scale != 1 && d < width; ++d) row[d] *= c_.embedding_scale;
+    for (int64_t kind = 0; kind < kinds; ++kind)
+      for (int64_t i = 0; i < half; ++i) {
+        const float angle = (kind ? c_.near_frequencies : c_.frequencies)[size_t(i)] * float(place[size_t(t)]);
+        float* to = turn + (t * kinds + kind) * c_.rotary + i;
+        to[0] = c_.turn * float(std::cos(double(angle)));
+        to[half] = c_.turn * float(std::sin(double(angle)));
+      }
+    normed(layers_[0].before, row, h + t * width);
   });
   int stretches;
   const std::vector<AttendJob> jobs = attend_jobs(parts, c_, stretches);
@@ -233,16 +284,39 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
   const auto fetch = [&](int64_t layer, int thread) {
     attend_fetch(jobs[jobs.size() * size_t(thread) / size_t(runtime.pool.threads())], c_, layer);
   };
+  const auto add = [&](float* to, const float* from) {
+    if (c_.residual_scale == 1)
+      for (int64_t d = 0; d < width; ++d) to[d] += from[d];
+    else
+      for (int64_t d = 0; d < width; ++d) to[d] += from[d] * c_.residual_scale;
+  };
   for (int64_t i = 0; i < c_.layers; ++i) {
     const Layer& layer = layers_[size_t(i)];
-    runtime.multiply({h, width, width, tokens}, {{&layer.q, qkv, all}, {&layer.k, qkv + q_width, all}, {&layer.v, qkv + q_width + kv_width, all}},
-                     {}, [&](int thread) { fetch(i, thread); });
+    const Activations read{h, width, width, tokens};
+    if (one_qkv_) runtime.multiply(read, {{&layer.q, qkv, all}}, {}, [&](int thread) { fetch(i, thread); });
+    else
+      runtime.multiply(read, {{&layer.q, qkv, all}, {&layer.k, qkv + q_width, all}, {&layer.v, qkv + q_width + kv_width, all}}, {},
+                       [&](int thread) { fetch(i, thread); });
+    const bool turning = c_.turning[size_t(i)], near = kinds == 2 && c_.windows[size_t(i)];
     runtime.each(tokens, [&](int t) {
       float* row_qkv = qkv + t * all;
-      const float *cosine = turn + t * head, *sine = cosine + half;
+      if (c_.grouped) {
+        thread_local std::vector<float> mixed;
+        mixed.assign(row_qkv, row_qkv + all);
+        for (int64_t n = 0; n < c_.heads; ++n)
+          for (int64_t kind = 0; kind < 3; ++kind)
+            std::copy_n(mixed.data() + (n * 3 + kind) * head, head, row_qkv + kind * q_width + n * head);
+      }
+      if (layer.q_norm.weight && c_.wide_norms) {
+        k.rms_norm(row_qkv, layer.q_norm.weight, c_.epsilon, q_width, row_qkv);
+        k.rms_norm(row_qkv + q_width, layer.k_norm.weight, c_.epsilon, kv_width, row_qkv + q_width);
+      }
+      const float *cosine = turn + (t * kinds + near) * c_.rotary, *sine = cosine + half;
       for (int64_t n = 0; n < c_.heads + c_.kv_heads; ++n) {
         float* v = row_qkv + n * head;
-        if (c_.qk_norm) k.rms_norm(v, n < c_.heads ? layer.q_norm.weight : layer.k_norm.weight, c_.epsilon, head, v);
+        if (layer.q_norm.weight && !c_.wide_norms)
+          k.rms_norm(v, n < c_.heads ? layer.q_norm.weight : layer.k_norm.weight, c_.epsilon, head, v);
+        if (!turning) continue;
         const int64_t step = c_.interleaved ? 2 : 1, other = c_.interleaved ? 1 : half;
         for (int64_t d = 0; d < half; ++d) {
           const float a = v[d * step], b = v[d * step + other];
@@ -256,31 +330,40 @@ void Llama::run(const std::vector<Part>& parts, int tokens) {
       for (int64_t n = 0; session.rotated() && n < c_.heads; ++n) rotate(row_qkv + n * head, head);
     });
     attend(jobs, stretches, i, qkv, attended);
-    runtime.multiply({attended, q_width, q_width, tokens}, {{&layer.out, h, width}}, {&layer.gate, &layer.up});
+    const Activations seen{attended, q_width, q_width, tokens};
+    if (gated_ && layer.experts.empty() && !one_gate_up_) runtime.multiply(seen, {{&layer.out, branch, width}}, {&layer.gate, &layer.up});
+    else runtime.multiply(seen, {{&layer.out, branch, width}});
     runtime.each(tokens, [&](int t) {
-      float *to = x + t * width, *from = h + t * width;
-      for (int64_t d = 0; d < width; ++d) to[d] += from[d];
-      k.rms_norm(to, layer.after.weight, c_.epsilon, width, from);
+      float *to = x + t * width, *from = branch + t * width;
+      if (layer.of_attention.weight) normed(layer.of_attention, from, from);
+      if (c_.parallel) {  // the MLP reads the stream as it was
+        if (layer.after.weight) normed(layer.after, to, h + t * width);
+        return;
+      }
+      add(to, from);
+      normed(layer.after, to, from);
     });
-    runtime.multiply({h, width, width, tokens}, {{&layer.gate, inner, 2 * c_.inner}, {&layer.up, inner + c_.inner, 2 * c_.inner}},
-                     {&layer.down});
-    runtime.each(tokens, [&](int t) {
-      float* gate = inner + t * 2 * c_.inner;
-      k.silu_mul(gate, gate + c_.inner, layer.down.columns, gate);
-    });
-    const Activations gated{inner, layer.down.columns, 2 * c_.inner, tokens};
     const Layer* after = i + 1 < c_.layers ? &layers_[size_t(i) + 1] : nullptr;
-    if (after) runtime.multiply(gated, {{&layer.down, attended, width}}, {&after->q, &after->k, &after->v});
-    else runtime.multiply(gated, {{&layer.down, attended, width}}, {output_});
-    const float* next = after ? after->before.weight : last_.weight;
+    mlp(layer, after, h, tokens, inner, attended);
     runtime.each(tokens, [&](int t) {
-      float* to = x + t * width;
-      for (int64_t d = 0; d < width; ++d) to[d] += attended[t * width + d];
-      k.rms_norm(to, next, c_.epsilon, width, h + t * width);
+      float *to = x + t * width, *from = attended + t * width;
+      if (layer.of_mlp.weight) normed(layer.of_mlp, from, from);
+      if (c_.parallel) add(to, branch + t * width);
+      add(to, from);
+      normed(after ? after->before : last_, to, h + t * width);
     });
   }
   hidden_ = h;
   for (const Part& part : parts) part.session->grow(part.count);
+}
+
+void Llama::finish(float* logits, int rows) {
+  if (c_.logit_scale == 1 && !c_.logit_cap) return;
+  runtime.each(rows, [&](int t) {
+    float* row = logits + t * c_.vocabulary;
+    for (int64_t i = 0; c_.logit_scale != 1 && i < c_.vocabulary; ++i) row[i] *= c_.logit_scale;
+    for (int64_t i = 0; c_.logit_cap && i < c_.vocabulary; ++i) row[i] = c_.logit_cap * std::tanh(row[i] / c_.logit_cap);
+  });
 }
 
 void Llama::forward(const std::vector<Part>& parts, Want want, float* logits) {
@@ -291,13 +374,17 @@ void Llama::forward(const std::vector<Part>& parts, Want want, float* logits) {
   if (tokens > 1 << 20) fail("%lld tokens in one batch; at most %d are possible", (long long)tokens, 1 << 20);
   run(parts, int(tokens));
   if (want == Want::Nothing) return;
-  if (want == Want::All) return runtime.multiply({hidden_, c_.hidden, c_.hidden, int(tokens)}, {{output_, logits, c_.vocabulary}});
+  if (want == Want::All) {
+    runtime.multiply({hidden_, c_.hidden, c_.hidden, int(tokens)}, {{output_, logits, c_.vocabulary}});
+    return finish(logits, int(tokens));
+  }
   int row = 0, out = 0;
   for (const Part& part : parts) {  // the last rows move up: one product for all
     row += part.count;
     std::memmove(hidden_ + out++ * c_.hidden, hidden_ + (row - 1) * c_.hidden, size_t(c_.hidden) * 4);
   }
   runtime.multiply({hidden_, c_.hidden, c_.hidden, out}, {{output_, logits, c_.vocabulary}});
+  finish(logits, out);
 }
 
 void Llama::score(Session& session, const int32_t* tokens, int count, float* scores) {
@@ -310,6 +397,7 @@ void Llama::score(Session& session, const int32_t* tokens, int count, float* sco
   for (int first = 0; first < count - 1; first += kStrip) {
     const int now = std::min(kStrip, count - 1 - first);
     runtime.multiply({hidden_ + first * c_.hidden, c_.hidden, c_.hidden, now}, {{output_, logits, c_.vocabulary}});
+    finish(logits, now);
     runtime.each(now, [&](int t) {
       const float* row = logits + t * c_.vocabulary;
       float most = row[0];

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "blocks.h"
 #include "companions.h"
 #include "matmul_q/matmul_q.h"
 #include "matrix.h"
@@ -86,25 +87,26 @@ void load_packed(const Tensors& tensors, const std::string& name, Matrix& matrix
   held.tiled = true;
 }
 
-// GGUF's blocks of 32 are our groups of 32 with the same codes and scales: nothing is lost.
-void repack(const Tensor& tensor, Matrix& matrix) {
-  const bool whole = tensor.dtype == "Q8_0", minimum = tensor.dtype == "Q4_1";
-  const int64_t bytes = whole ? 34 : minimum ? 20 : 18, groups = matrix.columns / 32;
-  std::vector<uint8_t> codes(matrix.rows * matrix.columns);
-  std::vector<uint16_t> scales(matrix.rows * groups), mins(minimum ? matrix.rows * groups : 0);
-  share_rows(matrix.rows * groups, 1 << 12, [&](int64_t first, int64_t last) {
+// GGUF's blocks keep their codes. Scales and minima are rounded to float16, which is exact for all but the K types and
+// IQ4_XS, whose scales are products of a float16 and a few bits: those lose up to 2^-11 of themselves.
+void repack(const Tensor& tensor, const BlockKind& kind, Matrix& matrix) {
+  const int64_t per = kind.values / kind.group, blocks = matrix.rows * matrix.columns / kind.values;
+  std::vector<uint8_t> codes(size_t(matrix.rows * matrix.columns));
+  std::vector<uint16_t> scales(size_t(blocks * per)), mins(kind.mins ? scales.size() : 0);
+  share_rows(blocks, 1 << 12, [&](int64_t first, int64_t last) {
+    float scale[16], minimum[16];
     for (int64_t i = first; i < last; ++i) {
-      const uint8_t* block = tensor.data + i * bytes;
-      std::memcpy(&scales[size_t(i)], block, 2);
-      if (minimum) std::memcpy(&mins[size_t(i)], block + 2, 2);
-      for (int place = 0; place < 32; ++place)
-        codes[size_t(i * 32 + place)] = whole ? uint8_t(block[2 + place] ^ 128)
-                                              : block[(minimum ? 4 : 2) + place % 16] >> (place / 16 * 4) & 15;
+      open_block(kind, tensor.data + i * kind.bytes, codes.data() + i * kind.values, scale, minimum);
+      for (int64_t g = 0; g < per; ++g) {
+        scales[size_t(i * per + g)] = float_to_half(scale[g]);
+        if (kind.mins) mins[size_t(i * per + g)] = float_to_half(minimum[g]);
+      }
     }
   });
   check_finite(scales.data(), int64_t(scales.size()), "a scale in the file");
   check_finite(mins.data(), int64_t(mins.size()), "a minimum in the file");
-  take_tiles(matrix, lay_tiles(matrix.rows, matrix.columns, whole ? 8 : 4, 32, codes.data(), scales.data(), minimum ? mins.data() : nullptr, nullptr));
+  if (kind.book) take_tiles(matrix, lay_codebook(matrix.rows, matrix.columns, kind.bits, 1, kind.group, codes.data(), scales.data(), kIq4Values));
+  else take_tiles(matrix, lay_tiles(matrix.rows, matrix.columns, kind.bits, kind.group, codes.data(), scales.data(), kind.mins ? mins.data() : nullptr, nullptr));
 }
 
 // compressed-tensors' "pack-quantized": NAME.weight_packed holds codes in 32-bit words along the columns, the first in
@@ -151,6 +153,7 @@ void repack_compressed(const Tensors& tensors, const std::string& name, Matrix& 
         codes[size_t(row * columns + c)] = uint8_t(word_at(packed, row * words + c / each) >> (c % each * bits) & mask);
   });
   take_tiles(matrix, lay_tiles(rows, columns, bits, group, codes.data(), scales.data(), zeros ? mins.data() : nullptr, nullptr));
+  tensors.release(packed);
 }
 
 }  // namespace
@@ -177,22 +180,17 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
       std::memcpy(copy->as<uint8_t>(), tensor.data, tensor.bytes);
       matrix.floats.data = copy->as<uint8_t>();
       matrix.owns.push_back(copy);
+      tensors.release(tensor);
     }
     return matrix;
   }
-  if (!packing.bits && tensor.dtype[0] == 'Q' && tensor.dtype.back() != 'K') {
-    repack(tensor, matrix);
+  const BlockKind* kind = block_kind(tensor.dtype);
+  if (!packing.bits && kind) {
+    repack(tensor, *kind, matrix);
+    tensors.release(tensor);
     return matrix;
   }
-  if (!plain && tensor.dtype[0] != 'Q')
-    fail("%s.weight is of type %s; F32, F16 and BF16 are known", name.c_str(), tensor.dtype.c_str());
-  if (!packing.bits) {  // K types: their scales need more than float16 holds
-    auto copy = std::make_shared<Buffer>(size_t(rows * columns) * 4);
-    to_float(tensor, 0, rows * columns, copy->as<float>());
-    matrix.floats = {Type::F32, rows, columns, copy->as<float>(), nullptr};
-    matrix.owns.push_back(copy);
-    return matrix;
-  }
+  if (!plain && !kind) fail("%s.weight is of type %s; F32, F16 and BF16 are known", name.c_str(), tensor.dtype.c_str());
   const int64_t padded = padded_columns(columns, packing.group), groups = packing.group ? padded / packing.group : 1;
   std::vector<uint8_t> codes(size_t(rows * columns));
   std::vector<uint16_t> scales(rows * groups), mins(packing.symmetric ? 0 : rows * groups);
@@ -207,6 +205,7 @@ Matrix load_matrix(const Tensors& tensors, const std::string& name, int64_t rows
     fail("%s.weight: %s", name.c_str(), error.what());
   }
   take_tiles(matrix, lay_tiles(rows, columns, packing.bits, packing.group, codes.data(), scales.data(), packing.symmetric ? nullptr : mins.data(), nullptr));
+  tensors.release(tensor);
   return matrix;
 }
 

@@ -29,16 +29,9 @@ Model::Model(const Options& options)
 
 std::shared_ptr<Model> load_model(const std::string& path, Options options) {
   Tensors tensors = open_model(path);
-  if (const Json* quantized = tensors.config.find("quantization_config"); quantized && !quantized->is_null()) {
-    const std::string method = quantized->get_text("quant_method", "?"), format = quantized->get_text("format", "?");
-    // A packed model says "paperlab", so that other readers leave it; what is in it, each matrix's metadata says.
-    if (method != "paperlab" && (method != "compressed-tensors" || format != "pack-quantized"))
-      fail("%s is quantized by \"%s\" in the format \"%s\"; known is pack-quantized of compressed-tensors, or give the original weights",
-           path.c_str(), method.substr(0, 40).c_str(), format.substr(0, 40).c_str());
-  }
   const std::string type = tensors.config.get_text("model_type", "");
-  if (options.packing.group < 0) options.packing.group = type == "bert" && options.packing.bits == 8 ? 0 : 64;
-  if (type == "bert") return std::make_shared<Bert>(std::move(tensors), options);
+  if (options.packing.group < 0) options.packing.group = is_encoder(type) && options.packing.bits == 8 ? 0 : 64;
+  if (is_encoder(type)) return std::make_shared<Bert>(std::move(tensors), options);
   return std::make_shared<Llama>(std::move(tensors), options);
 }
 

@@ -22,13 +22,25 @@ struct Norm {
   const float* bias = nullptr;
 };
 
-struct LlamaConfig {
+enum class Activation { Silu, Gelu, GeluTanh, Relu };
+
+struct LlamaConfig {  // see style.h
   int64_t hidden, inner, layers, heads, kv_heads, head, vocabulary, context;
   float epsilon;
-  double theta;
-  bool interleaved, qkv_bias, out_bias, mlp_bias, qk_norm;
+  Activation activation;
+  bool layer_norm, parallel, wide_norms, tied;
+  bool interleaved, grouped;       // rotary pairs side by side; queries, keys and values of each head side by side
+  int64_t rotary;                  // the first columns of a head, which turn with the position
+  int64_t first_place;             // of learned positions
   std::vector<float> frequencies;  // of the rotary pairs, scaled as the configuration says
-  float turn;                      // and what their cosines and sines are multiplied with
+  std::vector<float> near_frequencies;  // of blocks with a window, where they have their own
+  float turn = 1;                  // what cosines and sines are multiplied with
+  std::vector<int64_t> windows;    // of each block: how many positions a token sees, itself included; 0: all
+  std::vector<bool> turning;       // of each block: whether queries and keys turn
+  float embedding_scale, residual_scale, attention_scale, logit_scale;
+  float attention_cap = 0, logit_cap = 0;  // x -> cap tanh(x / cap); 0: none
+  int64_t experts = 0, chosen = 0;         // of a block, and for each token
+  bool weights_sum_to_one = false;
 };
 
 class Llama;
@@ -93,31 +105,43 @@ class Llama : public Model {
   const LlamaConfig& config() const { return c_; }
 
  private:
+  struct Expert {
+    Matrix gate, up, down;
+  };
   struct Layer {
-    Norm before, after, q_norm, k_norm;
-    Matrix q, k, v, out, gate, up, down;
+    Norm before, after, of_attention, of_mlp, q_norm, k_norm;  // null weights: none
+    Matrix q, k, v, out, gate, up, down;  // q: all three, gate: both, where they are one matrix
+    Matrix router;
+    std::vector<Expert> experts;
   };
   void run(const std::vector<Part>& parts, int tokens);
+  void normed(const Norm& norm, const float* from, float* to) const;
+  void activate(float* gate, float* up, int64_t count) const;
+  void mlp(const Layer& layer, const Layer* after, const float* h, int tokens, float* inner, float* out);
+  void route(const Layer& layer, const float* h, int tokens, float* out);
+  void finish(float* logits, int rows);
   void attend(const std::vector<AttendJob>& jobs, int stretches, int64_t layer, float* qkv, float* attended);
   void check(const std::vector<Part>& parts) const;
   LlamaConfig c_;
-  Matrix embedding_, head_;
+  Matrix embedding_, places_, head_;
   const Matrix* output_;
   Norm last_;
+  bool gated_ = true, one_qkv_ = false, one_gate_up_ = false;
   std::vector<Layer> layers_;
-  Scratch x_, h_, qkv_, attended_, inner_, turn_, stretches_, logits_;
+  Scratch x_, h_, qkv_, attended_, inner_, turn_, stretches_, logits_, branch_, routed_;
   float* hidden_ = nullptr;  // of the last run, after the last norm: [token][hidden]
 };
 
-enum class Pooling { Mean, Cls };
+// How a text's tokens become one vector; several, one vector after another in this order.
+enum Pooling { kFirst = 1, kMax = 2, kMean = 4, kMeanSqrt = 8, kWeighted = 16, kLast = 32 };
 
 class Bert : public Model {
  public:
   Bert(Tensors&& tensors, const Options& options);
   ~Bert() override;
   std::string info() const override;
-  // Texts as runs of token ids, one after another; out: (count, hidden).
-  void embed(const int32_t* tokens, const int32_t* lengths, int count, Pooling pooling, bool normalize, float* out);
+  // Texts as runs of token ids, one after another. pooling: a sum of Pooling; out: (count, hidden times their number).
+  void embed(const int32_t* tokens, const int32_t* lengths, int count, int pooling, bool normalize, float* out);
 
  private:
   struct Layer {
@@ -130,8 +154,10 @@ class Bert : public Model {
     int length;
     float* out;
   };
-  void run(Lane& lane, const Text* given, int count, Pooling pooling, bool normalize) const;
+  void run(Lane& lane, const Text* given, int count, int pooling, bool normalize) const;
   int64_t hidden_, inner_, heads_, head_, positions_, vocabulary_;
+  int64_t first_place_ = 0;
+  std::vector<float> distances_;  // of each head what is added to scores, by key - query; empty: nothing
   float epsilon_;
   bool tanh_;
   Matrix words_, places_, kinds_;
@@ -140,6 +166,7 @@ class Bert : public Model {
   std::vector<std::unique_ptr<Lane>> lanes_;  // the first shares the model's threads, the others have one thread each
 };
 
+bool is_encoder(const std::string& type);  // of config.json's model_type
 std::shared_ptr<Model> load_model(const std::string& path, Options options);
 
 struct Sampling {

@@ -63,11 +63,13 @@ int sample(float* logits, int64_t n, const Sampling& how, uint64_t step, const i
     }
   }
   const float top = largest(logits, n);
-  if (how.temperature == 0 || !std::isfinite(top)) return int(std::find(logits, logits + n, top) - logits);
+  // A temperature whose inverse float32 does not hold is no other than 0: the second best would weigh nothing.
+  const float inverse = 1 / how.temperature;
+  if (!std::isfinite(inverse) || !std::isfinite(top)) return int(std::find(logits, logits + n, top) - logits);
 
   // Logits become weights, relative to the best's, which is 1. What lies 40 temperatures below it would weigh under
   // 1e-17: no draw of 53 bits reaches it. Sums go by blocks: fewer steps to walk, and vectors.
-  const float inverse = 1 / how.temperature, nothing = weight_of(-40.f);
+  const float nothing = weight_of(-40.f);
   for (int64_t i = 0; i < n; ++i) {
     const float x = (logits[i] - top) * inverse;
     logits[i] = weight_of(x > -40.f ? x : -40.f) - nothing;

@@ -96,10 +96,17 @@ void Mapped::settle(const std::string& path) {
   close(file);
   if (!whole) return void(munmap(begin, room));  // what is mapped stays
   munmap(const_cast<uint8_t*>(data_), taken_);
-  data_ = begin, taken_ = room;
+  data_ = begin, taken_ = room, settled_ = true;
 #else
   (void)path;
 #endif
+}
+
+void Mapped::release(const uint8_t* from, uint64_t bytes) const {
+  if (settled_ || from < data_ || from + bytes > data_ + size_) return;
+  const uint64_t page = uint64_t(sysconf(_SC_PAGESIZE));
+  const uint64_t begin = uint64_t(round_up(from - data_, int64_t(page))), end = uint64_t(from - data_) + bytes;
+  if (begin < end / page * page) madvise(const_cast<uint8_t*>(data_) + begin, end / page * page - begin, MADV_DONTNEED);
 }
 
 const Tensor* Tensors::find(std::string_view name) const {
@@ -111,6 +118,10 @@ const Tensor& Tensors::need(std::string_view name) const {
   const Tensor* tensor = find(name);
   if (!tensor) fail("the tensor %s is missing from the model's files", std::string(name).c_str());
   return *tensor;
+}
+
+void Tensors::release(const Tensor& tensor) const {
+  for (const auto& file : files) file->release(tensor.data, tensor.bytes);
 }
 
 namespace {
@@ -132,6 +143,59 @@ std::string read_text(const std::string& path) {
 }
 
 bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
+bool says_nothing(const Json& value) {
+  return value.is_null() || (value.kind == Json::Bool && !value.truth) || ((value.kind == Json::Object) && value.members.empty()) ||
+         (value.kind == Json::Array && value.items.empty());
+}
+
+bool one_of(const std::string& text, std::initializer_list<const char*> all) {
+  return std::any_of(all.begin(), all.end(), [&](const char* one) { return text == one; });
+}
+
+// What a folder's configuration says of how its weights are quantized: all of it is obeyed, or refused by name.
+void check_quantization(const Json& config, const std::string& path) {
+  const Json* found = config.find("quantization_config");
+  if (!found || found->is_null()) found = config.find("compression_config");  // as compressed-tensors once had it
+  if (!found || found->is_null()) return;
+  const std::string method = found->get_text("quant_method", "?"), format = found->get_text("format", "?");
+  // A packed model says "paperlab", so that other readers leave it; what is in it, each matrix's metadata says.
+  if (method == "paperlab") return;
+  if (method != "compressed-tensors" || format != "pack-quantized")
+    fail("%s is quantized by \"%s\" in the format \"%s\"; known is pack-quantized of compressed-tensors, or give the original weights",
+         path.c_str(), method.substr(0, 40).c_str(), format.substr(0, 40).c_str());
+  const auto refuse = [&](const std::string& part) {
+    fail("%s: its quantization_config has %s, which is not obeyed here; give the original weights", path.c_str(), part.substr(0, 80).c_str());
+  };
+  for (const auto& [key, value] : found->members) {
+    if (says_nothing(value)) continue;
+    if (key == "transform_config" || key == "sparsity_config") {  // they may be there and ask for nothing
+      const Json* groups = value.find("config_groups");
+      const bool idle = key == "transform_config" ? value.kind == Json::Object && (!groups || says_nothing(*groups))
+                                                  : value.get_text("format", "?") == "dense";
+      if (!idle) refuse(key);
+    } else if (key == "config_groups") {
+      if (value.kind != Json::Object) refuse(key);
+      for (const auto& [name, group] : value.members)
+        for (const auto& [part, about] : group.members) {
+          const std::string where = key + "." + name + "." + part;
+          if (says_nothing(about) || part == "targets") continue;
+          if (part == "format" && about.text == format) continue;
+          if (part != "weights" || about.kind != Json::Object) refuse(where);
+          for (const auto& [field, is] : about.members) {
+            const bool known = says_nothing(is) || one_of(field, {"group_size", "observer", "observer_kwargs", "scale_dtype", "zp_dtype"}) ||
+                               (field == "symmetric" && is.truth) || (field == "type" && is.text == "int") ||
+                               (field == "num_bits" && (is.integer == 4 || is.integer == 8)) ||
+                               (field == "strategy" && one_of(is.text, {"group", "channel"})) ||
+                               (field == "actorder" && one_of(is.text, {"weight", "static"}));
+            if (!known) refuse(where + "." + field);
+          }
+        }
+    } else if (!one_of(key, {"quant_method", "format", "ignore", "quantization_status", "global_compression_ratio", "version", "run_compressed"})) {
+      refuse(key);
+    }
+  }
+}
 
 }  // namespace
 
@@ -210,6 +274,7 @@ Tensors open_model(const std::string& path) {
   if (!exists(config)) fail("no config.json in %s; give the folder that has it", path.c_str());
   tensors.config = Json::parse(read_text(config), config);
   if (tensors.config.kind != Json::Object) fail("%s is no object", config.c_str());
+  check_quantization(tensors.config, path);
   if (exists(single)) {
     read_safetensors(single, tensors);
   } else if (exists(index)) {

@@ -22,10 +22,13 @@ class Mapped {
   // Reads the file into memory of large pages in the map's place, where there is plenty of memory: with pages of 4 KiB
   // the walk through page tables halves the speed at which a model's weights are read. Leaves the map where it cannot.
   void settle(const std::string& path);
+  // Gives back the memory of these bytes, where they are a file's own and inside it: they are read again if need be.
+  void release(const uint8_t* from, uint64_t bytes) const;
 
  private:
   const uint8_t* data_ = nullptr;
   uint64_t size_ = 0, taken_ = 0;  // bytes of the file, and of address space
+  bool settled_ = false;           // in memory of its own
 };
 
 struct Tensor {
@@ -50,6 +53,8 @@ struct Tensors {
 
   const Tensor* find(std::string_view name) const;
   const Tensor& need(std::string_view name) const;  // throws Error
+  // For a tensor that was copied into another form: the file's own pages need not stay in memory.
+  void release(const Tensor& tensor) const;
 };
 
 // A folder with config.json and safetensors, or a .gguf file. Throws Error.

@@ -24,6 +24,7 @@ from paperlab.engine.packing.container import write
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("a", "n"), ("Ġ", "a"), ("o", "n")]
 SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
+TEMPLATE += "{% if terse is defined and terse %}no{% endif %}"
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is there, then?"}]
 LONG = 60_000  # tokens: more than a test waits for
 WORDS = [f"w{i}" for i in range(60)]

@@ -66,7 +66,29 @@ def tokenizer(folder):
 TEXT = "def relative(mine): return 2024 + 'Größe'  # <s>x</s>"
 
 
-@pytest.mark.parametrize("kind", [*KINDS])
+WRITTEN = [
+    kind
+    for kind, (name, more) in KINDS.items()
+    if name in ("Llama", "Mistral", "Qwen2", "Qwen3") and not more.get("sliding_window")
+]
+OTHERS = [kind for kind, (name, _) in KINDS.items() if name not in ("Llama", "Mistral", "Qwen2", "Qwen3")]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_are_written_for_transformers_alone(kind, tmp_path):
+    make(tmp_path / "a", kind)
+    with pytest.raises(EngineError, match="is not written as GGUF here"):
+        engine.export(tmp_path / "a", tmp_path / "m.gguf", "gguf")
+    if kind == "gpt2":
+        with pytest.raises(EngineError, match="the other way round"):
+            engine.export(tmp_path / "a", tmp_path / "d", "compressed-tensors", recipe=Layout(4))
+    pack(tmp_path / "a", tmp_path / "b", Layout(8))
+    engine.export(tmp_path / "b", tmp_path / "c", "hf")
+    assert relative(theirs(tmp_path / "c"), mine(tmp_path / "b")) < 1e-3  # activations keep 15 bits per group
+    assert relative(theirs(tmp_path / "c"), mine(tmp_path / "c")) < (1e-4 if "gemma" in kind else 1e-5)
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
 def test_plain_models_come_through_gguf_and_hf_unchanged(kind, tmp_path):
     truth = logits_of(make(tmp_path / "a", kind), IDS)
     fast = tokenizer(tmp_path / "a")

@@ -38,6 +38,9 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {"type": "longrope", "short_factor": [1 + i / 10 for i in range(8)], "long_factor": [2.0] * 8}
+GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 4.0, "residual_multiplier": 0.3, "attention_multiplier": 0.1}
+EXPERTS = {"head_dim": 32, "moe_intermediate_size": 48, "num_experts": 6, "num_experts_per_tok": 3}
 KINDS = {
     "llama": ("Llama", {}),
     "llama-tied": ("Llama", {"tie_word_embeddings": True}),
@@ -48,20 +51,45 @@ KINDS = {
     "yarn-gain": ("Qwen3", {"head_dim": 32, "rope_parameters": YARN | {"attention_factor": 1.4, "beta_fast": 8.0}}),
     "yarn-scales": ("Llama", {"rope_parameters": YARN | {"mscale": 0.8, "mscale_all_dim": 0.5, "beta_slow": 2.0}}),
     "mistral": ("Mistral", {"sliding_window": None}),
+    "mistral-window": ("Mistral", {"sliding_window": 30}),
     "qwen2": ("Qwen2", {}),
+    "qwen2-window": ("Qwen2", {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}),
     "qwen3": ("Qwen3", {"head_dim": 32}),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 5}),
+    "granite": ("Granite", GRANITE),
+    "gemma": ("Gemma", {"head_dim": 32}),
+    "gemma2": ("Gemma2", {"head_dim": 32, "query_pre_attn_scalar": 20, "sliding_window": 70}),
+    "gemma3": ("Gemma3", {"num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 20, "sliding_window": 24}),
+    "phi3": ("Phi3", {"sliding_window": 40}),
+    "phi3-long": ("Phi3", {"original_max_position_embeddings": 160, "rope_scaling": LONGROPE}),
+    "olmo2": ("Olmo2", {}),
+    "cohere": ("Cohere", {"tie_word_embeddings": True}),
+    "stablelm": ("StableLm", {"use_qkv_bias": True}),
+    "stablelm-parallel": ("StableLm", {"use_parallel_residual": True, "num_key_value_heads": 6}),
+    "starcoder2": ("Starcoder2", {"sliding_window": 30}),
+    "phi": ("Phi", {"num_key_value_heads": 6}),
+    "gpt-neox": ("GPTNeoX", {}),
+    "gpt-neox-in-turn": ("GPTNeoX", {"use_parallel_residual": False}),
+    "gpt2": ("GPT2", {"tie_word_embeddings": True}),
+    "opt": ("OPT", {"ffn_dim": 200, "word_embed_proj_dim": 96}),
+    "mixtral": ("Mixtral", {"num_local_experts": 4}),
+    "qwen3-moe": ("Qwen3Moe", EXPERTS),
+    "qwen3-moe-summed": ("Qwen3Moe", EXPERTS | {"norm_topk_prob": True}),
 }
+WINDOWED = [kind for kind, (_, more) in KINDS.items() if more.get("sliding_window")]
+ROUTED = [kind for kind in KINDS if "num_experts" in KINDS[kind][1] or kind == "mixtral"]
 
 
 def make(folder, kind="llama", dtype=torch.float32, seed=0, **sizes):
     """A small model with random weights, saved as a folder; the same in float32."""
     name, more = KINDS[kind]
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{name}Config")(**{**SMALL, **more, **sizes})
-    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    config = getattr(transformers, f"{name}{'Text' if name == 'Gemma3' else ''}Config")(**{**SMALL, **more, **sizes})
+    model = getattr(transformers, "GPT2LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")(config)
     for key, parameter in model.named_parameters():
         if key.endswith(("norm.weight", "layernorm.weight", "bias")):
-            torch.nn.init.normal_(parameter, 1.0 if "norm" in key else 0.0, 0.1)
+            one = "norm" in key and not name.startswith("Gemma")  # whose norms multiply by 1 + weight
+            torch.nn.init.normal_(parameter, float(one), 0.1)
         else:
             torch.nn.init.normal_(parameter, 0.0, 0.15)
     model.to(dtype).save_pretrained(folder)
@@ -77,6 +105,7 @@ def relative(mine, truth):
     return np.abs(mine - truth).max() / np.abs(truth).max()
 
 
+ENCODERS = ("Roberta", "XLMRoberta", "Camembert", "DistilBert", "MPNet")
 IDS = np.random.default_rng(3).integers(0, 517, 70).tolist()
 
 
@@ -85,8 +114,80 @@ IDS = np.random.default_rng(3).integers(0, 517, 70).tolist()
 def test_logits_in_float32(kind, isa, tmp_path):
     truth = logits_of(make(tmp_path, kind), IDS + IDS)
     model = engine.load(tmp_path, isa=isa)
-    assert relative(model.forward([(model.session(cache_bits=32), IDS + IDS)], every=True), truth) < 1e-5
-    assert relative(model.forward([(model.session(cache_bits=16), IDS + IDS)], every=True), truth) < 3e-2
+    assert relative(model.forward([(model.session(cache_bits=32), IDS + IDS)], every=True), truth) < (
+        1e-4 if "gemma" in kind else 1e-5
+    )
+    if kind not in ROUTED:  # a rounded score may choose another expert
+        assert relative(model.forward([(model.session(cache_bits=16), IDS + IDS)], every=True), truth) < 3e-2
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith(("llama", "linear", "yarn"))])
+def test_every_architecture_one_by_one_in_parts_and_packed(kind, tmp_path):
+    truth = logits_of(make(tmp_path / "source", kind), IDS + IDS)
+    model = engine.load(tmp_path / "source", bits=8)
+    whole = model.forward([(model.session(), IDS + IDS)], every=True)
+    session = model.session()
+    assert (np.concatenate([model.forward([(session, [token])]) for token in IDS + IDS]) == whole).all()
+    session = model.session()
+    parts = [
+        model.forward([(session, (IDS + IDS)[i:j])], every=True) for i, j in ((0, 63), (63, 64), (64, 101), (101, 140))
+    ]
+    assert (np.concatenate(parts) == whole).all()
+    if kind not in ROUTED:
+        assert np.linalg.norm(whole - truth) < 0.2 * np.linalg.norm(truth)
+    assert pack(tmp_path / "source", tmp_path / "packed", Layout(8))["left"] == 0
+    packed = engine.load(tmp_path / "packed")
+    assert (packed.forward([(packed.session(), IDS + IDS)], every=True) == whole).all()
+
+
+def test_gpt2_in_memory_with_its_matrices_turned_gives_the_same_file(tmp_path):
+    from paperlab.kit.opening import opened
+    from paperlab.lab.ship import tensors_of
+
+    model = make(tmp_path / "source", "gpt2")
+    pack(tmp_path / "source", tmp_path / "a", Layout(4))
+    pack(tensors_of(model), tmp_path / "b", Layout(4))
+    pack(tensors_of(opened(model)), tmp_path / "c", Layout(4))
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
+    assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_a_window_forgets(kind, tmp_path):
+    """With one block, what is farther than the window changes nothing; what is nearer does."""
+    make(tmp_path, kind, num_hidden_layers=1, layer_types=["sliding_attention"], max_window_layers=0)
+    model, window = engine.load(tmp_path), KINDS[kind][1]["sliding_window"]
+    ids = IDS + IDS
+    last = lambda tokens: model.forward([(model.session(cache_bits=32), tokens)])  # noqa: E731
+    far, near = ids.copy(), ids.copy()
+    far[-window - 1], near[-window] = 7, 7
+    assert (last(far) == last(ids)).all()
+    assert (last(near) != last(ids)).any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "message"),
+    [
+        ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before"),
+        ("opt", {"word_embed_proj_dim": 32}, "word_embed_proj_dim"),
+        ("qwen3-moe", {"mlp_only_layers": [1]}, "mlp_only_layers"),
+        ("gemma3", {"layer_types": ["chunked_attention"] * 7}, 'block 0 is "chunked_attention"'),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ("phi", {"hidden_act": "quick_gelu"}, "quick_gelu"),
+        ("phi3", {"partial_rotary_factor": 0.2}, "cannot turn in pairs"),
+        ("phi3-long", {"rope_scaling": LONGROPE | {"short_factor": [1.0]}}, "should hold 8 numbers"),
+        ("granite", {"residual_multiplier": 0.0}, "a multiplier is 0"),
+        ("mixtral", {"num_experts_per_tok": 5}, "num_experts_per_tok is 5; 1 to 4"),
+    ],
+)
+def test_settings_that_are_not_obeyed_are_refused_by_name(kind, setting, message, tmp_path):
+    make(tmp_path, kind)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | setting))
+    with pytest.raises(EngineError, match=message):
+        engine.load(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -250,12 +351,20 @@ def test_the_same_seed_draws_the_same_text(tmp_path):
 
 
 @pytest.mark.parametrize("isa", engine.instruction_sets())
-@pytest.mark.parametrize(("activation", "heads"), [("gelu", 3), ("gelu_new", 6)])
-def test_encoder_against_transformers(isa, activation, heads, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "activation", "heads"),
+    [("Bert", "gelu", 3), ("Bert", "gelu_new", 6), *((name, "gelu", 6) for name in ENCODERS)],
+)
+def test_encoder_against_transformers(isa, name, activation, heads, tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3, "num_attention_heads": heads}
-    config = transformers.BertConfig(vocab_size=517, max_position_embeddings=128, hidden_act=activation, **sizes)
-    model = transformers.BertModel(config, add_pooling_layer=False).eval()
+    if name == "DistilBert":
+        sizes = {"dim": 96, "hidden_dim": 200, "n_layers": 3, "n_heads": heads}
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=517, max_position_embeddings=128, hidden_act=activation, **sizes
+    )
+    options = {} if name == "DistilBert" else {"add_pooling_layer": False}
+    model = getattr(transformers, f"{name}Model")(config, **options).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.2)
     model.save_pretrained(tmp_path)
@@ -274,6 +383,34 @@ def test_encoder_against_transformers(isa, activation, heads, tmp_path):
         alone = np.concatenate([encoder.embed_ids([ids]) for ids in texts])
         assert (encoder.embed_ids(texts) == alone).all()
         assert (encoder.embed_ids(texts * 3) == np.tile(alone, (3, 1))).all()
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_head_that_is_there_is_the_head_whatever_the_flag_says(repeated, tmp_path):
+    model = make(tmp_path / "a")
+    if repeated:
+        model.lm_head.weight.data = model.model.embed_tokens.weight.data.clone()
+        model.save_pretrained(tmp_path / "a")
+    truth = logits_of(model, IDS)
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    (tmp_path / "a" / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "a")
+    assert relative(logits_of(again, IDS), truth) < 1e-6
+    engine.export(tmp_path / "a", tmp_path / "hf", "hf")
+    engine.export(tmp_path / "a", tmp_path / "m.gguf", "gguf")
+    for folder in ("a", "hf", "m.gguf"):
+        mine = engine.load(tmp_path / folder)
+        assert relative(mine.forward([(mine.session(cache_bits=32), IDS)], every=True), truth) < 1e-5
+    other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert relative(logits_of(other, IDS), truth) < 1e-6
+    assert ("lm_head.weight" in Weights(tmp_path / "hf").names()) != repeated
+    pack(tmp_path / "a", tmp_path / "p", Layout(8, "row"))
+    assert ("lm_head.codes" in Weights(tmp_path / "p").names()) != repeated
+    assert json.loads((tmp_path / "p" / "config.json").read_text())["tie_word_embeddings"] is repeated
+    engine.export(tmp_path / "p", tmp_path / "c", "compressed-tensors")
+    for folder in ("p", "c"):
+        mine = engine.load(tmp_path / folder)
+        assert relative(mine.forward([(mine.session(cache_bits=32), IDS)], every=True), truth) < 0.3
 
 
 def test_a_sharded_folder(tmp_path):

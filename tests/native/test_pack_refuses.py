@@ -38,13 +38,14 @@ def no_work(monkeypatch):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"model_type": "gemma2"}, '"gemma2" is not known here; llama, mistral, qwen2, qwen3 and bert are'),
-        ({"model_type": "phi3"}, '"phi3" is not known here'),
-        ({"model_type": "mixtral"}, '"mixtral" is not known here'),
+        ({"model_type": "gemma2"}, "pre_feedforward_layernorm.weight is missing"),
+        ({"model_type": "phi3"}, "qkv_proj.weight is missing"),
+        ({"model_type": "mamba"}, '"mamba" is not known here; llama, mistral, '),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "mlp_only_layers"),
         ({"model_type": "whisper"}, '"whisper" is not known here'),
-        ({"hidden_act": "relu"}, "silu is"),
+        ({"hidden_act": "relu"}, "not known for a gated MLP"),
         ({"num_attention_heads": 4, "num_key_value_heads": 4}, "multiple of 16"),
-        ({"rope_scaling": {"rope_type": "longrope", "factor": 2}}, '"longrope"'),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, '"dynamic"'),
         ({"num_hidden_layers": 2}, "model.layers.1.input_layernorm.weight is missing"),
         ({"intermediate_size": 64}, "where the configuration says"),
     ],
@@ -210,3 +211,52 @@ def test_work_that_reports_nothing_still_shows_that_it_goes_on(capsys, monkeypat
     with progress.progress("awq", "steps") as report:
         report("blocks", 1, 1)
     assert capsys.readouterr().err == ""
+
+
+def test_a_gguf_file_is_packed_as_its_folder_is(tmp_path):
+    pytest.importorskip("gguf")
+    from serving import language_model
+
+    folder = language_model(tmp_path / "a")
+    engine.export(folder, tmp_path / "m.gguf", "gguf")
+    for source, out in ((folder, "p"), (tmp_path / "m.gguf", "q")):
+        words = ["pack", str(source), "-o", str(tmp_path / out), "--bits", "8", "--group", "32"]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        assert "perplexity" in done.stdout
+    one, other = Weights(tmp_path / "p"), Weights(tmp_path / "q")
+    assert one.names() == other.names()
+    assert all(np.array_equal(one.raw(name), other.raw(name)) for name in one.names())
+    mine, theirs = (engine.load(tmp_path / out, threads=1) for out in "pq")
+    talk = [{"role": "user", "content": "the man"}]
+    assert mine.ids(talk) == theirs.ids(talk)
+    assert list(mine.generate(talk, max_tokens=20)) == list(theirs.generate(talk, max_tokens=20))
+    assert "takes the folder of a model" in refused(
+        "pack", tmp_path / "m.gguf", "-o", tmp_path / "r", "--method", "gptq"
+    )
+
+
+def test_a_gguf_file_in_few_bits_is_refused_before_any_work(tmp_path, no_work):
+    pytest.importorskip("gguf")
+    from test_gguf import write
+
+    write(tmp_path / "m.gguf", "Q8_0")
+    line = refused("pack", tmp_path / "m.gguf", "-o", tmp_path / "p", "--bits", "4")
+    assert "is in 8 bits already; give the original weights" in line
+    (tmp_path / "n.gguf").write_bytes(b"GGUF")
+    assert "n.gguf" in refused("pack", tmp_path / "n.gguf", "-o", tmp_path / "p")
+
+
+def test_every_end_of_a_text_goes_along(tmp_path):
+    pytest.importorskip("gguf")
+    from test_gguf import write
+
+    def ends(writer):
+        writer.add_eos_token_id(3)
+        writer.add_eot_token_id(7)
+
+    write(tmp_path / "m.gguf", "F32", more=ends)
+    engine.pack(tmp_path / "m.gguf", tmp_path / "p", Layout(8))
+    engine.export(tmp_path / "m.gguf", tmp_path / "hf", "hf")
+    for made in ("m.gguf", "p", "hf"):
+        assert engine.load(tmp_path / made).tokens.ends == {3, 7}

@@ -124,6 +124,62 @@ def test_a_llama_3_vocabulary_begins_texts_and_keeps_whole_words(tmp_path):
     assert tokenizer({**fields, "tokenizer.ggml.pre": "gpt-2"}).encode("abc").ids == [4, 3]
 
 
+FIELDS = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "gpt-2",
+    "tokenizer.ggml.tokens": ["a", "b", "c", "ab", "x", "y"],
+    "tokenizer.ggml.merges": ["a b"],
+}
+
+
+@pytest.mark.parametrize("merge", ["x y", "ZZZZ Q", "abc", "", " ", "a ", "a b c"])
+def test_merges_of_what_is_no_token_are_left_out(merge):
+    made = tokenizer({**FIELDS, "tokenizer.ggml.merges": [merge, "a b"]})
+    assert made.encode("abcxy").ids == tokenizer(FIELDS).encode("abcxy").ids == [3, 2, 4, 5]
+
+
+DAMAGED = {
+    "two names": ({"tokenizer.ggml.tokens": ["a", "b", "ab", "a"]}, "two of its tokens are named 'a'"),
+    "no texts": ({"tokenizer.ggml.tokens": [1, 2, 3, 4]}, "cannot be made"),
+    "scores": ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": ["x"] * 6}, "cannot be made"),
+    "unknown": (
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.scores": [0.0] * 6,
+            "tokenizer.ggml.unknown_token_id": 77,
+        },
+        "cannot be made",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_vocabulary_is_told_when_it_is_needed(name, tmp_path):
+    changes, message = DAMAGED[name]
+
+    def add(writer):
+        for key, value in ({**FIELDS} | changes).items():
+            kind = gguf.GGUFValueType.get_type(value)
+            inner = [gguf.GGUFValueType.get_type(value[0])] if isinstance(value, list) else []
+            writer.add_key_value(key, value, kind, *inner)
+
+    write(tmp_path / "m.gguf", "F32", more=add)
+    model = engine.load(tmp_path / "m.gguf")
+    assert model.forward([(model.session(), [1])]).shape == (1, VOCABULARY)  # token ids run without it
+    for asks in (lambda: model.ids("ab"), lambda: model.tokens.token_bytes):
+        with pytest.raises(EngineError, match=message) as caught:
+            asks()
+        assert "m.gguf" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_named_templates_of_a_file(tmp_path):
+    named = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "{{ tools }}"}]
+    write(tmp_path / "m.gguf", "F32", more=lambda writer: writer.add_chat_template(named))
+    tokens = engine.load(tmp_path / "m.gguf").tokens
+    assert (tokens.template, tokens.templates) == ("D", {"tool_use": "{{ tools }}"})
+
+
 def test_a_file_without_a_tokenizer_takes_ids(tmp_path):
     write(tmp_path / "m.gguf", "F32")
     model = engine.load(tmp_path / "m.gguf")

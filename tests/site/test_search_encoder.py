@@ -101,6 +101,28 @@ def test_the_longest_text_is_as_the_model_says(encoder, tmp_path):
     assert short.query("one two three four four") == pytest.approx(short.query("one two three"), abs=1e-6)
 
 
+def test_pooling_is_as_modules_json_says_or_refused(encoder, tmp_path):
+    def made(name, place, modules=("Transformer", "Pooling"), **modes):
+        folder = model(tmp_path / name)
+        (folder / place).mkdir()
+        (folder / place / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": not modes, **modes}))
+        paths = {"Transformer": "", "Pooling": place}
+        listed = [{"type": f"sentence_transformers.models.{one}", "path": paths.get(one, "x")} for one in modules]
+        (folder / "modules.json").write_text(json.dumps(listed))
+        return encoder.load(str(folder))
+
+    first = made("a", "2_Pooling", pooling_mode_cls_token=True)
+    assert first.query("one two") == pytest.approx(first.query("one three"), abs=1e-6)
+    mean = made("b", "2_Pooling")
+    assert mean.query("one two") == pytest.approx(
+        encoder.load(str(model(tmp_path / "bare"))).query("one two"), abs=1e-6
+    )
+    with pytest.raises(encoder.EncoderError, match="pools by max; mean or cls is needed"):
+        made("c", "1_Pooling", pooling_mode_max_tokens=True)
+    with pytest.raises(encoder.EncoderError, match="names the module Dense"):
+        made("d", "1_Pooling", ("Transformer", "Pooling", "Dense"))
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [

@@ -35,10 +35,14 @@ void attend_ref(const Attention& job) {
       for (int64_t d = 0; d < head; ++d)
         score += job.q[i * job.q_stride + d] * at(c, c.keys, (j / 16 * head / pair + d / pair) * 16 + j % 16, d % 2);
       weights[j] = score * job.scale * scaled(c.key_scales, j);
+      if (job.cap) weights[j] = job.cap * std::tanh(weights[j] / job.cap);
+      if (j < job.hidden + i * job.step) weights[j] = -std::numeric_limits<double>::infinity();
       most = std::max(most, weights[j]);
     }
-    for (double& weight : weights) sum += weight = std::exp(weight - most);
+    const bool nothing = most == -std::numeric_limits<double>::infinity();
+    for (double& weight : weights) sum += weight = nothing ? 0 : std::exp(weight - most);
     if (job.most) job.most[i] = float(most), job.total[i] = float(sum), sum = 1;
+    if (nothing) sum = 1;
     for (int64_t d = 0; d < head; ++d) {
       const int64_t place = c.bits == 4 ? d / 16 * 8 + d % 8 : d;
       double out = 0;

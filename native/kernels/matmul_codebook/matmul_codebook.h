@@ -9,6 +9,7 @@ namespace pl {
                              int64_t ldy);
 PAPERLAB_DECLARE(ref)
 PAPERLAB_DECLARE(avx2)
+PAPERLAB_DECLARE(avxvnni)
 PAPERLAB_DECLARE(avx512)
 #undef PAPERLAB_DECLARE
 

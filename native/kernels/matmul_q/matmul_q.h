@@ -14,6 +14,7 @@ PAPERLAB_DECLARE(avx512)
 PAPERLAB_DECLARE(neon)
 #undef PAPERLAB_DECLARE
 
+void matmul_q_avxvnni(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy);
 void matmul_q_amx(const TileView& w, const Int8View& x, int tokens, int64_t first, int64_t last, float* y, int64_t ldy);
 
 // Sparse: the code of the weight stored as number `held` of a quad whose bytes begin at `codes`, and how many bytes the

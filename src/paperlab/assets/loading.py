@@ -183,11 +183,19 @@ def _weights(name: str, folder: Path) -> list[Path]:
 
 
 def _pooling(folder: Path) -> str:
-    """The sentence pooling that the model's own folder asks for; mean where it says nothing."""
-    file = folder / "1_Pooling" / "config.json"
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("pooling_mode_cls_token"):
-        return "cls"
-    return "mean"
+    """The sentence pooling that the model's own folder asks for, "mean" or "cls"; mean where it says nothing.
+
+    Raises ModelError for another pooling, and for modules that change vectors and are not run here.
+    """
+    from paperlab.core.sentence import SentenceError, describe
+
+    try:
+        poolings = describe(folder).poolings
+    except SentenceError as error:
+        raise ModelError(str(error)) from None
+    if poolings not in (("mean",), ("cls",)):
+        raise ModelError(f"{folder} pools by {' and '.join(poolings)}; mean and cls are known")
+    return poolings[0]
 
 
 @contextmanager

@@ -59,7 +59,7 @@ CacheBits = Annotated[int, typer.Option(metavar="N", help="KV cache in 32, 16, 8
 @commands.command()
 @takes_verbosity
 def pack(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a registered name or a hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a registered name, a hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
     bits: Annotated[int, typer.Option(metavar="N", help="Bits per weight: 8, 4, 3 or 2.")] = 8,
     group: Group = None,
@@ -231,6 +231,18 @@ def chat(
     seed: Annotated[int, typer.Option(metavar="N", help="Random seed: the same seed gives the same answers.")] = 0,
     max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of tokens in an answer.")] = 512,
     cache_bits: CacheBits = 16,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model is told first: the system message.")
+    ] = None,
+    variables: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A variable of the chat template: enable_thinking=false. Repeatable."
+        ),
+    ] = None,
+    allow_control_tokens: Annotated[
+        bool, typer.Option("--allow-control-tokens", help="Obey control tokens in what is typed; else they are text.")
+    ] = False,
 ) -> None:
     """Talk with a language model on the CPU engine. An empty line leaves, ctrl-C ends an answer."""
     import sys
@@ -246,7 +258,9 @@ def chat(
     if not isinstance(loaded, LanguageModel):
         raise Misuse(f"{model} is an encoder of texts; chat takes a language model")
     how: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    conversation = talk.Talk(loaded, cache_bits=cache_bits, max_tokens=max_tokens, **how)
+    template = {"chat_template_kwargs": talk.variables(variables or []), "control_tokens": allow_control_tokens}
+    more: dict[str, Any] = {"system": system, "cache_bits": cache_bits, "max_tokens": max_tokens, **template}
+    conversation = talk.Talk(loaded, **more, **how)
     if interactive:
         note("an empty line or ctrl-D leaves, ctrl-C ends an answer")
     talk.chat(conversation)

@@ -1,7 +1,6 @@
 """What the engine's commands do: find a model, pack, export or serve it, with a progress bar on a terminal."""
 
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -82,7 +81,7 @@ def apply_method(applied: Applied, source: Path) -> Any:
 
     method = find_method(applied.slug)
     apply = paperlab.load(method.slug, **dict(parse(method, setting) for setting in applied.settings))
-    loaded, tokenizer, _ = (load_encoder if _kind(source) == "bert" else load_causal_lm)(str(source))
+    loaded, tokenizer, _ = (load_encoder if _is_encoder(source) else load_causal_lm)(str(source))
     texts = None
     if method.needs_data:
         texts = _calibration(method.slug, applied, tokenizer)
@@ -109,9 +108,11 @@ def _calibration(slug: str, applied: Applied, tokenizer: Any) -> list[str]:
     return shown
 
 
-def _kind(folder: Path) -> Any:
-    """The architecture that a folder's config.json names."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+def _is_encoder(folder: Path) -> bool:
+    """Whether a folder's config.json names an encoder that the engine runs."""
+    from paperlab.engine.packing.layout import ENCODERS
+
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in ENCODERS
 
 
 @contextmanager
@@ -120,17 +121,14 @@ def _codes_by(applied: Applied, source: Path, *, floats: bool = False) -> "Itera
 
     floats: what is written holds floats, so that pruned matrices stay as the method left them.
     """
-    from paperlab.engine.packing.container import MODEL_FILES
+    from paperlab.engine.packing.container import copy_model_files
     from paperlab.kit.matrix import Dense, Sparse
     from paperlab.lab.ship import codes_of
 
     with tempfile.TemporaryDirectory() as between:
         small, into = apply_method(applied, source), Path(between)
         small.save_pretrained(into)
-        for file in MODEL_FILES:
-            if (source / file).is_file() and not (into / file).exists():
-                (into / file).parent.mkdir(exist_ok=True)
-                shutil.copyfile(source / file, into / file)
+        copy_model_files(source, into)
         coded = {
             name: layer
             for name, layer in small.compressed.layers.items()
@@ -148,11 +146,13 @@ def pack(model: str, out: Path, recipe: "Recipe", applied: Applied | None, table
 
     from paperlab.engine import Layout
     from paperlab.engine import pack as work
+    from paperlab.engine.formats.pack import check
     from paperlab.engine.packing.output import check_place
-    from paperlab.engine.packing.pack import check
 
     check_place(out)
     source = place(model)
+    if applied and source.is_file():
+        raise ValueError(f"{source} is a GGUF file; a --method takes the folder of a model")
     check(source, out, Layout(2) if applied else recipe)
     notes: list[str] = []
     if applied is None:
@@ -167,7 +167,7 @@ def pack(model: str, out: Path, recipe: "Recipe", applied: Applied | None, table
             small = apply_method(applied, source)
             with progress("packing", "M weights", 1e6) as report:
                 made = replace(small.compressed, files=source).pack(out, table_bits=table_bits, progress=report)
-            if table_bits != 16 and _kind(source) != "bert":
+            if table_bits != 16 and not _is_encoder(source):
                 notes = [f"embeddings and head, which {applied.slug} leaves in floats, take {table_bits} bits"]
     if made["left"]:
         notes.append(f"{made['left']} matrices stay in floats")

@@ -1,8 +1,9 @@
 """`paperlab chat`: a conversation whose keys and values are kept, so that a turn costs what is new in it."""
 
 import io
+import json
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,23 +15,46 @@ CONTEXT = 4096  # tokens that a conversation may have, where the model takes mor
 class Talk:
     """One conversation. max_tokens: of an answer; how: as `LanguageModel.generate_ids` draws.
 
-    Made at once with what every turn needs. Raises EngineError for a model without a tokenizer or a chat template.
+    system: what the model is told before the first turn, and never forgets. chat_template_kwargs, control_tokens: as
+    `LanguageModel.ids` has them. Made at once with what every turn needs. Raises EngineError for a model without a
+    tokenizer or a chat template, and for what the template or the sampler cannot obey.
     """
 
-    def __init__(self, model: "LanguageModel", *, cache_bits: int = 16, max_tokens: int = 512, **how: Any) -> None:
+    def __init__(
+        self,
+        model: "LanguageModel",
+        *,
+        system: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        control_tokens: bool = False,
+        cache_bits: int = 16,
+        max_tokens: int = 512,
+        **how: Any,
+    ) -> None:
         from paperlab.engine import EngineError
+        from paperlab.engine.native import sampling
 
+        sampling(**how)
+        self.template: dict[str, Any] = {
+            "chat_template_kwargs": chat_template_kwargs or {},
+            "control_tokens": control_tokens,
+        }
+        self.first = [] if system is None else [{"role": "system", "content": system}]
         self.model, self.max_tokens, self.how = model, max_tokens, how
         self.context = min(model.about["context"], CONTEXT)
         self.session = model.session(self.context, cache_bits)
         self.messages: list[dict[str, str]] = []
         self._in_session: list[int] = []  # the token ids whose keys and values the session has
         model.ids("Hello.")  # without a tokenizer it is refused now, not at the first line
-        if model.tokens.template is None:
+        if model.tokens.template is None and not model.tokens.templates:
             raise EngineError(
                 f"{model.tokens.source} has no chat template: it was not made to chat; "
                 "`paperlab serve-model` serves it to complete texts"
             )
+        model.tokens.check_variables(chat_template_kwargs or {})
+
+    def _ids(self, turns: list[dict[str, str]]) -> list[int]:
+        return self.model.ids([*self.first, *turns], **self.template)
 
     def ask(self, line: str) -> int:
         """Take the user's turn; return how many old messages were dropped to make it fit. Raises EngineError."""
@@ -39,7 +63,7 @@ class Talk:
         room = self.context - min(self.max_tokens, self.context // 4)
         asked = [*self.messages, {"role": "user", "content": line}]
         dropped = 0
-        while (size := len(self.model.ids(asked[dropped:]))) > room and dropped + 2 < len(asked):
+        while (size := len(self._ids(asked[dropped:]))) > room and dropped + 2 < len(asked):
             dropped += 2
         if size > room:
             raise EngineError(f"that is {size} tokens, and there is room for {room}; say it in fewer words")
@@ -48,7 +72,7 @@ class Talk:
 
     def answer(self) -> Generator[str, None, None]:
         """The assistant's turn, piece by piece. What was written before it is closed or interrupted stays."""
-        ids = self.model.ids(self.messages)
+        ids = self._ids(self.messages)
         same = next(
             (i for i, (a, b) in enumerate(zip(ids, self._in_session, strict=False)) if a != b), len(self._in_session)
         )
@@ -71,6 +95,25 @@ class Talk:
         finally:
             self._in_session = [*ids, *drawn][: len(self.session)]
             self.messages.append({"role": "assistant", "content": written})
+
+
+def variables(settings: Sequence[str]) -> dict[str, Any]:
+    """Variables of a chat template from NAME=VALUE: a value is JSON where it is (false, 3), else a text.
+
+    Raises Misuse.
+    """
+    from paperlab.cli.shell import Misuse
+
+    out: dict[str, Any] = {}
+    for setting in settings:
+        name, given, value = setting.partition("=")
+        if not given or not name:
+            raise Misuse(f"--set {setting}: NAME=VALUE is meant, such as enable_thinking=false")
+        try:
+            out[name] = json.loads(value)
+        except ValueError:
+            out[name] = value
+    return out
 
 
 def chat(talk: Talk) -> None:

@@ -16,10 +16,10 @@ from paperlab.core.install import needs
 
 with needs("engine"):
     from paperlab.engine.formats.export import export
+    from paperlab.engine.formats.pack import pack
     from paperlab.engine.load import load
     from paperlab.engine.native import EngineError, available, instruction_sets
     from paperlab.engine.packing.layout import Codes, Layout, quantize
-    from paperlab.engine.packing.pack import pack
     from paperlab.engine.packing.tensors import Tensors
 
 

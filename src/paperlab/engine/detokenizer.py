@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from paperlab.engine.native import EngineError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -49,17 +51,21 @@ class TokenBytes:
 
 
 class Detokenizer:
-    """The text of one sequence of tokens.
+    """The text of one sequence of tokens. A character of which only the first bytes come is left out at the end.
 
-    made: characters so far; given: those returned; cut: the position at which a stop text began, None before that.
+    stop: a text that ends it, or several. made: characters so far; given: those returned; cut: the position at which
+    a stop text began, None before that.
     """
 
-    def __init__(self, token_bytes: TokenBytes, stop: Sequence[str] = ()) -> None:
-        self._stop = [word for word in stop if word]
+    def __init__(self, token_bytes: TokenBytes, stop: str | Sequence[str] = ()) -> None:
+        words = [stop] if isinstance(stop, str) else list(stop)
+        if not all(isinstance(word, str) for word in words):
+            raise EngineError(f"stop is a text, or a list of texts; {words!r:.100} has something else")
+        self._stop = [word for word in words if word]
         self._pending = ""
         self.made = self.given = 0
         self.cut: int | None = None
-        self._decode, self._rest = _decoding(token_bytes)
+        self._decode = _decoding(token_bytes)
 
     def push(self, token: int) -> str:
         """The text that is final with this token; once a stop text is complete, `cut` is set and nothing follows."""
@@ -71,11 +77,8 @@ class Detokenizer:
         """The rest of the text, where no more tokens come."""
         if self.cut is not None:
             return ""
-        final = self._final(self._rest())
-        if self.cut is None:
-            final += self._pending
-            self.given = self.made
-        return final
+        self.given = self.made
+        return self._pending
 
     def _final(self, new: str) -> str:
         if not new:
@@ -93,16 +96,15 @@ class Detokenizer:
         return final
 
 
-def _decoding(token_bytes: TokenBytes) -> tuple[Callable[[int], str], Callable[[], str]]:
-    """(token -> text, () -> the rest at the end). Special tokens have no text."""
+def _decoding(token_bytes: TokenBytes) -> Callable[[int], str]:
+    """Token -> text, as far as its characters are whole. Special tokens have no text."""
     if token_bytes.exact:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        step = lambda token: "" if token in token_bytes.special else decoder.decode(token_bytes(token))  # noqa: E731
-        return step, lambda: decoder.decode(b"", True)
+        return lambda token: "" if token in token_bytes.special else decoder.decode(token_bytes(token))
     from tokenizers.decoders import DecodeStream
 
     stream = DecodeStream(skip_special_tokens=True)
-    return (lambda token: stream.step(token_bytes.tokenizer, token) or ""), (lambda: "")
+    return lambda token: stream.step(token_bytes.tokenizer, token) or ""
 
 
 def _overlap(text: str, word: str) -> int:

@@ -2,13 +2,14 @@
 
 import ctypes
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from paperlab.engine.formats.tokenizer import Message, Tokens
-from paperlab.engine.native import EngineError, Sampling, call, library, pointer
+from paperlab.engine.native import EngineError, call, library, pointer, sampling, whole
 
 Prompt = str | Sequence[int] | Sequence[Message]
 
@@ -20,8 +21,9 @@ class Session:
     """
 
     def __init__(self, model: "LanguageModel", context: int | None = None, cache_bits: int = 16) -> None:
-        if context is not None and context < 1:
+        if context is not None and whole("context", context, most=2**63 - 1) < 1:
             raise EngineError(f"a context of {context} tokens; at least 1 is needed")
+        whole("cache_bits", cache_bits, 4, 32)
         self.handle = call("session_new", model.handle, context or 0, cache_bits)
         weakref.finalize(self, library().pl_session_free, self.handle)
 
@@ -56,13 +58,30 @@ class LanguageModel:
         """A cache for a new text. Sessions of one model may be run together by `forward`."""
         return Session(self, context, cache_bits)
 
-    def ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of a text, of messages ({"role": …, "content": …}) by the chat template, or of ids."""
+    def ids(
+        self,
+        prompt: Prompt,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        control_tokens: bool = False,
+    ) -> list[int]:
+        """Token ids of a text, of messages ({"role": …, "content": …}) by the chat template, or of ids.
+
+        A text may hold control tokens ("<|im_end|>"), and they are obeyed. In messages they are the template's alone:
+        what a message has of them is read as text. chat_template_kwargs: variables of the template ("enable_thinking").
+        control_tokens: obey those in messages, too. Raises EngineError.
+        """
         if isinstance(prompt, str):
             return self.tokens.encode(prompt)
         items: list[Any] = list(prompt)
-        if items and isinstance(items[0], dict):
-            return self.tokens.chat(items)
+        if items and all(isinstance(item, Mapping) for item in items):
+            return self.tokens.chat(items, control_tokens=control_tokens, variables=chat_template_kwargs)
+        if not all(isinstance(item, Integral) for item in items):
+            odd = next(item for item in items if not isinstance(item, Integral))
+            raise EngineError(
+                'a prompt is a text, a list of messages {"role": …, "content": …} or a list of token ids; this list '
+                f"has {str(odd)[:40]!r}"
+            )
         return [int(item) for item in items]
 
     def forward(self, batch: Sequence[tuple[Session, Sequence[int]]], *, every: bool = False) -> np.ndarray:
@@ -92,17 +111,21 @@ class LanguageModel:
         session: Session | None = None,
         cache_bits: int = 16,
         ignore_end: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        control_tokens: bool = False,
     ) -> Iterator[int]:
         """Token ids one by one, until the model ends its text, `max_tokens` are out or the context is full.
 
         temperature 0 takes the likeliest token; else top_k, top_p and min_p narrow the choice in this order (0, 1 and 0
         leave it). The same seed draws the same text. session: go on with one, its tokens come before the prompt's.
-        cache_bits: 32, 16, 8 or 4, in which keys and values are kept.
+        cache_bits: 32, 16, 8 or 4, in which keys and values are kept. chat_template_kwargs, control_tokens: as `ids`
+        has them. Raises EngineError.
         """
-        ids = self.ids(prompt)
+        ids = self.ids(prompt, chat_template_kwargs=chat_template_kwargs, control_tokens=control_tokens)
         if not ids:
             raise EngineError("the prompt is empty: there is nothing to continue")
-        how = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed % 2**64)
+        how = sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        whole("max_tokens", max_tokens, 0)
         penalized = repetition_penalty != 1.0
         if session is None:
             limit = self.about["context"]
@@ -129,8 +152,9 @@ class LanguageModel:
             if len(session) >= self.about["context"]:
                 return
 
-    def generate(self, prompt: Prompt, *, stop: Sequence[str] = (), **options: Any) -> Iterator[str]:
-        """Text piece by piece as it is made. stop: texts that end it, left out of it. Options as `generate_ids`."""
+    def generate(self, prompt: Prompt, *, stop: str | Sequence[str] = (), **options: Any) -> Iterator[str]:
+        """Text piece by piece as it is made. stop: a text that ends it, or several, left out of it. Options as
+        `generate_ids`."""
         return self.tokens.stream(self.generate_ids(prompt, **options), stop)
 
     def score(self, text: str | Sequence[int], *, cache_bits: int = 16) -> np.ndarray:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from paperlab.engine.encoder import Encoder
+from paperlab.engine.formats import sentence
 from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.language import LanguageModel
-from paperlab.engine.native import EngineError, call, library
+from paperlab.engine.native import EngineError, call, library, whole
 from paperlab.engine.packing.layout import Layout
 
 
@@ -32,7 +33,7 @@ def load(
     """
     if bits not in (None, 8, 4, 3, 2):
         raise EngineError(f"{bits} bits per weight; known are 8, 4, 3 and 2, and None for the weights as they are")
-    if threads is not None and threads < 1:
+    if threads is not None and whole("threads", threads, most=2**31 - 1) < 1:
         raise EngineError(f"{threads} threads; at least 1 is needed, and None takes one per core")
     if activation_bits not in (8, 16):
         raise EngineError(f"activations of {activation_bits} bits; 8 and 16 are possible")
@@ -44,7 +45,9 @@ def load(
     try:
         about = json.loads(library().pl_info(handle))
         tokens = Tokens.of(Path(path))
-        return (Encoder if about["kind"] == "bert" else LanguageModel)(handle, about, tokens)
+        if about["kind"] == "bert":
+            return Encoder(handle, about, tokens, sentence.of(Path(path)))
+        return LanguageModel(handle, about, tokens)
     except BaseException:
         library().pl_free(handle)
         raise

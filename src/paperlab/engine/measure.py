@@ -445,7 +445,7 @@ def _compare_encoders(opened: list[_Opened], texts: Texts, count: int, window: i
             f"the text makes {len(documents)} texts of {window} tokens, and the order of neighbours needs {FEWEST}; "
             "give a longer text"
         )
-    read = [one.model.tokens.encode_all(documents, window) for one in opened]
+    read = [one.model.encode(documents, window) for one in opened if isinstance(one.model, Encoder)]
     for at in range(0, len(documents), _AT_ONCE):
         for one, ids in zip(opened, read, strict=True):
             assert isinstance(one.model, Encoder)

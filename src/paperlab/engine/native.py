@@ -22,6 +22,7 @@ from ctypes import (
     c_void_p,
 )
 from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,45 @@ class Sampling(ctypes.Structure):
         ("repetition_penalty", c_float),
         ("seed", c_uint64),
     )
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 100.0),
+}
+
+
+def sampling(
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+) -> Sampling:
+    """How tokens are drawn; every number of its range can be computed with. Raises EngineError for any other."""
+    numbers = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
+    for name, value in numbers.items():
+        least, most = _RANGES[name]
+        if not isinstance(value, Real) or isinstance(value, bool) or not least <= value <= most:
+            raise EngineError(f"{name} is {value!r}; a number from {least:g} to {most:g} is possible")
+    top = whole("top_k", top_k, 0, 2**31 - 1)
+    drawn = whole("seed", seed)
+    return Sampling(temperature, top, top_p, min_p, repetition_penalty, drawn % 2**64)
+
+
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """A whole number of a range, for the compiled part, which would read another one as something else.
+
+    Raises EngineError.
+    """
+    fits = isinstance(value, Integral) and not isinstance(value, bool)
+    if not fits or (least is not None and value < least) or (most is not None and value > most):
+        ends = "" if least is None else f" from {least}" + ("" if most is None else f" to {most}")
+        raise EngineError(f"{name} is {value!r}; a whole number{ends} is possible")
+    return int(value)
 
 
 _F = POINTER(c_float)

@@ -117,6 +117,8 @@ def _small(folder: Path) -> nn.Module:
     """A random model of the architecture and settings in a folder's config.json, two blocks of 384 columns."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+    from paperlab.engine.packing.layout import ENCODERS
+
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
     sizes = SMALL | {"num_key_value_heads": 2 if shared and shared < heads else 6}
@@ -125,7 +127,7 @@ def _small(folder: Path) -> nn.Module:
         setattr(config, token, None)  # they may lie outside the small vocabulary
     if kinds := getattr(config, "layer_types", None):
         config.layer_types = kinds[:2]
-    auto: Any = AutoModel if config.model_type == "bert" else AutoModelForCausalLM
+    auto: Any = AutoModel if config.model_type in ENCODERS else AutoModelForCausalLM
     return auto.from_config(config).eval()
 
 
@@ -146,13 +148,16 @@ class _Given(Mapping[str, "Codes"]):
 
 
 class _State(Mapping[str, "np.ndarray"]):
-    """A model's tensors as NumPy arrays, each when it is asked for; bfloat16 as the bits in uint16."""
+    """A model's tensors as NumPy arrays, each when it is asked for, as its files have them: matrices that
+    `kit.opening.opened` turned are turned back. bfloat16 as the bits in uint16."""
 
     def __init__(self, model: nn.Module) -> None:
         self.state = model.state_dict()
+        self.turned = {f"{name}.weight" for name, module in model.named_modules() if "closed" in module.__dict__}
 
     def __getitem__(self, name: str) -> "np.ndarray":
-        tensor: Tensor = self.state[name].detach().to("cpu").contiguous()
+        tensor: Tensor = self.state[name].detach()
+        tensor = (tensor.T if name in self.turned and tensor.dim() == 2 else tensor).to("cpu").contiguous()
         if tensor.dtype is torch.bfloat16:
             return tensor.view(torch.uint16).numpy()
         return tensor.numpy()

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from paperlab.engine.formats import compressed_tensors, gguf_writer
 from paperlab.engine.formats.floats import from_float32
-from paperlab.engine.formats.source import Item, Source
-from paperlab.engine.formats.tokenizer import Tokens
+from paperlab.engine.formats.source import Item, Source, write_tokenizer
 from paperlab.engine.native import EngineError
-from paperlab.engine.packing.container import MODEL_FILES, PACKED, Planned, write_planned
-from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of
+from paperlab.engine.packing.container import PACKED, Planned, copy_model_files, write_planned
+from paperlab.engine.packing.layout import ENCODERS, Codes, Layout, Recipe, ends_of, is_packable, layout_of
 from paperlab.engine.packing.output import check_place, check_space, staged
 
 Format = Literal["hf", "compressed-tensors", "gguf"]
@@ -53,12 +54,14 @@ def export(
     source, out = Path(source), Path(out)
     check(source, out, to, dtype)
     opened = Source(source)
-    bert = opened.config.get("model_type") == "bert"
-    items = [
-        item
-        for item in _chosen(opened, recipe, given or {}, bert, to == "compressed-tensors")
-        if not (item.stem == "lm_head" and opened.config.get("tie_word_embeddings"))
-    ]
+    bert = opened.config.get("model_type") in ENCODERS
+    items = _chosen(opened, recipe, given or {}, bert, to == "compressed-tensors")
+    if opened.config.get("tie_word_embeddings"):
+        head, _ = ends_of(opened.items)
+        if _repeats_table(opened):
+            items = [item for item in items if item.name != head]
+        elif head:
+            opened.config["tie_word_embeddings"] = False  # a head that is there is the head
     with staged(out) as place:
         if to == "gguf":
             return gguf_writer.write(opened, items, place, dtype, requantize, progress, partial(check_space, out))
@@ -77,6 +80,14 @@ def export(
     return {"bytes": size, "tensors": len(plan), "notes": notes}
 
 
+def _repeats_table(source: Source) -> bool:
+    """Whether the output head is there and is the embeddings once more."""
+    head, table = (source.items.get(name) for name in ends_of(source.items))
+    if not (head and table and head.raw and table.raw):
+        return False
+    return (head.shape, head.dtype) == (table.shape, table.dtype) and np.array_equal(head.raw(), table.raw())
+
+
 def check(source: Path, out: Path, to: Format, dtype: str | None = None) -> None:
     """Refuse at once what `export` would refuse, before a method or a recipe is applied. Raises EngineError."""
     if to not in ("hf", "compressed-tensors", "gguf"):
@@ -89,8 +100,14 @@ def check(source: Path, out: Path, to: Format, dtype: str | None = None) -> None
     if to != "gguf" and out.suffix == ".gguf":
         raise EngineError(f"{out}: --to {to} writes a folder; only --to gguf writes a file")
     check_place(out)
-    if to == "gguf" and (source / "config.json").is_file():
-        gguf_writer.check(json.loads((source / "config.json").read_text(encoding="utf-8")))
+    if (source / "config.json").is_file():
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        if to == "gguf":
+            gguf_writer.check(config)
+        if to == "compressed-tensors" and config.get("model_type") == "gpt2":
+            raise EngineError(
+                "GPT-2's matrices lie the other way round, for which compressed-tensors has no form; --to hf"
+            )
 
 
 def _chosen(
@@ -161,20 +178,8 @@ def _write_folder(
 def _copy_tokenizer(source: Source, place: Path) -> None:
     """Write tokenizer and settings: copies from a folder, or made from a GGUF file's fields."""
     if source.fields:
-        tokens = Tokens.of(source.path)
-        if tokens.tokenizer is None:
-            return
-        tokens.tokenizer.save(str(place / "tokenizer.json"))
-        settings: dict[str, Any] = {name: token for name, token in tokens.specials.items() if token}
-        settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        settings["model_max_length"] = source.config["max_position_embeddings"]
-        if tokens.template:
-            settings["chat_template"] = tokens.template
-        (place / "tokenizer_config.json").write_text(
-            json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8"
-        )
-        return
-    for name in (*MODEL_FILES, *_MORE):
-        if name != "config.json" and (source.path / name).is_file():
-            (place / name).parent.mkdir(exist_ok=True)
+        return write_tokenizer(source, place)
+    for name in _MORE:
+        if (source.path / name).is_file():
             shutil.copyfile(source.path / name, place / name)
+    copy_model_files(source.path, place)  # config.json is there already

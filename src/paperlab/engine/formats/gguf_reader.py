@@ -94,17 +94,21 @@ def config(fields: dict[str, Any], *, tied: bool) -> dict[str, Any]:
     }
     for field, name in _CONFIG.items():
         if f"{kind}.{field}" in fields:
-            out[name] = fields[f"{kind}.{field}"]
+            value = fields[f"{kind}.{field}"]
+            out[name] = value[0] if isinstance(value, list) else value  # one for each layer, and all the same
     out.setdefault("num_key_value_heads", out["num_attention_heads"])
     if names := fields.get("tokenizer.ggml.tokens"):
         out["vocab_size"] = len(names)
     theta = fields.get(f"{kind}.rope.freq_base", 10000.0)
+    # As llama.cpp reads them: linear where nothing is said, by a factor that has two names, and 0 is none.
     scaling = f"{kind}.rope.scaling."
-    rope = {"rope_type": fields.get(scaling + "type") or "default", "rope_theta": theta}
-    if rope["rope_type"] == "none":
-        rope["rope_type"] = "default"
-    if rope["rope_type"] != "default":
-        rope["factor"] = fields.get(scaling + "factor", 1.0)
+    factor = fields.get(scaling + "factor", fields.get(f"{kind}.rope.scale_linear", 0.0)) or 1.0
+    scaled = fields.get(scaling + "type") or "linear"
+    if scaled == "none" or (scaled == "linear" and factor == 1):
+        scaled = "default"
+    rope = {"rope_type": scaled, "rope_theta": theta}
+    if scaled != "default":
+        rope["factor"] = factor
     if scaling + "original_context_length" in fields:
         rope["original_max_position_embeddings"] = fields[scaling + "original_context_length"]
     if rope["rope_type"] == "yarn":
@@ -148,8 +152,10 @@ def _byte_level(fields: dict[str, Any], names: list[str]) -> "Tokenizer | None":
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     pattern, digits = cut
+    known = _ids(names)
     pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
-    known = {name: i for i, name in enumerate(names)}
+    # As in llama.cpp, merges of what is no token are left out: they cannot come about.
+    pairs = [pair for pair in pairs if pair[0] in known and pair[1] in known and "".join(pair) in known]
     llama3 = fields.get("tokenizer.ggml.pre") == "llama-bpe"
     made = Tokenizer(models.BPE(known, pairs, ignore_merges=llama3))
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
@@ -169,7 +175,7 @@ def _sentencepiece(fields: dict[str, Any], names: list[str]) -> "Tokenizer | Non
         return None
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    known = {name: i for i, name in enumerate(names)}
+    known = _ids(names)
     pairs = [
         (-scores[i], i, known[name[:cut]], known[name[cut:]])
         for name, i in known.items()
@@ -187,6 +193,15 @@ def _sentencepiece(fields: dict[str, Any], names: list[str]) -> "Tokenizer | Non
     made.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
     _ends(made, fields, names, bos=True)
     return made
+
+
+def _ids(names: list[str]) -> dict[str, int]:
+    """Token ids by name. Raises EngineError where two tokens have one name: a text could not tell them apart."""
+    known = {name: i for i, name in enumerate(names)}
+    if len(known) < len(names):
+        twice = next(name for i, name in enumerate(names) if known[name] != i)
+        raise EngineError(f"two of its tokens are named {twice!r}; give token ids, or a file whose vocabulary is whole")
+    return known
 
 
 def _ends(made: "Tokenizer", fields: dict[str, Any], names: list[str], *, bos: bool) -> None:

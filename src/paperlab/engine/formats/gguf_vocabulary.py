@@ -70,7 +70,10 @@ def write(writer: "GGUFWriter", source: Source, size: int) -> None:
     writer.add_add_bos_token(bool(empty) and empty[0] == ids.get("bos"))
     writer.add_add_eos_token(bool(empty) and empty[-1] == ids.get("eos") and empty[-1:] != empty[:1])
     writer.add_add_space_prefix(bool(pieces) and _prefixed(spec))
-    if tokens.template:
+    if tokens.templates:
+        named = {"default": tokens.template, **tokens.templates}
+        writer.add_chat_template([{"name": name, "template": text} for name, text in named.items() if text])
+    elif tokens.template:
         writer.add_chat_template(tokens.template)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from paperlab.engine.formats import gguf_reader
+from paperlab.engine.formats.floats import from_float32
+from paperlab.engine.formats.tokenizer import Tokens
 from paperlab.engine.native import EngineError, call, library, pointer
 from paperlab.engine.packing.container import Weights
-from paperlab.engine.packing.layout import Codes, Layout, quantize
+from paperlab.engine.packing.layout import Codes, Layout, is_turned, quantize
 
 _STRIP = 1 << 22  # weights whose codes are computed together
 
@@ -129,6 +131,26 @@ def halves_of_heads(rows: int, heads: int) -> np.ndarray:
     return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
+def _biases(names: Iterable[str], config: dict[str, Any], path: Path) -> dict[str, bool]:
+    """What config.json has to say of the biases in a GGUF file. Raises EngineError where it has no words for them."""
+    blocks = {name for name in names if name.startswith("model.layers.") and name.endswith(".bias")}
+    qkv, out = (
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ("self_attn.o_proj",),
+    )  # qwen2: the first three
+    mlp = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    always = qkv if config["model_type"] == "qwen2" else ()
+    said: dict[str, bool] = {}
+    for name, parts in (("attention_bias", () if always else (*qkv, *out)), ("mlp_bias", mlp)):
+        said[name] = any(one.endswith(tuple(f"{part}.bias" for part in parts)) for one in blocks)
+        always = (*always, *(parts if said[name] else ()))
+    if blocks != {f"model.layers.{i}.{part}.bias" for i in range(config["num_hidden_layers"]) for part in always}:
+        raise EngineError(
+            f"{path}: some of its blocks' matrices have biases and others none; config.json cannot say so"
+        )
+    return {name: True for name, is_so in said.items() if is_so}
+
+
 class Source:
     """An opened model. config: config.json, or the same from GGUF's fields (then `fields` holds those)."""
 
@@ -141,9 +163,7 @@ class Source:
         if path.is_file():
             self.fields = gguf_reader.read_fields(path)
             self.config = gguf_reader.config(self.fields, tied="lm_head.weight" not in listed)
-            for name, part in (("attention_bias", "self_attn.o_proj"), ("mlp_bias", "mlp.up_proj")):
-                if f"model.layers.0.{part}.bias" in listed:
-                    self.config[name] = True
+            self.config |= _biases(listed, self.config, path)
             if "rope_freqs.weight" in listed:
                 raise EngineError(f"{path} keeps its rotary scaling as a table; export from the model's folder instead")
         else:
@@ -156,6 +176,9 @@ class Source:
         quantized = "bits" in about
         keys = ("bits", "group", "symmetric", "sparse", "beside")  # as the compiled part names them
         grid = Grid(*(about[key] for key in keys)) if quantized else None
+        if quantized and is_turned(name, self.config):
+            turned = lambda: np.ascontiguousarray(self._floats(name, shape).T)  # noqa: E731
+            return Item(name, shape[::-1], "F32", None, turned, lambda: self._grouped(name, shape, None))
         order = self._row_order(name, shape)
         floats = lambda: self._floats(name, shape)[order]  # noqa: E731
         grouped = lambda: self._grouped(name, shape, grid).reordered(order)  # noqa: E731
@@ -204,3 +227,63 @@ class Source:
             if (np.abs(part.floats() - truth) > 1e-6 * (np.abs(offset) + np.abs(scale) * (1 << grid.bits))).any():
                 raise EngineError(f"{name} is more than codes and scales; export it to Hugging Face's format (--to hf)")
         return out
+
+
+class GgufWeights:
+    """The tensors of a GGUF file in transformers' names and order, as `pack` takes them. Raises EngineError."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.path = source, source.path
+        self.config: Mapping[str, Any] = source.config
+        Tokens.of(source.path).tokenizer  # noqa: B018  a damaged one is told before any work
+
+    def write_files(self, place: Path) -> None:
+        """Write the tokenizer and its settings into a folder."""
+        write_tokenizer(self.source, place)
+
+    def names(self) -> list[str]:
+        """Every tensor's name, in order."""
+        return sorted(self.source.items)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+        return self.source.items[name].shape
+
+    def kind(self, name: str) -> str:
+        """The type as safetensors spells it; dequantized weights are F32."""
+        return self.source.items[name].dtype
+
+    def raw(self, name: str) -> np.ndarray:
+        """The tensor in its type; bfloat16 as uint16."""
+        return from_float32(self.floats(name), self.kind(name), name)
+
+    def floats(self, name: str) -> np.ndarray:
+        """The tensor as float32."""
+        return self.source.items[name].floats()
+
+    def check(self, name: str) -> None:
+        """Refuse to round a matrix that is in few bits already. Raises EngineError."""
+        if grid := self.source.items[name].grid:
+            raise EngineError(
+                f"{name} of {self.source.path} is in {grid.bits} bits already; give the original weights, or export "
+                "the file (--to hf)"
+            )
+
+
+def write_tokenizer(source: Source, place: Path) -> None:
+    """Write the tokenizer and its settings that a GGUF file's fields describe into a folder, where there are any."""
+    tokens = Tokens.of(source.path)
+    if len(tokens.ends) > 1:
+        (place / "generation_config.json").write_text(json.dumps({"eos_token_id": sorted(tokens.ends)}) + "\n")
+    if tokens.tokenizer is None:
+        return
+    tokens.tokenizer.save(str(place / "tokenizer.json"))
+    settings: dict[str, Any] = {name: token for name, token in tokens.specials.items() if token}
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings["model_max_length"] = source.config["max_position_embeddings"]
+    if tokens.templates:
+        named = {"default": tokens.template, **tokens.templates}
+        settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items() if text]
+    elif tokens.template:
+        settings["chat_template"] = tokens.template
+    (place / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")

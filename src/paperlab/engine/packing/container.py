@@ -27,6 +27,7 @@ Every tensor begins at a multiple of 64 bytes of the file; what fills the place 
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from paperlab.core.files import replacing
+from paperlab.core.sentence import SentenceError, modules
 from paperlab.engine.native import EngineError
 
 KINDS = {
@@ -63,9 +65,10 @@ MODEL_FILES = (
     "chat_template.jinja",
     "modules.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "1_Pooling/config.json",
 )
-"""What a model folder has in addition to its weights."""
+"""What a model folder has in addition to its weights; `model_files` has what more there may be."""
 PACKED = {
     "quantization_config": {"quant_method": "paperlab", "format": "paperlab", "version": "2"},
     "transformers_weights": "a model packed by paperlab for its CPU engine: `paperlab chat` and `paperlab serve-model` "
@@ -74,6 +77,28 @@ PACKED = {
 """What a packed model's config.json has besides the model's own: transformers refuses such a folder with these words,
 where it would else find none of its tensors, and draw random ones."""
 FILL = "paperlab.fill."  # prefix of tensors that only align the next one
+
+
+def model_files(folder: Path) -> list[str]:
+    """The files of a model folder in addition to its weights, those that are there: `MODEL_FILES`, further chat
+    templates, and what modules.json names. Raises EngineError."""
+    more = [f"additional_chat_templates/{file.name}" for file in folder.glob("additional_chat_templates/*.jinja")]
+    try:
+        places = [place for _, place in modules(folder)]
+    except SentenceError as error:
+        raise EngineError(str(error)) from None
+    for place in places:
+        if place != folder:
+            more += [f"{place.relative_to(folder)}/{name}" for name in ("config.json", "model.safetensors")]
+    return [name for name in dict.fromkeys((*MODEL_FILES, *sorted(more))) if (folder / name).is_file()]
+
+
+def copy_model_files(source: Path, out: Path) -> None:
+    """Copy what a model has in addition to its weights, except for what is in `out` already. Raises EngineError."""
+    for name in model_files(source):
+        if not (out / name).exists():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, out / name)
 
 
 def read_header(file: Path) -> tuple[dict[str, dict], dict[str, str], int]:

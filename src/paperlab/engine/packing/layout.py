@@ -1,18 +1,29 @@
 """How matrices of a packed model are stored, and matrices that were quantized elsewhere."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from paperlab.engine.native import EngineError, round_to_nearest
 
-_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head")
-_BERT = ("query", "key", "value", "dense")
-_TABLES = ("embed_tokens", "lm_head")
+_LLAMA = frozenset(
+    (
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head"),
+        *("qkv_proj", "gate_up_proj", "out_proj", "fc1", "fc2", "dense", "query_key_value", "dense_h_to_4h"),
+        *("dense_4h_to_h", "embed_in", "embed_out", "c_attn", "c_proj", "c_fc", "wte", "w1", "w2", "w3"),
+    )
+)
+_BERT = (
+    *("query", "key", "value", "dense", "q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
+    *("attn.q", "attn.k", "attn.v", "attn.o"),
+)
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet")  # of config.json's model_type
+HEADS = ("lm_head", "embed_out")
+_TABLES = ("embed_tokens", "embed_in", "wte", *HEADS)
 _DEFAULTS: dict[int, tuple[int, bool]] = {16: (64, True), 8: (64, True), 4: (32, False), 3: (32, True), 2: (32, True)}
 _STRIP = 1 << 20  # weights whose largest are selected together
 
@@ -196,5 +207,18 @@ def tables(bits: int) -> Recipe:
 def is_packable(name: str, shape: Sequence[int], bert: bool) -> bool:
     """Whether a tensor is one of the matrices that recipes apply to."""
     stem = name.removesuffix(".weight")
-    inside = not bert or ".layer." in stem
-    return stem != name and len(shape) == 2 and inside and stem.endswith(_BERT if bert else _LLAMA)
+    known = ".layer." in stem and stem.endswith(_BERT) if bert else stem.rsplit(".", 1)[-1] in _LLAMA
+    return known and stem != name and len(shape) == 2
+
+
+def ends_of(names: Iterable[str]) -> tuple[str, str]:
+    """Names of the output head and of the embeddings among a language model's tensors; "" for what is not there."""
+    last = {name.removesuffix(".weight").rsplit(".", 1)[-1]: name for name in names if name.endswith(".weight")}
+    heads = [last[head] for head in HEADS if head in last]
+    tables = [last[table] for table in _TABLES if table in last and table not in HEADS]
+    return "".join(heads[:1]), "".join(tables[:1])
+
+
+def is_turned(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a model's files have this matrix as (columns, rows): GPT-2's blocks. Packed, it is as all others."""
+    return config.get("model_type") == "gpt2" and ".h." in f".{name}"

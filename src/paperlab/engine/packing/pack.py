@@ -2,19 +2,29 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from paperlab.engine.native import EngineError, Parts, read, round_to_nearest, tiles
 from paperlab.engine.packing import channels, corrections
 from paperlab.engine.packing.codebook import cluster, in_bytes, padded
-from paperlab.engine.packing.container import KINDS, MODEL_FILES, PACKED, Weights, config_json, named, write
-from paperlab.engine.packing.layout import Codes, Layout, Recipe, is_packable, layout_of, quantize
+from paperlab.engine.packing.container import KINDS, PACKED, Weights, config_json, copy_model_files, named, write
+from paperlab.engine.packing.layout import (
+    ENCODERS,
+    HEADS,
+    Codes,
+    Layout,
+    Recipe,
+    ends_of,
+    is_packable,
+    is_turned,
+    layout_of,
+    quantize,
+)
 from paperlab.engine.packing.outline import check_runs
 from paperlab.engine.packing.output import check_place, check_space, staged
 from paperlab.engine.packing.tensors import Tensors
@@ -24,8 +34,39 @@ Progress = Callable[[str, int, int], None]
 _Choice = Layout | Literal["given"] | None  # to be rounded; quantized elsewhere; stored as it is
 
 
+class Opened(Protocol):
+    """An opened model of another format. config: as config.json has it; path: what errors call it."""
+
+    config: Mapping[str, Any]
+    path: Path
+
+    def names(self) -> list[str]:
+        """Every tensor's name, in order."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+
+    def kind(self, name: str) -> str:
+        """The type as safetensors spells it."""
+
+    def raw(self, name: str) -> np.ndarray:
+        """The tensor in that type."""
+
+    def floats(self, name: str) -> np.ndarray:
+        """The tensor as float32."""
+
+    def check(self, name: str) -> None:
+        """Refuse to round a matrix that is in few bits already. Raises EngineError."""
+
+    def write_files(self, place: Path) -> None:
+        """Write the tokenizer and its settings into a folder."""
+
+
+_Opened = Weights | Tensors | Opened
+
+
 def pack(
-    source: str | Path | Tensors,
+    source: str | Path | Tensors | Opened,
     out: str | Path,
     recipe: Layout | Recipe,
     given: Mapping[str, Codes] | None = None,
@@ -33,7 +74,8 @@ def pack(
 ) -> dict[str, float]:
     """Pack a model into the folder `out`, which must not contain a model yet.
 
-    source: a model folder, or `Tensors` in memory; both give the same bytes.
+    source: a model folder, `Tensors` in memory, or a model of another format that is opened already (`engine.pack`
+    opens GGUF files); the same weights give the same bytes.
     recipe: one layout for all matrices, or (pattern, layout) pairs over their names, the last match counting:
     [("*", Layout(4)), ("lm_head", Layout(8))]. Weights are rounded to the nearest codes, except for the matrices in
     `given`, by name (without ".weight"), whose codes are stored and whose weights in `source` are not read; any mapping
@@ -58,7 +100,8 @@ def pack(
             if choice is None:
                 tensors[name] = weights.kind(name), weights.raw(name)
                 continue
-            stem, shape = name.removesuffix(".weight"), weights.shape(name)
+            stem, turned = name.removesuffix(".weight"), is_turned(name, config)
+            shape = weights.shape(name)[::-1] if turned else weights.shape(name)
             progress(stem, count, total)
             try:
                 if choice == "given":
@@ -67,7 +110,7 @@ def pack(
                         raise EngineError(f"it is {shape}, the codes given for it are {codes.shape}")
                     layout, arrays = codes.layout, pack_codes(codes)
                 else:
-                    weight = weights.floats(name)
+                    weight = np.ascontiguousarray(weights.floats(name).T) if turned else weights.floats(name)
                     sparse = of_pruned(weight, choice)
                     layout = choice if sparse is None else sparse.layout
                     arrays = pack_matrix(weight, choice, shared.get(name)) if sparse is None else pack_codes(sparse)
@@ -79,30 +122,32 @@ def pack(
             bits += 8 * sum(array.nbytes for array in arrays.values())
             count += math.prod(shape)
         check_space(out, sum(array.nbytes for _, array in tensors.values()))
-        for file in MODEL_FILES:
-            if files and (files / file).is_file():
-                (place / file).parent.mkdir(exist_ok=True)
-                shutil.copyfile(files / file, place / file)
+        if isinstance(files, Path):
+            copy_model_files(files, place)
+        elif files:
+            files.write_files(place)
         (place / "config.json").write_text(config_json(dict(config) | PACKED), encoding="utf-8")
         write(place / "model.safetensors", tensors, metadata)
         size = (place / "model.safetensors").stat().st_size
-    bert = config.get("model_type") == "bert"
+    bert = config.get("model_type") in ENCODERS
     left = sum(choice is None and is_packable(name, weights.shape(name), bert) for name, choice in choices.items())
     return {"bytes": size, "weights": count, "bits_per_weight": bits / count, "left": left}
 
 
-def check(source: str | Path, out: str | Path, recipe: Layout | Recipe) -> None:
+def check(source: str | Path | Tensors | Opened, out: str | Path, recipe: Layout | Recipe) -> None:
     """Refuse at once what `pack` would refuse: raise EngineError for a model that the engine cannot run, a recipe that
     matches nothing, an `out` that cannot be written, a disk too small. Nothing of the weights is read."""
     _planned(source, Path(out), recipe, {})
 
 
 def _planned(
-    source: str | Path | Tensors, out: Path, recipe: Layout | Recipe, given: Mapping[str, Codes]
-) -> tuple[Weights | Tensors, Mapping[str, Any], Path | None, dict[str, _Choice]]:
-    """Tensors, configuration, the folder of the other files, how each tensor is stored. Raises EngineError."""
+    source: str | Path | Tensors | Opened, out: Path, recipe: Layout | Recipe, given: Mapping[str, Codes]
+) -> tuple[_Opened, Mapping[str, Any], Path | Opened | None, dict[str, _Choice]]:
+    """Tensors, configuration, where the other files come from, how each tensor is stored. Raises EngineError."""
     check_place(out)
     weights, config, files, origin = _opened(source)
+    if config.get("tie_word_embeddings") and ends_of(weights.names())[0] and not repeats_table(weights):
+        config = {**config, "tie_word_embeddings": False}  # a head that is there is the head
     if any(name.endswith(".codes") for name in weights.names()):
         raise EngineError(f"{origin} is packed already; give the original weights")
     choices = _choices(weights, [("*", recipe)] if isinstance(recipe, Layout) else recipe, given, config, origin)
@@ -112,16 +157,31 @@ def _planned(
     }
     check_runs(config, outline, origin)
     absent = {stem for stem in given if f"{stem}.weight" not in choices}
-    absent -= {"lm_head"} if config.get("tie_word_embeddings") else set()
+    absent -= set(HEADS) if config.get("tie_word_embeddings") else set()
     if absent:
         raise EngineError(f"{origin} has no matrix {min(absent)}, for which codes are given")
     if not any(choices.values()):
         raise EngineError(f"no matrix of {origin} matches the recipe")
+    if not isinstance(weights, Weights | Tensors):
+        for name in (name for name, choice in choices.items() if isinstance(choice, Layout)):
+            weights.check(name)
     check_space(out, sum(_at_least(weights, name, choice) for name, choice in choices.items()))
     return weights, config, files, choices
 
 
-def _at_least(weights: Weights | Tensors, name: str, choice: _Choice) -> int:
+def repeats_table(weights: _Opened) -> bool:
+    """Whether the output head is there and is the embeddings once more."""
+    head, table = ends_of(weights.names())
+    if not (head and table):
+        return False
+    return (
+        weights.kind(head) == weights.kind(table)
+        and weights.shape(head) == weights.shape(table)
+        and bool(np.array_equal(weights.raw(head), weights.raw(table)))
+    )
+
+
+def _at_least(weights: _Opened, name: str, choice: _Choice) -> int:
     """Bytes that a tensor takes at the least; of codes made elsewhere those of 2 bits."""
     count = math.prod(weights.shape(name))
     if choice is None:
@@ -132,10 +192,12 @@ def _at_least(weights: Weights | Tensors, name: str, choice: _Choice) -> int:
     return int(count * (kept + choice.sparse) / 8)
 
 
-def _opened(source: str | Path | Tensors) -> tuple[Weights | Tensors, Mapping[str, Any], Path | None, str]:
-    """Tensors, configuration, the folder of the other files, and what errors call the model."""
+def _opened(source: str | Path | Tensors | Opened) -> tuple[_Opened, Mapping[str, Any], Path | Opened | None, str]:
+    """Tensors, configuration, where the other files come from, and what errors call the model."""
     if isinstance(source, Tensors):
         return source, source.config, Path(source.files) if source.files else None, "the model"
+    if not isinstance(source, str | Path):
+        return source, source.config, source, str(source.path)
     folder = Path(source)
     if not (folder / "config.json").is_file():
         raise EngineError(f"no config.json in {folder}; give the folder of a model")
@@ -144,14 +206,14 @@ def _opened(source: str | Path | Tensors) -> tuple[Weights | Tensors, Mapping[st
 
 
 def _choices(
-    weights: Weights | Tensors, recipe: Recipe, given: Mapping[str, Codes], config: Mapping[str, Any], origin: str
+    weights: _Opened, recipe: Recipe, given: Mapping[str, Codes], config: Mapping[str, Any], origin: str
 ) -> dict[str, _Choice]:
     """How each tensor of the packed model is stored. Raises EngineError for matrices of `given` that are not there."""
-    bert, tied = config.get("model_type") == "bert", bool(config.get("tie_word_embeddings"))
+    bert, tied = config.get("model_type") in ENCODERS, bool(config.get("tie_word_embeddings"))
     out: dict[str, _Choice] = {}
     for name in weights.names():
         stem = name.removesuffix(".weight")
-        if stem == "lm_head" and tied:
+        if stem in HEADS and tied:
             continue
         if stem in given and stem != name:
             out[name] = "given"

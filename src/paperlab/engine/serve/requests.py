@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from paperlab.engine.language import Prompt
-from paperlab.engine.native import Sampling
+from paperlab.engine.native import Sampling, sampling
 
 TEXTS = 128  # of one request: prompts times n
 INPUTS = 2048  # of one request for embeddings, as OpenAI has it
@@ -35,6 +35,7 @@ class TextRequest:
     """Texts that a request asks for: n of each prompt. most: tokens of each, None as many as fit.
 
     logprobs: None, or how many other likely tokens to list for each. seed: None draws another text every time.
+    template: variables of the chat template. control_tokens: obey control tokens in messages.
     """
 
     model: str
@@ -50,13 +51,13 @@ class TextRequest:
     stream: bool
     include_usage: bool
     ignore_eos: bool
+    template: dict[str, Any]
+    control_tokens: bool
 
     def how(self, seed: int) -> Sampling:
         """The settings of the engine's sampler."""
         s = self.sampling
-        return Sampling(
-            s["temperature"], int(s["top_k"]), s["top_p"], s["min_p"], s["repetition_penalty"], seed % 2**64
-        )
+        return sampling(s["temperature"], int(s["top_k"]), s["top_p"], s["min_p"], s["repetition_penalty"], seed)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,14 @@ _SAMPLING: dict[str, tuple[float, float, float]] = {  # default, least, most
     "repetition_penalty": (1.0, 0.1, 10.0),
 }
 _COMMON = {*_SAMPLING, "ignore_eos", "logprobs", "max_tokens", "model", "n", "seed", "stop", "stream", "stream_options"}
-_CHAT = {*_COMMON, "messages", "max_completion_tokens", "top_logprobs"}
+_CHAT = {
+    *_COMMON,
+    "messages",
+    "max_completion_tokens",
+    "top_logprobs",
+    "chat_template_kwargs",
+    "allow_control_tokens",
+}
 _COMPLETION = {*_COMMON, "prompt", "echo"}
 _EMBEDDINGS = {"model", "input", "encoding_format", "truncate"}
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -137,6 +145,9 @@ def chat(body: dict[str, Any]) -> TextRequest:
         raise Refused("max_tokens and max_completion_tokens are two names of one limit; give one", "max_tokens")
     name = "max_tokens" if "max_tokens" in body else "max_completion_tokens"
     messages = _messages(body.get("messages"))
+    template = body.get("chat_template_kwargs", {})
+    if not isinstance(template, dict):
+        raise Refused("chat_template_kwargs must be an object: variables of the chat template", "chat_template_kwargs")
     return _request(
         body,
         prompts=(messages,),
@@ -144,6 +155,8 @@ def chat(body: dict[str, Any]) -> TextRequest:
         most=_whole(body, name, 1, 2**31 - 1),
         logprobs=(top or 0) if logprobs else None,
         echo=False,
+        template=template,
+        control_tokens=_flag(body, "allow_control_tokens"),
     )
 
 
@@ -161,6 +174,8 @@ def completion(body: dict[str, Any]) -> TextRequest:
         most=16 if most is None else most,
         logprobs=_whole(body, "logprobs", 0, 20),
         echo=echo,
+        template={},
+        control_tokens=False,
     )
 
 
@@ -283,6 +298,8 @@ def _message(message: Any, at: str) -> dict[str, str]:
                 raise Refused(f'{at}.content[{j}]: only {{"type": "text", "text": …}} is supported', f"{at}.content")
             parts.append(part["text"])
         content = "".join(parts)
+    if content is None and role == "assistant":
+        content = ""  # as OpenAI has it, where the assistant called a tool or refused
     if not isinstance(content, str):
         raise Refused(f"{at}.content must be a text or a list of text parts", f"{at}.content")
     return {"role": _ROLES[role], "content": content}

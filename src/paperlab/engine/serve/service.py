@@ -155,12 +155,16 @@ class Service:
         room = self.options.slots + self.options.queue
         if asked.n * len(asked.prompts) > room:
             raise Refused(f"{asked.n * len(asked.prompts)} texts at once; this server has room for {room}", "n")
+        try:
+            model.tokens.check_variables(asked.template)
+        except EngineError as error:
+            raise Refused(str(error), "chat_template_kwargs") from None
         for prompt in asked.prompts:
             size = _characters(prompt)
             if size > longest:  # seen without reading it all
                 raise _overflow(asked, f"at least {size // token_bytes.longest}", batcher.context)
             try:
-                ids = model.ids(prompt)
+                ids = model.ids(prompt, chat_template_kwargs=asked.template, control_tokens=asked.control_tokens)
             except EngineError as error:
                 raise Refused(str(error), "messages" if asked.chat else "prompt") from None
             if not ids:
@@ -229,7 +233,7 @@ class Service:
                     raise _too_long(i, f"{len(one)} characters", longest)
                 texts.append(one[: longest * LONGEST_WORD])
         with self._encoding:
-            encoded = iter(model.tokens.encode_all(texts, longest + (not inputs.truncate)))
+            encoded = iter(model.encode(texts, longest + (not inputs.truncate)))
         for i, one in enumerate(inputs.inputs):
             row = next(encoded) if isinstance(one, str) else list(one)
             if len(row) > longest:

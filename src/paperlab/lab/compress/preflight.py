@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from paperlab.core.words import megabytes
 from paperlab.engine import Layout
+from paperlab.engine.packing.layout import ENCODERS
 from paperlab.engine.packing.pack import check
 from paperlab.kit.walk import block_linears, blocks
 from paperlab.lab.compress.levels import LEVELS, Solver
@@ -89,7 +90,7 @@ def check_source(folder: Path, out: Path) -> None:
             "DIR` makes one"
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") == "bert":
+    if config.get("model_type") in ENCODERS:
         raise RunError(f"{folder} is an encoder; compress takes language models, `paperlab pack --method` encoders too")
     there = next(parent for parent in out.absolute().parents if parent.is_dir())
     check(folder, there / f".{out.name}.check", Layout(4))

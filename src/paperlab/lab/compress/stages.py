@@ -18,6 +18,7 @@ from paperlab.assets.texts import Text, load_text
 from paperlab.core.words import megabytes, number, percent
 from paperlab.engine import Codes
 from paperlab.engine import quantize as nearest
+from paperlab.kit import opening
 from paperlab.kit.stats import gather
 from paperlab.kit.walk import Call, blocks, linears, walk
 from paperlab.lab.compress import result
@@ -119,6 +120,8 @@ def compress(
         need_empty(out)  # another run may have ended since
         torch.manual_seed(settings.seed)
         model, tokenizer, _ = load_causal_lm(source)
+        if model.config.model_type == "gpt2":
+            opening.opened(model)  # whose matrices the engine's files have as linear layers do
         text = _text_of(settings)
         context = int(getattr(model.config, "max_position_embeddings", 0) or 256)
         windows = windows_of(text, tokenizer, context, settings.seed)

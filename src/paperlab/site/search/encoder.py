@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from paperlab.core.home import home
+from paperlab.core.sentence import SentenceError, describe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,6 +137,7 @@ class OpenVINO:
         if last.rank.is_dynamic or last.rank.get_length() not in (2, 3) or last[-1].is_dynamic:
             raise EncoderError(f"{model}: not a sentence encoder: it gives {last}, not vectors of a fixed length")
         self.dimension = int(last[-1].get_length())
+        self.pooled = last.rank.get_length() == 2  # it makes one vector of a text itself
         self.local = threading.local()
         self.all_threads = cache(lambda: core.compile_model(str(model), "CPU", LATENCY))
 
@@ -239,14 +241,27 @@ def load(named: str | None = None) -> Encoder:
     prompts = _json(folder / "config_sentence_transformers.json").get("prompts")
     prompts = prompts if isinstance(prompts, dict) else {}
     most = _json(folder / "sentence_bert_config.json").get("max_seq_length")
-    cls = bool(_json(folder / "1_Pooling" / "config.json").get("pooling_mode_cls_token"))
+    run = OpenVINO(model)
+    if not run.pooled:
+        run.cls = _first_token(folder)
     return Transformer(
-        OpenVINO(model, cls=cls),
+        run,
         folder / "tokenizer.json",
         name=f"{folder.resolve().name}:{model.stat().st_size}",
         tokens=most if isinstance(most, int) and most > 2 else TOKENS,
         prompts=(str(prompts.get("query") or ""), str(prompts.get("passage") or prompts.get("document") or "")),
     )
+
+
+def _first_token(folder: Path) -> bool:
+    """Whether a folder's vectors are those of the first token, not the mean. Raises EncoderError for any others."""
+    try:
+        poolings = describe(folder).poolings
+    except SentenceError as error:
+        raise EncoderError(f"PAPERLAB_ENCODER: {error}") from None
+    if poolings not in (("mean",), ("cls",)):
+        raise EncoderError(f"PAPERLAB_ENCODER: {folder} pools by {' and '.join(poolings)}; mean or cls is needed")
+    return poolings == ("cls",)
 
 
 def _fetched(package: str, folder: str) -> Path:
@@ -268,7 +283,7 @@ def _json(file: Path) -> dict[str, Any]:
 def _hub(named: str, *, fetch: bool = True) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["tokenizer.json", "*config*.json", "1_Pooling/*", *MODELS, "openvino/openvino_model.bin"]
+    wanted = ["tokenizer.json", "*config*.json", "modules.json", "1_Pooling/*", *MODELS, "openvino/openvino_model.bin"]
     try:
         return Path(snapshot_download(named, allow_patterns=wanted, local_files_only=not fetch))
     except Exception as error:  # its errors have no common base, and most are not about us
