@@ -68,13 +68,13 @@ TEST, VALIDATION = 0.3, 0.15  # shares of all strings
 
 class Recogniser(nn.Module):
     """Log-mel frames to symbols: three convolutions that leave an eighth of the frames (`front`), Conformer blocks
-    (`blocks`), layer norm and a linear map to the symbols, the first being the blank (`output`)."""
+    (`blocks`), a linear map to the symbols, the first being the blank (`output`)."""
 
     def __init__(self, blocks: int, width: int, symbols: int) -> None:
         super().__init__()
         self.front = Front(width)
         self.blocks = nn.ModuleList(Conformer(width) for _ in range(blocks))
-        self.output = exit_of(width, symbols)
+        self.output = nn.Linear(width, symbols)
 
     def forward(self, features: Tensor) -> Tensor:
         """(n, frames, MELS) -> logits (n, frames / 8, symbols)."""
@@ -82,11 +82,6 @@ class Recogniser(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         return self.output(hidden)
-
-
-def exit_of(width: int, symbols: int) -> nn.Sequential:
-    """What reads the symbols off a block."""
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, symbols))
 
 
 class Front(nn.Module):
@@ -273,6 +268,7 @@ def describe(setting: Setting) -> dict[str, Any]:
         "validation": len(setting.validation),
         "test": len(setting.test),
         "rates": list(setting.rates),
+        "chance": dict.fromkeys(METRICS, 1.0),  # nothing said
         "threads": torch.get_num_threads(),
     }
 
