@@ -46,7 +46,7 @@ METRICS = {
     "error_early": Metric("lower", "wrong_early"),
 }
 PAIRED_BY = "items"
-COST = {"quick": 240, "full": 2_400}  # of two arms
+COST = {"quick": 180, "full": 1_800}  # of two arms
 ARM_SECONDS = {"": 18}
 SEEDS = {"quick": 5, "full": 10, "gpu": 10}
 MODELS: tuple[str, ...] = ()  # the task trains its own
