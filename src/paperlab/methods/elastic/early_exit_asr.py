@@ -110,7 +110,7 @@ CARD = Card(
         "one threshold for all exits, set so that the utterances at hand take a given number of blocks on the mean; "
         "how the paper sets it could not be read",
         "three exits behind six blocks for six behind twelve. Theirs read what their blocks' last norm leaves; a "
-        "norm at each exit, put in after a second reading, let nothing be learned at quick (97 to 100 % errors) "
+        "norm at each exit, tried later, let nothing be learned at quick (97 to 100 % errors) "
         "and was taken out again. And the depthwise kernel is 31 (3 here), feed-forward parts 8 times as wide "
         "(2), subsampling by 4 (8), with a length mask in the attention (none)",
         "added exits: pretraining is supervised, on the same strings, and the rate falls on from where it was; the "

@@ -148,7 +148,7 @@ CARD = Card(
         "them anew: with copies it lost up to a quarter of its captions (seed 100)",
         "PABEE's classifiers begin as the network's own head, and learn with it",
         "not blind: test figures of seed 0 were seen twice before the last changes: statements that were true by "
-        "chance, thresholds by quantiles of what is measured, and then, as a second reader asked, more steps and test "
+        "chance, thresholds by quantiles of what is measured, and then more steps and test "
         "items, corrected times and fewer arms. Both times three layers of each half were ahead of it in captions. "
         "Nothing of the method was changed once five seeds had been seen; that claims are judged at full alone was",
         "states do saturate here (cosine .93 after the first layer, .98 from the third on, of images of seed 100), but "
